@@ -1,0 +1,27 @@
+# make quickstart   install into .venv and run the quickstart sweep
+# make test         install with the test extras and run everything that CI runs
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL = PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet
+
+.PHONY: quickstart test lint
+
+quickstart: .venv/installed
+	$(BIN)/python -m raybench.sweep space=quickstart
+
+test: .venv/installed-test lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("raybench needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(INSTALL) --editable '.[test]'
+	touch $@

@@ -1,0 +1,5 @@
+"""`python -m raybench COMMAND ...`, the same as the console command."""
+
+from raybench.cli import console
+
+console()

@@ -1,0 +1,89 @@
+"""The names that a space may use for models and datasets, known without importing torch.
+
+timm and torchvision declare each model with a `register_model` decorator; reading their sources for it
+takes a tenth of a second, where importing them takes five.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a dataset is before it is loaded: sizes and counts."""
+
+    image_size: int  # pixels a side, as trained on by default
+    channels: int
+    classes: int
+    train_samples: int
+
+
+DATASETS: dict[str, DatasetFacts] = {
+    "digits": DatasetFacts(32, 3, 10, 1437),  # 8x8 originals, resized; the last fifth is for evaluation
+    "synthetic": DatasetFacts(32, 3, 10, 50_000),  # one random batch on the device, no loader at all
+    "synthetic_loader": DatasetFacts(32, 3, 10, 50_000),  # random images through the real loader
+    "cifar10": DatasetFacts(32, 3, 10, 50_000),
+    "cifar100": DatasetFacts(32, 3, 100, 50_000),
+    "mnist": DatasetFacts(32, 3, 10, 60_000),
+    "fashion_mnist": DatasetFacts(32, 3, 10, 60_000),
+}
+OWN_MODELS = ("lenet",)
+
+_REGISTERED = re.compile(r"^@register_model(?:\((?P<arguments>[^)]*)\))?\s*\n(?:@.*\n)*def (?P<name>\w+)", re.MULTILINE)
+# Source modules of the families that are not plain CNNs.
+_FAMILY_SOURCES = {
+    "vit": frozenset(
+        "vision_transformer vision_transformer_relpos vision_transformer_sam deit deepseek_vit gemma4_vit qwen3_vit "
+        "naflexvit swin_transformer swin_transformer_v2 swin_transformer_v2_cr beit cait eva xcit pvt_v2 twins volo "
+        "mvitv2 nest tnt davit hiera hieradet_sam2 crossvit maxvit".split()
+    ),
+    "hybrid": frozenset(
+        "vision_transformer_hybrid coat convit levit mobilevit maxxvit efficientformer efficientformer_v2 edgenext "
+        "fastvit nextvit pit visformer repvit tiny_vit swiftformer shvit efficientvit_mit efficientvit_msra gcvit "
+        "byoanet vitamin iformer metaformer efficientvim lowformer".split()
+    ),
+    "mlp": frozenset({"mlp_mixer"}),
+}
+
+
+@cache
+def _registered(package: str, folder: str) -> dict[str, str]:
+    """Model name -> source module, read from a package's sources; empty where it is not installed."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return {}
+    found: dict[str, str] = {}
+    for source in sorted((Path(spec.origin).parent / folder).glob("*.py")):
+        for match in _REGISTERED.finditer(source.read_text(encoding="utf-8")):
+            named = re.search(r"name=['\"](\w+)['\"]", match["arguments"] or "")
+            found[named[1] if named else match["name"]] = source.stem
+    return found
+
+
+def timm_models() -> dict[str, str]:
+    """timm's model names, each with the module that defines it."""
+    return _registered("timm", "models")
+
+
+def torchvision_models() -> dict[str, str]:
+    """torchvision's classifier names, each with the module that defines it."""
+    return _registered("torchvision", "models")
+
+
+def known_models() -> set[str]:
+    """Every model name that a space may use; only raybench's own where neither library is installed."""
+    return {*OWN_MODELS, *timm_models(), *torchvision_models()}
+
+
+def family(model: str) -> str:
+    """The family of a model, for grouping: `lenet`, `cnn`, `vit`, `hybrid` or `mlp`."""
+    name = model.rpartition("/")[2]
+    if name in OWN_MODELS:
+        return "lenet"
+    source = timm_models().get(name) or torchvision_models().get(name) or name
+    return next((label for label, sources in _FAMILY_SOURCES.items() if source in sources), "cnn")

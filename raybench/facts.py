@@ -1,0 +1,100 @@
+"""What makes two arms the same experiment: the names of the facts, and where two legs' facts differ.
+
+A leg's facts are a JSON object of what the run *was*, found on the live objects. Two arms of a setting
+are comparable when every fact that both state is equal, but for those that the space declares as
+different (`differs: [optimizer, precision]`) and the `informative` part, which describes an arm and is
+never compared. Facts that only one arm states say nothing. No ray or torch here: the training side
+writes these names, the analysis compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final
+
+INFORMATIVE: Final = "informative"
+
+# A word that a space may put under `differs` -> the facts (or dotted prefixes of facts) it stands for.
+# A word that is not here stands for the fact of that name and everything below it.
+DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
+    "optimizer": ("optimizer", "optimizer_steps", "lr_schedule"),
+    "learning_rate": ("optimizer.lr", "lr_schedule"),
+    "lr": ("optimizer.lr", "lr_schedule"),
+    "weight_decay": ("optimizer.weight_decay", "weight_decay"),
+    "momentum": ("optimizer.momentum", "optimizer.nesterov"),
+    "kernel": ("optimizer.kernel", "kernel"),
+    "precision": (
+        "precision", "parameter_dtype", "gradient_dtype", "master_dtype", "communication_dtype", "autocast",
+        "loss_scale", "skipped_steps", "optimizer_steps", "tf32", "first_loss", "first_gradient_norm",
+    ),
+    "batch_size": (
+        "batch_size", "global_batch", "micro_batch", "accumulation", "samples_per_step",
+        "samples_per_epoch_per_rank", "optimizer_steps", "first_batch", "first_loss", "first_gradient_norm",
+    ),
+    "accumulation": ("accumulation", "micro_batch", "first_batch", "first_loss", "first_gradient_norm"),
+    "workers": (
+        "workers", "micro_batch", "accumulation", "samples_per_epoch_per_rank", "first_batch", "first_loss",
+        "first_gradient_norm", "threads",
+    ),
+    "model": ("model", "initial_weights", "first_loss", "first_gradient_norm"),
+    "dataset": ("dataset", "samples_per_epoch_per_rank", "optimizer_steps", "first_batch", "first_loss",
+                "first_gradient_norm"),
+    "compile": ("compiled",),
+    "channels_last": ("memory_format",),
+    "communication": ("communication_dtype",),
+    "clipping": ("gradient_clipping",),
+    "loader": ("loader_workers", "pin_memory"),
+    "weights": ("initial_weights", "first_loss", "first_gradient_norm"),
+}
+
+# Facts that are sums of rounded numbers: equal within a relative tolerance, by precision.
+MEASURED: Final = ("first_loss", "first_gradient_norm")
+_EXACT: Final = 1e-9
+
+
+def measured_tolerance(precision: str) -> float:
+    """Relative tolerance for the first loss and gradient norm: engines add up in different orders."""
+    return 1e-3 if precision == "fp32" else 5e-2
+
+
+def is_declared(name: str, differs: Collection[str]) -> bool:
+    """Whether a fact's dotted name is among what a space declares as different."""
+    return any(
+        name == fact or name.startswith(f"{fact}.")
+        for word in differs
+        for fact in (word, *DECLARABLE.get(word, ()))
+    )
+
+
+def differences(
+    arm: Mapping[str, Any], baseline: Mapping[str, Any], differs: Collection[str] = (), precision: str = "fp32"
+) -> list[tuple[str, Any, Any]]:
+    """Facts that should be equal and are not: (dotted name, the arm's value, the baseline's), by name."""
+    shared = {name for name in arm if name in baseline and name != INFORMATIVE}
+    unequal = (name for name in shared if arm[name] != baseline[name])
+    tolerance = measured_tolerance(precision)
+    found = [
+        difference
+        for name in unequal
+        for difference in _compare(name, arm[name], baseline[name], tolerance if name in MEASURED else _EXACT)
+        if not is_declared(difference[0], differs)
+    ]
+    return sorted(found, key=lambda difference: difference[0])
+
+
+def _compare(name: str, arm: Any, baseline: Any, tolerance: float) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(arm, Mapping) and isinstance(baseline, Mapping):
+        for key in sorted(arm.keys() & baseline.keys()):
+            yield from _compare(f"{name}.{key}", arm[key], baseline[key], tolerance)
+    elif _is_number(arm) and _is_number(baseline):
+        if abs(arm - baseline) > tolerance * max(abs(arm), abs(baseline)):
+            yield name, arm, baseline
+    elif isinstance(arm, list) and isinstance(baseline, list) and len(arm) == len(baseline):
+        if any(True for pair in zip(arm, baseline, strict=True) for _ in _compare(name, *pair, tolerance)):
+            yield name, arm, baseline
+    elif arm != baseline:
+        yield name, arm, baseline
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

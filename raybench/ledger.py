@@ -1,0 +1,276 @@
+"""The ledger: a Parquet dataset with one row a leg, the source of truth of a sweep.
+
+An open format, version 1: pyarrow, pandas, polars or DuckDB alone read it. Files appear whole (written
+aside, flushed to disk, then renamed), and carry page checksums that reading verifies. Raw values only:
+every mean and percentile is derived by `raybench.analysis`. Imports pyarrow, and no ray, torch or mlflow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raybench.errors import UserError
+from raybench.outcome import Failure, Measurement, Outcome
+
+if TYPE_CHECKING:
+    from raybench.plan import Leg, Trial
+
+SCHEMA_VERSION = 1
+_SECONDS = pa.list_(pa.float64())
+
+# The columns that version 1 promises; a reader may rely on each of them.
+CONTRACT = pa.schema(
+    [
+        pa.field("schema_version", pa.int32(), nullable=False),
+        ("sweep", pa.string()),
+        ("space", pa.string()),
+        ("setting_id", pa.string()),
+        ("trial_id", pa.string()),
+        ("leg_id", pa.string()),
+        ("setting", pa.string()),
+        ("model", pa.string()),
+        ("family", pa.string()),
+        ("dataset", pa.string()),
+        ("precision", pa.string()),
+        ("global_batch", pa.int32()),
+        ("micro_batch", pa.int32()),
+        ("accumulation", pa.int32()),
+        ("workers", pa.int32()),
+        ("arm", pa.string()),
+        ("engine", pa.string()),
+        ("arm_config", pa.string()),
+        ("is_baseline", pa.bool_()),
+        ("repeat", pa.int32()),
+        ("round", pa.int32()),
+        ("position", pa.int32()),
+        ("seed", pa.int64()),
+        ("status", pa.string()),
+        ("failure_kind", pa.string()),
+        ("failure_message", pa.string()),
+        ("step_seconds", _SECONDS),
+        ("warmup_steps", pa.int32()),
+        ("data_seconds", _SECONDS),
+        ("samples_per_step", pa.int32()),
+        ("peak_device_bytes", pa.int64()),
+        ("peak_host_bytes", pa.int64()),
+        ("setup_seconds", pa.float64()),
+        ("train_seconds", pa.float64()),
+        ("eval_seconds", pa.float64()),
+        ("first_loss", pa.float64()),
+        ("final_loss", pa.float64()),
+        ("accuracy", pa.float64()),
+        ("facts", pa.string()),
+        ("environment", pa.string()),
+        ("started_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+# What raybench writes beyond the contract; a reader must do without them.
+EXTRA = pa.schema(
+    [
+        ("protocol", pa.string()),  # JSON: the protocol that the leg followed
+        ("differs", pa.list_(pa.string())),  # what the space declares the arms to differ in
+        ("forward_seconds", _SECONDS),
+        ("backward_seconds", _SECONDS),
+        ("optimizer_seconds", _SECONDS),
+        ("steady_from_step", pa.int32()),  # first step of the last steady segment
+        ("process_group", pa.string()),  # the fresh set of processes that ran the leg
+    ]
+)
+SCHEMA = pa.schema([*CONTRACT, *EXTRA])
+
+
+def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> dict[str, Any]:
+    """One ledger row: what the plan said of the leg, and what came of it."""
+    setting, arm = leg.setting, leg.arm
+    row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
+    row |= {
+        "schema_version": SCHEMA_VERSION,
+        "sweep": sweep,
+        "space": space,
+        "setting_id": trial.setting_id,
+        "trial_id": trial.trial_id,
+        "leg_id": leg.leg_id,
+        "setting": trial.label,
+        "model": setting.model,
+        "family": trial.family,
+        "dataset": setting.dataset,
+        "precision": setting.precision,
+        "global_batch": setting.batch_size,
+        "micro_batch": setting.micro_batch,
+        "accumulation": setting.accumulation,
+        "workers": setting.workers,
+        "arm": leg.arm_name,
+        "engine": arm.engine,
+        "arm_config": json.dumps(leg.arm_config(), sort_keys=True),
+        "is_baseline": leg.is_baseline,
+        "repeat": trial.repeat,
+        "round": leg.round,
+        "position": leg.position,
+        "seed": trial.seed,
+        "protocol": json.dumps(trial.protocol.model_dump(mode="json"), sort_keys=True),
+        "differs": list(trial.differs),
+        "facts": json.dumps(outcome.facts, sort_keys=True),
+        "environment": json.dumps(outcome.environment, sort_keys=True),
+        "started_at": datetime.fromtimestamp(outcome.started_at, tz=UTC),
+        "process_group": outcome.process_group,
+    }
+    match outcome:
+        case Failure(kind=kind, message=message):
+            row |= {"status": "failed", "failure_kind": kind, "failure_message": message}
+        case Measurement():
+            row["status"] = "ok"
+            row |= {name: getattr(outcome, name) for name in _MEASURED}
+    return row
+
+
+_MEASURED = [name for name in SCHEMA.names if name in Measurement.__dataclass_fields__ and
+             name not in ("facts", "environment", "started_at", "process_group")]
+
+
+def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as `folder/name.parquet`, whole or not at all; durable when this returns."""
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"{name}.parquet"
+    aside = folder / f".{name}.{os.getpid()}.writing"
+    try:
+        pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        aside.replace(final)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return final
+
+
+class Ledger:
+    """The write side of one sweep's ledger: a folder with one file a leg, until they are compacted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+
+    def leg_ids(self) -> set[str]:
+        """The legs that have an outcome here; none where the folder does not exist yet."""
+        if not any(self.folder.rglob("*.parquet")):
+            return set()
+        return set(read_ledger(self.folder, ["leg_id"])["leg_id"].to_pylist())
+
+    def add(self, sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> dict[str, Any]:
+        """Write a leg's row; it is durable when this returns. Returns the row."""
+        row = build_row(sweep, space, trial, leg, outcome)
+        write_rows(self.folder, f"leg-{leg.leg_id}", [row])
+        return row
+
+
+def ledger_files(path: Path) -> list[Path]:
+    """Every `*.parquet` file under a folder in a fixed order, or the one file.
+
+    Raises UserError when the path does not exist or holds no ledger.
+    """
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise UserError(f"{path}: no such ledger; give the folder of a sweep, as in mlruns/ledger/<space>/<sweep>")
+    files = sorted(file for file in path.rglob("*.parquet") if not file.name.startswith("."))
+    if not files:
+        raise UserError(f"{path}: no *.parquet file in it or below it, so it is no ledger")
+    return files
+
+
+def read_file(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """One file's rows with the contract's columns (and those of raybench's extras that it has).
+
+    `columns` limits what is read. Raises UserError naming the file when it is no Parquet file, is
+    truncated or damaged, is of another schema version, or lacks a column.
+    """
+    return pa.concat_tables(list(scan_file(path, columns)))
+
+
+def scan_file(path: Path, columns: list[str] | None = None, rows: int = 1 << 30) -> Iterator[pa.Table]:
+    """One file's rows as `read_file` gives them, in tables of at most `rows` rows (at least one table)."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+            names = set(parquet.schema_arrow.names)
+            missing = [name for name in CONTRACT.names if name not in names]
+            if "schema_version" in missing:
+                raise UserError(_lacks(path, "schema_version"))
+            if not _is_known_version(parquet):
+                _check_version(path, parquet.read(columns=["schema_version"])["schema_version"])
+            if missing:
+                raise UserError(_lacks(path, missing[0]))
+            wanted = [name for name in (columns or SCHEMA.names) if name in names]
+            yield pa.schema([SCHEMA.field(name) for name in wanted]).empty_table()
+            for batch in parquet.iter_batches(rows, columns=wanted):
+                yield _conform(pa.Table.from_batches([batch]).select(wanted))
+    except (pa.ArrowException, OSError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: not a readable Parquet file of the ledger ({first_line})") from error
+
+
+def _lacks(path: Path, column: str) -> str:
+    return f"{path}: column {column!r} is missing, so it is no ledger of version {SCHEMA_VERSION}"
+
+
+def _is_known_version(parquet: pq.ParquetFile) -> bool:
+    """Whether the file's statistics alone say that every row is of the known version."""
+    metadata = parquet.metadata
+    column = parquet.schema_arrow.get_field_index("schema_version")
+    for group in range(metadata.num_row_groups):
+        chunk = metadata.row_group(group).column(column)
+        if chunk.path_in_schema != "schema_version" or chunk.statistics is None:
+            return False
+        if not chunk.statistics.has_min_max or chunk.statistics.null_count:
+            return False
+        if (chunk.statistics.min, chunk.statistics.max) != (SCHEMA_VERSION, SCHEMA_VERSION):
+            return False
+    return True
+
+
+def _conform(table: pa.Table) -> pa.Table:
+    """The columns in the contract's types, whatever tool wrote them (pandas: wide integers, nanoseconds)."""
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        wanted = SCHEMA.field(name).type
+        if column.type == wanted:
+            columns.append(column)
+            continue
+        if pa.types.is_floating(column.type) and pa.types.is_integer(wanted):
+            column = pc.if_else(pc.is_nan(column), None, column)
+        columns.append(column.cast(wanted, safe=not pa.types.is_timestamp(wanted)))
+    return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in table.column_names]))
+
+
+def _check_version(path: Path, versions: pa.ChunkedArray) -> None:
+    unknown = [version for version in pc.unique(versions).to_pylist() if version != SCHEMA_VERSION]
+    if unknown:
+        raise UserError(
+            f"{path}: schema_version {unknown[0]} is not known to this raybench, which reads version {SCHEMA_VERSION}"
+        )
+
+
+def read_ledger(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """All rows under `path`, each leg once: a row whose `leg_id` came before is the same leg.
+
+    Raises UserError as `read_file` and `ledger_files` do.
+    """
+    wanted = columns if columns is None or "leg_id" in columns else [*columns, "leg_id"]
+    table = pa.concat_tables([read_file(file, wanted) for file in ledger_files(path)], promote_options="default")
+    seen: dict[str, int] = {}
+    for index, leg_id in enumerate(table["leg_id"].to_pylist()):
+        seen.setdefault(leg_id, index)
+    return table if len(seen) == len(table) else table.take(list(seen.values()))

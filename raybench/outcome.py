@@ -1,0 +1,69 @@
+"""The two outcomes of a leg, as the workers hand them over: a measurement or a failure.
+
+No torch, ray or pyarrow here: a worker builds an outcome, the recorder turns it into a ledger row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+FailureKind = Literal[
+    "out_of_memory", "not_finite", "timeout", "crashed", "unsupported", "invalid_config", "error"
+]
+FAILURE_KINDS: tuple[str, ...] = get_args(FailureKind)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one leg measured. Seconds and bytes; lists hold one value per optimizer step, warm-up included."""
+
+    step_seconds: list[float]  # each the maximum over ranks
+    warmup_steps: int  # how many of the first are not measured
+    data_seconds: list[float]  # waiting for data, within each step; maximum over ranks
+    samples_per_step: int  # over all ranks
+    peak_device_bytes: int | None  # maximum over ranks; None without an accelerator
+    peak_host_bytes: int
+    setup_seconds: float
+    train_seconds: float
+    eval_seconds: float
+    first_loss: float
+    final_loss: float
+    accuracy: float | None = None
+    forward_seconds: list[float] | None = None  # None with phases off
+    backward_seconds: list[float] | None = None
+    optimizer_seconds: list[float] | None = None
+    steady_from_step: int | None = None  # first step of the last steady segment
+    facts: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    started_at: float = 0.0  # seconds since the epoch
+    process_group: str = ""  # names the fresh set of processes that ran this leg
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one leg has no measurement."""
+
+    kind: FailureKind
+    message: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    started_at: float = 0.0
+    process_group: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.kind in FAILURE_KINDS, self.kind
+
+
+Outcome = Measurement | Failure
+
+
+def to_dict(outcome: Outcome) -> dict[str, Any]:
+    """A JSON-able form that `from_dict` reads back."""
+    return {"status": "ok" if isinstance(outcome, Measurement) else "failed", **asdict(outcome)}
+
+
+def from_dict(values: dict[str, Any]) -> Outcome:
+    """The outcome that `to_dict` wrote."""
+    fields = dict(values)
+    return Measurement(**fields) if fields.pop("status") == "ok" else Failure(**fields)

@@ -1,0 +1,242 @@
+"""The plan: every trial and its legs made explicit, in the order in which they run.
+
+    python -m raybench.plan space=cnns [key=value ...] [--json]
+
+Shows what a sweep would run and what it could detect; runs nothing. Ids are hashes of content: the same
+space gives the same ids anywhere, which is all that resume needs. No ray and no torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from raybench import catalog
+from raybench.cli import parse_arguments, run_command
+from raybench.errors import UserError
+from raybench.space import Arm, Question, Setting, Space, Throughput, load_space
+
+PLAN_VERSION = 1
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Leg(_Frozen):
+    """One arm's run inside a trial; `position` is its place in the trial's order, from 0."""
+
+    leg_id: str
+    arm_name: str
+    arm: Arm
+    is_baseline: bool
+    setting: Setting  # the trial's, with what this arm declares to differ in
+    round: int
+    position: int
+
+    def arm_config(self) -> dict[str, Any]:
+        """Everything the arm was asked to be built with."""
+        return self.arm.model_dump(mode="json")
+
+
+class Trial(_Frozen):
+    """One setting x one repeat: a fresh set of processes, and the sample of the statistics."""
+
+    trial_id: str
+    setting_id: str
+    label: str
+    family: str
+    setting: Setting
+    repeat: int
+    seed: int
+    protocol: Throughput
+    differs: tuple[str, ...]
+    isolation: str
+    leg_timeout_seconds: float
+    legs: tuple[Leg, ...]
+
+
+class Plan(_Frozen):
+    """What a sweep runs: its name, where it comes from, and the trials in their order."""
+
+    plan_version: int = PLAN_VERSION
+    space: str
+    sweep: str
+    question: Question
+    trials: tuple[Trial, ...]
+
+    def legs(self) -> list[tuple[Trial, Leg]]:
+        """Every leg with its trial, in order."""
+        return [(trial, leg) for trial in self.trials for leg in trial.legs]
+
+
+def content_hash(*content: Any) -> str:
+    """16 hexadecimal digits that name a content: the SHA-256 of its canonical JSON.
+
+    Models go in without the fields that have their default, so that a field added later renames nothing.
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def build_plan(name: str, space: Space, sweep: str = "") -> Plan:
+    """All trials of a space, repeat by repeat so that every setting sees the whole length of the sweep.
+
+    `sweep` names it; without a name it is called by a hash of what is measured (everything but the question
+    and the number of repeats), so that the same command again is the same sweep.
+    """
+    settings = [Setting.model_validate(values) for values in space.settings()]
+    labels = _labels(settings, space.axes())
+    trials = tuple(
+        _build_trial(space, setting, label, repeat)
+        for repeat in range(space.repeats)
+        for setting, label in zip(settings, labels, strict=True)
+    )
+    measured = space.model_dump(
+        mode="json", exclude={"question", "repeats", "leg_timeout_seconds"}, exclude_defaults=True
+    )
+    return Plan(space=name, sweep=sweep or content_hash(measured)[:8], question=space.question, trials=trials)
+
+
+def _build_trial(space: Space, setting: Setting, label: str, repeat: int) -> Trial:
+    content = setting.model_dump(mode="json", exclude_defaults=True)
+    setting_id = content_hash(content)
+    protocol = space.protocol.model_dump(mode="json", exclude_defaults=True)
+    trial_id = content_hash(setting_id, repeat, space.seed, protocol, space.isolation)
+    order = leg_order(list(space.arms), space.protocol.rounds, space.seed, setting_id, repeat)
+    legs = tuple(
+        _build_leg(space, content, trial_id, name, round_, position) for position, (name, round_) in enumerate(order)
+    )
+    return Trial(
+        trial_id=trial_id,
+        setting_id=setting_id,
+        label=label,
+        family=catalog.family(setting.model),
+        setting=setting,
+        repeat=repeat,
+        seed=int(content_hash("seed", space.seed, setting_id, repeat)[:8], 16) & 0x7FFFFFFF,
+        protocol=space.protocol,
+        differs=space.differs,
+        isolation=space.isolation,
+        leg_timeout_seconds=space.leg_timeout_seconds,
+        legs=legs,
+    )
+
+
+def _build_leg(
+    space: Space, setting: dict[str, Any], trial_id: str, name: str, round_: int, position: int
+) -> Leg:
+    arm = space.arms[name]
+    return Leg(
+        leg_id=content_hash(trial_id, name, arm.model_dump(mode="json", exclude_defaults=True), round_),
+        arm_name=name,
+        arm=arm,
+        is_baseline=name == space.baseline,
+        setting=Setting.model_validate({**setting, **arm.setting}),
+        round=round_,
+        position=position,
+    )
+
+
+def leg_order(arms: list[str], rounds: int, seed: int, setting_id: str, repeat: int) -> list[tuple[str, int]]:
+    """The counterbalanced order of a trial's legs, as (arm, round).
+
+    Each setting has its own random order of the arms, drawn from the sweep's seed. Repeats go in pairs: the
+    pair's number rotates that order, so that every arm comes to stand in every place, and the second of a
+    pair starts with the first's order reversed. Round 1 is round 0 reversed, and so on, so that within a trial
+    a linear drift cancels.
+    """
+    order = sorted(arms)
+    random.Random(content_hash("order", seed, setting_id)).shuffle(order)
+    pair, second = divmod(repeat, 2)
+    shift = pair % len(order)
+    order = order[shift:] + order[:shift]
+    if second:
+        order.reverse()
+    return [(arm, round_) for round_ in range(rounds) for arm in (order if round_ % 2 == 0 else reversed(order))]
+
+
+def _labels(settings: list[Setting], axes: list[str]) -> list[str]:
+    """A readable name for each setting; axes that the usual name does not show are spelt out."""
+    shown = {"model", "dataset", "batch_size", "precision", "workers"}
+    labels = []
+    for setting in settings:
+        parts = [setting.model, setting.dataset, f"b{setting.batch_size}", setting.precision, f"w{setting.workers}"]
+        for axis in axes:
+            if axis not in shown:
+                parts.append(f"{axis}={_short(getattr(setting, axis))}")
+        labels.append(" ".join(parts))
+    if len(set(labels)) < len(labels):
+        labels = [
+            f"{label} {content_hash(setting.model_dump(mode='json'))[:4]}"
+            for label, setting in zip(labels, settings, strict=True)
+        ]
+    return labels
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return ",".join(str(item) for item in value.values())
+    return str(value)
+
+
+USAGE = """
+usage: python -m raybench.plan space=NAME|PATH [sweep=NAME] [key=value ...] [--json]
+
+Show what a sweep would run: settings, arms, trials, legs, and how small an effect it could see. Runs nothing,
+and needs neither Ray nor torch.
+
+  space=cnns                     search_spaces/cnns.yaml, or the one that ships with raybench
+  space=path/to/mine.yaml        a file of your own
+  setting.batch_size=[64,128]    any other key=value overrides that field of the space
+  --json                         the whole plan as JSON on stdout; `torchrun -m raybench.training PLAN` runs it
+
+example: python -m raybench.plan space=cnns repeats=12
+"""
+
+
+def plan_from_arguments(values: dict[str, str]) -> tuple[Plan, Space]:
+    """The plan that `space=... sweep=... key=value ...` asks for. Raises UserError."""
+    overrides = dict(values)
+    if "space" not in overrides:
+        raise UserError("space= is missing: name a space, as in space=quickstart, or --help")
+    name, space = load_space(overrides.pop("space"), {k: v for k, v in overrides.items() if k != "sweep"})
+    sweep = overrides.get("sweep", "")
+    if "sweep" in overrides:
+        check_name("sweep", sweep)
+    check_name("space", name)
+    return build_plan(name, space, sweep), space
+
+
+def check_name(key: str, name: str) -> None:
+    """Raise UserError unless `name` can be a folder's name: letters, digits, `.`, `_`, `-`, not beginning with a dot."""
+    allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+    if not name or len(name) > 80 or name[0] in ".-" or any(letter not in allowed for letter in name):
+        raise UserError(
+            f"{key}={name}: a name is 1 to 80 letters, digits, '.', '_' or '-', and begins with none of '.-'"
+        )
+
+
+def main(argv: list[str]) -> int:
+    """Print a plan. Returns 0; raises UserError for bad input."""
+    arguments = parse_arguments(argv, usage=USAGE, flags={"json"})
+    plan, space = plan_from_arguments(arguments.values)
+    if "json" in arguments.flags:
+        print(plan.model_dump_json(indent=1))
+        return 0
+    from raybench.planview import print_plan
+
+    print_plan(plan, space)
+    return 0
+
+
+if __name__ == "__main__":
+    from raybench.plan import main as _main
+
+    run_command(_main)

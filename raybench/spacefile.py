@@ -1,0 +1,145 @@
+"""A space file as text: finding it, reading YAML with line numbers, merging overrides, placing errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from raybench.cli import suggest
+from raybench.errors import UserError
+
+Place = tuple[str, ...]
+_SHIPPED = Path(__file__).parent / "search_spaces"  # in a wheel
+_SOURCE_TREE = Path(__file__).parent.parent / "search_spaces"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people expect it: `1e-4` is a number, and a key written twice is an error."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+@dataclass(frozen=True)
+class SpaceFile:
+    """One space file: its path, its plain content, and the line of each key."""
+
+    path: Path
+    content: dict[str, Any]
+    lines: dict[Place, int] = field(default_factory=dict)
+    overridden: dict[Place, str] = field(default_factory=dict)
+
+    @classmethod
+    def find(cls, name_or_path: str) -> Self:
+        """Read a space by name (from ./search_spaces, else the shipped ones) or by path."""
+        if not name_or_path:
+            raise UserError(f"space= is empty; {_known()}")
+        as_path = Path(name_or_path)
+        if as_path.suffix in (".yaml", ".yml"):
+            if not as_path.is_file():
+                raise UserError(f"{as_path}: no such space file")
+            return cls.read(as_path)
+        for folder in _folders():
+            path = folder / f"{name_or_path}.yaml"
+            if as_path.name == name_or_path and path.is_file():
+                return cls.read(path)
+        raise UserError(f"unknown space {name_or_path!r}; {_known()}")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read YAML with the line of each key. Raises UserError with file and line."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read as text ({error})") from None
+        try:
+            root = yaml.compose(text, Loader=_Loader)
+            lines: dict[Place, int] = {}
+            if root is not None:
+                _note_lines(root, (), lines, path)
+            content = yaml.load(text, Loader=_Loader)  # a SafeLoader
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f":{mark.line + 1}" if mark else ""
+            raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: a space is a mapping with setting:, arms: ...; this is {type(content).__name__}")
+        return cls(path, content, lines)
+
+    def merged(self, overrides: Mapping[str, str]) -> dict[str, Any]:
+        """The content with `key=value` overrides merged in, as plain dicts and lists."""
+        try:
+            config = OmegaConf.create(self.content)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{self.path}: {error}") from None
+        for key, value in overrides.items():
+            place = tuple(key.split("."))
+            self.overridden[place] = f"{key}={value}"
+            try:
+                config = OmegaConf.merge(config, OmegaConf.from_dotlist([f"{key}={value}"]))
+            except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(f"{key}={value}: cannot be merged into {self.path}: {reason}") from None
+        try:
+            values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{self.path}: {str(error).strip().splitlines()[0]}") from None
+        assert isinstance(values, dict)
+        return {str(key): value for key, value in values.items()}
+
+    def existing(self, location: Place) -> Place:
+        """`location` without what is not written in the file: the tags of a union, the fields of a missing section."""
+        place: Place = ()
+        for part in location:
+            if (*place, part) in self.lines or any(key[: len(place) + 1] == (*place, part) for key in self.overridden):
+                place = (*place, part)
+        return place
+
+    def error(self, place: Place, message: str) -> UserError:
+        """A UserError that says where: the override, or file and line, and the key."""
+        for end in range(len(place), 0, -1):
+            for key, text in self.overridden.items():
+                if key[:end] == place[:end] and (len(key) <= len(place) or end == len(place)):
+                    return UserError(f"{text}: {'.'.join(place)}: {message}")
+            if place[:end] in self.lines:
+                return UserError(f"{self.path}:{self.lines[place[:end]]}: {'.'.join(place)}: {message}")
+        return UserError(f"{self.path}: {message}")
+
+
+def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            key = (*place, str(key_node.value))
+            if key in lines and not str(key_node.value).startswith("<<"):
+                line = key_node.start_mark.line + 1
+                raise UserError(f"{path}:{line}: {'.'.join(key)}: written twice, first in line {lines[key]}; keep one")
+            lines[key] = key_node.start_mark.line + 1
+            _note_lines(value_node, key, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*place, str(index))] = item.start_mark.line + 1
+            _note_lines(item, (*place, str(index)), lines, path)
+
+
+def _folders() -> list[Path]:
+    return [Path.cwd() / "search_spaces", _SHIPPED, _SOURCE_TREE]
+
+
+def known_spaces() -> list[str]:
+    """The names that `space=` takes here, without those given as a path."""
+    return sorted({file.stem for folder in _folders() for file in folder.glob("*.yaml")})
+
+
+def _known() -> str:
+    return f"known: {', '.join(known_spaces()) or 'none here'}; or give the path of a .yaml file"

@@ -1,0 +1,58 @@
+"""Engines: the one place where the arms of a comparison differ. The loop cannot tell which it has."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from raybench.plan import Leg
+from raybench.space import DeepSpeedArm
+
+
+class InvalidConfig(Exception):
+    """The engine's library refused the configuration; the message carries its words."""
+
+
+class Unsupported(Exception):
+    """The engine, device or model cannot do what was asked; the message carries the reason."""
+
+
+class Engine(Protocol):
+    """One arm's way to train a model.
+
+    A step is `accumulation` times forward and backward (`last` on the last of them), then `step`.
+    """
+
+    def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
+        """Logits of a micro-batch."""
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        """Accumulate the gradient of `loss` / accumulation; the last also averages it over ranks."""
+
+    def step(self) -> None:
+        """Clip (where asked), take the optimizer's step, set gradients to zero."""
+
+    def gradient_norm(self) -> float:
+        """L2 norm of the averaged gradient; every rank calls it between the last backward and `step`."""
+
+    def checksum(self) -> float:
+        """A number that changes when any of this rank's parameters does."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the live engine says of itself; the key `informative` holds what is not to be compared."""
+
+    def destroy(self) -> None:
+        """Release everything, so that the next engine of this process starts as the first did."""
+
+
+def build_engine(leg: Leg, model: nn.Module, device: torch.device) -> Engine:
+    """The engine of a leg around `model`, which is on `device`. Raises InvalidConfig or Unsupported."""
+    if isinstance(leg.arm, DeepSpeedArm):
+        from raybench.training.engines.deepspeed_engine import DeepSpeedEngine
+
+        return DeepSpeedEngine(leg.arm, leg.setting, model, device)
+    from raybench.training.engines.torch_engine import TorchEngine
+
+    return TorchEngine(leg.arm, leg.setting, model, device)

@@ -1,0 +1,78 @@
+"""Models by name: raybench's own LeNet, any timm model, any torchvision classifier; random weights always."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from raybench import catalog
+from raybench.space import Setting
+from raybench.training.torchvision_ops import declare_missing
+
+
+class LeNet(nn.Module):
+    """The LeNet variant of DeepSpeed's CIFAR-10 example: two 5x5 convolutions, three linear layers."""
+
+    def __init__(self, channels: int, classes: int, image_size: int) -> None:
+        super().__init__()
+        side = ((image_size - 4) // 2 - 4) // 2
+        if side < 1:
+            raise ValueError(f"lenet needs images of 16 pixels a side or more, not {image_size}")
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)
+        )
+        self.classifier = nn.Sequential(
+            nn.Linear(16 * side * side, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, classes) of images (batch, channels, side, side)."""
+        logits: torch.Tensor = self.classifier(self.features(images).flatten(1))
+        return logits
+
+
+def build_model(setting: Setting) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a setting on the CPU, from torch's current random state, and the options it was built with."""
+    data = catalog.DATASETS[setting.dataset]
+    name = setting.model.removeprefix("timm/")
+    assert setting.image_size is not None
+    if name == "lenet":
+        return LeNet(data.channels, data.classes, setting.image_size), {}
+    declare_missing()
+    if name in catalog.timm_models():
+        return _timm_model(name, setting.image_size, data, setting.model_options)
+    import torchvision
+
+    options = dict(setting.model_options)
+    return torchvision.models.get_model(name, weights=None, num_classes=data.classes, **options), options
+
+
+def _timm_model(
+    name: str, image_size: int, data: catalog.DatasetFacts, asked: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    import timm
+
+    options: dict[str, Any] = {"num_classes": data.classes, "in_chans": data.channels}
+    if _takes_image_size(name):
+        options["img_size"] = image_size
+        if image_size < 64 and catalog.timm_models()[name] in ("vision_transformer", "deit"):
+            options["patch_size"] = max(1, image_size // 8)  # 64 patches, as CIFAR-sized ViTs have
+    options |= asked
+    return timm.create_model(name, pretrained=False, **options), options
+
+
+def _takes_image_size(name: str) -> bool:
+    """Whether a timm model is built for one image size, told from the class that its module builds."""
+    module = catalog.timm_models()[name]
+    import importlib
+
+    source = importlib.import_module(f"timm.models.{module}")
+    classes = [value for _, value in inspect.getmembers(source, inspect.isclass) if value.__module__ == source.__name__]
+    return any("img_size" in inspect.signature(value.__init__).parameters and _is_whole_model(value) for value in classes)
+
+
+def _is_whole_model(value: type) -> bool:
+    return "num_classes" in inspect.signature(value.__init__).parameters

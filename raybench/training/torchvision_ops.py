@@ -1,0 +1,38 @@
+"""Lets torchvision and timm import beside a torch whose build torchvision's C++ operators do not fit.
+
+The PyPI torchvision for Linux is built against CUDA; beside a CPU torch its operators do not load and the
+import stops at "operator torchvision::nms does not exist". Image classification needs none of them, so it is
+enough to declare the two schemas that torchvision's Python code refers to.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_LIBRARY: torch.library.Library | None = None  # a Library's declarations live as long as it does
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+
+def declare_missing() -> None:
+    """Declare torchvision's operators where they are in fact missing; call before importing torchvision or timm."""
+    global _LIBRARY
+    if _LIBRARY is not None or _operators_load():
+        return
+    _LIBRARY = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        _LIBRARY.define(f"{name}{_SCHEMA}")
+
+
+def _operators_load() -> bool:
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    spec = find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return True  # nothing to repair: importing it will say that it is not installed
+    for library in Path(spec.origin).parent.glob("_C*.so"):
+        try:
+            torch.ops.load_library(str(library))
+        except OSError:
+            return False
+    return hasattr(torch.ops.torchvision, "nms")

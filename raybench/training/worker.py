@@ -1,0 +1,132 @@
+"""A group's work: its legs one after another, each ending in an outcome that rank 0 hands over."""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from raybench.outcome import Failure, FailureKind, Outcome
+from raybench.plan import Leg, Trial
+from raybench.space import DeepSpeedArm
+from raybench.training import memory
+from raybench.training.data import load_train_data
+from raybench.training.engines import InvalidConfig, Unsupported
+from raybench.training.environment import environment
+from raybench.training.leg import NotFinite, run_leg
+from raybench.training.ranks import Ranks, RanksParted
+
+
+class LegDied(RuntimeError):
+    """A leg failed on this rank alone, and the others hang in it: the group must end."""
+
+    def __init__(self, leg_id: str, kind: FailureKind, message: str) -> None:
+        super().__init__(leg_id, kind, message)
+        self.leg_id, self.kind, self.message = leg_id, kind, message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def classify(error: BaseException) -> FailureKind:
+    """Which kind of failure an exception is."""
+    if isinstance(error, NotFinite):
+        return "not_finite"
+    if isinstance(error, InvalidConfig):
+        return "invalid_config"
+    if isinstance(error, (Unsupported, NotImplementedError)):
+        return "unsupported"
+    text = str(error).lower()
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate" in text:
+        return "out_of_memory"
+    return "error"
+
+
+def describe(error: BaseException) -> str:
+    """One line of an exception: its type, its words, and the place that raised it."""
+    words = " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
+    if isinstance(error, (InvalidConfig, Unsupported, NotFinite)):
+        return words[:2000]
+    return f"{type(error).__name__}: {words[:2000]}{place}"
+
+
+def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> None:
+    """What all legs share and none should pay for: the data in memory, DeepSpeed imported, its operators built.
+
+    Errors are left to the legs, which meet them again and record them.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed calls torch names that will change
+    try:
+        if any(isinstance(leg.arm, DeepSpeedArm) for leg in legs):
+            from raybench.training.deepspeed_ops import import_deepspeed
+
+            import_deepspeed(ranks)
+        assert trial.setting.image_size is not None
+        load_train_data(trial.setting.dataset, trial.setting.image_size)
+    except Exception:
+        traceback.print_exc()
+
+
+def run_legs(
+    trial: Trial,
+    legs: Sequence[Leg],
+    ranks: Ranks,
+    begin: Callable[[Leg], None],
+    record: Callable[[Leg, Outcome], None],
+) -> None:
+    """Run legs in their order. On rank 0, `begin` is called before each and `record` with its outcome after it.
+
+    A leg that fails on every rank alike (a refused config, say) is recorded and the next one runs. Raises LegDied
+    when a leg failed on this rank while others are caught in it. A leg that takes longer than the trial's limit
+    ends the process, with the stacks of its threads on standard error.
+    """
+    prepare(trial, legs, ranks)
+    for leg in legs:
+        if ranks.rank == 0:
+            begin(leg)
+        ranks.barrier()
+        faulthandler.dump_traceback_later(trial.leg_timeout_seconds, exit=True, file=sys.__stderr__)
+        try:
+            outcome = _outcome(trial, leg, ranks)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        memory.release(ranks.device)
+        if ranks.rank == 0:
+            record(leg, outcome)
+        ranks.barrier()
+
+
+def _outcome(trial: Trial, leg: Leg, ranks: Ranks) -> Outcome:
+    """The leg's outcome, the same on every rank."""
+    started_at = time.time()
+    failure: Failure | None = None
+    try:
+        measurement = run_leg(trial, leg, ranks)
+    except Exception as error:
+        traceback.print_exc()
+        failure = Failure(classify(error), describe(error), environment=environment(), started_at=started_at)
+    try:
+        ranks.meet(failed=failure is not None)
+    except RanksParted:
+        if failure is None:
+            raise
+        raise LegDied(leg.leg_id, failure.kind, f"rank {ranks.rank}: {failure.message}") from None
+    failures = [(rank, other) for rank, other in enumerate(ranks.gather(failure)) if other is not None]
+    if not failures:
+        return measurement
+    rank, first = min(failures, key=lambda item: (_is_echo(item[1]), item[0]))
+    where = "" if len(failures) == ranks.world else f"rank {rank}: "
+    return replace(first, message=where + first.message)
+
+
+def _is_echo(failure: Failure) -> bool:
+    """Whether a failure looks like the consequence of another rank's: a connection that closed or timed out."""
+    return failure.kind == "error" and any(word in failure.message for word in ("Connection closed", "Timed out", "gloo", "NCCL"))
