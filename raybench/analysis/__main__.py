@@ -1,0 +1,84 @@
+"""`python -m raybench.analysis LEDGER...`: from ledgers to speedups and verdicts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from raybench.cli import Arguments, parse_arguments, run_command, suggest
+from raybench.errors import UserError
+
+USAGE = """
+usage: python -m raybench.analysis LEDGER... [key=value ...] [--json | --csv | --markdown | --latex]
+
+From ledgers (folders of Parquet files, or files) to speedups with intervals and verdicts.
+
+  margin=0.03         effects within 3 % count as none       } default: the question in the space.yaml
+  alpha=0.05          level of the tests, 1 - that of the    } beside the ledger
+                      intervals
+  baseline=ARM        default: the arm that the ledger marks as the baseline
+  metric=step_seconds what is compared; any other name lists the known ones
+  by=family           summaries of the arms by family, dataset, precision, model, global_batch, workers
+
+  --json              everything, as one JSON object and nothing else
+  --csv, --markdown, --latex
+                      the table of comparisons for a spreadsheet, a pull request, a paper (booktabs)
+  --pool-hardware     take legs of different machines as of one; they are kept apart otherwise
+
+examples:
+  python -m raybench.analysis mlruns/ledger/cnns/friday
+  python -m raybench.analysis mlruns/ledger/cnns/friday margin=0.05 by=family
+  python -m raybench.analysis mlruns/ledger/cnns/* --json > speedups.json
+"""
+KEYS = ("margin", "alpha", "baseline", "metric", "by")
+FORMATS = ("json", "csv", "markdown", "latex")
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; 0 when done. Raises UserError for bad input."""
+    arguments = parse_arguments(
+        argv, usage=USAGE, flags=[*FORMATS, "pool-hardware"], positionals=(1, 1_000_000)
+    )
+    for key in arguments.values:
+        if key not in KEYS:
+            raise UserError(f"unknown key {key}=; {suggest(key, KEYS)}")
+    formats = [name for name in FORMATS if name in arguments.flags]
+    if len(formats) > 1:
+        raise UserError(f"--{formats[0]} and --{formats[1]} are both given; take one")
+
+    from raybench.analysis import analyse
+
+    analysis = analyse(
+        [Path(path) for path in arguments.positionals],
+        margin=_number(arguments, "margin"), alpha=_number(arguments, "alpha"),
+        baseline=arguments.values.get("baseline"), metric=arguments.values.get("metric", "step_seconds"),
+        by=arguments.values.get("by"), pool_hardware="pool-hardware" in arguments.flags,
+    )
+    if "json" in formats:
+        json.dump(analysis.to_json(), sys.stdout, allow_nan=False, indent=1)
+        print()
+    elif formats:
+        from raybench.analysis import tables
+
+        sys.stdout.write(tables.FORMATS[formats[0]](analysis))
+    else:
+        from rich.console import Console
+
+        from raybench.analysis.terminal import print_analysis
+
+        print_analysis(analysis, Console())
+    return 0
+
+
+def _number(arguments: Arguments, key: str) -> float | None:
+    if key not in arguments.values:
+        return None
+    try:
+        return float(arguments.values[key])
+    except ValueError:
+        raise UserError(f"{key}={arguments.values[key]} is no number") from None
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,225 @@
+"""What a reader must know beside a number, in words: one list of sentences a comparison.
+
+Each function looks at all comparisons at once and yields (comparison, sentence) only where there is
+something to say. The thresholds are judgements, named here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import itemgetter
+from typing import Final
+
+import numpy as np
+
+from raybench.analysis.hardware import hardware_of, versions_of
+from raybench.analysis.inference import Floats, holm, p_against
+from raybench.analysis.legs import parse_object
+from raybench.analysis.pairs import Pairs, group_moments, mean_by
+
+Caveat = tuple[int, str]
+
+FEW_TRIALS: Final = 3
+INPUT_BOUND_SHARE: Final = 0.2  # of the step, waiting for data
+
+
+def collect(pairs: Pairs, margin: float, alpha: float) -> list[list[str]]:
+    """The caveats of each of the k comparisons, in a fixed order. `margin` is on the log scale."""
+    caveats: list[list[str]] = [[] for _ in pairs.counts]
+    finders: tuple[Callable[[Pairs], Iterator[Caveat]], ...] = (
+        _few_trials, _failures, _absent_trials, _lonely_rounds, _batches, _cut_trials, _fleet, _sweeps, _not_steady,
+        _input_bound,
+    )
+    for finder in finders:
+        for comparison, sentence in finder(pairs):
+            caveats[comparison].append(sentence)
+    for comparison, sentence in (*_drift(pairs, margin), *_order_effect(pairs, margin, alpha)):
+        caveats[comparison].append(sentence)
+    return caveats
+
+
+def _few_trials(pairs: Pairs) -> Iterator[Caveat]:
+    spread = pairs.moments()[1]
+    for k in np.flatnonzero(pairs.counts == 1):
+        yield int(k), "one trial: its noise is unknown, so there is no interval; run at least 3, better 5 or more"
+    for k in np.flatnonzero((pairs.counts > 1) & (pairs.counts <= FEW_TRIALS)):
+        yield int(k), f"few trials: the interval rests on {pairs.counts[k]}, and on their being roughly normal"
+    for k in np.flatnonzero((pairs.counts > 1) & (spread <= 1e-13)):
+        yield int(k), f"the {pairs.counts[k]} trials agree to the last digit, which measured times hardly do"
+
+
+def _failures(pairs: Pairs) -> Iterator[Caveat]:
+    arm = pairs.legs.text["arm"]
+    for k in np.flatnonzero((pairs.arm.failed > 0) | (pairs.base.failed > 0)):
+        for name, side in ((arm[pairs.example[k]], pairs.arm), (pairs.baseline, pairs.base)):
+            if side.failed[k]:
+                rest = f"; the speedup rests on the {_trials(pairs.counts[k])} in which both ran" * bool(pairs.counts[k])
+                yield int(k), f"{side.failed[k]} of {side.failed[k] + side.ok[k]} legs of {name} failed{rest}"
+
+
+def _absent_trials(pairs: Pairs) -> Iterator[Caveat]:
+    arm = pairs.legs.text["arm"]
+    for k in np.flatnonzero(pairs.base.trials == 0):
+        yield int(k), f"the baseline {pairs.baseline} has no leg in this setting, so there is nothing to compare with"
+    everything = np.bincount(_trials_of_block(pairs), minlength=int(pairs.leg_block.max()) + 1)[pairs.block]
+    for side, is_base in ((pairs.arm, False), (pairs.base, True)):
+        for k in np.flatnonzero((side.trials < everything) & (pairs.base.trials > 0)):
+            name = pairs.baseline if is_base else arm[pairs.example[k]]
+            yield int(k), f"{name} has legs in only {side.trials[k]} of the setting's {_trials(everything[k])}"
+
+
+def _trials_of_block(pairs: Pairs) -> np.ndarray:
+    first = np.unique(pairs.leg_trial, return_index=True)[1]
+    return np.asarray(pairs.leg_block[first])
+
+
+def _lonely_rounds(pairs: Pairs) -> Iterator[Caveat]:
+    lonely = pairs.arm.lonely + pairs.base.lonely
+    for k in np.flatnonzero((lonely > 0) & (pairs.arm.ok > 0) & (pairs.base.ok > 0)):
+        yield int(k), f"{lonely[k]} rounds were measured on one side only and are not used"
+
+
+def _batches(pairs: Pairs) -> Iterator[Caveat]:
+    samples = pairs.legs.number["samples_per_step"]
+    owner = pairs.comparison[pairs.round_trial]
+    for k in np.flatnonzero(pairs.per_sample & (pairs.counts > 0)):
+        at = int(np.searchsorted(owner, k))  # rounds come in the order of their comparisons
+        arm, base = samples[pairs.arm_leg[at]], samples[pairs.base_leg[at]]
+        name = pairs.legs.text["arm"][pairs.example[k]]
+        yield int(k), f"per sample, not per step: {pairs.baseline} takes {base:.0f} a step, {name} {arm:.0f}"
+
+
+def _cut_trials(pairs: Pairs) -> Iterator[Caveat]:
+    """Rounds whose two legs ran in different sets of processes, unless every leg has its own (`fresh`)."""
+    group = pairs.legs.text["process_group"].codes
+    owner = pairs.comparison[pairs.round_trial]
+    apart = group[pairs.arm_leg] != group[pairs.base_leg]
+    known = (group[pairs.arm_leg] >= 0) & (group[pairs.base_leg] >= 0)
+    across = np.bincount(owner[apart & known], minlength=len(pairs.counts))
+    rounds = np.bincount(owner, minlength=len(pairs.counts))
+    for k in np.flatnonzero((across > 0) & (across < rounds)):
+        yield int(k), (
+            f"{across[k]} of {rounds[k]} rounds pair legs of different processes (a trial that was cut and resumed), "
+            "which scatter more"
+        )
+
+
+def _fleet(pairs: Pairs) -> Iterator[Caveat]:
+    environment = pairs.legs.text["environment"]
+    parsed = [parse_object(text) for text in (*environment.names, "")]
+    for what, described in (
+        ("hardware", [hardware_of(one) for one in parsed]),
+        ("versions", [", ".join(f"{n} {v}" for n, v in sorted(versions_of(one).items())) for one in parsed]),
+    ):
+        names = sorted(set(described))
+        codes = np.array([names.index(text) for text in described])[environment.codes]
+        blank = names.index("") if "" in names else -1
+        for k, values in _several(pairs, codes, blank):
+            yield k, f"mixed {what}: " + _changes([names[value] for value in values])
+        yield from _confounded(pairs, codes, blank, what, names)
+
+
+def _confounded(pairs: Pairs, codes: np.ndarray, blank: int, what: str, names: list[str]) -> Iterator[Caveat]:
+    """Rounds whose two legs ran on different hardware or versions: then that may be the difference seen."""
+    arm, base = codes[pairs.arm_leg], codes[pairs.base_leg]
+    apart = np.flatnonzero((arm != base) & (arm != blank) & (base != blank))
+    owner = pairs.comparison[pairs.round_trial[apart]]
+    for k, first in zip(*np.unique(owner, return_index=True), strict=True):
+        change = _changes([names[base[apart[first]]], names[arm[apart[first]]]])
+        yield int(k), f"within a trial the arms ran on different {what} ({change}), which may be the difference seen"
+
+
+def _several(pairs: Pairs, codes: np.ndarray, blank: int) -> Iterator[tuple[int, list[int]]]:
+    """Comparisons whose paired legs have more than one code, with the codes."""
+    owner = np.concatenate([pairs.comparison[pairs.round_trial]] * 2)
+    values = codes[np.concatenate([pairs.arm_leg, pairs.base_leg])]
+    lowest, highest = np.full(len(pairs.counts), np.iinfo(np.int64).max), np.full(len(pairs.counts), -1)
+    told = values != blank
+    np.minimum.at(lowest, owner[told], values[told])
+    np.maximum.at(highest, owner[told], values[told])
+    mixed = told & (highest > lowest)[owner]
+    cases = np.unique(np.stack([owner[mixed], values[mixed]]), axis=1)
+    for k, codes_of in groupby(cases.T.tolist(), key=itemgetter(0)):
+        yield k, [code for _, code in codes_of]
+
+
+def _changes(texts: list[str]) -> str:
+    """What is not common to some comma-separated descriptions."""
+    parts = [text.split(", ") for text in texts]
+    common = set(parts[0]).intersection(*parts[1:])
+    return " | ".join(", ".join(part for part in one if part not in common) or "the same" for one in parts)
+
+
+def _sweeps(pairs: Pairs) -> Iterator[Caveat]:
+    sweep, space = pairs.legs.text["sweep"], pairs.legs.text["space"]
+    codes = sweep.codes * len(space.names) + space.codes
+    for k, values in _several(pairs, codes, -1):
+        names = [sweep.names[value // len(space.names)] for value in values]
+        yield k, f"trials of {len(names)} sweeps are taken together: {', '.join(names)}"
+
+
+def suspect_legs(pairs: Pairs) -> np.ndarray:
+    """Legs whose measured window was not steady: the last steady segment begins inside it. Shape (legs,)."""
+    return np.asarray(pairs.legs.number["steady_from_step"] > pairs.legs.number["warmup_steps"])
+
+
+def _not_steady(pairs: Pairs) -> Iterator[Caveat]:
+    suspect = suspect_legs(pairs)
+    owner = pairs.comparison[pairs.round_trial]
+    rounds = np.bincount(owner, minlength=len(pairs.counts))
+    flagged = np.bincount(owner, suspect[pairs.arm_leg].astype(float) + suspect[pairs.base_leg], len(pairs.counts))
+    for k in np.flatnonzero(flagged):
+        legs = f"{flagged[k]:.0f} of {2 * rounds[k]} legs"
+        yield int(k), f"{legs} were not steady in the measured window; a longer warm-up may help"
+
+
+def _input_bound(pairs: Pairs) -> Iterator[Caveat]:
+    for name, share, k in _by_side(pairs, pairs.legs.steps.data_share):
+        if share > INPUT_BOUND_SHARE:
+            yield k, f"input-bound: {share:.0%} of a step of {name} is waiting for data, which no engine speeds up"
+
+
+def _drift(pairs: Pairs, margin: float) -> Iterator[Caveat]:
+    for name, drift, k in _by_side(pairs, pairs.legs.steps.drift):
+        if abs(drift) > margin:
+            pace = "slower" if drift > 0 else "faster"
+            change = f"{abs(np.expm1(drift)):.1%} {pace}"
+            yield k, f"drift: within a leg of {name} the second half is {change} than the first"
+
+
+def _by_side(pairs: Pairs, values: Floats) -> Iterator[tuple[str, float, int]]:
+    """(arm's name, mean over its paired legs, comparison) for both sides of every comparison."""
+    owner, arm = pairs.comparison[pairs.round_trial], pairs.legs.text["arm"]
+    for leg, is_base in ((pairs.base_leg, True), (pairs.arm_leg, False)):
+        told = np.isfinite(values[leg])
+        means = mean_by(owner[told], values[leg[told]], len(pairs.counts))
+        for k in np.flatnonzero(np.abs(means) > 0):
+            yield (pairs.baseline if is_base else arm[pairs.example[k]]), float(means[k]), int(k)
+
+
+def _order_effect(pairs: Pairs, margin: float, alpha: float) -> Iterator[Caveat]:
+    """Whether it matters which arm ran first: differences of rounds by order, within trials, with Holm.
+
+    The order is counterbalanced, so the speedup does not suffer; its interval does, and carry-over may.
+    """
+    position = pairs.legs.number["position"]
+    first = position[pairs.arm_leg] < position[pairs.base_leg]
+    rounds = np.log(pairs.legs.steps.mean_seconds[pairs.base_leg] / pairs.legs.steps.mean_seconds[pairs.arm_leg])
+    told = np.isfinite(rounds)
+    trials = len(pairs.differences)
+    gaps = mean_by(pairs.round_trial[first & told], rounds[first & told], trials) - mean_by(
+        pairs.round_trial[~first & told], rounds[~first & told], trials)
+    both = np.isfinite(gaps)
+    size = len(pairs.counts)
+    mean, deviation = group_moments(gaps[both], pairs.comparison[both], size)
+    p = holm(p_against(np.bincount(pairs.comparison[both], minlength=size), mean, deviation))
+    for k in np.flatnonzero((p < alpha) & (np.abs(mean) > margin)):
+        yield int(k), (
+            f"order matters: the ratio is {np.expm1(abs(mean[k])):.1%} {'higher' if mean[k] > 0 else 'lower'} where "
+            f"{pairs.legs.text['arm'][pairs.example[k]]} runs first (drift or carry-over; the order is balanced)"
+        )
+
+
+def _trials(count: int) -> str:
+    return f"{count} trial" if count == 1 else f"{count} trials"

@@ -1,0 +1,228 @@
+"""Reading ledgers as columns: every leg once, as arrays with one entry a leg.
+
+Files are read in batches, and of the lists of steps only what the analysis needs is kept (a million legs
+of a hundred steps do not have to fit in memory at once). Texts become codes into a list of names. Legs
+come back in an order of their own (space, sweep, setting, trial, arm, round), so that neither the order of
+files nor that of rows can change a digit of a result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raybench import ledger
+from raybench.analysis.hardware import hardware_of
+from raybench.analysis.inference import Floats, Integers
+from raybench.analysis.steps import BadLeg, StepStatistics, summarize
+from raybench.errors import UserError
+
+TEXTS: Final = (
+    "sweep", "space", "setting_id", "trial_id", "leg_id", "setting", "model", "family", "dataset", "precision",
+    "arm", "engine", "status", "failure_kind", "failure_message", "facts", "environment", "protocol", "process_group",
+    "differs", "arm_config",
+)
+NUMBERS: Final = (
+    "global_batch", "micro_batch", "accumulation", "workers", "is_baseline", "repeat", "round", "position",
+    "warmup_steps", "samples_per_step", "peak_device_bytes", "peak_host_bytes", "setup_seconds", "train_seconds",
+    "eval_seconds", "final_loss", "accuracy", "steady_from_step",
+)
+_LISTS: Final = ("step_seconds", "data_seconds")
+_NEVER_NULL: Final = ("space", "sweep", "setting_id", "trial_id", "leg_id", "arm", "status", "is_baseline", "round")
+_SORTED: Final = ("space", "sweep", "setting_id", "setting", "trial_id", "arm")
+_BATCH_ROWS: Final = 32_768
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A column of texts: `names[codes]`, with code -1 where there is none."""
+
+    codes: Integers
+    names: tuple[str, ...]
+
+    def take(self, rows: np.ndarray) -> Coded:
+        """The texts of these rows."""
+        return Coded(self.codes[rows], self.names)
+
+    def __getitem__(self, row: int | np.integer[Any]) -> str:
+        code = self.codes[row]
+        return self.names[code] if code >= 0 else ""
+
+    def map(self, function: Callable[[str], str]) -> Coded:
+        """Another column of texts, made from each distinct text once; a missing text is mapped as ''."""
+        made = [function(name) for name in (*self.names, "")]
+        names = tuple(sorted(set(made)))
+        position = {name: code for code, name in enumerate(names)}
+        return Coded(np.array([position[name] for name in made], dtype=np.int64)[self.codes], names)
+
+
+@dataclass(frozen=True)
+class Legs:
+    """Legs as columns; every array has shape (legs,), numbers are nan where the ledger has null."""
+
+    text: Mapping[str, Coded]
+    number: Mapping[str, Floats]
+    steps: StepStatistics
+    hardware: Coded
+
+    def __len__(self) -> int:
+        return len(self.text["arm"].codes)
+
+    @cached_property
+    def ok(self) -> np.ndarray:
+        """Which legs were measured."""
+        return _equals(self.text["status"], "ok")
+
+    def take(self, rows: np.ndarray) -> Legs:
+        """These rows, in this order."""
+        return Legs(
+            {name: column.take(rows) for name, column in self.text.items()},
+            {name: values[rows] for name, values in self.number.items()},
+            StepStatistics(**{f.name: getattr(self.steps, f.name)[rows] for f in fields(StepStatistics)}),
+            self.hardware.take(rows),
+        )
+
+
+def read_legs(paths: Sequence[Path]) -> Legs:
+    """All legs of the ledgers at `paths` (folders or files), each once, in canonical order.
+
+    A row whose space, sweep, `leg_id` and hardware came before is the same leg. Raises UserError for a path
+    that is no ledger, and for a row that no run can have written, naming the file and the leg.
+    """
+    if not paths:
+        raise UserError("no ledger given; name the folder of a sweep, as in mlruns/ledger/<space>/<sweep>")
+    collected: dict[str, list[Any]] = {name: [] for name in (*TEXTS, *NUMBERS, "steps")}
+    for path in paths:
+        for file in ledger.ledger_files(Path(path)):
+            _read_file(file, collected)
+    if not sum(len(statistics.mean_seconds) for statistics in collected["steps"]):
+        raise UserError(f"{', '.join(map(str, paths))}: no leg in it; run the sweep first")
+    text = {name: _coded(collected.pop(name), ordered=name in _SORTED) for name in TEXTS}
+    number = {name: np.concatenate(collected.pop(name)) for name in NUMBERS}
+    parts: list[StepStatistics] = collected.pop("steps")
+    steps = StepStatistics(
+        **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(StepStatistics)}
+    )
+    legs = Legs(text, number, steps, _hardware(text))
+    legs = legs.take(_first_of_each(legs))
+    keys = [legs.number["position"], legs.number["round"], *(legs.text[name].codes for name in reversed(_SORTED))]
+    return legs.take(np.lexsort([*keys, legs.hardware.codes]))
+
+
+def _read_file(file: Path, collected: dict[str, list[Any]]) -> None:
+    for table in ledger.scan_file(file, [*TEXTS, *NUMBERS, *_LISTS], _BATCH_ROWS):
+        if len(table) == 0:
+            continue
+        for name in _NEVER_NULL:
+            if table[name].null_count:
+                row = int(np.argmax(table[name].is_null().to_numpy(zero_copy_only=False)))
+                raise UserError(f"{file}: row {row} of {len(table)} has no {name}, so it is no leg")
+        for name in TEXTS:
+            collected[name].append(_text_array(table, name))
+        for name in NUMBERS:
+            collected[name].append(_number_array(table, name))
+        collected["steps"].append(_step_statistics(file, table))
+
+
+def _text_array(table: pa.Table, name: str) -> pa.Array:
+    if name not in table.column_names:
+        return pa.nulls(len(table), pa.string()).dictionary_encode()
+    column = table[name].combine_chunks()
+    if name == "differs":
+        column = pc.binary_join(column, "\n")
+    return column.dictionary_encode()
+
+
+def _number_array(table: pa.Table, name: str) -> Floats:
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+
+
+def _step_statistics(file: Path, table: pa.Table) -> StepStatistics:
+    status = table["status"].combine_chunks()
+    known = pc.is_in(status, pa.array(["ok", "failed"])).to_numpy(zero_copy_only=False)
+    steps, data = (table[name].combine_chunks() for name in _LISTS)
+    ok = pc.equal(status, "ok").to_numpy(zero_copy_only=False)
+    try:
+        if not known.all():
+            row = int(np.argmin(known))
+            raise BadLeg(row, f"has status {status[row].as_py()!r}, where 'ok' or 'failed' must stand")
+        return summarize(steps, data, _number_array(table, "warmup_steps"), ok)
+    except BadLeg as bad:
+        leg = table["leg_id"][bad.row].as_py()
+        arm, setting = table["arm"][bad.row].as_py(), table["setting"][bad.row].as_py()
+        raise UserError(f"{file}: leg {leg} ({arm}, {setting}) {bad.reason}; take the row out or mend it") from None
+
+
+def _coded(chunks: Iterable[pa.DictionaryArray], *, ordered: bool) -> Coded:
+    column = pa.chunked_array(list(chunks)).unify_dictionaries()
+    names = column.chunk(0).dictionary
+    codes = np.concatenate(
+        [np.asarray(pc.fill_null(chunk.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+         for chunk in column.chunks]
+    )
+    if ordered:
+        order = pc.sort_indices(names).to_numpy()
+        rank = np.empty(len(order) + 1, dtype=np.int64)
+        rank[order], rank[-1] = np.arange(len(order)), -1
+        codes, names = rank[codes], names.take(order)
+    return Coded(codes, tuple(names.to_pylist()))
+
+
+def _hardware(text: Mapping[str, Coded]) -> Coded:
+    """The hardware of each leg; a leg that does not say ran where its trial, or else its sweep, did."""
+    hardware = text["environment"].map(_hardware_of_json)
+    unknown = hardware.names.index("") if "" in hardware.names else -2
+    codes = hardware.codes.copy()
+    for keys in (("space", "sweep", "trial_id"), ("space", "sweep")):
+        if not (codes == unknown).any() or (codes == unknown).all():
+            break
+        group = _group(*(text[key].codes for key in keys))
+        known = codes != unknown
+        lowest = np.full(group.max() + 1, np.iinfo(np.int64).max)
+        highest = np.full(group.max() + 1, -1)
+        np.minimum.at(lowest, group[known], codes[known])
+        np.maximum.at(highest, group[known], codes[known])
+        settled = ~known & (lowest[group] == highest[group])
+        codes[settled] = lowest[group[settled]]
+    return Coded(codes, hardware.names)
+
+
+def _hardware_of_json(environment: str) -> str:
+    return hardware_of(parse_object(environment))
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """A JSON object as a dict; anything else states nothing and is an empty one."""
+    try:
+        value = json.loads(text) if text else {}
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _first_of_each(legs: Legs) -> Integers:
+    group = _group(*(legs.text[name].codes for name in ("space", "sweep", "leg_id")), legs.hardware.codes)
+    return np.sort(np.unique(group, return_index=True)[1])
+
+
+def _group(*codes: Integers) -> Integers:
+    """One code for each distinct combination of codes, dense from 0."""
+    combined = codes[0].astype(np.int64)
+    for more in codes[1:]:
+        combined = combined * (int(more.max()) + 2) + more + 1
+        combined = np.unique(combined, return_inverse=True)[1]
+    return np.asarray(np.unique(combined, return_inverse=True)[1])
+
+
+def _equals(column: Coded, name: str) -> np.ndarray:
+    return np.asarray(column.codes == (column.names.index(name) if name in column.names else -2))

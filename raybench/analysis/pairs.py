@@ -1,0 +1,197 @@
+"""From legs to trials: the differences d of log cost between the baseline and an arm, one for each trial.
+
+The trial is the sample. Within a trial, each round in which both arms were measured gives the difference
+of its logs; d is the mean over those rounds, `log(baseline) - log(arm)`, so that exp(mean d) is the
+speedup (above 1 the arm is faster). A comparison is one arm in one setting on one hardware; its trials are
+a run of the flat array `Pairs.differences`. Nothing here loops over legs, trials or comparisons.
+
+The cost is by default the mean measured step in seconds. Where the arms of a trial take different numbers
+of samples a step, it is divided by them: seconds a sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raybench.analysis.inference import Floats, Integers
+from raybench.analysis.legs import Coded, Legs
+
+Mask = np.ndarray
+
+
+@dataclass(frozen=True)
+class Side:
+    """What there is of one side of each comparison; arrays of shape (k,)."""
+
+    trials: Integers  # trials in which it has a leg, measured or not
+    ok: Integers  # legs measured
+    failed: Integers  # legs that failed
+    lonely: Integers  # rounds measured here and not on the other side
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """k comparisons with t paired trials made of c paired rounds; legs are named by their row in `legs`."""
+
+    legs: Legs
+    baseline: str
+    # of each comparison, (k,)
+    example: Integers  # a leg of its arm
+    starts: Integers  # where its trials begin in `differences`
+    counts: Integers  # how many paired trials it has
+    arm: Side
+    base: Side
+    per_sample: Mask  # whether the cost is by sample, since the batches differ
+    # of each paired trial, (t,)
+    differences: Floats  # d
+    comparison: Integers
+    log_arm: Floats  # mean over the paired rounds of log cost
+    log_base: Floats
+    # of each paired round, (c,)
+    arm_leg: Integers
+    base_leg: Integers
+    round_trial: Integers  # index into the trials
+    # of each leg, (legs,)
+    leg_comparison: Integers  # -1 for the baseline's legs
+    leg_block: Integers  # the setting on its hardware, which its comparisons share with the baseline
+    leg_trial: Integers
+
+    @property
+    def block(self) -> Integers:
+        """The setting on its hardware of each comparison, (k,)."""
+        return self.leg_block[self.example]
+
+    def moments(self, values: Floats | None = None) -> tuple[Floats, Floats]:
+        """Mean and sample standard deviation over each comparison's trials, (k,); nan where too few.
+
+        `values` has one entry a trial, the differences d by default.
+        """
+        return group_moments(self.differences if values is None else values, self.comparison, len(self.counts))
+
+    def by_trial(self, values: Floats) -> Floats:
+        """The mean over rounds of (c,) values, one entry a trial, (t,)."""
+        return mean_by(self.round_trial, values, len(self.differences))
+
+
+def pair_trials(legs: Legs, cost: Floats, baseline: str) -> Pairs:
+    """Pair every arm with the baseline, round by round; `cost` has shape (legs,), nan where there is none."""
+    text = legs.text
+    block = dense(text["setting_id"].codes, legs.hardware.codes)
+    trial = dense(block, text["space"].codes, text["sweep"].codes, text["trial_id"].codes)
+    place = dense(trial, np.unique(legs.number["round"], return_inverse=True)[1])  # a round of a trial
+    is_base = text["arm"].codes == code_of(text["arm"], baseline)
+    comparison = np.full(len(legs), -1, dtype=np.int64)
+    comparison[~is_base] = dense(block[~is_base], text["arm"].codes[~is_base])
+    example = np.unique(comparison[~is_base], return_index=True)[1]
+    example = np.flatnonzero(~is_base)[example]
+    measured = np.isfinite(cost)
+    per_sample = _batches_differ(legs, trial, is_base, measured, comparison, len(example))
+
+    arm_leg, base_leg = _shared_rounds(comparison, place, is_base, measured)
+    owner = comparison[arm_leg]
+    logs = np.log(np.where(measured, cost, 1.0))
+    samples = np.where(legs.number["samples_per_step"] > 0, legs.number["samples_per_step"], 1.0)
+    by_sample = per_sample[owner]
+    # Several legs of one arm in one round (no sweep of raybench's writes them) count as their mean.
+    logs_arm = _cell_mean(dense(comparison, place), logs, measured & ~is_base)[arm_leg]
+    logs_base = _cell_mean(place, logs, measured & is_base)[base_leg]
+    logs_arm = logs_arm - np.where(by_sample, np.log(samples[arm_leg]), 0.0)
+    logs_base = logs_base - np.where(by_sample, np.log(samples[base_leg]), 0.0)
+
+    width = int(trial.max()) + 1
+    keys, round_trial = np.unique(owner * width + trial[arm_leg], return_inverse=True)
+    counts = np.bincount(keys // width, minlength=len(example))
+    paired, base_block = np.bincount(owner, minlength=len(example)), np.where(is_base, block, -1)
+    log_arm, log_base = (mean_by(round_trial, values, len(keys)) for values in (logs_arm, logs_base))
+    return Pairs(
+        legs=legs, baseline=baseline, example=example, starts=np.cumsum(counts) - counts, counts=counts,
+        arm=_side(comparison, trial, place, measured, len(example), np.arange(len(example)), paired),
+        base=_side(base_block, trial, place, measured, int(block.max()) + 1, block[example], paired),
+        per_sample=per_sample, differences=mean_by(round_trial, logs_base - logs_arm, len(keys)),
+        comparison=keys // width, log_arm=log_arm, log_base=log_base,
+        arm_leg=arm_leg, base_leg=base_leg, round_trial=round_trial,
+        leg_comparison=comparison, leg_block=block, leg_trial=trial,
+    )
+
+
+def dense(*codes: Integers) -> Integers:
+    """One code for each distinct combination, from 0, in the order of the combinations."""
+    combined = np.zeros(len(codes[0]), dtype=np.int64)
+    for column in codes:
+        combined = combined * (int(column.max(initial=0)) + 2) + column + 1
+        combined = np.unique(combined, return_inverse=True)[1]
+    return combined
+
+
+def code_of(column: Coded, name: str) -> int:
+    """The code of a name; -2, which no row has, where the column does not hold it."""
+    return column.names.index(name) if name in column.names else -2
+
+
+def group_moments(values: Floats, group: Integers, size: int) -> tuple[Floats, Floats]:
+    """Mean and sample standard deviation of (t,) values by group, (size,); nan where too few."""
+    count = np.bincount(group, minlength=size)
+    mean = mean_by(group, values, size)
+    squares = np.bincount(group, (values - mean[group]) ** 2, minlength=size)
+    return mean, np.where(count >= 2, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)
+
+
+def mean_by(group: Integers, values: Floats, size: int) -> Floats:
+    """Mean of values by group, (size,); nan for a group without values."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.bincount(group, values, minlength=size) / np.bincount(group, minlength=size))
+
+
+def _cell_mean(cell: Integers, values: Floats, chosen: Mask) -> Floats:
+    """For each leg the mean over the chosen legs of its cell, (legs,)."""
+    return mean_by(cell[chosen], values[chosen], int(cell.max()) + 1)[cell]
+
+
+def _shared_rounds(
+    comparison: Integers, place: Integers, is_base: Mask, measured: Mask
+) -> tuple[Integers, Integers]:
+    """The rows (arm's leg, baseline's leg) of every round that both measured, by comparison and place."""
+    partner = np.full(int(place.max()) + 1, -1, dtype=np.int64)
+    base_rows = np.flatnonzero(is_base & measured)
+    partner[place[base_rows][::-1]] = base_rows[::-1]
+    rows = np.flatnonzero(~is_base & measured & (partner[place] >= 0))
+    first = np.unique(comparison[rows] * (len(partner) + 1) + place[rows], return_index=True)[1]
+    return rows[first], partner[place[rows[first]]]
+
+
+def _batches_differ(
+    legs: Legs, trial: Integers, is_base: Mask, measured: Mask, comparison: Integers, size: int
+) -> Mask:
+    """Whether an arm's samples a step are not the baseline's in some trial, (size,)."""
+    samples = legs.number["samples_per_step"]
+    of_trial = np.full(int(trial.max()) + 1, np.nan)
+    base = is_base & measured
+    of_trial[trial[base]] = samples[base]
+    other = of_trial[trial]
+    differ = measured & ~is_base & (samples > 0) & (other > 0) & (samples != other)
+    result = np.zeros(size, dtype=bool)
+    result[comparison[differ]] = True
+    return result
+
+
+def _side(group: Integers, trial: Integers, place: Integers, measured: Mask, size: int, of: Integers,
+          paired: Integers) -> Side:
+    """One side, its legs grouped (-1: not on this side); `of` is each comparison's group, (k,).
+
+    `paired` is the number of rounds that each comparison pairs, (k,).
+    """
+    here = group >= 0
+    return Side(
+        trials=distinct_by(group, trial, here, size)[of],
+        ok=np.bincount(group[here & measured], minlength=size)[of],
+        failed=np.bincount(group[here & ~measured], minlength=size)[of],
+        lonely=distinct_by(group, place, here & measured, size)[of] - paired,
+    )
+
+
+def distinct_by(group: Integers, item: Integers, chosen: Mask, size: int) -> Integers:
+    """How many distinct items the chosen rows have, by group, (size,)."""
+    width = int(item.max(initial=0)) + 1
+    return np.bincount(np.unique(group[chosen] * width + item[chosen]) // width, minlength=size)

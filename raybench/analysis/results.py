@@ -1,0 +1,173 @@
+"""What an analysis found, as frozen records; `to_json` gives the open format described in the ledger's contract.
+
+Ratios are speedups (baseline over arm, above 1 the arm is faster), seconds are seconds, nothing is rounded.
+A number that does not exist is None, never nan or infinity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from raybench.analysis.pairs import Pairs
+
+SCHEMA_VERSION = 1
+Verdict = Literal[
+    "helps", "no effect", "hurts", "undecided", "unlocks", "blocked", "both failed", "not comparable"
+]
+VERDICTS: tuple[Verdict, ...] = (
+    "helps", "no effect", "hurts", "undecided", "unlocks", "blocked", "both failed", "not comparable"
+)
+
+
+@dataclass(frozen=True)
+class FailureCause:
+    """Legs of one arm that failed for one reason."""
+
+    arm: str
+    kind: str
+    num_legs: int
+    message: str  # the first one's, in the ledger's order
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The same comparison, judged another way."""
+
+    kind: str  # `median step` or `steady legs only`
+    speedup: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against the baseline, in one setting on one hardware."""
+
+    setting_id: str
+    setting: str
+    model: str
+    family: str
+    dataset: str
+    precision: str
+    global_batch: int | None
+    workers: int | None
+    hardware: str
+    arm: str
+    n_trials: int
+    speedup: float | None
+    ci_low: float | None  # level 1 - alpha, on the ratio
+    ci_high: float | None
+    p_value: float | None  # paired t on log ratios, against no difference
+    p_adjusted: float | None  # Holm over the analysis
+    sign_flip_p: float | None  # exact
+    verdict: str
+    verdict_low: float | None  # the interval that the verdict came from, on the ratio
+    verdict_high: float | None
+    verdict_confidence: float | None  # its level
+    trials_needed: int | None  # in all, to settle an undecided comparison with a chance of 80 %
+    deviation: float | None  # standard deviation of the trials' log ratios
+    baseline_seconds: float | None  # geometric mean over trials of the cost, a step (or a sample)
+    arm_seconds: float | None
+    seconds_per: str  # what the seconds are of: `step`, `sample`, or another metric's name
+    failures: int  # failed legs, of the arm and of the baseline
+    failure_causes: tuple[FailureCause, ...]
+    memory_ratio: float | None  # arm over baseline: below 1 the arm needs less
+    memory_of: str | None  # `device` or `host`
+    baseline_memory_bytes: float | None
+    arm_memory_bytes: float | None
+    accuracy_difference: float | None  # arm minus baseline
+    differs: tuple[str, ...]  # what the space declares the arms to differ in, beside the engine
+    sensitivity: tuple[Sensitivity, ...]
+    caveats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One arm over its settings: a distribution of speedups, and a count of verdicts."""
+
+    arm: str
+    hardware: str
+    n_settings: int  # all settings, whatever came of them
+    n_compared: int  # those with a speedup, which the means are over
+    geometric_mean: float | None
+    ci_low: float | None  # for the mean of a population of settings like these (t on setting means)
+    ci_high: float | None
+    prediction_low: float | None  # for one more setting like these
+    prediction_high: float | None
+    fixed_low: float | None  # for the mean of these very settings (within-setting errors only)
+    fixed_high: float | None
+    median: float | None
+    quartile_low: float | None
+    quartile_high: float | None
+    tau: float | None  # standard deviation of true log speedups between settings (DerSimonian-Laird)
+    i_squared: float | None  # the share of the variance between settings that is not noise
+    helps: int
+    no_effect: int
+    hurts: int
+    undecided: int
+    unlocks: int
+    blocked: int
+    both_failed: int
+    not_comparable: int
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """An arm over the settings of one family, dataset, ...: `by` is the column, `value` its value."""
+
+    by: str
+    value: str
+    summary: ArmSummary
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that was found in the ledgers, and under which question it was asked."""
+
+    margin: float
+    alpha: float
+    baseline: str
+    metric: str
+    comparisons: tuple[Comparison, ...]
+    arms: tuple[ArmSummary, ...]
+    groups: tuple[GroupSummary, ...]
+    caveats: tuple[str, ...]  # of the whole analysis
+    ledgers: tuple[str, ...]
+    sweeps: tuple[str, ...]
+    hardware: tuple[str, ...]
+    versions: tuple[str, ...]
+    num_legs: int
+    num_failed_legs: int
+    pairs: Pairs = field(repr=False, compare=False)  # the trials behind it, for analyses that go on from here
+
+    def to_json(self) -> dict[str, Any]:
+        """The analysis as plain dicts, lists, numbers and None, as `--json` prints it."""
+        own = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "pairs"}
+        return {"schema_version": SCHEMA_VERSION, **own}
+
+
+def plain(value: Any) -> Any:
+    """Records, arrays and NumPy numbers as what JSON knows; nan and infinity as None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list | np.ndarray):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def number(value: float) -> float | None:
+    """A Python float, or None for nan and infinity."""
+    return float(value) if np.isfinite(value) else None
+
+
+def ratio(log: float) -> float | None:
+    """A log ratio as a ratio, or None where there is none."""
+    return number(float(np.exp(log)))

@@ -1,0 +1,116 @@
+"""From the lists of steps to one number a leg, for many legs at once.
+
+Lists come as Arrow list arrays, one list a leg; what is returned has shape (legs,), nan for legs that are
+not `ok`. Measured steps are those after the leg's `warmup_steps`. No Python loop runs over legs: legs with
+equally many measured steps are handled together, as a matrix of shape (legs, steps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pyarrow as pa
+
+from raybench.analysis.inference import Floats, Integers
+
+
+@dataclass(frozen=True)
+class StepStatistics:
+    """Of the measured steps of each leg; shape (legs,)."""
+
+    mean_seconds: Floats
+    median_seconds: Floats
+    drift: Floats  # log of the second half's mean step over the first half's
+    data_share: Floats  # of the time, spent waiting for data; nan where it was not recorded
+    num_steps: Floats  # all steps, warm-up included
+
+
+@dataclass(frozen=True)
+class BadLeg(Exception):
+    """A leg whose lists cannot be what a run recorded: its row, and why in words."""
+
+    row: int
+    reason: str
+
+
+def summarize(steps: pa.ListArray, data: pa.ListArray, warmup: Floats, ok: np.ndarray) -> StepStatistics:
+    """Mean, median, drift and data share of the legs' measured steps.
+
+    `steps` and `data` hold seconds (data may be null), `warmup` the number of unmeasured steps, `ok` which
+    legs were measured. Raises BadLeg for the first leg, in row order, whose lists cannot be right.
+    """
+    values, starts, lengths = _flat(steps)
+    data_values, data_starts, data_lengths = _flat(data)
+    has_data = ok & data.is_valid().to_numpy(zero_copy_only=False)
+    _refuse(ok & ~steps.is_valid().to_numpy(zero_copy_only=False), lambda _: "is `ok` but has no step_seconds")
+    _refuse(ok & ~(warmup >= 0), lambda _: "is `ok` but has no warmup_steps of 0 or more")
+    _refuse(
+        ok & ~(warmup < lengths),
+        lambda i: f"has {lengths[i]} step_seconds and {warmup[i]:.0f} warmup_steps, so nothing is measured",
+    )
+    _refuse(
+        has_data & (data_lengths != lengths),
+        lambda i: f"has {lengths[i]} step_seconds but {data_lengths[i]} data_seconds",
+    )
+    _refuse_values(values, starts, lengths, ok, "step_seconds", zero=False)
+    _refuse_values(data_values, data_starts, data_lengths, has_data, "data_seconds", zero=True)
+
+    result = {field.name: np.full(len(ok), np.nan) for field in fields(StepStatistics)}
+    result["num_steps"][ok] = lengths[ok]
+    first = np.where(ok, warmup, 0).astype(np.int64)
+    for rows, count in _blocks(lengths - first, ok):
+        window = values[(starts[rows] + first[rows])[:, None] + np.arange(count)]
+        result["mean_seconds"][rows] = window.mean(axis=1)
+        result["median_seconds"][rows] = np.median(window, axis=1)
+        half = count // 2
+        if half:
+            result["drift"][rows] = np.log(window[:, count - half:].mean(axis=1) / window[:, :half].mean(axis=1))
+        kept = has_data[rows]
+        waits = data_values[(data_starts[rows[kept]] + first[rows[kept]])[:, None] + np.arange(count)]
+        result["data_share"][rows[kept]] = waits.sum(axis=1) / window[kept].sum(axis=1)
+    return StepStatistics(**result)
+
+
+def _flat(lists: pa.ListArray) -> tuple[Floats, Integers, Integers]:
+    """All values, and where each list starts and how long it is; a null list has length 0."""
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    valid = lists.is_valid().to_numpy(zero_copy_only=False)
+    values = lists.values.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
+    return values, offsets[:-1], np.where(valid, np.diff(offsets), 0)
+
+
+def _blocks(counts: Integers, ok: np.ndarray) -> Iterator[tuple[Integers, int]]:
+    """The rows of `ok` legs by their number of measured steps."""
+    rows = np.flatnonzero(ok)
+    rows = rows[np.argsort(counts[rows], kind="stable")]
+    sizes, begins = np.unique(counts[rows], return_index=True)
+    for count, block in zip(sizes, np.split(rows, begins[1:]), strict=True):
+        yield block, int(count)
+
+
+def _refuse(bad: np.ndarray, reason) -> None:  # type: ignore[no-untyped-def]
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise BadLeg(row, reason(row))
+
+
+def _refuse_values(
+    values: Floats, starts: Integers, lengths: Integers, ok: np.ndarray, name: str, *, zero: bool
+) -> None:
+    low = values >= 0 if zero else values > 0
+    wrong = np.flatnonzero(~(low & (values < np.inf)))
+    if len(wrong) == 0:
+        return
+    # Which leg holds each wrong value: the last that starts at or before it, if it is not past its end.
+    holders = np.flatnonzero(ok & (lengths > 0))
+    place = np.searchsorted(starts[holders], wrong, side="right") - 1
+    rows = holders[np.maximum(place, 0)] if len(holders) else np.zeros(len(wrong), dtype=np.int64)
+    inside = (place >= 0) & (wrong >= starts[rows]) & (wrong < starts[rows] + lengths[rows])
+    if inside.any():
+        at = int(np.argmax(inside))
+        row, value = int(rows[at]), values[wrong[at]]
+        number = wrong[at] - starts[row]
+        least = "0 or more" if zero else "above 0"
+        raise BadLeg(row, f"has {value} in {name} at step {number}, where seconds {least} must stand")

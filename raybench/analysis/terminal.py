@@ -1,0 +1,175 @@
+"""The analysis for a person at a terminal: the answer in words, then the table, then how it was obtained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from raybench.analysis.results import Analysis, ArmSummary, Comparison
+from raybench.analysis.words import answer_in_words, percent
+
+MOST_ROWS = 60
+_COLOURS = {
+    "helps": "green", "hurts": "red", "no effect": "blue", "unlocks": "green", "blocked": "red", "both failed": "red",
+    "not comparable": "magenta", "undecided": "yellow",
+}
+
+
+def print_analysis(analysis: Analysis, console: Console) -> None:
+    """Print everything a reader needs to judge the result; long lists are cut, and say so."""
+    console.print(f"[bold]{escape(answer_in_words(analysis))}[/bold]")
+    console.print()
+    console.print(_comparison_table(analysis))
+    if any(arm.n_compared > 1 for arm in analysis.arms):
+        console.print(_arm_table("Over the settings", [("", arm) for arm in analysis.arms]))
+    if analysis.groups:
+        by = analysis.groups[0].by
+        console.print(_arm_table(f"By {by}", [(group.value, group.summary) for group in analysis.groups], by))
+    _print_list(console, "Failures", _failures(analysis))
+    _print_list(console, "Caveats", _caveats(analysis))
+    _print_list(console, "How this was obtained", how_obtained(analysis))
+
+
+def _comparison_table(analysis: Analysis) -> Table:
+    several = len(analysis.hardware) > 1
+    memory = any(c.memory_ratio is not None and abs(c.memory_ratio - 1) > 0.005 for c in analysis.comparisons)
+    title = f"Speedup against {analysis.baseline} (above 1 the arm is faster); seconds a {_unit(analysis)}"
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in (["hardware"] if several else []) + ["setting"]:
+        table.add_column(name, overflow="fold")
+    for name in ("arm", "verdict"):
+        table.add_column(name, no_wrap=True)
+    for name in ["speedup", "interval", "n", analysis.baseline, "arm"] + ["memory"] * memory:
+        table.add_column(escape(name), justify="right", no_wrap=True)
+    before = None
+    for c in analysis.comparisons[:MOST_ROWS]:
+        place = (c.hardware, c.setting_id)
+        names = [c.hardware] * several + [c.setting]
+        table.add_row(
+            *(escape(name) if place != before else "" for name in names), escape(c.arm),
+            f"[{_COLOURS[c.verdict]}]{c.verdict}[/]", *numbers(c)[: None if memory else -1],
+        )
+        before = place
+    left = len(analysis.comparisons) - MOST_ROWS
+    if left > 0:
+        table.caption = f"... and {left} more; --csv and --json give all"
+    return table
+
+
+def _unit(analysis: Analysis) -> str:
+    return " or ".join(dict.fromkeys(c.seconds_per for c in analysis.comparisons if c.n_trials)) or "step"
+
+
+def numbers(c: Comparison) -> list[str]:
+    """Speedup, the verdict's interval, n, both costs and the memory ratio, as text for a table's row."""
+    interval = "" if c.verdict_low is None or c.verdict_high is None else (
+        f"{c.verdict_low:.3f} to {c.verdict_high:.3f}")
+    return [
+        "" if c.speedup is None else f"{c.speedup:.3f}", interval, str(c.n_trials),
+        cost(c.baseline_seconds, c.seconds_per), cost(c.arm_seconds, c.seconds_per),
+        "" if c.memory_ratio is None else f"{c.memory_ratio:.2f}",
+    ]
+
+
+def cost(value: float | None, per: str) -> str:
+    """Seconds (or bytes) with a unit that suits their size."""
+    if value is None:
+        return ""
+    if per == "byte":
+        return f"{value / 2**20:.1f} MiB" if value < 2**30 else f"{value / 2**30:.2f} GiB"
+    for scale, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if value >= scale:
+            return f"{value / scale:.4g} {name}"
+    return f"{value / 1e-9:.4g} ns"
+
+
+def _arm_table(title: str, rows: Iterable[tuple[str, ArmSummary]], by: str = "") -> Table:
+    rows = list(rows)
+    several = len({summary.hardware for _, summary in rows}) > 1
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    columns = [by] * bool(by) + ["hardware"] * several + [
+        "arm", "settings", "geometric mean", "these settings", "settings like these", "one more setting", "verdicts"]
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for value, s in rows[:MOST_ROWS]:
+        table.add_row(
+            *[escape(value)] * bool(by), *[escape(s.hardware)] * several, escape(s.arm), str(s.n_settings),
+            "" if s.geometric_mean is None else f"{s.geometric_mean:.3f}", _range(s.fixed_low, s.fixed_high),
+            _range(s.ci_low, s.ci_high), _range(s.prediction_low, s.prediction_high), tally(s),
+        )
+    return table
+
+
+def tally(summary: ArmSummary) -> str:
+    """How many settings have which verdict, those that occur."""
+    counts = {
+        "helps": summary.helps, "no effect": summary.no_effect, "hurts": summary.hurts,
+        "undecided": summary.undecided, "unlocks": summary.unlocks, "blocked": summary.blocked,
+        "both failed": summary.both_failed, "not comparable": summary.not_comparable,
+    }
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _failures(analysis: Analysis) -> list[str]:
+    places: dict[tuple[str, str, str], dict[str, int]] = {}
+    for c in analysis.comparisons:
+        for cause in c.failure_causes:
+            places.setdefault((cause.arm, cause.kind, cause.message), {})[c.setting] = cause.num_legs
+    return [
+        f"{arm}: {kind}, {sum(settings.values())} legs in {_places(list(settings))}: {_one_line(message)}"
+        for (arm, kind, message), settings in places.items()
+    ]
+
+
+def _caveats(analysis: Analysis) -> list[str]:
+    places: dict[str, list[str]] = {}
+    for c in analysis.comparisons:
+        for caveat in c.caveats:
+            places.setdefault(caveat, []).append(f"{c.arm}, {c.setting}")
+    everywhere = len(analysis.comparisons)
+    return list(analysis.caveats) + [
+        f"{caveat} [{'everywhere' if len(where) == everywhere else _places(where)}]" for caveat, where in places.items()
+    ]
+
+
+def how_obtained(analysis: Analysis) -> list[str]:
+    """The method and the data in a few lines."""
+    confidence = percent(1 - analysis.alpha)
+    return [
+        f"{analysis.num_legs} legs ({analysis.num_failed_legs} failed) of {', '.join(analysis.sweeps)}; "
+        f"the sample is the trial, n of them; metric: {analysis.metric}",
+        f"Intervals are paired t on log ratios, each the one its verdict came from: {confidence} or wider, by Holm's "
+        f"step over {len(analysis.comparisons)} comparisons; {percent(1 - 2 * analysis.alpha)} for `no effect` (two "
+        "one-sided tests)",
+        f"An effect within {percent(analysis.margin)} counts as none; alpha is {analysis.alpha:g}",
+        *(f"Hardware: {name}" for name in analysis.hardware),
+        *(f"Versions: {name}" for name in analysis.versions),
+    ]
+
+
+def _places(where: list[str]) -> str:
+    return "; ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else line[:297] + "..."
+
+
+def _print_list(console: Console, title: str, items: list[str]) -> None:
+    if not items:
+        return
+    console.print(f"\n[bold]{title}[/bold]")
+    for item in items[:MOST_ROWS]:
+        console.print(Padding(escape(f"- {item}"), (0, 0, 0, 2)))
+    if len(items) > MOST_ROWS:
+        console.print(f"  ... and {len(items) - MOST_ROWS} more; --json gives all")

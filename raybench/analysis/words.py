@@ -1,0 +1,79 @@
+"""The answer in plain words, from the verdicts alone: what a reader should take away before any table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raybench.analysis.results import Analysis, Comparison
+
+
+def answer_in_words(analysis: Analysis) -> str:
+    """A paragraph: one sentence an arm on each hardware, and what could not be decided."""
+    groups: dict[tuple[str, str], list[Comparison]] = {}
+    for comparison in analysis.comparisons:
+        groups.setdefault((comparison.hardware, comparison.arm), []).append(comparison)
+    several = len({hardware for hardware, _ in groups}) > 1
+    sentences = [
+        (f"On {hardware or 'hardware that is not named'}, " if several else "")
+        + _arm_sentence(arm, members, analysis.margin)
+        for (hardware, arm), members in groups.items()
+    ]
+    if sum(c.verdict == "helps" for c in analysis.comparisons) == 0 and len(analysis.arms) > 1:
+        margin = percent(analysis.margin)
+        sentences.append(f"No arm is shown to be faster than {analysis.baseline} by more than {margin}.")
+    return " ".join(sentences)
+
+
+def _arm_sentence(arm: str, members: Sequence[Comparison], margin: float) -> str:
+    """As `zero3 hurts 5 of 6 settings, by 28 % to 41 %; it has no effect beyond 3 % on 1.`"""
+    by_verdict: dict[str, list[Comparison]] = {}
+    for comparison in members:
+        by_verdict.setdefault(comparison.verdict, []).append(comparison)
+    parts = [
+        _part(verdict, by_verdict[verdict], len(members), margin)
+        for verdict in (
+            "helps", "hurts", "no effect", "unlocks", "blocked", "both failed", "not comparable", "undecided")
+        if verdict in by_verdict
+    ]
+    return f"{arm} {'; it '.join(parts)}."
+
+
+def _part(verdict: str, members: Sequence[Comparison], total: int, margin: float) -> str:
+    count = len(members)
+    where = ("the one setting" if total == 1 else f"all {total} settings") if count == total else (
+        f"{count} of {total} settings")
+    match verdict:
+        case "helps":
+            return f"helps {where}, by {change_range(members)}"
+        case "hurts":
+            return f"hurts {where}, by {change_range(members)}"
+        case "no effect":
+            return f"has no effect beyond {percent(margin)} on {where}"
+        case "unlocks":
+            return f"unlocks {where}, where only it ran"
+        case "blocked":
+            return f"is blocked on {where}, where only the baseline ran"
+        case "both failed":
+            return f"failed, and so did the baseline, on {where}"
+        case "not comparable":
+            return f"is not comparable on {where}, where the arms were not the same experiment"
+    needed = [c.trials_needed for c in members if c.trials_needed]
+    settle = ""
+    if needed:
+        most, least = max(needed), min(needed)
+        settle = f" (about {least} trials would settle {'it' if count == 1 else 'them'})" if most == least else (
+            f" (about {least} to {most} trials would settle {'them' if len(needed) == count else 'most of them'})")
+    return f"is undecided on {where}{settle}"
+
+
+def change_range(members: Sequence[Comparison]) -> str:
+    """The least and the greatest change in throughput, as `28 % to 41 %`."""
+    changes = sorted(abs(c.speedup - 1) for c in members if c.speedup is not None)
+    low, high = percent(changes[0]), percent(changes[-1])
+    return low if low == high else f"{low} to {high}"
+
+
+def percent(share: float) -> str:
+    """A share for reading: `3 %`, `2.5 %`, `41 %`."""
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 9.95 or abs(value - round(value)) < 0.05 else f"{value:.1f} %"
