@@ -38,14 +38,10 @@ _REGISTERED = re.compile(r"^@register_model(?:\((?P<arguments>[^)]*)\))?\s*\n(?:
 # Source modules of the families that are not plain CNNs.
 _FAMILY_SOURCES = {
     "vit": frozenset(
-        "vision_transformer vision_transformer_relpos vision_transformer_sam deit deepseek_vit gemma4_vit qwen3_vit "
-        "naflexvit swin_transformer swin_transformer_v2 swin_transformer_v2_cr beit cait eva xcit pvt_v2 twins volo "
-        "mvitv2 nest tnt davit hiera hieradet_sam2 crossvit maxvit".split()
+        ["vision_transformer", "vision_transformer_relpos", "vision_transformer_sam", "deit", "deepseek_vit", "gemma4_vit", "qwen3_vit", "naflexvit", "swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr", "beit", "cait", "eva", "xcit", "pvt_v2", "twins", "volo", "mvitv2", "nest", "tnt", "davit", "hiera", "hieradet_sam2", "crossvit", "maxvit"]
     ),
     "hybrid": frozenset(
-        "vision_transformer_hybrid coat convit levit mobilevit maxxvit efficientformer efficientformer_v2 edgenext "
-        "fastvit nextvit pit visformer repvit tiny_vit swiftformer shvit efficientvit_mit efficientvit_msra gcvit "
-        "byoanet vitamin iformer metaformer efficientvim lowformer".split()
+        ["vision_transformer_hybrid", "coat", "convit", "levit", "mobilevit", "maxxvit", "efficientformer", "efficientformer_v2", "edgenext", "fastvit", "nextvit", "pit", "visformer", "repvit", "tiny_vit", "swiftformer", "shvit", "efficientvit_mit", "efficientvit_msra", "gcvit", "byoanet", "vitamin", "iformer", "metaformer", "efficientvim", "lowformer"]
     ),
     "mlp": frozenset({"mlp_mixer"}),
 }

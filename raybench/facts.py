@@ -24,21 +24,51 @@ DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
     "momentum": ("optimizer.momentum", "optimizer.nesterov"),
     "kernel": ("optimizer.kernel", "kernel"),
     "precision": (
-        "precision", "parameter_dtype", "gradient_dtype", "master_dtype", "communication_dtype", "autocast",
-        "loss_scale", "skipped_steps", "optimizer_steps", "tf32", "first_loss", "first_gradient_norm",
+        "precision",
+        "parameter_dtype",
+        "gradient_dtype",
+        "master_dtype",
+        "communication_dtype",
+        "autocast",
+        "loss_scale",
+        "skipped_steps",
+        "optimizer_steps",
+        "tf32",
+        "first_loss",
+        "first_gradient_norm",
     ),
     "batch_size": (
-        "batch_size", "global_batch", "micro_batch", "accumulation", "samples_per_step",
-        "samples_per_epoch_per_rank", "optimizer_steps", "first_batch", "first_loss", "first_gradient_norm",
+        "batch_size",
+        "global_batch",
+        "micro_batch",
+        "accumulation",
+        "samples_per_step",
+        "samples_per_epoch_per_rank",
+        "optimizer_steps",
+        "first_batch",
+        "first_loss",
+        "first_gradient_norm",
     ),
     "accumulation": ("accumulation", "micro_batch", "first_batch", "first_loss", "first_gradient_norm"),
     "workers": (
-        "workers", "micro_batch", "accumulation", "samples_per_epoch_per_rank", "first_batch", "first_loss",
-        "first_gradient_norm", "threads",
+        "workers",
+        "micro_batch",
+        "accumulation",
+        "samples_per_epoch_per_rank",
+        "first_batch",
+        "first_loss",
+        "first_gradient_norm",
+        "threads",
     ),
     "model": ("model", "initial_weights", "first_loss", "first_gradient_norm"),
-    "dataset": ("dataset", "samples_per_epoch_per_rank", "optimizer_steps", "first_batch", "first_loss",
-                "first_gradient_norm"),
+    "dataset": (
+        "dataset",
+        "samples_per_epoch_per_rank",
+        "optimizer_steps",
+        "first_batch",
+        "first_loss",
+        "first_gradient_norm",
+    ),
     "compile": ("compiled",),
     "channels_last": ("memory_format",),
     "communication": ("communication_dtype",),
@@ -60,9 +90,7 @@ def measured_tolerance(precision: str) -> float:
 def is_declared(name: str, differs: Collection[str]) -> bool:
     """Whether a fact's dotted name is among what a space declares as different."""
     return any(
-        name == fact or name.startswith(f"{fact}.")
-        for word in differs
-        for fact in (word, *DECLARABLE.get(word, ()))
+        name == fact or name.startswith(f"{fact}.") for word in differs for fact in (word, *DECLARABLE.get(word, ()))
     )
 
 

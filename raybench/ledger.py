@@ -132,8 +132,11 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
     return row
 
 
-_MEASURED = [name for name in SCHEMA.names if name in Measurement.__dataclass_fields__ and
-             name not in ("facts", "environment", "started_at", "process_group")]
+_MEASURED = [
+    name
+    for name in SCHEMA.names
+    if name in Measurement.__dataclass_fields__ and name not in ("facts", "environment", "started_at", "process_group")
+]
 
 
 def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
@@ -166,9 +169,21 @@ class Ledger:
 
     def leg_ids(self) -> set[str]:
         """The legs that have an outcome here; none where the folder does not exist yet."""
+        return {row["leg_id"] for row in self.rows(["leg_id"])}
+
+    def rows(self, columns: list[str] | None = None) -> list[dict[str, Any]]:
+        """Every row that lies here (or some columns of it), as plain values; none where there is no folder yet."""
         if not any(self.folder.rglob("*.parquet")):
-            return set()
-        return set(read_ledger(self.folder, ["leg_id"])["leg_id"].to_pylist())
+            return []
+        rows: list[dict[str, Any]] = read_ledger(self.folder, columns).to_pylist()
+        return rows
+
+    def write_space(self, text: str) -> None:
+        """Write the resolved space beside the rows: `space=<folder>/space.yaml` runs the same again."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = self.folder / ".space.yaml.writing"
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(self.folder / "space.yaml")
 
     def add(self, sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> dict[str, Any]:
         """Write a leg's row; it is durable when this returns. Returns the row."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-FailureKind = Literal[
-    "out_of_memory", "not_finite", "timeout", "crashed", "unsupported", "invalid_config", "error"
-]
+FailureKind = Literal["out_of_memory", "not_finite", "timeout", "crashed", "unsupported", "invalid_config", "error"]
 FAILURE_KINDS: tuple[str, ...] = get_args(FailureKind)
 
 

@@ -127,9 +127,7 @@ def _build_trial(space: Space, setting: Setting, label: str, repeat: int) -> Tri
     )
 
 
-def _build_leg(
-    space: Space, setting: dict[str, Any], trial_id: str, name: str, round_: int, position: int
-) -> Leg:
+def _build_leg(space: Space, setting: dict[str, Any], trial_id: str, name: str, round_: int, position: int) -> Leg:
     arm = space.arms[name]
     return Leg(
         leg_id=content_hash(trial_id, name, arm.model_dump(mode="json", exclude_defaults=True), round_),

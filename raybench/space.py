@@ -249,7 +249,9 @@ def _check_settings(space: Space, file: SpaceFile) -> None:
     for values in space.settings():
         _validated(Setting, values, file, ("setting",))
         for name, arm in space.arms.items():
-            _validated(Setting, {**values, **arm.setting}, file, ("arms", name, "setting") if arm.setting else ("setting",))
+            _validated(
+                Setting, {**values, **arm.setting}, file, ("arms", name, "setting") if arm.setting else ("setting",)
+            )
 
 
 def _validated(model: type[ModelT], values: Any, file: SpaceFile, prefix: tuple[str, ...]) -> ModelT:

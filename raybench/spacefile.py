@@ -12,7 +12,6 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from raybench.cli import suggest
 from raybench.errors import UserError
 
 Place = tuple[str, ...]
@@ -80,7 +79,7 @@ class SpaceFile:
     def merged(self, overrides: Mapping[str, str]) -> dict[str, Any]:
         """The content with `key=value` overrides merged in, as plain dicts and lists."""
         try:
-            config = OmegaConf.create(self.content)
+            config: Any = OmegaConf.create(self.content)
         except OmegaConfBaseException as error:
             raise UserError(f"{self.path}: {error}") from None
         for key, value in overrides.items():

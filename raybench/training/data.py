@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.functional import interpolate
@@ -26,7 +27,7 @@ def load_train_data(dataset: str, image_size: int) -> Dataset[Batch]:
     return _torchvision(dataset, image_size)
 
 
-def _digits(image_size: int) -> Dataset[Batch]:
+def _digits(image_size: int) -> Dataset[Any]:
     """scikit-learn's 1,797 8x8 digits, resized; the first 1,437 (in a fixed shuffled order) train."""
     from sklearn.datasets import load_digits
 

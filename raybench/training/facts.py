@@ -28,7 +28,9 @@ def tensors_hash(*tensors: torch.Tensor) -> str:
 
 def weights_hash(model: nn.Module) -> str:
     """A hash of the model's parameters and buffers."""
-    return tensors_hash(*(value for value in model.state_dict().values() if isinstance(value, torch.Tensor) and value.dim()))
+    return tensors_hash(
+        *(value for value in model.state_dict().values() if isinstance(value, torch.Tensor) and value.dim())
+    )
 
 
 def model_facts(model: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
@@ -70,4 +72,3 @@ def run_facts(leg: Leg, batches: Batches, first: Batch, ranks: Ranks) -> dict[st
         "activation_checkpointing": False,
         "lr_schedule": "constant",
     }
-

@@ -94,7 +94,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks) -> Measurement:
         eval_seconds=0.0,
         first_loss=float(losses[0]),
         final_loss=float(losses[-1]),
-        steady_from_step=steady_from_step(times.step),
+        steady_from_step=steady_from_step(times.step.tolist()),
         facts={
             **model_facts,
             **run.facts,
@@ -169,9 +169,7 @@ def _timed(
         clock = DeviceClock(num_steps * marks_per_step(accumulation, phases) + 1)
         torch.cuda.synchronize()
     ranks.barrier()
-    losses = run_steps(
-        engine, stream, criterion, clock, num_steps=num_steps, accumulation=accumulation, phases=phases
-    )
+    losses = run_steps(engine, stream, criterion, clock, num_steps=num_steps, accumulation=accumulation, phases=phases)
     return step_times(clock.seconds(), accumulation, phases), losses
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import Any
 
@@ -66,13 +67,6 @@ def _timm_model(
 
 def _takes_image_size(name: str) -> bool:
     """Whether a timm model is built for one image size, told from the class that its module builds."""
-    module = catalog.timm_models()[name]
-    import importlib
-
-    source = importlib.import_module(f"timm.models.{module}")
+    source = importlib.import_module(f"timm.models.{catalog.timm_models()[name]}")
     classes = [value for _, value in inspect.getmembers(source, inspect.isclass) if value.__module__ == source.__name__]
-    return any("img_size" in inspect.signature(value.__init__).parameters and _is_whole_model(value) for value in classes)
-
-
-def _is_whole_model(value: type) -> bool:
-    return "num_classes" in inspect.signature(value.__init__).parameters
+    return any({"img_size", "num_classes"} <= set(inspect.signature(value).parameters) for value in classes)

@@ -10,7 +10,7 @@ from torch import nn
 
 from raybench.space import Adam, Sgd
 
-_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+_CLASSES: dict[str, Any] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -20,7 +20,8 @@ _CLASSES: dict[str, type[torch.optim.Optimizer]] = {
 def build_optimizer(choice: Sgd | Adam, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """A torch optimizer with every hyper-parameter written out and the `foreach` kernel chosen explicitly."""
     options: dict[str, Any] = choice.model_dump(exclude={"name"})
-    return _CLASSES[choice.name](parameters, foreach=True, fused=False, **options)
+    optimizer: torch.optim.Optimizer = _CLASSES[choice.name](parameters, foreach=True, fused=False, **options)
+    return optimizer
 
 
 _COMPARED = ("lr", "weight_decay", "betas", "eps", "momentum", "dampening", "nesterov", "amsgrad", "maximize")

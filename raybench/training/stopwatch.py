@@ -7,9 +7,9 @@ accelerator, whose times are read after one synchronize.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -68,13 +68,17 @@ class StepTimes:
     def joined(self, other: StepTimes) -> StepTimes:
         """These steps and then the other's."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in StepTimes.__dataclass_fields__)
-        return StepTimes(*(None if a is None else np.concatenate([a, b]) for a, b in pairs))
+        return _times(None if a is None else np.concatenate([a, b]) for a, b in pairs)
 
     def slowest(self, others: list[StepTimes]) -> StepTimes:
         """Each value the maximum over these times and the others' (the other ranks')."""
         everyone = [self, *others]
         columns = ([getattr(times, name) for times in everyone] for name in StepTimes.__dataclass_fields__)
-        return StepTimes(*(None if any(v is None for v in values) else np.max(values, axis=0) for values in columns))
+        return _times(None if any(v is None for v in values) else np.max(values, axis=0) for values in columns)
+
+
+def _times(columns: Iterable[Any]) -> StepTimes:
+    return StepTimes(*columns)
 
 
 def marks_per_step(accumulation: int, phases: bool) -> int:

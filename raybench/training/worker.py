@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import sys
 import time
 import traceback
 import warnings
@@ -93,7 +92,7 @@ def run_legs(
         if ranks.rank == 0:
             begin(leg)
         ranks.barrier()
-        faulthandler.dump_traceback_later(trial.leg_timeout_seconds, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(trial.leg_timeout_seconds, exit=True, file=2)
         try:
             outcome = _outcome(trial, leg, ranks)
         finally:
@@ -122,6 +121,7 @@ def _outcome(trial: Trial, leg: Leg, ranks: Ranks) -> Outcome:
     failures = [(rank, other) for rank, other in enumerate(ranks.gather(failure)) if other is not None]
     if not failures:
         return measurement
+    first: Failure
     rank, first = min(failures, key=lambda item: (_is_echo(item[1]), item[0]))
     where = "" if len(failures) == ranks.world else f"rank {rank}: "
     return replace(first, message=where + first.message)
@@ -129,4 +129,5 @@ def _outcome(trial: Trial, leg: Leg, ranks: Ranks) -> Outcome:
 
 def _is_echo(failure: Failure) -> bool:
     """Whether a failure looks like the consequence of another rank's: a connection that closed or timed out."""
-    return failure.kind == "error" and any(word in failure.message for word in ("Connection closed", "Timed out", "gloo", "NCCL"))
+    echoes = ("Connection closed", "Timed out", "gloo", "NCCL")
+    return failure.kind == "error" and any(word in failure.message for word in echoes)

@@ -98,7 +98,7 @@ class DeepSpeedEngine:
         return {
             "optimizer": optimizer_facts(basic),
             "parameter_dtype": _dtype_names(parameter.dtype for parameter in self.model.parameters()),
-            "master_dtype": _dtype_names(p.dtype for group in basic.param_groups for p in group["params"]),
+            "master_dtype": _dtype_names(tensor.dtype for tensor in self._master_weights(basic)),
             "autocast": str(engine.torch_autocast_dtype()).removeprefix("torch.") if autocast else "off",
             "gradient_clipping": float(engine.gradient_clipping()),
             "buffer_broadcasts": False,
@@ -111,6 +111,11 @@ class DeepSpeedEngine:
                 "deepspeed_config": self.config,
             },
         }
+
+    def _master_weights(self, basic: torch.optim.Optimizer) -> list[torch.Tensor]:
+        """The tensors that the optimizer really steps on this rank: ZeRO-3 keeps them apart from its groups."""
+        partitions = getattr(self.optimizer, "fp32_partitioned_groups_flat", None)
+        return partitions or [parameter for group in basic.param_groups for parameter in group["params"]]
 
     def destroy(self) -> None:
         self.engine.destroy()

@@ -31,9 +31,7 @@ class TorchEngine:
         self.ddp: DistributedDataParallel | None = None
         if setting.workers > 1:
             device_ids = [device.index] if device.type == "cuda" else None
-            self.ddp = DistributedDataParallel(
-                model, device_ids=device_ids, forward_sync_buffers=arm.broadcast_buffers
-            )
+            self.ddp = DistributedDataParallel(model, device_ids=device_ids, forward_sync_buffers=arm.broadcast_buffers)
             self.wrapped = self.ddp
 
     def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:

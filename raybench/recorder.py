@@ -1,0 +1,139 @@
+"""The recorder: one actor beside the driver, the single writer of the ledger and of MLflow.
+
+A worker hands over a leg's outcome and goes on when `record` has returned: the row is durable then. MLflow is
+written when a trial has ended, in a thread of the recorder's own, while the next trial's processes start and
+nothing is timed; if MLflow is slow or gone, measuring goes on and `raybench sync` brings it up to date later.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from raybench import outcome as outcomes
+from raybench.ledger import Ledger
+from raybench.outcome import Failure
+from raybench.plan import Leg, Plan, Trial
+
+ACTOR_NAMESPACE = "raybench"
+
+
+class Recorder:
+    """The state of a running sweep: which legs have an outcome, which one runs. A Ray actor in a sweep."""
+
+    def __init__(self, plan_json: str, folder: str, space_yaml: str, tracking_uri: str, artifact_root: str) -> None:
+        self.plan = Plan.model_validate_json(plan_json)
+        self.ledger = Ledger(Path(folder))
+        self.space_yaml = space_yaml
+        self.legs: dict[str, tuple[Trial, Leg]] = {leg.leg_id: (trial, leg) for trial, leg in self.plan.legs()}
+        self.trials = {trial.trial_id: trial for trial in self.plan.trials}
+        self.done = self.ledger.leg_ids()
+        self.running: dict[str, tuple[str, float]] = {}  # process group -> its leg and when that began
+        self.events: list[dict[str, Any]] = []
+        self.unlogged: dict[str, list[dict[str, Any]]] = {}  # trial -> rows that MLflow does not have
+        self.mlflow = MlflowThread(tracking_uri, artifact_root, self.plan.space, self.plan.sweep)
+        self.mlflow.log(self.ledger.rows())
+
+    def trial(self, trial_id: str) -> str:
+        """The trial as JSON."""
+        return self.trials[trial_id].model_dump_json()
+
+    def remaining(self, trial_id: str) -> list[str]:
+        """The trial's legs that have no outcome yet, in their order."""
+        return [leg.leg_id for leg in self.trials[trial_id].legs if leg.leg_id not in self.done]
+
+    def begin(self, process_group: str, leg_id: str) -> None:
+        """A process group is about to run this leg."""
+        self.running[process_group] = (leg_id, time.time())
+
+    def unfinished(self, process_group: str) -> tuple[str, float] | None:
+        """The leg that a process group had begun and not ended, and the seconds since it began."""
+        if process_group not in self.running:
+            return None
+        leg_id, begun = self.running.pop(process_group)
+        return None if leg_id in self.done else (leg_id, time.time() - begun)
+
+    def record(self, process_group: str, leg_id: str, values: dict[str, Any]) -> None:
+        """Write a leg's outcome; durable when this returns. A leg that has one keeps its first."""
+        self.running.pop(process_group, None)
+        if leg_id in self.done:
+            return
+        outcome = replace(outcomes.from_dict(values), process_group=process_group)
+        trial, leg = self.legs[leg_id]
+        if not self.done:
+            self.ledger.write_space(self.space_yaml)
+        row = self.ledger.add(self.plan.sweep, self.plan.space, trial, leg, outcome)
+        self.done.add(leg_id)
+        self.unlogged.setdefault(trial.trial_id, []).append(row)
+        self.events.append(_event(trial, leg, outcome))
+
+    def trial_ended(self, trial_id: str) -> None:
+        """A trial's processes have ended: now MLflow may be written."""
+        self.mlflow.log(self.unlogged.pop(trial_id, []))
+
+    def news(self, since: int) -> tuple[list[dict[str, Any]], list[str]]:
+        """What happened since event number `since`, and the arms and settings that run now."""
+        running = [f"{self.legs[leg][0].label}: {self.legs[leg][1].arm_name}" for leg, _ in self.running.values()]
+        return self.events[since:], running
+
+    def finish(self, summary: dict[str, Any], artifacts: dict[str, str]) -> list[str]:
+        """Write what MLflow lacks, and the sweep's summary on its parent run; returns MLflow's errors, if any."""
+        for trial_id in list(self.unlogged):
+            self.trial_ended(trial_id)
+        return self.mlflow.finish(summary, artifacts)
+
+
+def _event(trial: Trial, leg: Leg, outcome: outcomes.Outcome) -> dict[str, Any]:
+    event: dict[str, Any] = {
+        "setting": trial.label, "repeat": trial.repeat, "arm": leg.arm_name, "round": leg.round,
+    }  # fmt: skip
+    if isinstance(outcome, Failure):
+        return {**event, "failure": f"{outcome.kind}: {outcome.message}"}
+    measured = outcome.step_seconds[outcome.warmup_steps :]
+    return {**event, "mean_step_seconds": sum(measured) / len(measured)}
+
+
+class MlflowThread:
+    """Writes rows to MLflow in the background and keeps what went wrong for the end."""
+
+    def __init__(self, tracking_uri: str, artifact_root: str, space: str, sweep: str) -> None:
+        self._arguments = (tracking_uri, artifact_root, space, sweep)
+        self._rows: queue.Queue[list[dict[str, Any]] | None] = queue.Queue()
+        self._errors: list[str] = []
+        self._finish: tuple[dict[str, Any], dict[str, str]] | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True, name="mlflow")
+        self._thread.start()
+
+    def log(self, rows: list[dict[str, Any]]) -> None:
+        """Hand over rows to be written; returns at once."""
+        if rows:
+            self._rows.put(rows)
+
+    def finish(self, summary: dict[str, Any], artifacts: dict[str, str]) -> list[str]:
+        """Write everything, then the parent's summary; returns the errors met."""
+        self._finish = (summary, artifacts)
+        self._rows.put(None)
+        self._thread.join()
+        return self._errors
+
+    def _run(self) -> None:
+        from raybench.tracking import Tracker
+
+        tracker: Tracker | None = None
+        while True:
+            rows = self._rows.get()
+            try:
+                if tracker is None:
+                    tracker = Tracker(*self._arguments)
+                if rows is not None:
+                    tracker.log_rows(rows)
+                elif self._finish is not None:
+                    tracker.finish(*self._finish)
+            except Exception as error:  # MLflow's trouble must not stop a measurement: it is told at the end
+                self._errors.append(f"{type(error).__name__}: {error}")
+            if rows is None:
+                return

@@ -1,0 +1,270 @@
+"""The sweep, from a space to an answer.
+
+    python -m raybench.sweep space=cnns [sweep=NAME] [key=value ...]
+
+The driver: makes the plan, starts the recorder, lets Ray Tune schedule the trials (Tune decides nothing else),
+and at the end hands the ledger to the analysis. The same command again runs what the ledger lacks.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from raybench.analysis import analyse, answer_in_words
+from raybench.analysis.terminal import print_analysis
+from raybench.cli import parse_arguments, run_command
+from raybench.errors import NothingMeasured, UserError
+from raybench.ledger import Ledger
+from raybench.plan import Plan, plan_from_arguments
+from raybench.space import Space
+
+if TYPE_CHECKING:
+    from raybench.cluster import Cluster
+
+USAGE = """
+usage: python -m raybench.sweep space=NAME|PATH [sweep=NAME] [results=FOLDER] [key=value ...]
+
+Train every setting of a space with each of its arms, on Ray, and say what DeepSpeed does for it.
+
+  space=cnns                     search_spaces/cnns.yaml, or the one that ships with raybench
+  space=path/to/mine.yaml        a file of your own
+  sweep=friday                   names the sweep; the same name again resumes it. Without it the name is made
+                                 from the space's content, so that the same command again resumes it too
+  results=mlruns/ledger          the ledger is written to <results>/<space>/<sweep>
+  setting.batch_size=[64,128]    any other key=value overrides that field of the space
+
+Runs on the Ray cluster of RAY_ADDRESS or of this node, else on this machine. MLflow: MLFLOW_TRACKING_URI, else
+its own default. Exit code 0: measured; 1: nothing could be measured; 2: bad input.
+
+examples:
+  python -m raybench.sweep space=quickstart
+  python -m raybench.sweep space=cnns setting.dataset=synthetic setting.workers=2 repeats=3
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for."""
+
+    plan: Plan
+    space: Space
+    folder: Path  # of this sweep's ledger
+    command: str
+
+
+def main(argv: list[str]) -> int:
+    """Run a sweep. Returns 0; raises UserError for bad input and NothingMeasured."""
+    arguments = parse_arguments(argv, usage=USAGE)
+    values = dict(arguments.values)
+    results = Path(values.pop("results", "mlruns/ledger"))
+    plan, space = plan_from_arguments(values)
+    folder = (results / plan.space / plan.sweep).absolute()
+    command = "python -m raybench.sweep " + " ".join(shlex.quote(token) for token in argv)
+    run_sweep(Request(plan, space, folder, command), Console())
+    return 0
+
+
+def run_sweep(request: Request, console: Console) -> None:
+    """Run what the ledger lacks of a plan, then print the answer. Raises UserError and NothingMeasured."""
+    plan = request.plan
+    missing = missing_legs(plan, Ledger(request.folder))
+    total = len(plan.legs())
+    console.print(f"raybench: sweep [bold]{plan.sweep}[/] of space [bold]{plan.space}[/]: {_counts(plan)}")
+    if missing < total:
+        console.print(f"resumed: {total - missing} of {total} legs are in the ledger; {missing} to run")
+    unrun = _run_missing(request, console) if missing else []
+    _finish(request, console, unrun)
+
+
+def _counts(plan: Plan) -> str:
+    settings = len({trial.setting_id for trial in plan.trials})
+    arms = len({leg.arm_name for _, leg in plan.legs()})
+    return f"{settings} settings x {arms} arms, {len(plan.trials)} trials, {len(plan.legs())} legs"
+
+
+def missing_legs(plan: Plan, ledger: Ledger) -> int:
+    """How many of the plan's legs have no outcome in the ledger.
+
+    Raises UserError when the ledger holds one of them measured differently: under another protocol, seed,
+    isolation or arm configuration.
+    """
+    there = {
+        (row["setting_id"], row["repeat"], row["arm"], row["round"]): row["leg_id"]
+        for row in ledger.rows(["setting_id", "repeat", "arm", "round", "leg_id"])
+    }
+    missing = 0
+    for trial, leg in plan.legs():
+        found = there.get((trial.setting_id, trial.repeat, leg.arm_name, leg.round))
+        missing += found is None
+        if found is not None and found != leg.leg_id:
+            raise UserError(
+                f"sweep={plan.sweep}: {ledger.folder} holds {trial.label!r}, arm {leg.arm_name!r}, with another protocol, "
+                f"seed, isolation or arm configuration than this space; give this one another name with sweep=NAME"
+            )
+    return missing
+
+
+def _run_missing(request: Request, console: Console) -> list[str]:
+    """Run the missing legs on Ray. Returns what could not be run, a line a trial."""
+    console.print("starting Ray ...")
+    import ray
+
+    from raybench import cluster as clusters
+
+    cluster = clusters.connect()
+    try:
+        clusters.check_fits(request.plan, cluster)
+        console.print(f"on {cluster.describe()}; logs of all processes: {clusters.log_folder()}", soft_wrap=True)
+        return _run_trials(request, cluster, console)
+    finally:
+        ray.shutdown()
+
+
+def _run_trials(request: Request, cluster: Cluster, console: Console) -> list[str]:
+    """Start the recorder, let Tune run the trials, and tell what happens meanwhile."""
+    import ray
+    from ray import tune
+
+    from raybench.recorder import ACTOR_NAMESPACE, Recorder
+    from raybench.trial import run_trial
+
+    plan = request.plan
+    storage = request.folder.parent / f".ray-{plan.sweep}"
+    on_head = {"node:__internal_head__": 0.0001}
+    name = f"recorder-{plan.space}-{plan.sweep}"
+    recorder = (
+        ray.remote(Recorder)
+        .options(name=name, namespace=ACTOR_NAMESPACE, num_cpus=0, resources=on_head, max_concurrency=1)
+        .remote(plan.model_dump_json(), str(request.folder), space_yaml(request), *_tracking())
+    )
+    ray.get(recorder.remaining.remote(plan.trials[0].trial_id))
+    config = {
+        "trial_id": tune.grid_search([trial.trial_id for trial in plan.trials]),
+        "recorder": name,
+        "cluster": cluster,
+        "storage": str(storage),
+    }
+    tuner = tune.Tuner(
+        tune.with_resources(run_trial, tune.PlacementGroupFactory([on_head])),
+        param_space=config,
+        tune_config=tune.TuneConfig(max_concurrent_trials=cluster.slots or 1, num_samples=1),
+        run_config=tune.RunConfig(name="tune", storage_path=str(storage), verbose=0),
+    )
+    stop = threading.Event()
+    teller = threading.Thread(target=_tell, args=(recorder, stop, console, len(plan.legs())), daemon=True)
+    teller.start()
+    try:
+        results = tuner.fit()
+    finally:
+        stop.set()
+        teller.join()
+        shutil.rmtree(storage, ignore_errors=True)
+    labels = {trial.trial_id: f"{trial.label}, repeat {trial.repeat}" for trial in plan.trials}
+    unrun = [f"{labels[r.config['trial_id']]}: {_reason(r.error)}" for r in results if r.error is not None]
+    _write_mlflow(request, recorder, console)
+    return unrun
+
+
+def space_yaml(request: Request) -> str:
+    """The resolved space as a file that `space=` takes, with the command that asked for it."""
+    head = f"# Written by raybench; the space as it was run, overrides merged in.\n# command: {request.command}\n"
+    return head + yaml.safe_dump(request.space.model_dump(mode="json"), sort_keys=False)
+
+
+def _tracking() -> tuple[str, str]:
+    """MLflow's address and where a local store keeps its artifacts."""
+    from raybench.tracking import default_tracking_uri
+
+    return default_tracking_uri(), str(Path("mlruns/artifacts").absolute())
+
+
+def _tell(recorder: Any, stop: threading.Event, console: Console, total: int) -> None:
+    """Print a line for each leg as it ends, until told to stop."""
+    import ray
+
+    told = 0
+    last = False
+    while not last:
+        last = stop.wait(1.0)
+        try:
+            events, _ = ray.get(recorder.news.remote(told), timeout=30)
+        except ray.exceptions.RayError:
+            return  # the recorder is gone; what matters is said by whoever waits for it
+        for event in events:
+            told += 1
+            what = f"{event['setting']} | {event['arm']} | repeat {event['repeat']} round {event['round']}"
+            if "failure" in event:
+                console.print(f"  {told:>4} {what}: [red]failed[/]: {escape(event['failure'])}", soft_wrap=True)
+            else:
+                console.print(f"  {told:>4} {what}: {1e3 * event['mean_step_seconds']:.2f} ms a step", soft_wrap=True)
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else type(error).__name__
+
+
+def _write_mlflow(request: Request, recorder: Any, console: Console) -> None:
+    """Bring MLflow up to date, speedups included; its errors are told, and end nothing."""
+    import ray
+
+    summary, artifacts = mlflow_summary(request.folder)
+    errors = ray.get(recorder.finish.remote(summary, artifacts))
+    for error in dict.fromkeys(errors):
+        console.print(f"[yellow]MLflow lacks something of this sweep[/]: {escape(error)}", soft_wrap=True)
+    if errors:
+        console.print(f"when it is back: python -m raybench.sync {request.folder}", soft_wrap=True)
+
+
+def mlflow_summary(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a sweep's parent run carries: speedups as metrics, the answer in words, the analysis and the space."""
+    if not Ledger(folder).leg_ids():
+        return {"metrics": {}, "note": "no leg has an outcome"}, {}
+    analysis = analyse([folder])
+    report = analysis.to_json()
+    metrics = {
+        f"speedup/{c['arm']}/{c['setting']}": c["speedup"] for c in report["comparisons"] if c["speedup"] is not None
+    }
+    metrics |= {
+        f"speedup_geometric_mean/{a['arm']}": a["geometric_mean"]
+        for a in report["arms"]
+        if a["geometric_mean"] is not None
+    }
+    note = answer_in_words(analysis)
+    artifacts = {"analysis.json": json.dumps(report, indent=1), "answer.md": note + "\n"}
+    if (folder / "space.yaml").exists():
+        artifacts["space.yaml"] = (folder / "space.yaml").read_text(encoding="utf-8")
+    return {"metrics": metrics, "note": note}, artifacts
+
+
+def _finish(request: Request, console: Console, unrun: list[str]) -> None:
+    """The end of a sweep in the terminal. Raises NothingMeasured where no leg was."""
+    ledger = Ledger(request.folder)
+    rows = ledger.rows(["leg_id", "status"])
+    for line in unrun:
+        console.print(f"[red]not run[/]: {escape(line)}", soft_wrap=True)
+    if unrun:
+        console.print("the same command again runs what is missing", soft_wrap=True)
+    if rows:
+        console.print()
+        print_analysis(analyse([request.folder]), console)
+        console.print(f"ledger: {request.folder}", soft_wrap=True)
+        console.print(f"again:  python -m raybench.analysis {shlex.quote(str(request.folder))}", soft_wrap=True)
+    if not any(row["status"] == "ok" for row in rows):
+        raise NothingMeasured(f"nothing could be measured: {len(rows)} legs failed, {len(unrun)} trials could not run")
+
+
+if __name__ == "__main__":
+    from raybench.sweep import main as _main
+
+    run_command(_main)
