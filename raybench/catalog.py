@@ -36,14 +36,20 @@ OWN_MODELS = ("lenet",)
 
 _REGISTERED = re.compile(r"^@register_model(?:\((?P<arguments>[^)]*)\))?\s*\n(?:@.*\n)*def (?P<name>\w+)", re.MULTILINE)
 # Source modules of the families that are not plain CNNs.
-_FAMILY_SOURCES = {
-    "vit": frozenset(
-        ["vision_transformer", "vision_transformer_relpos", "vision_transformer_sam", "deit", "deepseek_vit", "gemma4_vit", "qwen3_vit", "naflexvit", "swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr", "beit", "cait", "eva", "xcit", "pvt_v2", "twins", "volo", "mvitv2", "nest", "tnt", "davit", "hiera", "hieradet_sam2", "crossvit", "maxvit"]
-    ),
-    "hybrid": frozenset(
-        ["vision_transformer_hybrid", "coat", "convit", "levit", "mobilevit", "maxxvit", "efficientformer", "efficientformer_v2", "edgenext", "fastvit", "nextvit", "pit", "visformer", "repvit", "tiny_vit", "swiftformer", "shvit", "efficientvit_mit", "efficientvit_msra", "gcvit", "byoanet", "vitamin", "iformer", "metaformer", "efficientvim", "lowformer"]
-    ),
-    "mlp": frozenset({"mlp_mixer"}),
+_VIT_SOURCES = """
+    vision_transformer vision_transformer_relpos vision_transformer_sam deit deepseek_vit gemma4_vit qwen3_vit
+    naflexvit swin_transformer swin_transformer_v2 swin_transformer_v2_cr beit cait eva xcit pvt_v2 twins volo
+    mvitv2 nest tnt davit hiera hieradet_sam2 crossvit maxvit
+"""
+_HYBRID_SOURCES = """
+    vision_transformer_hybrid coat convit levit mobilevit maxxvit efficientformer efficientformer_v2 edgenext
+    fastvit nextvit pit visformer repvit tiny_vit swiftformer shvit efficientvit_mit efficientvit_msra gcvit
+    byoanet vitamin iformer metaformer efficientvim lowformer
+"""
+_FAMILY_OF_SOURCE = {
+    **dict.fromkeys(_VIT_SOURCES.split(), "vit"),
+    **dict.fromkeys(_HYBRID_SOURCES.split(), "hybrid"),
+    "mlp_mixer": "mlp",
 }
 
 
@@ -82,4 +88,4 @@ def family(model: str) -> str:
     if name in OWN_MODELS:
         return "lenet"
     source = timm_models().get(name) or torchvision_models().get(name) or name
-    return next((label for label, sources in _FAMILY_SOURCES.items() if source in sources), "cnn")
+    return _FAMILY_OF_SOURCE.get(source, "cnn")

@@ -213,7 +213,7 @@ def plan_from_arguments(values: dict[str, str]) -> tuple[Plan, Space]:
 
 
 def check_name(key: str, name: str) -> None:
-    """Raise UserError unless `name` can be a folder's name: letters, digits, `.`, `_`, `-`, not beginning with a dot."""
+    """Raise UserError unless `name` can be a folder's name: letters, digits, `.`, `_`, `-`."""
     allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
     if not name or len(name) > 80 or name[0] in ".-" or any(letter not in allowed for letter in name):
         raise UserError(

@@ -72,6 +72,7 @@ def what_it_detects(space: Space) -> str:
     width = half_width(space.repeats, space.question.alpha)
     level = 1 - space.question.alpha
     return (
-        f"with {space.repeats} trials a {level:.0%} interval is about +-{width:.1%} wide where a trial's log ratio scatters by "
-        f"{ASSUMED_SD:.1%} (an assumption: this machine's scatter is not measured); the margin is {space.question.margin:.0%}"
+        f"with {space.repeats} trials a {level:.0%} interval reaches about {width:.1%} to each side where a trial's "
+        f"log ratio scatters by {ASSUMED_SD:.1%} (an assumption: this machine's scatter is not measured); the margin is "
+        f"{space.question.margin:.0%}"
     )

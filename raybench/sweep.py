@@ -108,8 +108,8 @@ def missing_legs(plan: Plan, ledger: Ledger) -> int:
         missing += found is None
         if found is not None and found != leg.leg_id:
             raise UserError(
-                f"sweep={plan.sweep}: {ledger.folder} holds {trial.label!r}, arm {leg.arm_name!r}, with another protocol, "
-                f"seed, isolation or arm configuration than this space; give this one another name with sweep=NAME"
+                f"sweep={plan.sweep}: {ledger.folder} holds {trial.label!r}, arm {leg.arm_name!r}, with another "
+                f"protocol, seed, isolation or arm configuration than this space; name this one anew with sweep=NAME"
             )
     return missing
 

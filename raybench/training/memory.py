@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 from pathlib import Path
@@ -42,7 +43,5 @@ def release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    try:
+    with contextlib.suppress(AttributeError, OSError):  # another C library: its freed pages stay with the process
         ctypes.CDLL(None).malloc_trim(0)  # glibc: hand freed pages back
-    except (AttributeError, OSError):
-        pass  # another C library: its freed pages stay with the process
