@@ -103,13 +103,12 @@ def build_plan(name: str, space: Space, sweep: str = "") -> Plan:
 
 
 def _build_trial(space: Space, setting: Setting, label: str, repeat: int) -> Trial:
-    content = setting.model_dump(mode="json", exclude_defaults=True)
-    setting_id = content_hash(content)
+    setting_id = content_hash(setting.model_dump(mode="json", exclude_defaults=True))
     protocol = space.protocol.model_dump(mode="json", exclude_defaults=True)
     trial_id = content_hash(setting_id, repeat, space.seed, protocol, space.isolation)
     order = leg_order(list(space.arms), space.protocol.rounds, space.seed, setting_id, repeat)
     legs = tuple(
-        _build_leg(space, content, trial_id, name, round_, position) for position, (name, round_) in enumerate(order)
+        _build_leg(space, setting, trial_id, name, round_, position) for position, (name, round_) in enumerate(order)
     )
     return Trial(
         trial_id=trial_id,
@@ -127,14 +126,14 @@ def _build_trial(space: Space, setting: Setting, label: str, repeat: int) -> Tri
     )
 
 
-def _build_leg(space: Space, setting: dict[str, Any], trial_id: str, name: str, round_: int, position: int) -> Leg:
+def _build_leg(space: Space, setting: Setting, trial_id: str, name: str, round_: int, position: int) -> Leg:
     arm = space.arms[name]
     return Leg(
         leg_id=content_hash(trial_id, name, arm.model_dump(mode="json", exclude_defaults=True), round_),
         arm_name=name,
         arm=arm,
         is_baseline=name == space.baseline,
-        setting=Setting.model_validate({**setting, **arm.setting}),
+        setting=Setting.model_validate({**setting.model_dump(mode="json"), **arm.setting}),
         round=round_,
         position=position,
     )
