@@ -12,6 +12,12 @@ from raybench.analysis.results import Analysis, ArmSummary, Comparison, FailureC
 from raybench.analysis.words import answer_in_words
 
 __all__ = [
-    "Analysis", "ArmSummary", "Comparison", "FailureCause", "GroupSummary", "Sensitivity", "analyse",
+    "Analysis",
+    "ArmSummary",
+    "Comparison",
+    "FailureCause",
+    "GroupSummary",
+    "Sensitivity",
+    "analyse",
     "answer_in_words",
 ]

@@ -37,9 +37,7 @@ FORMATS = ("json", "csv", "markdown", "latex")
 
 def main(argv: list[str]) -> int:
     """Run the command; 0 when done. Raises UserError for bad input."""
-    arguments = parse_arguments(
-        argv, usage=USAGE, flags=[*FORMATS, "pool-hardware"], positionals=(1, 1_000_000)
-    )
+    arguments = parse_arguments(argv, usage=USAGE, flags=[*FORMATS, "pool-hardware"], positionals=(1, 1_000_000))
     for key in arguments.values:
         if key not in KEYS:
             raise UserError(f"unknown key {key}=; {suggest(key, KEYS)}")
@@ -51,17 +49,20 @@ def main(argv: list[str]) -> int:
 
     analysis = analyse(
         [Path(path) for path in arguments.positionals],
-        margin=_number(arguments, "margin"), alpha=_number(arguments, "alpha"),
-        baseline=arguments.values.get("baseline"), metric=arguments.values.get("metric", "step_seconds"),
-        by=arguments.values.get("by"), pool_hardware="pool-hardware" in arguments.flags,
+        margin=_number(arguments, "margin"),
+        alpha=_number(arguments, "alpha"),
+        baseline=arguments.values.get("baseline"),
+        metric=arguments.values.get("metric", "step_seconds"),
+        by=arguments.values.get("by"),
+        pool_hardware="pool-hardware" in arguments.flags,
     )
     if "json" in formats:
         json.dump(analysis.to_json(), sys.stdout, allow_nan=False, indent=1)
         print()
     elif formats:
-        from raybench.analysis import tables
+        from raybench.analysis.tables import WRITERS
 
-        sys.stdout.write(tables.FORMATS[formats[0]](analysis))
+        sys.stdout.write(WRITERS[formats[0]](analysis))
     else:
         from rich.console import Console
 

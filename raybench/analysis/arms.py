@@ -22,8 +22,14 @@ from raybench.analysis.results import ArmSummary, Comparison, GroupSummary, numb
 
 # What `by=` may group by: attributes of a comparison that a setting has.
 TALLIES = {
-    "helps": "helps", "no effect": "no_effect", "hurts": "hurts", "undecided": "undecided", "unlocks": "unlocks",
-    "blocked": "blocked", "both failed": "both_failed", "not comparable": "not_comparable",
+    "helps": "helps",
+    "no effect": "no_effect",
+    "hurts": "hurts",
+    "undecided": "undecided",
+    "unlocks": "unlocks",
+    "blocked": "blocked",
+    "both failed": "both_failed",
+    "not comparable": "not_comparable",
 }
 GROUPINGS = ("family", "dataset", "precision", "model", "global_batch", "workers", "hardware")
 
@@ -60,12 +66,23 @@ def summarize_arm(comparisons: Sequence[Comparison], alpha: float) -> ArmSummary
     quartiles = np.quantile(logs, [0.25, 0.5, 0.75]) if k else np.full(3, np.nan)
     tally = Counter(c.verdict for c in comparisons)
     return ArmSummary(
-        arm=comparisons[0].arm, hardware=comparisons[0].hardware, n_settings=len(comparisons), n_compared=k,
-        geometric_mean=ratio(mean), ci_low=ratio(float(low)), ci_high=ratio(float(high)),
-        prediction_low=ratio(mean - reach), prediction_high=ratio(mean + reach),
-        fixed_low=ratio(fixed_low), fixed_high=ratio(fixed_high),
-        quartile_low=ratio(quartiles[0]), median=ratio(quartiles[1]), quartile_high=ratio(quartiles[2]),
-        tau=number(tau), i_squared=number(i_squared), **{field: tally[verdict] for verdict, field in TALLIES.items()},
+        arm=comparisons[0].arm,
+        hardware=comparisons[0].hardware,
+        n_settings=len(comparisons),
+        n_compared=k,
+        geometric_mean=ratio(mean),
+        ci_low=ratio(float(low)),
+        ci_high=ratio(float(high)),
+        prediction_low=ratio(mean - reach),
+        prediction_high=ratio(mean + reach),
+        fixed_low=ratio(fixed_low),
+        fixed_high=ratio(fixed_high),
+        quartile_low=ratio(quartiles[0]),
+        median=ratio(quartiles[1]),
+        quartile_high=ratio(quartiles[2]),
+        tau=number(tau),
+        i_squared=number(i_squared),
+        **{field: tally[verdict] for verdict, field in TALLIES.items()},
     )
 
 

@@ -28,7 +28,15 @@ def collect(pairs: Pairs, margin: float, alpha: float) -> list[list[str]]:
     """The caveats of each of the k comparisons, in a fixed order. `margin` is on the log scale."""
     caveats: list[list[str]] = [[] for _ in pairs.counts]
     finders: tuple[Callable[[Pairs], Iterator[Caveat]], ...] = (
-        _few_trials, _failures, _absent_trials, _lonely_rounds, _batches, _cut_trials, _fleet, _sweeps, _not_steady,
+        _few_trials,
+        _failures,
+        _absent_trials,
+        _lonely_rounds,
+        _batches,
+        _cut_trials,
+        _fleet,
+        _sweeps,
+        _not_steady,
         _input_bound,
     )
     for finder in finders:
@@ -52,9 +60,9 @@ def _few_trials(pairs: Pairs) -> Iterator[Caveat]:
 def _failures(pairs: Pairs) -> Iterator[Caveat]:
     arm = pairs.legs.text["arm"]
     for k in np.flatnonzero((pairs.arm.failed > 0) | (pairs.base.failed > 0)):
+        rest = f"; the speedup rests on the {_trials(pairs.counts[k])} in which both ran" if pairs.counts[k] else ""
         for name, side in ((arm[pairs.example[k]], pairs.arm), (pairs.baseline, pairs.base)):
             if side.failed[k]:
-                rest = f"; the speedup rests on the {_trials(pairs.counts[k])} in which both ran" * bool(pairs.counts[k])
                 yield int(k), f"{side.failed[k]} of {side.failed[k] + side.ok[k]} legs of {name} failed{rest}"
 
 
@@ -99,9 +107,12 @@ def _cut_trials(pairs: Pairs) -> Iterator[Caveat]:
     across = np.bincount(owner[apart & known], minlength=len(pairs.counts))
     rounds = np.bincount(owner, minlength=len(pairs.counts))
     for k in np.flatnonzero((across > 0) & (across < rounds)):
-        yield int(k), (
-            f"{across[k]} of {rounds[k]} rounds pair legs of different processes (a trial that was cut and resumed), "
-            "which scatter more"
+        yield (
+            int(k),
+            (
+                f"{across[k]} of {rounds[k]} rounds pair legs of different processes (a trial that was cut and resumed), "
+                "which scatter more"
+            ),
         )
 
 
@@ -209,15 +220,19 @@ def _order_effect(pairs: Pairs, margin: float, alpha: float) -> Iterator[Caveat]
     told = np.isfinite(rounds)
     trials = len(pairs.differences)
     gaps = mean_by(pairs.round_trial[first & told], rounds[first & told], trials) - mean_by(
-        pairs.round_trial[~first & told], rounds[~first & told], trials)
+        pairs.round_trial[~first & told], rounds[~first & told], trials
+    )
     both = np.isfinite(gaps)
     size = len(pairs.counts)
     mean, deviation = group_moments(gaps[both], pairs.comparison[both], size)
     p = holm(p_against(np.bincount(pairs.comparison[both], minlength=size), mean, deviation))
     for k in np.flatnonzero((p < alpha) & (np.abs(mean) > margin)):
-        yield int(k), (
-            f"order matters: the ratio is {np.expm1(abs(mean[k])):.1%} {'higher' if mean[k] > 0 else 'lower'} where "
-            f"{pairs.legs.text['arm'][pairs.example[k]]} runs first (drift or carry-over; the order is balanced)"
+        yield (
+            int(k),
+            (
+                f"order matters: the ratio is {np.expm1(abs(mean[k])):.1%} {'higher' if mean[k] > 0 else 'lower'} where "
+                f"{pairs.legs.text['arm'][pairs.example[k]]} runs first (drift or carry-over; the order is balanced)"
+            ),
         )
 
 

@@ -80,7 +80,9 @@ def _facts(pairs: Pairs) -> list[tuple[int, str, Any, Any]]:
         leg = pairs.arm_leg[row]
         verdicts.append(
             facts.differences(
-                parsed[int(arm[row])], parsed[int(base[row])], declared(legs.text["differs"][leg]),
+                parsed[int(arm[row])],
+                parsed[int(base[row])],
+                declared(legs.text["differs"][leg]),
                 legs.text["precision"][leg],
             )
         )

@@ -31,8 +31,14 @@ from raybench.errors import UserError
 
 
 def analyse(
-    paths: Sequence[Path], *, margin: float | None = None, alpha: float | None = None, baseline: str | None = None,
-    metric: str = "step_seconds", by: str | None = None, pool_hardware: bool = False,
+    paths: Sequence[Path],
+    *,
+    margin: float | None = None,
+    alpha: float | None = None,
+    baseline: str | None = None,
+    metric: str = "step_seconds",
+    by: str | None = None,
+    pool_hardware: bool = False,
 ) -> Analysis:
     """Everything the ledgers at `paths` (folders or files) support, as one record.
 
@@ -46,18 +52,27 @@ def analyse(
         raise UserError(f"by={by}: {suggest(by, GROUPINGS)}")
     chosen = find_metric(metric)
     legs = read_legs(paths)
-    if pool_hardware:
-        legs = replace(legs, hardware=Coded(np.zeros(len(legs), dtype=np.int64), ("",)))
     baseline = find_baseline(legs, baseline, paths)
-    pairs = pair_trials(legs, chosen.cost(legs), baseline)
+    pairs = pair_trials(legs, chosen.cost(legs), baseline, pool_hardware=pool_hardware)
     comparisons = _in_reading_order(build_comparisons(pairs, chosen, float(np.log1p(margin)), alpha))
+    if pool_hardware:
+        comparisons = tuple(replace(c, hardware="") for c in comparisons)
     return Analysis(
-        margin=margin, alpha=alpha, baseline=baseline, metric=metric, comparisons=comparisons,
+        margin=margin,
+        alpha=alpha,
+        baseline=baseline,
+        metric=metric,
+        comparisons=comparisons,
         arms=summarize_arms(comparisons, alpha),
         groups=summarize_groups(comparisons, by, alpha) if by else (),
-        caveats=_overall_caveats(legs, comparisons), ledgers=tuple(str(path) for path in paths),
-        sweeps=_present(legs.text["sweep"]), hardware=tuple(name for name in _present(legs.hardware) if name),
-        versions=_versions(legs), num_legs=len(legs), num_failed_legs=int(np.count_nonzero(~legs.ok)), pairs=pairs,
+        caveats=_overall_caveats(legs, comparisons),
+        ledgers=tuple(str(path) for path in paths),
+        sweeps=_present(legs.text["sweep"]),
+        hardware=tuple(name for name in _present(legs.hardware) if name),
+        versions=_versions(legs),
+        num_legs=len(legs),
+        num_failed_legs=int(np.count_nonzero(~legs.ok)),
+        pairs=pairs,
     )
 
 
@@ -79,39 +94,65 @@ def build_comparisons(pairs: Pairs, metric: Metric, margin: float, alpha: float)
     accuracy = _difference(pairs, pairs.legs.number["accuracy"])
     base_seconds, arm_seconds = (np.exp(pairs.moments(log)[0]) for log in (pairs.log_base, pairs.log_arm))
     speedup, low, high, verdict_low, verdict_high = (
-        np.exp(x) for x in (mean, found.low, found.high, found.verdict_low, found.verdict_high))
+        np.exp(x) for x in (mean, found.low, found.high, found.verdict_low, found.verdict_high)
+    )
 
     comparisons = []
     legs = pairs.legs
     for k, leg in enumerate(pairs.example):
         differs = declared(legs.text["differs"][leg])
         more = list(sensitivity[k])
-        comparisons.append(Comparison(
-            **{name: legs.text[name][leg] for name in (
-                "setting_id", "setting", "model", "family", "dataset", "precision", "arm")},
-            global_batch=_integer(legs.number["global_batch"][leg]), workers=_integer(legs.number["workers"][leg]),
-            hardware=legs.hardware[leg], n_trials=int(pairs.counts[k]), speedup=number(speedup[k]),
-            ci_low=number(low[k]), ci_high=number(high[k]), p_value=number(found.p_value[k]),
-            p_adjusted=number(found.p_adjusted[k]), sign_flip_p=number(flips[k]), verdict=verdicts[k],
-            verdict_low=number(verdict_low[k]), verdict_high=number(verdict_high[k]),
-            verdict_confidence=number(found.verdict_confidence[k]) if pairs.counts[k] >= 2 else None,
-            trials_needed=int(needed[k]) if verdicts[k] == UNDECIDED and needed[k] else None,
-            deviation=number(deviation[k]), baseline_seconds=number(base_seconds[k]),
-            arm_seconds=number(arm_seconds[k]), seconds_per="sample" if pairs.per_sample[k] else metric.per,
-            failures=sum(cause.num_legs for cause in causes[k]), failure_causes=causes[k],
-            memory_ratio=number(memory[k]), memory_of=memory_of[k], baseline_memory_bytes=number(base_memory[k]),
-            arm_memory_bytes=number(arm_memory[k]), accuracy_difference=number(accuracy[k]), differs=differs,
-            sensitivity=tuple(more),
-            caveats=(
-                *unequal.get(k, ()),
-                *([f"arms also differ in {', '.join(differs)}, as the space declares"] if differs else ()),
-                *(["no facts are stated, so nothing shows that the arms ran the same experiment"]
-                  if silent[k] and pairs.counts[k] else ()),
-                *caveats[k],
-                *(f"with the {other.kind} the verdict would be {other.verdict!r}" for other in more
-                  if other.verdict != verdicts[k] and same[k]),
-            ),
-        ))
+        comparisons.append(
+            Comparison(
+                **{
+                    name: legs.text[name][leg]
+                    for name in ("setting_id", "setting", "model", "family", "dataset", "precision", "arm")
+                },
+                global_batch=_integer(legs.number["global_batch"][leg]),
+                workers=_integer(legs.number["workers"][leg]),
+                hardware=legs.hardware[leg],
+                n_trials=int(pairs.counts[k]),
+                speedup=number(speedup[k]),
+                ci_low=number(low[k]),
+                ci_high=number(high[k]),
+                p_value=number(found.p_value[k]),
+                p_adjusted=number(found.p_adjusted[k]),
+                sign_flip_p=number(flips[k]),
+                verdict=verdicts[k],
+                verdict_low=number(verdict_low[k]),
+                verdict_high=number(verdict_high[k]),
+                verdict_confidence=number(found.verdict_confidence[k]) if pairs.counts[k] >= 2 else None,
+                trials_needed=int(needed[k]) if verdicts[k] == UNDECIDED and needed[k] else None,
+                deviation=number(deviation[k]),
+                baseline_seconds=number(base_seconds[k]),
+                arm_seconds=number(arm_seconds[k]),
+                seconds_per="sample" if pairs.per_sample[k] else metric.per,
+                failures=sum(cause.num_legs for cause in causes[k]),
+                failure_causes=causes[k],
+                memory_ratio=number(memory[k]),
+                memory_of=memory_of[k],
+                baseline_memory_bytes=number(base_memory[k]),
+                arm_memory_bytes=number(arm_memory[k]),
+                accuracy_difference=number(accuracy[k]),
+                differs=differs,
+                sensitivity=tuple(more),
+                caveats=(
+                    *unequal.get(k, ()),
+                    *([f"arms also differ in {', '.join(differs)}, as the space declares"] if differs else ()),
+                    *(
+                        ["no facts are stated, so nothing shows that the arms ran the same experiment"]
+                        if silent[k] and pairs.counts[k]
+                        else ()
+                    ),
+                    *caveats[k],
+                    *(
+                        f"with the {other.kind} the verdict would be {other.verdict!r}"
+                        for other in more
+                        if other.verdict != verdicts[k] and same[k]
+                    ),
+                ),
+            )
+        )
     return comparisons
 
 
@@ -150,11 +191,13 @@ def _sensitivity(
         there = np.isfinite(trials)
         owners = pairs.comparison[there]
         counts = np.bincount(owners, minlength=len(pairs.counts))
-        mean, deviation = replace(
-            pairs, comparison=owners, differences=trials[there]).moments()
+        mean, deviation = replace(pairs, comparison=owners, differences=trials[there]).moments()
         found = judge(counts, mean, deviation, margin=margin, alpha=alpha, claims=same)
-        changed = np.ones(len(counts), dtype=bool) if keep is everything else (
-            np.bincount(owner[~keep], minlength=len(counts)) > 0)
+        changed = (
+            np.ones(len(counts), dtype=bool)
+            if keep is everything
+            else (np.bincount(owner[~keep], minlength=len(counts)) > 0)
+        )
         for k in np.flatnonzero((pairs.counts > 0) & changed):
             results[k].append(Sensitivity(kind, number(np.exp(mean[k])), str(found.verdict[k])))
     return results
@@ -175,8 +218,7 @@ def _memory(pairs: Pairs) -> tuple[list[str | None], Floats, Floats, Floats]:
         log = np.log(np.where(peak > 0, peak, np.nan))
         arm, base = (pairs.moments(pairs.by_trial(log[leg]))[0] for leg in (pairs.arm_leg, pairs.base_leg))
         there = np.isfinite(arm - base)
-        ratio[there], base_bytes[there], arm_bytes[there] = (
-            np.exp(x[there]) for x in (arm - base, base, arm))
+        ratio[there], base_bytes[there], arm_bytes[there] = (np.exp(x[there]) for x in (arm - base, base, arm))
         kinds = [kind if there[k] else old for k, old in enumerate(kinds)]
     return kinds, ratio, base_bytes, arm_bytes
 
@@ -215,8 +257,8 @@ def _in_reading_order(comparisons: list[Comparison]) -> tuple[Comparison, ...]:
 
 def _overall_caveats(legs: Legs, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
     found = []
-    if len(_present(legs.hardware)) > 1:
-        found.append("legs of different hardware are kept apart; pool_hardware takes them together")
+    if len({c.hardware for c in comparisons}) > 1:
+        found.append("legs of different hardware are kept apart; --pool-hardware takes them together")
     if not comparisons:
         found.append("the ledger holds legs of the baseline alone, so there is nothing to compare")
     elif not any(c.n_trials for c in comparisons):

@@ -11,8 +11,23 @@ from typing import Any, Final
 
 # Where an environment says what the machine is; raybench's own name is the first.
 _PLACES: Final = (
-    "hardware", "accelerator", "accelerators", "gpu", "gpus", "gpu_name", "gpu_names", "gpu_count", "num_gpus",
-    "device", "device_name", "cpu", "cpu_model", "cpu_cores", "cpu_count", "cpus", "cores",
+    "hardware",
+    "accelerator",
+    "accelerators",
+    "gpu",
+    "gpus",
+    "gpu_name",
+    "gpu_names",
+    "gpu_count",
+    "num_gpus",
+    "device",
+    "device_name",
+    "cpu",
+    "cpu_model",
+    "cpu_cores",
+    "cpu_count",
+    "cpus",
+    "cores",
 )
 # Within them: what tells one machine from its twin.
 _IDENTITIES: Final = ("uuid", "serial", "bus", "node", "host", "driver", "index", "temperature", "clock")
@@ -53,7 +68,22 @@ def versions_of(environment: Mapping[str, Any]) -> dict[str, str]:
 
 
 _LIBRARIES: Final = (
-    "torch", "deepspeed", "ray", "python", "cuda", "cudnn", "driver", "nccl", "torchvision", "timm", "raybench",
-    "git_commit", "torch_version", "deepspeed_version", "ray_version", "python_version", "cuda_version",
+    "torch",
+    "deepspeed",
+    "ray",
+    "python",
+    "cuda",
+    "cudnn",
+    "driver",
+    "nccl",
+    "torchvision",
+    "timm",
+    "raybench",
+    "git_commit",
+    "torch_version",
+    "deepspeed_version",
+    "ray_version",
+    "python_version",
+    "cuda_version",
     "driver_version",
 )

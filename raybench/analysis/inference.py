@@ -114,7 +114,7 @@ def holm_levels(p_values: ArrayLike, alpha: float) -> Floats:
         steps = alpha / np.arange(len(order), 0, -1)
         kept = np.flatnonzero(p[order] >= steps)
         if len(kept):
-            steps[kept[0]:] = steps[kept[0]]
+            steps[kept[0] :] = steps[kept[0]]
         levels[order] = steps
     return levels
 
@@ -135,7 +135,12 @@ class Judgement:
 
 
 def judge(
-    count: ArrayLike, mean: ArrayLike, deviation: ArrayLike, *, margin: float, alpha: float,
+    count: ArrayLike,
+    mean: ArrayLike,
+    deviation: ArrayLike,
+    *,
+    margin: float,
+    alpha: float,
     claims: NDArray[np.bool_] | None = None,
 ) -> Judgement:
     """Intervals, p values and verdicts of k comparisons; `margin` is on the log scale.
@@ -167,7 +172,7 @@ def sign_flip_p(differences: Floats) -> float | None:
     n = len(differences)
     if not 0 < n <= 30:
         return None
-    left, right = _signed_sums(differences[: n // 2]), np.sort(_signed_sums(differences[n // 2:]))
+    left, right = _signed_sums(differences[: n // 2]), np.sort(_signed_sums(differences[n // 2 :]))
     total = abs(float(differences.sum()))
     bar = total - 1e-12 * (float(np.abs(differences).sum()) + 1e-300)
     if bar <= 0:
@@ -194,7 +199,7 @@ def sign_flip_ps(differences: Floats, starts: Integers, counts: Integers) -> Flo
     for n in np.unique(counts[(counts > 0) & (counts <= 30)]):
         rows = np.flatnonzero(counts == n)
         if n > 11:
-            result[rows] = [sign_flip_p(differences[starts[i]: starts[i] + n]) for i in rows]
+            result[rows] = [sign_flip_p(differences[starts[i] : starts[i] + n]) for i in rows]
             continue
         signs = 1 - 2 * ((np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1)  # the last sign is fixed: symmetry
         for block in np.array_split(rows, 1 + len(rows) * len(signs) // 2_000_000):

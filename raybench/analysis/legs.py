@@ -26,14 +26,47 @@ from raybench.analysis.steps import BadLeg, StepStatistics, summarize
 from raybench.errors import UserError
 
 TEXTS: Final = (
-    "sweep", "space", "setting_id", "trial_id", "leg_id", "setting", "model", "family", "dataset", "precision",
-    "arm", "engine", "status", "failure_kind", "failure_message", "facts", "environment", "protocol", "process_group",
-    "differs", "arm_config",
+    "sweep",
+    "space",
+    "setting_id",
+    "trial_id",
+    "leg_id",
+    "setting",
+    "model",
+    "family",
+    "dataset",
+    "precision",
+    "arm",
+    "engine",
+    "status",
+    "failure_kind",
+    "failure_message",
+    "facts",
+    "environment",
+    "protocol",
+    "process_group",
+    "differs",
+    "arm_config",
 )
 NUMBERS: Final = (
-    "global_batch", "micro_batch", "accumulation", "workers", "is_baseline", "repeat", "round", "position",
-    "warmup_steps", "samples_per_step", "peak_device_bytes", "peak_host_bytes", "setup_seconds", "train_seconds",
-    "eval_seconds", "final_loss", "accuracy", "steady_from_step",
+    "global_batch",
+    "micro_batch",
+    "accumulation",
+    "workers",
+    "is_baseline",
+    "repeat",
+    "round",
+    "position",
+    "warmup_steps",
+    "samples_per_step",
+    "peak_device_bytes",
+    "peak_host_bytes",
+    "setup_seconds",
+    "train_seconds",
+    "eval_seconds",
+    "final_loss",
+    "accuracy",
+    "steady_from_step",
 )
 _LISTS: Final = ("step_seconds", "data_seconds")
 _NEVER_NULL: Final = ("space", "sweep", "setting_id", "trial_id", "leg_id", "arm", "status", "is_baseline", "round")
@@ -167,8 +200,10 @@ def _coded(chunks: Iterable[pa.DictionaryArray], *, ordered: bool) -> Coded:
     column = pa.chunked_array(list(chunks)).unify_dictionaries()
     names = column.chunk(0).dictionary
     codes = np.concatenate(
-        [np.asarray(pc.fill_null(chunk.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
-         for chunk in column.chunks]
+        [
+            np.asarray(pc.fill_null(chunk.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+            for chunk in column.chunks
+        ]
     )
     if ordered:
         order = pc.sort_indices(names).to_numpy()

@@ -75,11 +75,14 @@ class Pairs:
         return mean_by(self.round_trial, values, len(self.differences))
 
 
-def pair_trials(legs: Legs, cost: Floats, baseline: str) -> Pairs:
-    """Pair every arm with the baseline, round by round; `cost` has shape (legs,), nan where there is none."""
-    text = legs.text
-    block = dense(text["setting_id"].codes, legs.hardware.codes)
-    trial = dense(block, text["space"].codes, text["sweep"].codes, text["trial_id"].codes)
+def pair_trials(legs: Legs, cost: Floats, baseline: str, *, pool_hardware: bool = False) -> Pairs:
+    """Pair every arm with the baseline, round by round; `cost` has shape (legs,), nan where there is none.
+
+    With `pool_hardware`, trials of a setting on different machines are trials of one comparison.
+    """
+    text, hardware = legs.text, legs.hardware.codes
+    block = dense(text["setting_id"].codes, np.zeros_like(hardware) if pool_hardware else hardware)
+    trial = dense(block, hardware, text["space"].codes, text["sweep"].codes, text["trial_id"].codes)
     place = dense(trial, np.unique(legs.number["round"], return_inverse=True)[1])  # a round of a trial
     is_base = text["arm"].codes == code_of(text["arm"], baseline)
     comparison = np.full(len(legs), -1, dtype=np.int64)
@@ -106,13 +109,24 @@ def pair_trials(legs: Legs, cost: Floats, baseline: str) -> Pairs:
     paired, base_block = np.bincount(owner, minlength=len(example)), np.where(is_base, block, -1)
     log_arm, log_base = (mean_by(round_trial, values, len(keys)) for values in (logs_arm, logs_base))
     return Pairs(
-        legs=legs, baseline=baseline, example=example, starts=np.cumsum(counts) - counts, counts=counts,
+        legs=legs,
+        baseline=baseline,
+        example=example,
+        starts=np.cumsum(counts) - counts,
+        counts=counts,
         arm=_side(comparison, trial, place, measured, len(example), np.arange(len(example)), paired),
         base=_side(base_block, trial, place, measured, int(block.max()) + 1, block[example], paired),
-        per_sample=per_sample, differences=mean_by(round_trial, logs_base - logs_arm, len(keys)),
-        comparison=keys // width, log_arm=log_arm, log_base=log_base,
-        arm_leg=arm_leg, base_leg=base_leg, round_trial=round_trial,
-        leg_comparison=comparison, leg_block=block, leg_trial=trial,
+        per_sample=per_sample,
+        differences=mean_by(round_trial, logs_base - logs_arm, len(keys)),
+        comparison=keys // width,
+        log_arm=log_arm,
+        log_base=log_base,
+        arm_leg=arm_leg,
+        base_leg=base_leg,
+        round_trial=round_trial,
+        leg_comparison=comparison,
+        leg_block=block,
+        leg_trial=trial,
     )
 
 
@@ -149,9 +163,7 @@ def _cell_mean(cell: Integers, values: Floats, chosen: Mask) -> Floats:
     return mean_by(cell[chosen], values[chosen], int(cell.max()) + 1)[cell]
 
 
-def _shared_rounds(
-    comparison: Integers, place: Integers, is_base: Mask, measured: Mask
-) -> tuple[Integers, Integers]:
+def _shared_rounds(comparison: Integers, place: Integers, is_base: Mask, measured: Mask) -> tuple[Integers, Integers]:
     """The rows (arm's leg, baseline's leg) of every round that both measured, by comparison and place."""
     partner = np.full(int(place.max()) + 1, -1, dtype=np.int64)
     base_rows = np.flatnonzero(is_base & measured)
@@ -176,8 +188,9 @@ def _batches_differ(
     return result
 
 
-def _side(group: Integers, trial: Integers, place: Integers, measured: Mask, size: int, of: Integers,
-          paired: Integers) -> Side:
+def _side(
+    group: Integers, trial: Integers, place: Integers, measured: Mask, size: int, of: Integers, paired: Integers
+) -> Side:
     """One side, its legs grouped (-1: not on this side); `of` is each comparison's group, (k,).
 
     `paired` is the number of rounds that each comparison pairs, (k,).

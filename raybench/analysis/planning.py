@@ -20,7 +20,13 @@ MOST_TRIALS: Final = 100_000
 
 
 def trials_needed(
-    count: ArrayLike, mean: ArrayLike, deviation: ArrayLike, *, margin: float, alpha: float, level: ArrayLike,
+    count: ArrayLike,
+    mean: ArrayLike,
+    deviation: ArrayLike,
+    *,
+    margin: float,
+    alpha: float,
+    level: ArrayLike,
     power: float = POWER,
 ) -> Integers:
     """Trials in all with which a comparison would be settled with probability `power`; 0 where unknown.

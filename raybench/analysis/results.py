@@ -14,11 +14,16 @@ import numpy as np
 from raybench.analysis.pairs import Pairs
 
 SCHEMA_VERSION = 1
-Verdict = Literal[
-    "helps", "no effect", "hurts", "undecided", "unlocks", "blocked", "both failed", "not comparable"
-]
+Verdict = Literal["helps", "no effect", "hurts", "undecided", "unlocks", "blocked", "both failed", "not comparable"]
 VERDICTS: tuple[Verdict, ...] = (
-    "helps", "no effect", "hurts", "undecided", "unlocks", "blocked", "both failed", "not comparable"
+    "helps",
+    "no effect",
+    "hurts",
+    "undecided",
+    "unlocks",
+    "blocked",
+    "both failed",
+    "not comparable",
 )
 
 

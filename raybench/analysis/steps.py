@@ -66,7 +66,7 @@ def summarize(steps: pa.ListArray, data: pa.ListArray, warmup: Floats, ok: np.nd
         result["median_seconds"][rows] = np.median(window, axis=1)
         half = count // 2
         if half:
-            result["drift"][rows] = np.log(window[:, count - half:].mean(axis=1) / window[:, :half].mean(axis=1))
+            result["drift"][rows] = np.log(window[:, count - half :].mean(axis=1) / window[:, :half].mean(axis=1))
         kept = has_data[rows]
         waits = data_values[(data_starts[rows[kept]] + first[rows[kept]])[:, None] + np.arange(count)]
         result["data_share"][rows[kept]] = waits.sum(axis=1) / window[kept].sum(axis=1)

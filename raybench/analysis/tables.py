@@ -16,8 +16,19 @@ from raybench.analysis.terminal import cost, how_obtained
 from raybench.analysis.words import answer_in_words
 
 _LATEX: Final = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "µ": r"$\mu$", "<": r"\textless{}", ">": r"\textgreater{}",
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "µ": r"$\mu$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
 }
 
 
@@ -51,6 +62,7 @@ def _defused(text: str) -> str:
 
 def to_markdown(analysis: Analysis) -> str:
     """The answer in words, the table, and how it was obtained, in GitHub's Markdown."""
+
     def clean(cell: str) -> str:
         return " ".join(cell.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
@@ -65,15 +77,21 @@ def to_markdown(analysis: Analysis) -> str:
 
 def to_latex(analysis: Analysis) -> str:
     """A `tabular` with booktabs rules, to be \\input into a paper."""
+
     def clean(cell: str) -> str:
         return "".join(_LATEX.get(character, character) for character in " ".join(cell.split()))
 
     header, rows = table_rows(analysis)
     lines = [
-        r"% needs \usepackage{booktabs}", *(f"% {' '.join(line.split())}" for line in how_obtained(analysis)),
-        rf"\begin{{tabular}}{{lll{'r' * (len(header) - 3)}}}", r"\toprule",
-        " & ".join(map(clean, header)) + r" \\", r"\midrule",
-        *(" & ".join(map(clean, row)) + r" \\" for row in rows), r"\bottomrule", r"\end{tabular}",
+        r"% needs \usepackage{booktabs}",
+        *(f"% {' '.join(line.split())}" for line in how_obtained(analysis)),
+        rf"\begin{{tabular}}{{lll{'r' * (len(header) - 3)}}}",
+        r"\toprule",
+        " & ".join(map(clean, header)) + r" \\",
+        r"\midrule",
+        *(" & ".join(map(clean, row)) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -84,12 +102,21 @@ def table_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
     rows = []
     for c in analysis.comparisons:
         interval = "" if c.verdict_low is None else f"{c.verdict_low:.3f} to {c.verdict_high:.3f}"
-        rows.append([
-            c.setting, c.arm, c.verdict, "" if c.speedup is None else f"{c.speedup:.3f}", interval, str(c.n_trials),
-            cost(c.baseline_seconds, c.seconds_per), cost(c.arm_seconds, c.seconds_per),
-            "" if c.memory_ratio is None else f"{c.memory_ratio:.2f}", str(c.failures),
-        ])
+        rows.append(
+            [
+                c.setting,
+                c.arm,
+                c.verdict,
+                "" if c.speedup is None else f"{c.speedup:.3f}",
+                interval,
+                str(c.n_trials),
+                cost(c.baseline_seconds, c.seconds_per),
+                cost(c.arm_seconds, c.seconds_per),
+                "" if c.memory_ratio is None else f"{c.memory_ratio:.2f}",
+                str(c.failures),
+            ]
+        )
     return header, rows
 
 
-FORMATS: Final[dict[str, Callable[[Analysis], str]]] = {"csv": to_csv, "markdown": to_markdown, "latex": to_latex}
+WRITERS: Final[dict[str, Callable[[Analysis], str]]] = {"csv": to_csv, "markdown": to_markdown, "latex": to_latex}

@@ -15,8 +15,14 @@ from raybench.analysis.words import answer_in_words, percent
 
 MOST_ROWS = 60
 _COLOURS = {
-    "helps": "green", "hurts": "red", "no effect": "blue", "unlocks": "green", "blocked": "red", "both failed": "red",
-    "not comparable": "magenta", "undecided": "yellow",
+    "helps": "green",
+    "hurts": "red",
+    "no effect": "blue",
+    "unlocks": "green",
+    "blocked": "red",
+    "both failed": "red",
+    "not comparable": "magenta",
+    "undecided": "yellow",
 }
 
 
@@ -36,7 +42,7 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
 
 
 def _comparison_table(analysis: Analysis) -> Table:
-    several = len(analysis.hardware) > 1
+    several = len({c.hardware for c in analysis.comparisons}) > 1
     memory = any(c.memory_ratio is not None and abs(c.memory_ratio - 1) > 0.005 for c in analysis.comparisons)
     title = f"Speedup against {analysis.baseline} (above 1 the arm is faster); seconds a {_unit(analysis)}"
     table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -51,8 +57,10 @@ def _comparison_table(analysis: Analysis) -> Table:
         place = (c.hardware, c.setting_id)
         names = [c.hardware] * several + [c.setting]
         table.add_row(
-            *(escape(name) if place != before else "" for name in names), escape(c.arm),
-            f"[{_COLOURS[c.verdict]}]{c.verdict}[/]", *numbers(c)[: None if memory else -1],
+            *(escape(name) if place != before else "" for name in names),
+            escape(c.arm),
+            f"[{_COLOURS[c.verdict]}]{c.verdict}[/]",
+            *numbers(c)[: None if memory else -1],
         )
         before = place
     left = len(analysis.comparisons) - MOST_ROWS
@@ -67,11 +75,15 @@ def _unit(analysis: Analysis) -> str:
 
 def numbers(c: Comparison) -> list[str]:
     """Speedup, the verdict's interval, n, both costs and the memory ratio, as text for a table's row."""
-    interval = "" if c.verdict_low is None or c.verdict_high is None else (
-        f"{c.verdict_low:.3f} to {c.verdict_high:.3f}")
+    interval = (
+        "" if c.verdict_low is None or c.verdict_high is None else (f"{c.verdict_low:.3f} to {c.verdict_high:.3f}")
+    )
     return [
-        "" if c.speedup is None else f"{c.speedup:.3f}", interval, str(c.n_trials),
-        cost(c.baseline_seconds, c.seconds_per), cost(c.arm_seconds, c.seconds_per),
+        "" if c.speedup is None else f"{c.speedup:.3f}",
+        interval,
+        str(c.n_trials),
+        cost(c.baseline_seconds, c.seconds_per),
+        cost(c.arm_seconds, c.seconds_per),
         "" if c.memory_ratio is None else f"{c.memory_ratio:.2f}",
     ]
 
@@ -92,15 +104,24 @@ def _arm_table(title: str, rows: Iterable[tuple[str, ArmSummary]], by: str = "")
     rows = list(rows)
     several = len({summary.hardware for _, summary in rows}) > 1
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    columns = [by] * bool(by) + ["hardware"] * several + [
-        "arm", "settings", "geometric mean", "these settings", "settings like these", "one more setting", "verdicts"]
+    columns = (
+        [by] * bool(by)
+        + ["hardware"] * several
+        + ["arm", "settings", "geometric mean", "these settings", "settings like these", "one more setting", "verdicts"]
+    )
     for name in columns:
         table.add_column(name, overflow="fold")
     for value, s in rows[:MOST_ROWS]:
         table.add_row(
-            *[escape(value)] * bool(by), *[escape(s.hardware)] * several, escape(s.arm), str(s.n_settings),
-            "" if s.geometric_mean is None else f"{s.geometric_mean:.3f}", _range(s.fixed_low, s.fixed_high),
-            _range(s.ci_low, s.ci_high), _range(s.prediction_low, s.prediction_high), tally(s),
+            *[escape(value)] * bool(by),
+            *[escape(s.hardware)] * several,
+            escape(s.arm),
+            str(s.n_settings),
+            "" if s.geometric_mean is None else f"{s.geometric_mean:.3f}",
+            _range(s.fixed_low, s.fixed_high),
+            _range(s.ci_low, s.ci_high),
+            _range(s.prediction_low, s.prediction_high),
+            tally(s),
         )
     return table
 
@@ -108,9 +129,14 @@ def _arm_table(title: str, rows: Iterable[tuple[str, ArmSummary]], by: str = "")
 def tally(summary: ArmSummary) -> str:
     """How many settings have which verdict, those that occur."""
     counts = {
-        "helps": summary.helps, "no effect": summary.no_effect, "hurts": summary.hurts,
-        "undecided": summary.undecided, "unlocks": summary.unlocks, "blocked": summary.blocked,
-        "both failed": summary.both_failed, "not comparable": summary.not_comparable,
+        "helps": summary.helps,
+        "no effect": summary.no_effect,
+        "hurts": summary.hurts,
+        "undecided": summary.undecided,
+        "unlocks": summary.unlocks,
+        "blocked": summary.blocked,
+        "both failed": summary.both_failed,
+        "not comparable": summary.not_comparable,
     }
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
 

@@ -32,7 +32,15 @@ def _arm_sentence(arm: str, members: Sequence[Comparison], margin: float) -> str
     parts = [
         _part(verdict, by_verdict[verdict], len(members), margin)
         for verdict in (
-            "helps", "hurts", "no effect", "unlocks", "blocked", "both failed", "not comparable", "undecided")
+            "helps",
+            "hurts",
+            "no effect",
+            "unlocks",
+            "blocked",
+            "both failed",
+            "not comparable",
+            "undecided",
+        )
         if verdict in by_verdict
     ]
     return f"{arm} {'; it '.join(parts)}."
@@ -40,8 +48,11 @@ def _arm_sentence(arm: str, members: Sequence[Comparison], margin: float) -> str
 
 def _part(verdict: str, members: Sequence[Comparison], total: int, margin: float) -> str:
     count = len(members)
-    where = ("the one setting" if total == 1 else f"all {total} settings") if count == total else (
-        f"{count} of {total} settings")
+    where = (
+        ("the one setting" if total == 1 else f"all {total} settings")
+        if count == total
+        else (f"{count} of {total} settings")
+    )
     match verdict:
         case "helps":
             return f"helps {where}, by {change_range(members)}"
@@ -61,8 +72,13 @@ def _part(verdict: str, members: Sequence[Comparison], total: int, margin: float
     settle = ""
     if needed:
         most, least = max(needed), min(needed)
-        settle = f" (about {least} trials would settle {'it' if count == 1 else 'them'})" if most == least else (
-            f" (about {least} to {most} trials would settle {'them' if len(needed) == count else 'most of them'})")
+        settle = (
+            f" (about {least} trials would settle {'it' if count == 1 else 'them'})"
+            if most == least
+            else (
+                f" (about {least} to {most} trials would settle {'them' if len(needed) == count else 'most of them'})"
+            )
+        )
     return f"is undecided on {where}{settle}"
 
 
