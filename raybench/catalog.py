@@ -82,9 +82,25 @@ def known_models() -> set[str]:
     return {*OWN_MODELS, *timm_models(), *torchvision_models()}
 
 
+def own_model_file(model: str) -> Path:
+    """The file of a `module:function` model, which must lie in the working tree.
+
+    Raises ValueError where it does not: a space can name no other code.
+    """
+    module, _, function = model.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), function]):
+        raise ValueError(f"{model!r} is no model name and no module:function")
+    file = Path.cwd().joinpath(*module.split(".")).with_suffix(".py")
+    if not file.is_file():
+        raise ValueError(f"{model!r}: there is no {file.relative_to(Path.cwd())} here, from which to take {function}()")
+    return file
+
+
 def family(model: str) -> str:
-    """The family of a model, for grouping: `lenet`, `cnn`, `vit`, `hybrid` or `mlp`."""
-    name = model.rpartition("/")[2]
+    """The family of a model, for grouping: `lenet`, `cnn`, `vit`, `hybrid`, `mlp`, or `own` for module:function."""
+    name = model.removeprefix("timm/")
+    if ":" in name:
+        return "own"
     if name in OWN_MODELS:
         return "lenet"
     source = timm_models().get(name) or torchvision_models().get(name) or name

@@ -81,6 +81,9 @@ class Setting(_Strict):
     @field_validator("model")
     @classmethod
     def _known_model(cls, name: str) -> str:
+        if ":" in name:
+            catalog.own_model_file(name)
+            return name
         known = catalog.known_models()
         plain = name.removeprefix("timm/")
         missing_libraries = known == set(catalog.OWN_MODELS)
@@ -269,6 +272,10 @@ def _explained(error: ValidationError, model: type[BaseModel], file: SpaceFile, 
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, first["loc"][:-1])
         message = f"unknown key {where[-1]!r}; {suggest(where[-1], known, most=20)}"
+    elif first["type"] == "union_tag_invalid":
+        tags = [tag.strip("' ") for tag in first["ctx"]["expected_tags"].split(",")]
+        tag, key = first["ctx"]["tag"], first["ctx"]["discriminator"].strip("'")
+        message = f"unknown {key} {tag!r}; {suggest(tag, tags)}"
     elif first["type"] == "missing":
         message = f"{str(first['loc'][-1])!r} is missing"
     elif first["type"] not in ("value_error", "union_tag_not_found"):

@@ -153,6 +153,7 @@ def _run_trials(request: Request, cluster: Cluster, console: Console) -> list[st
         "recorder": name,
         "cluster": cluster,
         "storage": str(storage),
+        "working_tree": str(Path.cwd()),
     }
     tuner = tune.Tuner(
         tune.with_resources(run_trial, tune.PlacementGroupFactory([on_head])),

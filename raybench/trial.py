@@ -30,7 +30,7 @@ class GroupNeverStarted(RuntimeError):
 
 
 def run_trial(config: dict[str, Any]) -> dict[str, Any]:
-    """Tune's trainable. `config`: trial_id, recorder (an actor's name), cluster, storage (an absolute path).
+    """Tune's trainable. `config`: trial_id, recorder (an actor's name), cluster, storage and working_tree (absolute paths).
 
     Raises GroupNeverStarted when no group could be started.
     """
@@ -89,18 +89,18 @@ def _fit(trial: Trial, leg_ids: list[str], name: str, config: dict[str, Any]) ->
             name=name,
             storage_path=config["storage"],
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-            worker_runtime_env={"env_vars": worker_variables(on_gpu, threads_per_worker(setting.workers, cluster))},
+            worker_runtime_env={"env_vars": worker_variables(on_gpu, threads_per_worker(setting.workers, cluster), config["working_tree"])},
         ),
     )
     trainer.fit()
 
 
-def worker_variables(on_gpu: bool, threads: int) -> dict[str, str]:
+def worker_variables(on_gpu: bool, threads: int, working_tree: str) -> dict[str, str]:
     """The environment of the worker processes, set before they import torch or deepspeed."""
     variables = {
         "OMP_NUM_THREADS": str(threads),
         "DS_ACCELERATOR": "cuda" if on_gpu else "cpu",
-        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": os.pathsep.join(filter(None, [working_tree, os.environ.get("PYTHONPATH")])),  # own models
     }
     if not on_gpu:
         variables["CUDA_VISIBLE_DEVICES"] = ""  # a CPU worker on a GPU node would see the GPUs

@@ -1,4 +1,5 @@
-"""Models by name: raybench's own LeNet, any timm model, any torchvision classifier; random weights always."""
+"""Models by name: raybench's own LeNet, any timm model, any torchvision classifier, a user's
+`module:function`; random weights always."""
 
 from __future__ import annotations
 
@@ -42,6 +43,8 @@ def build_model(setting: Setting) -> tuple[nn.Module, dict[str, Any]]:
     assert setting.image_size is not None
     if name == "lenet":
         return LeNet(data.channels, data.classes, setting.image_size), {}
+    if ":" in name:
+        return _own_model(name, setting, data)
     declare_missing()
     if name in catalog.timm_models():
         return _timm_model(name, setting.image_size, data, setting.model_options)
@@ -49,6 +52,14 @@ def build_model(setting: Setting) -> tuple[nn.Module, dict[str, Any]]:
 
     options = dict(setting.model_options)
     return torchvision.models.get_model(name, weights=None, num_classes=data.classes, **options), options
+
+
+def _own_model(name: str, setting: Setting, data: catalog.DatasetFacts) -> tuple[nn.Module, dict[str, Any]]:
+    """A user's `module:function`, called with num_classes, in_chans, image_size and the model_options."""
+    module, _, function = name.partition(":")
+    build = getattr(importlib.import_module(module), function)
+    options = dict(setting.model_options)
+    return build(num_classes=data.classes, in_chans=data.channels, image_size=setting.image_size, **options), options
 
 
 def _timm_model(
