@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,7 @@ EXTRA = pa.schema(
     ]
 )
 SCHEMA = pa.schema([*CONTRACT, *EXTRA])
+_SMALL_FILE_ROWS = 256
 
 
 def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> dict[str, Any]:
@@ -229,12 +231,35 @@ def scan_file(path: Path, columns: list[str] | None = None, rows: int = 1 << 30)
             if missing:
                 raise UserError(_lacks(path, missing[0]))
             wanted = [name for name in (columns or SCHEMA.names) if name in names]
-            yield pa.schema([SCHEMA.field(name) for name in wanted]).empty_table()
+            if parquet.metadata.num_rows <= rows:
+                yield _conform(parquet.read(columns=wanted, use_threads=rows > _SMALL_FILE_ROWS).select(wanted))
+                return
             for batch in parquet.iter_batches(rows, columns=wanted):
                 yield _conform(pa.Table.from_batches([batch]).select(wanted))
     except (pa.ArrowException, OSError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: not a readable Parquet file of the ledger ({first_line})") from error
+
+
+def scan_files(
+    files: Iterable[Path], columns: list[str] | None = None, rows: int = 1 << 30
+) -> Iterator[tuple[Path, pa.Table]]:
+    """All files' rows in order, as (file, table) with at most `rows` rows; small files are read side by side."""
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for file, table in pool.map(lambda file: (file, _read_if_small(file, columns)), files):
+            if table is not None:
+                yield file, table
+            else:
+                yield from ((file, part) for part in scan_file(file, columns, rows))
+
+
+def _read_if_small(path: Path, columns: list[str] | None) -> pa.Table | None:
+    """The whole file where it holds few rows, as an uncompacted ledger's do; else None."""
+    try:
+        num_rows = pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError):
+        return None  # reading it in its turn says what is wrong
+    return next(scan_file(path, columns, _SMALL_FILE_ROWS)) if num_rows <= _SMALL_FILE_ROWS else None
 
 
 def _lacks(path: Path, column: str) -> str:
@@ -264,9 +289,15 @@ def _conform(table: pa.Table) -> pa.Table:
         if column.type == wanted:
             columns.append(column)
             continue
-        if pa.types.is_floating(column.type) and pa.types.is_integer(wanted):
+        if pa.types.is_floating(column.type) and not pa.types.is_floating(wanted):
             column = pc.if_else(pc.is_nan(column), None, column)
-        columns.append(column.cast(wanted, safe=not pa.types.is_timestamp(wanted)))
+        if column.null_count == len(column):
+            columns.append(pa.chunked_array([pa.nulls(len(column), wanted)]))
+            continue
+        try:
+            columns.append(column.cast(wanted, safe=not pa.types.is_timestamp(wanted)))
+        except pa.ArrowException as error:
+            raise pa.ArrowInvalid(f"column {name}: {error}") from error
     return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in table.column_names]))
 
 

@@ -110,8 +110,8 @@ def _cut_trials(pairs: Pairs) -> Iterator[Caveat]:
         yield (
             int(k),
             (
-                f"{across[k]} of {rounds[k]} rounds pair legs of different processes (a trial that was cut and resumed), "
-                "which scatter more"
+                f"{across[k]} of {rounds[k]} rounds pair legs of different processes, "
+                "which scatter more (a trial was cut and resumed)"
             ),
         )
 
@@ -229,10 +229,8 @@ def _order_effect(pairs: Pairs, margin: float, alpha: float) -> Iterator[Caveat]
     for k in np.flatnonzero((p < alpha) & (np.abs(mean) > margin)):
         yield (
             int(k),
-            (
-                f"order matters: the ratio is {np.expm1(abs(mean[k])):.1%} {'higher' if mean[k] > 0 else 'lower'} where "
-                f"{pairs.legs.text['arm'][pairs.example[k]]} runs first (drift or carry-over; the order is balanced)"
-            ),
+            f"order matters: the ratio is {np.expm1(abs(mean[k])):.1%} {'higher' if mean[k] > 0 else 'lower'} "
+            f"where {pairs.legs.text['arm'][pairs.example[k]]} runs first (drift or carry-over)",
         )
 
 

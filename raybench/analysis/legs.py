@@ -9,7 +9,7 @@ files nor that of rows can change a digit of a result.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -133,9 +133,9 @@ def read_legs(paths: Sequence[Path]) -> Legs:
     if not paths:
         raise UserError("no ledger given; name the folder of a sweep, as in mlruns/ledger/<space>/<sweep>")
     collected: dict[str, list[Any]] = {name: [] for name in (*TEXTS, *NUMBERS, "steps")}
-    for path in paths:
-        for file in ledger.ledger_files(Path(path)):
-            _read_file(file, collected)
+    files = [file for path in paths for file in ledger.ledger_files(Path(path))]
+    for lot in _lots(ledger.scan_files(files, [*TEXTS, *NUMBERS, *_LISTS], _BATCH_ROWS)):
+        _read_lot(lot, collected)
     if not sum(len(statistics.mean_seconds) for statistics in collected["steps"]):
         raise UserError(f"{', '.join(map(str, paths))}: no leg in it; run the sweep first")
     text = {name: _coded(collected.pop(name), ordered=name in _SORTED) for name in TEXTS}
@@ -150,19 +150,46 @@ def read_legs(paths: Sequence[Path]) -> Legs:
     return legs.take(np.lexsort([*keys, legs.hardware.codes]))
 
 
-def _read_file(file: Path, collected: dict[str, list[Any]]) -> None:
-    for table in ledger.scan_file(file, [*TEXTS, *NUMBERS, *_LISTS], _BATCH_ROWS):
-        if len(table) == 0:
-            continue
-        for name in _NEVER_NULL:
-            if table[name].null_count:
-                row = int(np.argmax(table[name].is_null().to_numpy(zero_copy_only=False)))
-                raise UserError(f"{file}: row {row} of {len(table)} has no {name}, so it is no leg")
-        for name in TEXTS:
-            collected[name].append(_text_array(table, name))
-        for name in NUMBERS:
-            collected[name].append(_number_array(table, name))
-        collected["steps"].append(_step_statistics(file, table))
+def _lots(tables: Iterable[tuple[Path, pa.Table]]) -> Iterator[list[tuple[Path, pa.Table]]]:
+    """Consecutive tables together, about `_BATCH_ROWS` rows at a time: a file may hold one leg or a million."""
+    lot: list[tuple[Path, pa.Table]] = []
+    size = 0
+    for file, table in tables:
+        if size + len(table) > _BATCH_ROWS and lot:
+            yield lot
+            lot, size = [], 0
+        if len(table):
+            lot.append((file, table))
+            size += len(table)
+    if lot:
+        yield lot
+
+
+def _read_lot(lot: list[tuple[Path, pa.Table]], collected: dict[str, list[Any]]) -> None:
+    table = pa.concat_tables([part for _, part in lot], promote_options="default").combine_chunks()
+    for name in _NEVER_NULL:
+        if table[name].null_count:
+            row = int(np.argmax(table[name].is_null().to_numpy(zero_copy_only=False)))
+            raise UserError(f"{_place(lot, row)} has no {name}, so it is no leg")
+    for name in TEXTS:
+        collected[name].append(_text_array(table, name))
+    for name in NUMBERS:
+        collected[name].append(_number_array(table, name))
+    try:
+        collected["steps"].append(_step_statistics(table))
+    except BadLeg as bad:
+        leg, arm, setting = (table[name][bad.row].as_py() for name in ("leg_id", "arm", "setting"))
+        file = _place(lot, bad.row).partition(": row")[0]
+        raise UserError(f"{file}: leg {leg} ({arm}, {setting}) {bad.reason}; take the row out or mend it") from None
+
+
+def _place(lot: list[tuple[Path, pa.Table]], row: int) -> str:
+    """Where a lot's row comes from, as `file: row 3`."""
+    for file, table in lot:
+        if row < len(table):
+            return f"{file}: row {row}"
+        row -= len(table)
+    raise IndexError(row)
 
 
 def _text_array(table: pa.Table, name: str) -> pa.Array:
@@ -180,20 +207,15 @@ def _number_array(table: pa.Table, name: str) -> Floats:
     return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
 
 
-def _step_statistics(file: Path, table: pa.Table) -> StepStatistics:
+def _step_statistics(table: pa.Table) -> StepStatistics:
     status = table["status"].combine_chunks()
     known = pc.is_in(status, pa.array(["ok", "failed"])).to_numpy(zero_copy_only=False)
+    if not known.all():
+        row = int(np.argmin(known))
+        raise BadLeg(row, f"has status {status[row].as_py()!r}, where 'ok' or 'failed' must stand")
     steps, data = (table[name].combine_chunks() for name in _LISTS)
     ok = pc.equal(status, "ok").to_numpy(zero_copy_only=False)
-    try:
-        if not known.all():
-            row = int(np.argmin(known))
-            raise BadLeg(row, f"has status {status[row].as_py()!r}, where 'ok' or 'failed' must stand")
-        return summarize(steps, data, _number_array(table, "warmup_steps"), ok)
-    except BadLeg as bad:
-        leg = table["leg_id"][bad.row].as_py()
-        arm, setting = table["arm"][bad.row].as_py(), table["setting"][bad.row].as_py()
-        raise UserError(f"{file}: leg {leg} ({arm}, {setting}) {bad.reason}; take the row out or mend it") from None
+    return summarize(steps, data, _number_array(table, "warmup_steps"), ok)
 
 
 def _coded(chunks: Iterable[pa.DictionaryArray], *, ordered: bool) -> Coded:
