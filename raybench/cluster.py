@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from dataclasses import dataclass
@@ -51,16 +52,20 @@ def connect() -> Cluster:
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Tune tells of a failed trial in pages; the sweep says it in a line, and Ray's log files have the pages.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+    # So does the raylet of a process that died, on the driver's terminal; it becomes a failure row and a line of ours.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     common: dict[str, Any] = {
         "namespace": ACTOR_NAMESPACE, "log_to_driver": False, "logging_level": "error", "configure_logging": True,
     }  # fmt: skip
-    if not ray.is_initialized():
-        try:
-            ray.init(address="auto", **common)
-        except ConnectionError:
-            ray.init(address="local", resources={SLOT: 1}, include_dashboard=False, **common)
-            return Cluster(_nodes(), is_local=True)
-    return Cluster(_nodes(), is_local=False)
+    try:
+        ray.init(address="auto", **common)
+        return Cluster(_nodes(), is_local=False)
+    except ConnectionError:
+        ray.init(address="local", resources={SLOT: 1}, include_dashboard=False, **common)
+        return Cluster(_nodes(), is_local=True)
 
 
 def _nodes() -> tuple[dict[str, float], ...]:

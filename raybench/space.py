@@ -8,163 +8,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from raybench import catalog
+from raybench.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm
+from raybench.audit import declared_options, differences, known_words, links, undeclared
 from raybench.cli import suggest
 from raybench.errors import UserError
+from raybench.setting import Adam, Lamb, LossScale, Positive, Schedule, Setting, Sgd, Strict
 from raybench.spacefile import SpaceFile
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-Positive = Annotated[int, Field(gt=0)]
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Question(_Strict):
+class Question(Strict):
     """What counts as an effect: `margin` is the relative change below which there is none, `alpha` the level."""
 
     margin: float = Field(default=0.03, gt=0, lt=1)
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
 
 
-class Sgd(_Strict):
-    """torch.optim.SGD with every hyper-parameter explicit."""
-
-    name: Literal["sgd"] = "sgd"
-    lr: float = Field(default=0.01, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    dampening: float = Field(default=0.0, ge=0)
-    nesterov: bool = False
-    weight_decay: float = Field(default=0.0, ge=0)
-
-
-class Adam(_Strict):
-    """torch.optim.Adam or AdamW with every hyper-parameter explicit."""
-
-    name: Literal["adam", "adamw"]
-    lr: float = Field(default=1e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-
-
-Optimizer = Annotated[Sgd | Adam, Field(discriminator="name")]
-
-
-class Setting(_Strict):
-    """What is trained. Batch sizes count images; `batch_size` is global: micro x accumulation x workers."""
-
-    model: str
-    dataset: str
-    image_size: Positive | None = None  # pixels a side; the dataset's own where not given
-    batch_size: Positive
-    accumulation: Positive = 1
-    workers: Positive = 1
-    precision: Precision = "fp32"
-    optimizer: Optimizer = Field(default_factory=lambda: Adam(name="adamw"))
-    gradient_clipping: float = Field(default=0.0, ge=0)  # 0 clips nothing, in every engine
-    loader_workers: int = Field(default=0, ge=0, le=64)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    model_options: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("optimizer", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @field_validator("model")
-    @classmethod
-    def _known_model(cls, name: str) -> str:
-        if ":" in name:
-            catalog.own_model_file(name)
-            return name
-        known = catalog.known_models()
-        plain = name.removeprefix("timm/")
-        missing_libraries = known == set(catalog.OWN_MODELS)
-        if plain not in known and not missing_libraries:
-            raise ValueError(f"unknown model {name!r}; {suggest(plain, known)}")
-        return name
-
-    @field_validator("dataset")
-    @classmethod
-    def _known_dataset(cls, name: str) -> str:
-        if name not in catalog.DATASETS:
-            raise ValueError(f"unknown dataset {name!r}; {suggest(name, catalog.DATASETS)}")
-        return name
-
-    @model_validator(mode="before")
-    @classmethod
-    def _native_size(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("image_size") is None:
-            dataset = values.get("dataset")
-            if isinstance(dataset, str) and dataset in catalog.DATASETS:
-                return {**values, "image_size": catalog.DATASETS[dataset].image_size}
-        return values
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        share = self.workers * self.accumulation
-        if self.batch_size % share:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not divisible by workers {self.workers} x accumulation "
-                f"{self.accumulation}; the global batch is micro x accumulation x workers"
-            )
-        samples = catalog.DATASETS[self.dataset].train_samples
-        if self.batch_size > samples:
-            raise ValueError(f"batch_size {self.batch_size} is more than the {samples} images of {self.dataset}")
-        return self
-
-    @property
-    def micro_batch(self) -> int:
-        """Images of one forward pass of one rank."""
-        return self.batch_size // (self.workers * self.accumulation)
-
-
-class _Arm(_Strict):
-    setting: dict[str, Any] = Field(default_factory=dict)  # fields of the setting that this arm trains with
-
-
-class TorchArm(_Arm):
-    """PyTorch as it is: one process plain, several through DistributedDataParallel."""
-
-    engine: Literal["torch"] = "torch"
-    broadcast_buffers: bool = False  # DeepSpeed sends no BatchNorm buffers, so neither does DDP unless asked
-
-
-# What raybench writes into a DeepSpeed config itself, from the setting, the same for every arm.
-RESERVED_DEEPSPEED_KEYS = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-)
-
-
-class DeepSpeedArm(_Arm):
-    """A DeepSpeed engine; any DeepSpeed config passes through."""
-
-    engine: Literal["deepspeed"]
-    config: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("config")
-    @classmethod
-    def _leaves_batches_to_the_setting(cls, config: dict[str, Any]) -> dict[str, Any]:
-        for key in RESERVED_DEEPSPEED_KEYS:
-            if key in config:
-                raise ValueError(f"{key!r} comes from the setting, the same for every arm; take it out of the config")
-        return config
-
-
-Arm = Annotated[TorchArm | DeepSpeedArm, Field(discriminator="engine")]
-
-
-class Throughput(_Strict):
+class Throughput(Strict):
     """Measure steps: `warmup_steps` kept but not measured, then `steps` measured, in each of `rounds` rounds."""
 
     kind: Literal["throughput"] = "throughput"
@@ -174,7 +38,7 @@ class Throughput(_Strict):
     phases: bool = True  # time forward, backward and optimizer step apart
 
 
-class Space(_Strict):
+class Space(Strict):
     """A validated space. `settings()` gives the product of the axes."""
 
     question: Question = Question()
@@ -182,6 +46,7 @@ class Space(_Strict):
     arms: dict[str, Arm]
     baseline: str = ""
     differs: tuple[str, ...] = ()  # settings in which the arms are meant to differ, beside the engine
+    chain: bool = False  # the arms, in their order, are a chain: each differs from the one before in one thing
     protocol: Throughput = Throughput()
     repeats: Positive = 8
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -207,13 +72,9 @@ class Space(_Strict):
     def _baseline_is_an_arm(self) -> Self:
         if self.baseline not in self.arms:
             raise ValueError(f"baseline: {self.baseline!r} is not among the arms: {', '.join(self.arms)}")
-        for name, arm in self.arms.items():
-            undeclared = sorted(set(arm.setting) - set(self.differs))
-            if undeclared:
-                raise ValueError(
-                    f"arms.{name}.setting: {undeclared[0]!r} differs from the other arms; "
-                    f"declare it with differs: [{', '.join(undeclared)}] or take it out"
-                )
+        for word in self.differs:
+            if word.partition(".")[0] not in known_words():
+                raise ValueError(f"differs: unknown word {word!r}; {suggest(word, known_words(), most=8)}")
         return self
 
     def settings(self) -> Iterator[dict[str, Any]]:
@@ -239,6 +100,19 @@ def load_space(name_or_path: str, overrides: Mapping[str, str] | None = None) ->
     return file.path.stem, space
 
 
+def check_model_name(name: str) -> None:
+    """Raise ValueError unless `name` is a model that can be built here; any name passes without timm and torchvision.
+
+    Asked where a space is read, and not of every Setting: a plan goes to machines that have other files.
+    """
+    known = catalog.known_models()
+    plain = name.removeprefix("timm/")
+    if ":" in name:
+        catalog.own_model_file(name)
+    elif plain not in known and known != set(catalog.OWN_MODELS):
+        raise ValueError(f"unknown model {name!r}; {suggest(plain, known)}")
+
+
 def _check_settings(space: Space, file: SpaceFile) -> None:
     known = list(Setting.model_fields)
     for key, value in space.setting.items():
@@ -249,12 +123,43 @@ def _check_settings(space: Space, file: SpaceFile) -> None:
                 raise file.error(("setting", key), "the axis is empty; give at least one value")
             if len({repr(item) for item in value}) < len(value):
                 raise file.error(("setting", key), f"the axis names a value twice: {list(value)}")
+    for model in dict.fromkeys(values["model"] for values in space.settings() if isinstance(values.get("model"), str)):
+        try:
+            check_model_name(model)
+        except ValueError as error:
+            raise file.error(("setting", "model"), str(error)) from None
     for values in space.settings():
         _validated(Setting, values, file, ("setting",))
-        for name, arm in space.arms.items():
-            _validated(
+        settings = {
+            name: _validated(
                 Setting, {**values, **arm.setting}, file, ("arms", name, "setting") if arm.setting else ("setting",)
             )
+            for name, arm in space.arms.items()
+        }
+        _check_arms(space, settings, file)
+
+
+def _check_arms(space: Space, settings: dict[str, Setting], file: SpaceFile) -> None:
+    """Refuse arms that differ from the baseline in what the space does not declare, and a chain that is none."""
+    base = declared_options(space.arms[space.baseline], settings[space.baseline])
+    for name, arm in space.arms.items():
+        hidden = undeclared(differences(declared_options(arm, settings[name]), base), space.differs)
+        if hidden:
+            words = ", ".join(dict.fromkeys([*space.differs, *(one.word for one in hidden)]))
+            raise file.error(
+                ("arms", name),
+                f"is not trained as {space.baseline} is: {'; '.join(map(str, hidden))}; the speedup would not be the "
+                f"engine's alone. Make them equal, or declare it with differs: [{words}]",
+            )
+    if space.chain:
+        for before, name in itertools.pairwise(space.arms):
+            things = links(space.arms[name], settings[name], space.arms[before], settings[before])
+            if len(things) != 1:
+                raise file.error(
+                    ("arms", name),
+                    f"in a chain an arm differs from the one before in exactly one thing; this one differs from {before} "
+                    f"in {' and '.join(things) or 'nothing'}",
+                )
 
 
 def _validated(model: type[ModelT], values: Any, file: SpaceFile, prefix: tuple[str, ...]) -> ModelT:
@@ -291,7 +196,11 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
         "sgd": Sgd,
         "adam": Adam,
         "adamw": Adam,
+        "lamb": Lamb,
+        "schedule": Schedule,
+        "loss_scale": LossScale,
         "torch": TorchArm,
+        "fsdp": FsdpArm,
         "deepspeed": DeepSpeedArm,
     }
     innermost = next((known[str(part)] for part in reversed(location) if str(part) in known), model)

@@ -121,8 +121,8 @@ def _run_missing(request: Request, console: Console) -> list[str]:
 
     from raybench import cluster as clusters
 
-    cluster = clusters.connect()
     try:
+        cluster = clusters.connect()
         clusters.check_fits(request.plan, cluster)
         console.print(f"on {cluster.describe()}; logs of all processes: {clusters.log_folder()}", soft_wrap=True)
         return _run_trials(request, cluster, console)
@@ -211,8 +211,10 @@ def _tell(recorder: Any, stop: threading.Event, console: Console, total: int) ->
 
 
 def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:500] if lines else type(error).__name__
+    """The last words of an error that came out of a trial: those of the exception, below Ray's traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    start = next((i for i in range(len(lines) - 1, -1, -1) if not lines[i].startswith(" ")), 0)
+    return " ".join(line.strip() for line in lines[start:])[:500] or type(error).__name__
 
 
 def _write_mlflow(request: Request, recorder: Any, console: Console) -> None:

@@ -7,6 +7,7 @@ Runs inside a Ray Tune trial actor. A group is all the legs that are left (or on
 from __future__ import annotations
 
 import os
+import re
 import socket
 import uuid
 from typing import Any
@@ -119,7 +120,7 @@ def _worker(config: dict[str, Any]) -> None:
     wanted = set(config["leg_ids"])
     group = config["group"]
     device = torch.device("cuda", torch.cuda.current_device()) if config["use_gpu"] else torch.device("cpu")
-    ranks = Ranks.joined(device, trial.leg_timeout_seconds + 60)
+    ranks = Ranks.joined(device, trial.leg_timeout_seconds)
 
     def begin(leg: Leg) -> None:
         ray.get(recorder.begin.remote(group, leg.leg_id))
@@ -143,7 +144,8 @@ def _failure(trial: Trial, error: Exception, leg_id: str, seconds: float) -> Fai
     elif dead is not None:
         out_of_memory = isinstance(dead[1], ray.exceptions.OutOfMemoryError) or "OOM" in str(dead[1])
         kind = "out_of_memory" if out_of_memory else "crashed"
-        message = f"rank {dead[0]}: its process died: {_first_words(dead[1])}"
+        detail = re.search(r"exit detail: (.*)", str(dead[1]))
+        message = f"rank {dead[0]}: its process died: {detail[1] if detail else _first_words(dead[1])}"
     elif own is not None:
         kind, message = own[1].kind, own[1].message
     return Failure(kind, message, environment=environment)
@@ -152,7 +154,8 @@ def _failure(trial: Trial, error: Exception, leg_id: str, seconds: float) -> Fai
 def _root(error: BaseException) -> Any:
     """The exception behind Ray's and Train's wrappers."""
     for _ in range(10):
-        inner = getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error.__cause__
+        wrapped = (getattr(error, name, None) for name in ("health_check_failure", "_base_exc", "cause", "__cause__"))
+        inner = next((one for one in wrapped if one is not None), None)
         if not isinstance(inner, BaseException) or isinstance(error, ray.exceptions.RayActorError):
             return error
         error = inner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-_PATIENCE = timedelta(seconds=30)  # how long a rank that failed waits for the others to come out of the leg
+_PATIENCE_SECONDS = 30.0  # how long a rank that failed waits for the others to come out of the leg
 
 
 class RanksParted(RuntimeError):
@@ -24,14 +25,19 @@ class Ranks:
     world: int
     device: torch.device
     control: Any  # torch.distributed.ProcessGroup, or None in a single process
+    patience_seconds: float = _PATIENCE_SECONDS
 
     @classmethod
     def joined(cls, device: torch.device, timeout_seconds: float) -> Ranks:
-        """The ranks of the initialized process group, or of a single process where there is none."""
+        """The ranks of the initialized process group, or of a single process where there is none.
+
+        `timeout_seconds` is a leg's limit; the control channel waits a minute longer, so that the limit acts first.
+        """
         if not dist.is_initialized():
             return cls(0, 1, device, None)
-        control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
-        return cls(dist.get_rank(), dist.get_world_size(), device, control)
+        control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds + 60))
+        patience = min(_PATIENCE_SECONDS, timeout_seconds / 4)
+        return cls(dist.get_rank(), dist.get_world_size(), device, control, patience)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -46,8 +52,14 @@ class Ranks:
         """
         if self.control is None:
             return
+        meeting = dist.barrier(group=self.control, async_op=True)
+        deadline = time.monotonic() + self.patience_seconds
+        while failed and not meeting.is_completed():
+            if time.monotonic() > deadline:
+                raise RanksParted(f"the other ranks did not come out of the leg within {self.patience_seconds:.0f} s")
+            time.sleep(0.05)
         try:
-            dist.monitored_barrier(group=self.control, timeout=_PATIENCE if failed else None)
+            meeting.wait()
         except RuntimeError as error:
             raise RanksParted(str(error)) from error
 

@@ -11,15 +11,18 @@ from dataclasses import replace
 
 import torch
 
+from raybench.arms import DeepSpeedArm
 from raybench.outcome import Failure, FailureKind, Outcome
 from raybench.plan import Leg, Trial
-from raybench.space import DeepSpeedArm
 from raybench.training import memory
 from raybench.training.data import load_train_data
 from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.environment import environment
 from raybench.training.leg import NotFinite, run_leg
 from raybench.training.ranks import Ranks, RanksParted
+
+# Whoever watches the processes looks every two seconds: time to see which one died before its peers complain of it.
+_SECONDS_TO_BE_SEEN = 5.0
 
 
 class LegDied(RuntimeError):
@@ -117,7 +120,9 @@ def _outcome(trial: Trial, leg: Leg, ranks: Ranks) -> Outcome:
     except RanksParted:
         if failure is None:
             raise
-        raise LegDied(leg.leg_id, failure.kind, f"rank {ranks.rank}: {failure.message}") from None
+        kind: FailureKind = "crashed" if _is_echo(failure) else failure.kind
+        time.sleep(_SECONDS_TO_BE_SEEN)
+        raise LegDied(leg.leg_id, kind, f"rank {ranks.rank}: {failure.message}") from None
     failures = [(rank, other) for rank, other in enumerate(ranks.gather(failure)) if other is not None]
     if not failures:
         return measurement
@@ -129,5 +134,5 @@ def _outcome(trial: Trial, leg: Leg, ranks: Ranks) -> Outcome:
 
 def _is_echo(failure: Failure) -> bool:
     """Whether a failure looks like the consequence of another rank's: a connection that closed or timed out."""
-    echoes = ("Connection closed", "Timed out", "gloo", "NCCL")
+    echoes = ("Connection closed", "Connection reset", "Broken pipe", "Timed out", "gloo", "NCCL")
     return failure.kind == "error" and any(word in failure.message for word in echoes)
