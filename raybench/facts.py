@@ -14,6 +14,17 @@ from typing import Any, Final
 
 INFORMATIVE: Final = "informative"
 
+# Every fact that a leg may state, but for those under INFORMATIVE.
+COMPARED: Final = (
+    "initial_weights", "num_parameters", "num_parameter_tensors", "model_options", "memory_format", "image_shape",
+    "global_batch", "micro_batch", "accumulation", "workers", "samples_per_epoch_per_rank", "shuffle", "drop_last",
+    "sampler_sets_epoch", "loader_workers", "pin_memory", "first_batch", "threads", "device", "tf32",
+    "cudnn_benchmark", "compiled", "activation_checkpointing", "optimizer", "optimizer_steps", "lr_schedule",
+    "gradient_clipping", "parameter_dtype", "gradient_dtype", "master_dtype", "optimizer_state_dtype",
+    "communication_dtype", "autocast", "loss_scale", "skipped_steps", "buffer_broadcasts", "first_loss",
+    "first_gradient_norm",
+)  # fmt: skip
+
 # A word that a space may put under `differs` -> the facts (or dotted prefixes of facts) it stands for.
 # A word that is not here stands for the fact of that name and everything below it.
 DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
@@ -25,9 +36,11 @@ DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
     "kernel": ("optimizer.kernel", "kernel"),
     "precision": (
         "precision",
+        "mixed_precision",
         "parameter_dtype",
         "gradient_dtype",
         "master_dtype",
+        "optimizer_state_dtype",
         "communication_dtype",
         "autocast",
         "loss_scale",
@@ -69,6 +82,18 @@ DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
         "first_loss",
         "first_gradient_norm",
     ),
+    "mixed_precision": (
+        "parameter_dtype",
+        "gradient_dtype",
+        "master_dtype",
+        "optimizer_state_dtype",
+        "communication_dtype",
+        "autocast",
+        "first_loss",
+        "first_gradient_norm",
+    ),
+    "loss_scale": ("skipped_steps", "optimizer_steps", "lr_schedule"),
+    "schedule": ("lr_schedule",),
     "compile": ("compiled",),
     "channels_last": ("memory_format",),
     "communication": ("communication_dtype",),

@@ -16,9 +16,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from raybench import catalog
+from raybench.arms import Arm, DeepSpeedArm, deepspeed_config
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
-from raybench.space import Arm, Question, Setting, Space, Throughput, load_space
+from raybench.setting import Setting
+from raybench.space import Question, Space, Throughput, load_space
 
 PLAN_VERSION = 1
 
@@ -37,10 +39,14 @@ class Leg(_Frozen):
     setting: Setting  # the trial's, with what this arm declares to differ in
     round: int
     position: int
+    chain: int | None = None  # the arm's place in its chain, from 0
 
     def arm_config(self) -> dict[str, Any]:
-        """Everything the arm was asked to be built with."""
-        return self.arm.model_dump(mode="json")
+        """Everything the arm was asked to be built with; `chain` is its place where the arms form a chain."""
+        config = self.arm.model_dump(mode="json")
+        if isinstance(self.arm, DeepSpeedArm):
+            config["deepspeed_config"] = deepspeed_config(self.arm, self.setting)
+        return config if self.chain is None else {**config, "chain": self.chain}
 
 
 class Trial(_Frozen):
@@ -136,6 +142,7 @@ def _build_leg(space: Space, setting: Setting, trial_id: str, name: str, round_:
         setting=Setting.model_validate({**setting.model_dump(mode="json"), **arm.setting}),
         round=round_,
         position=position,
+        chain=list(space.arms).index(name) if space.chain else None,
     )
 
 

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from raybench.arms import DeepSpeedArm
 from raybench.plan import Plan
-from raybench.space import DeepSpeedArm, Space
+from raybench.space import Space
 
 # Standard deviation of one trial's log ratio between neighbouring legs of one process, as found on an idle 2-core
 # machine; another machine has another, and only a measurement tells.

@@ -21,6 +21,8 @@ from raybench.setting import Adam, Lamb, LossScale, Positive, Schedule, Setting,
 from raybench.spacefile import SpaceFile
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
 class Question(Strict):
     """What counts as an effect: `margin` is the relative change below which there is none, `alpha` the level."""
 
@@ -157,8 +159,8 @@ def _check_arms(space: Space, settings: dict[str, Setting], file: SpaceFile) -> 
             if len(things) != 1:
                 raise file.error(
                     ("arms", name),
-                    f"in a chain an arm differs from the one before in exactly one thing; this one differs from {before} "
-                    f"in {' and '.join(things) or 'nothing'}",
+                    f"in a chain an arm differs from the one before in exactly one thing; this one differs from "
+                    f"{before} in {' and '.join(things) or 'nothing'}",
                 )
 
 

@@ -122,7 +122,8 @@ class Tracker:
         self.client.log_dict(run_id, environment, "environment.json")
         self.client.log_dict(run_id, json.loads(row["facts"]), "facts.json")
         if config is not None or row["engine"] == "deepspeed":
-            self.client.log_dict(run_id, config or json.loads(row["arm_config"]).get("config"), "deepspeed_config.json")
+            config = config or json.loads(row["arm_config"]).get("deepspeed_config")
+            self.client.log_dict(run_id, config, "deepspeed_config.json")
         self.client.set_terminated(run_id, "FAILED" if row["status"] == "failed" else "FINISHED", end)
 
     def finish(self, summary: dict[str, Any], artifacts: dict[str, str]) -> None:
@@ -147,7 +148,7 @@ def leg_params(row: dict[str, Any]) -> dict[str, Any]:
     """The flat parameters of a leg's run, by which MLflow compares and groups."""
     facts, config = json.loads(row["facts"]), json.loads(row["arm_config"])
     optimizer = facts.get("optimizer", {})
-    zero = (config.get("config") or {}).get("zero_optimization") or {}
+    zero = (config.get("deepspeed_config") or {}).get("zero_optimization") or {}
     params = {
         key: row[key]
         for key in (

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 from raybench import catalog
-from raybench.space import Setting
+from raybench.setting import Setting
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images (batch, channels, side, side) float32; labels (batch,) int64
 
@@ -116,6 +116,7 @@ class Batches:
         if len(self.loader) == 0:
             raise ValueError(f"{setting.dataset}: fewer samples a rank than one micro-batch of {setting.micro_batch}")
         self.on_device = setting.dataset == "synthetic"
+        self.memory_format = torch.channels_last if setting.channels_last else torch.preserve_format
         self.epochs_begun = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -130,7 +131,8 @@ class Batches:
         self.sampler.set_epoch(self.epochs_begun)
         self.epochs_begun += 1
         for images, labels in self.loader:
-            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            images = images.to(self.device, non_blocking=True, memory_format=self.memory_format)
+            yield images, labels.to(self.device, non_blocking=True)
 
     @property
     def samples_per_epoch(self) -> int:

@@ -6,6 +6,7 @@ Every key but `informative` must be equal in the arms of a setting, unless the s
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,6 +15,11 @@ from torch import nn
 from raybench.plan import Leg
 from raybench.training.data import Batch, Batches
 from raybench.training.ranks import Ranks
+
+
+def dtype_names(dtypes: Iterable[torch.dtype]) -> str:
+    """The distinct types by name, as `float32` or `bfloat16,float32`; empty where there are none."""
+    return ",".join(sorted({str(dtype).removeprefix("torch.") for dtype in dtypes}))
 
 
 def tensors_hash(*tensors: torch.Tensor) -> str:
@@ -36,10 +42,8 @@ def weights_hash(model: nn.Module) -> str:
 def model_facts(model: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
     """What the model is before an engine takes it."""
     parameters = list(model.parameters())
-    channels_last = any(p.dim() == 4 and not p.is_contiguous() for p in parameters)
     return {
         "initial_weights": weights_hash(model),
-        "memory_format": "channels_last" if channels_last else "contiguous",
         "num_parameters": sum(parameter.numel() for parameter in parameters),
         "num_parameter_tensors": len(parameters),
         "model_options": options,
@@ -68,7 +72,57 @@ def run_facts(leg: Leg, batches: Batches, first: Batch, ranks: Ranks) -> dict[st
         "device": ranks.device.type,
         "tf32": torch.backends.cuda.matmul.allow_tf32,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "compiled": False,
-        "activation_checkpointing": False,
-        "lr_schedule": "constant",
     }
+
+
+class ForwardSeen:
+    """What the layers with a weight meet in a forward pass: its types and strides, and whether autocast is on.
+
+    Looked at in a leg's first step only, inside the engine, where sharded weights are whole and cast ones are cast.
+    A compiled model is not looked into, because hooks would be compiled with it.
+    """
+
+    def __init__(self, model: nn.Module, device_type: str) -> None:
+        self._device_type = device_type
+        self._dtypes: set[torch.dtype] = set()
+        self._autocast: set[str] = set()
+        self._formats: set[str] = set()
+        layers = [] if is_compiled(model) else [m for m in model.modules() if _has_weight(m)]
+        self._handles = [layer.register_forward_pre_hook(self._look) for layer in layers]
+
+    def _look(self, layer: nn.Module, _: Any) -> None:
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        self._dtypes.add(weight.dtype)
+        if not torch.is_autocast_enabled(self._device_type):
+            self._autocast.add("off")
+        else:
+            self._autocast.add(dtype_names([torch.get_autocast_dtype(self._device_type)]))
+        if weight.dim() == 4:
+            orders = {torch.contiguous_format: "contiguous", torch.channels_last: "channels_last"}
+            fits = [name for order, name in orders.items() if weight.is_contiguous(memory_format=order)]
+            if len(fits) < 2:  # a 1x1 kernel is both
+                self._formats.add(fits[0] if fits else "strided")
+
+    def facts(self) -> dict[str, Any]:
+        """What was seen; nothing of what was not there to see."""
+        seen = {
+            "parameter_dtype": dtype_names(self._dtypes),
+            "autocast": ",".join(sorted(self._autocast)),
+            "memory_format": ",".join(sorted(self._formats)),
+        }
+        return {name: value for name, value in seen.items() if value}
+
+    def remove(self) -> None:
+        """Look no more."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile has taken the model or a part of it."""
+    return any(module._compiled_call_impl is not None for module in model.modules())
+
+
+def _has_weight(module: nn.Module) -> bool:
+    return isinstance(module._parameters.get("weight"), torch.Tensor)

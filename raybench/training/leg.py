@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from raybench.outcome import Measurement
 from raybench.plan import Leg, Trial
-from raybench.space import Setting
+from raybench.setting import Setting
 from raybench.steady import steady_from_step
 from raybench.training import facts, memory
+from raybench.training.blocks import checkpoint_activations, num_checkpointed
 from raybench.training.data import Batch, Batches
 from raybench.training.engines import Engine, build_engine
 from raybench.training.environment import environment
@@ -46,7 +48,6 @@ class _Run:
 
     times: StepTimes
     losses: list[float]  # mean over a step's micro-batches
-    gradient_norm: float
     facts: dict[str, Any]
 
 
@@ -64,12 +65,16 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks) -> Measurement:
     model, options = build_model(leg.setting)
     model_facts = facts.model_facts(model, options)
     model.to(ranks.device).train()
+    if leg.setting.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if leg.setting.activation_checkpointing:
+        checkpoint_activations(model)
     batches = Batches(leg.setting, ranks.rank, trial.seed, ranks.device)
     engine = build_engine(leg, model, ranks.device)
     try:
         ranks.barrier()
         setup_seconds = time.perf_counter() - begun
-        run = _run_protocol(trial, leg, engine, batches, ranks)
+        run = _run_protocol(trial, leg, model, engine, batches, ranks)
         peak_host = memory.peak_host_bytes(peaks_reset)
         peak_device = memory.peak_device_bytes(ranks.device)
     finally:
@@ -95,13 +100,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks) -> Measurement:
         first_loss=float(losses[0]),
         final_loss=float(losses[-1]),
         steady_from_step=steady_from_step(times.step.tolist()),
-        facts={
-            **model_facts,
-            **run.facts,
-            "first_loss": float(losses[0]),
-            "first_gradient_norm": run.gradient_norm,
-            "optimizer_steps": len(losses),
-        },
+        facts={**model_facts, **run.facts, "first_loss": float(losses[0])},
         environment=environment(),
         started_at=started_at,
     )
@@ -122,26 +121,28 @@ def set_precision(setting: Setting) -> None:
 
 
 class _Probed:
-    """An engine for its first step, whose `step` takes the gradient's norm and checks what the step changed."""
+    """An engine for its first step: looks at what the layers meet, and takes the gradient's norm before it steps."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, model: nn.Module, device_type: str) -> None:
         self._engine = engine
         self.forward, self.backward = engine.forward, engine.backward
+        self.seen = facts.ForwardSeen(model, device_type)
         self.gradient_norm = math.nan
 
     def step(self) -> None:
         self.gradient_norm = self._engine.gradient_norm()
         self._engine.step()
+        self.seen.remove()
 
 
-def _run_protocol(trial: Trial, leg: Leg, engine: Engine, batches: Batches, ranks: Ranks) -> _Run:
+def _run_protocol(trial: Trial, leg: Leg, model: nn.Module, engine: Engine, batches: Batches, ranks: Ranks) -> _Run:
     """Warm-up steps, then measured steps; the checks that something trained stand outside both."""
     protocol, accumulation = trial.protocol, leg.setting.accumulation
     stream = iter(batches)
     first = next(stream)
     run_facts = facts.run_facts(leg, batches, first, ranks)
     before = engine.checksum()
-    probed = _Probed(engine)
+    probed = _Probed(engine, model, ranks.device.type)
     windows = [
         _timed(probed, _again(first, stream), ranks, 1, accumulation, protocol.phases),  # type: ignore[arg-type]
         _timed(engine, stream, ranks, protocol.warmup_steps - 1, accumulation, protocol.phases),
@@ -151,14 +152,23 @@ def _run_protocol(trial: Trial, leg: Leg, engine: Engine, batches: Batches, rank
     losses = [float(loss) for _, window in windows for loss in window]
     per_step = np.asarray(losses).reshape(-1, accumulation).mean(axis=1)
     gradient_norm = probed.gradient_norm
-    if np.isfinite(per_step).all() and not gradient_norm > 0:
+    overflowed = leg.setting.precision == "fp16" and not math.isfinite(gradient_norm)  # the loss scale comes down
+    if np.isfinite(per_step).all() and not gradient_norm > 0 and not overflowed:
         raise NothingTrained(f"the first step's gradient norm is {gradient_norm}: nothing can have been trained")
     if engine.checksum() == before:
         raise NothingTrained("no parameter changed in the whole leg: nothing was trained")
     times = windows[0][0]
     for window_times, _ in windows[1:]:
         times = times.joined(window_times)
-    return _Run(times, per_step.tolist(), gradient_norm, {**run_facts, **engine.facts()})
+    found = {
+        **run_facts,
+        "compiled": facts.is_compiled(model),
+        "activation_checkpointing": num_checkpointed(model) > 0,
+        **engine.facts(),
+        **probed.seen.facts(),
+        "first_gradient_norm": gradient_norm if math.isfinite(gradient_norm) else None,
+    }
+    return _Run(times, per_step.tolist(), found)
 
 
 def _timed(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from raybench import catalog
-from raybench.space import Setting
+from raybench.setting import Setting
 from raybench.training.torchvision_ops import declare_missing
 
 

@@ -1,4 +1,4 @@
-"""The optimizer of a setting: the same class, hyper-parameters and kernel under every engine."""
+"""The optimizer and learning-rate schedule of a setting: the same algorithm, hyper-parameters and kernel everywhere."""
 
 from __future__ import annotations
 
@@ -7,44 +7,172 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from raybench.space import Adam, Sgd
+from raybench.setting import Adam, Lamb, Schedule, Sgd
+from raybench.training.engines import InvalidConfig, Unsupported
 
-_CLASSES: dict[str, Any] = {
+Choice = Sgd | Adam | Lamb
+
+# torch's switches of each kernel; `auto` leaves the choice to torch.
+_KERNELS: dict[str, dict[str, bool | None]] = {
+    "auto": {},
+    "for-loop": {"foreach": False, "fused": False},
+    "foreach": {"foreach": True, "fused": False},
+    "fused": {"foreach": False, "fused": True},
+}
+_TORCH_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
 
 
-def build_optimizer(choice: Sgd | Adam, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """A torch optimizer with every hyper-parameter written out and the `foreach` kernel chosen explicitly."""
-    options: dict[str, Any] = choice.model_dump(exclude={"name"})
-    optimizer: torch.optim.Optimizer = _CLASSES[choice.name](parameters, foreach=True, fused=False, **options)
+def optimizer_class(choice: Choice, *, offloaded: bool = False) -> tuple[Any, dict[str, Any]]:
+    """The class that the setting asks for, and every argument it is built with but the parameters.
+
+    `offloaded`: the parameters lie in host memory, where DeepSpeed's kernel is CPUAdam.
+    """
+    options: dict[str, Any] = choice.model_dump(exclude={"name", "kernel"})
+    if choice.kernel == "deepspeed":
+        return _deepspeed_class(choice, options, offloaded)
+    if isinstance(choice, Lamb):
+        from timm.optim.lamb import Lamb as TimmLamb
+
+        options |= {"max_grad_norm": None, "bias_correction": True, "grad_averaging": True, "trust_clip": False}
+        options |= {"always_adapt": False, "decoupled_decay": False, "caution": False}
+        return TimmLamb, {**options, "foreach": choice.kernel == "foreach"}
+    if isinstance(choice, Adam):
+        options["amsgrad"] = False
+    return _TORCH_CLASSES[choice.name], {**options, "maximize": False, **_KERNELS[choice.kernel]}
+
+
+def _deepspeed_class(choice: Choice, options: dict[str, Any], offloaded: bool) -> tuple[Any, dict[str, Any]]:
+    if isinstance(choice, Lamb):
+        from deepspeed.ops.lamb import FusedLamb
+
+        return FusedLamb, options
+    from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+
+    decoupled = choice.name == "adamw"
+    if offloaded:
+        return DeepSpeedCPUAdam, {**options, "adamw_mode": decoupled, "fp32_optimizer_states": True}
+    return FusedAdam, {**options, "adam_w_mode": decoupled, "bias_correction": True}
+
+
+def build_optimizer(
+    choice: Choice, parameters: Iterable[nn.Parameter], *, offloaded: bool = False
+) -> torch.optim.Optimizer:
+    """The setting's optimizer over `parameters`. Raises InvalidConfig or Unsupported with the library's words."""
+    kind, options = optimizer_class(choice, offloaded=offloaded)
+    try:
+        optimizer: torch.optim.Optimizer = kind(parameters, **options)
+    except (ValueError, TypeError) as error:
+        raise InvalidConfig(f"{kind.__name__}: {error}") from error
+    except Exception as error:  # DeepSpeed's operators are compiled here, and compilers fail in their own ways
+        if choice.kernel not in ("deepspeed", "fused"):
+            raise
+        raise Unsupported(f"{kind.__name__}: {type(error).__name__}: {error}") from error
     return optimizer
 
 
-_COMPARED = ("lr", "weight_decay", "betas", "eps", "momentum", "dampening", "nesterov", "amsgrad", "maximize")
+def build_scheduler(schedule: Schedule, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
+    """The setting's schedule, None where the rate never changes: then no step pays for one."""
+    if schedule == Schedule():
+        return None
+    return LambdaLR(optimizer, _Factor(schedule))
+
+
+class _Factor:
+    """A schedule as LambdaLR calls it, which the facts can read back."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def __call__(self, step: int) -> float:
+        return self.schedule.factor(step)
+
+
+class StepCounter:
+    """Counts the steps that an optimizer really took."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.taken = 0
+        self._handle = optimizer.register_step_post_hook(self._count)
+
+    def _count(self, *_: Any) -> None:
+        self.taken += 1
+
+    def remove(self) -> None:
+        """Count no more."""
+        self._handle.remove()
+
+
+_COMPARED = (
+    "lr", "weight_decay", "betas", "eps", "momentum", "dampening", "nesterov", "amsgrad", "maximize", "max_grad_norm",
+    "max_coeff", "min_coeff", "bias_correction",
+)  # fmt: skip
+# DeepSpeed's classes by the algorithm that they compute: (class, decouples weight decay) -> torch's name for it.
+_ALGORITHMS = {
+    ("FusedAdam", True): "AdamW", ("FusedAdam", False): "Adam",
+    ("DeepSpeedCPUAdam", True): "AdamW", ("DeepSpeedCPUAdam", False): "Adam",
+}  # fmt: skip
 
 
 def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What the live optimizer's parameter groups say: class, kernel, hyper-parameters (of all groups alike)."""
-    groups = [{key: _plain(group[key]) for key in _COMPARED if key in group} for group in optimizer.param_groups]
+    """What the live optimizer's parameter groups say: class, kernel, hyper-parameters (of all groups alike).
+
+    The class is the algorithm: DeepSpeed's FusedAdam with decoupled weight decay computes AdamW, and its kernel is
+    named beside it. The learning rate is the one that the schedule starts from.
+    """
+    kind = type(optimizer)
+    decoupled = bool(getattr(optimizer, "adam_w_mode", False))
+    library = kind.__module__.partition(".")[0]
+    algorithm = _ALGORITHMS.get((kind.__name__, decoupled), kind.__name__)
+    implied = {"bias_correction": True} if algorithm in ("Adam", "AdamW") else {}  # torch corrects without saying so
+    groups = [
+        {**implied, **{key: _plain(group[key]) for key in _COMPARED if key in group}}
+        | {"lr": _plain(group.get("initial_lr", group.get("lr")))}
+        for group in optimizer.param_groups
+    ]
     first = groups[0]
     differing = sorted(key for group in groups for key in group if group[key] != first.get(key))
-    kind = type(optimizer)
-    library = kind.__module__.partition(".")[0]
-    facts = {"class": kind.__name__, "kernel": _kernel(optimizer, library), **first}
+    facts = {"class": algorithm, "kernel": _kernel(optimizer, library), **first}
     return {**facts, **{key: [group.get(key) for group in groups] for key in differing}}
 
 
+def schedule_facts(scheduler: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What the live scheduler is, and the learning rate to which it has come."""
+    rate = _plain(optimizer.param_groups[0]["lr"])
+    if scheduler is None:
+        return {"name": "constant", "warmup_steps": 0, "total_steps": None, "lr": rate}
+    factor = getattr(scheduler, "lr_lambdas", [None])[0]
+    if isinstance(factor, _Factor):
+        return {**factor.schedule.model_dump(mode="json"), "lr": rate}
+    return {"name": type(scheduler).__name__, "lr": rate}
+
+
+def state_dtypes(optimizer: torch.optim.Optimizer) -> list[torch.dtype]:
+    """The types of the optimizer's state tensors, as momenta, not of single numbers such as step counts."""
+    return [
+        value.dtype
+        for state in optimizer.state.values()
+        if isinstance(state, dict)
+        for value in state.values()
+        if isinstance(value, torch.Tensor) and value.dim() > 0
+    ]
+
+
 def _kernel(optimizer: torch.optim.Optimizer, library: str) -> str:
-    if library != "torch":
-        return f"{library}.{type(optimizer).__name__}"
+    if library == "deepspeed":
+        return f"deepspeed.{type(optimizer).__name__}"
     group = optimizer.param_groups[0]
-    if group.get("fused"):
-        return "fused"
-    return "foreach" if group.get("foreach") else "for-loop"
+    fused, foreach = group.get("fused"), group.get("foreach")
+    if fused is None and foreach is None and library == "torch":
+        from torch.optim.optimizer import _default_to_fused_or_foreach
+
+        fused, foreach = _default_to_fused_or_foreach(group["params"], differentiable=False, use_fused=False)
+    return "fused" if fused else "foreach" if foreach else "for-loop"
 
 
 def _plain(value: Any) -> Any:

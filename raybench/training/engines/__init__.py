@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from raybench.arms import DeepSpeedArm, FsdpArm
 from raybench.plan import Leg
-from raybench.space import DeepSpeedArm
 
 
 class InvalidConfig(Exception):
@@ -41,7 +41,7 @@ class Engine(Protocol):
         """A number that changes when any of this rank's parameters does."""
 
     def facts(self) -> dict[str, Any]:
-        """What the live engine says of itself; the key `informative` holds what is not to be compared."""
+        """What the live engine says of itself after its steps; the key `informative` holds what is not compared."""
 
     def destroy(self) -> None:
         """Release everything, so that the next engine of this process starts as the first did."""
@@ -53,6 +53,10 @@ def build_engine(leg: Leg, model: nn.Module, device: torch.device) -> Engine:
         from raybench.training.engines.deepspeed_engine import DeepSpeedEngine
 
         return DeepSpeedEngine(leg.arm, leg.setting, model, device)
+    if isinstance(leg.arm, FsdpArm):
+        from raybench.training.engines.fsdp_engine import FsdpEngine
+
+        return FsdpEngine(leg.arm, leg.setting, model, device)
     from raybench.training.engines.torch_engine import TorchEngine
 
     return TorchEngine(leg.arm, leg.setting, model, device)

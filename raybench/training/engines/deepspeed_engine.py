@@ -1,75 +1,98 @@
-"""DeepSpeed: any config passes through; what raybench adds to it is in one place, and recorded."""
+"""DeepSpeed: any config passes through; what raybench adds to it is `raybench.arms.added_config`, and recorded."""
 
 from __future__ import annotations
 
-import copy
 import logging
 from typing import Any
 
 import torch
 from torch import nn
 
-from raybench.space import DeepSpeedArm, Setting
+from raybench.arms import DeepSpeedArm, added_config, deepspeed_config
+from raybench.setting import LossScale, Schedule, Setting
 from raybench.training.engines import InvalidConfig, Unsupported
-from raybench.training.optimizers import build_optimizer, optimizer_facts
-
-_NEVER = 2**31 - 1
-
-
-def full_config(arm: DeepSpeedArm, setting: Setting, num_parameters: int, device_type: str) -> dict[str, Any]:
-    """The arm's DeepSpeed config with what raybench adds.
-
-    From the setting, and the same in every arm: batch sizes, and gradient clipping written out, because
-    DeepSpeed 0.19.8 clips at norm 1.0 where its config says nothing. For a fair clock: no timers, no monitor,
-    no printing (the throughput timer synchronizes twice a step by default). On a CPU: communication buckets no
-    larger than the model, where the config does not name them (their default is 2 GB each).
-    """
-    config = copy.deepcopy(arm.config)
-    config["train_batch_size"] = setting.batch_size
-    config["train_micro_batch_size_per_gpu"] = setting.micro_batch
-    config["gradient_accumulation_steps"] = setting.accumulation
-    config["gradient_clipping"] = setting.gradient_clipping
-    config.setdefault("steps_per_print", _NEVER)
-    config.setdefault("wall_clock_breakdown", False)
-    config.setdefault("timers", {"throughput": {"enabled": False}})
-    config.setdefault("zero_allow_untested_optimizer", True)
-    config.setdefault("zero_force_ds_cpu_optimizer", False)
-    if setting.precision == "bf16" and not any(key in config for key in ("bf16", "fp16", "torch_autocast")):
-        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-    zero = config.get("zero_optimization")
-    if device_type == "cpu" and isinstance(zero, dict) and zero.get("stage", 0):
-        for key in _BUCKETS:
-            if key == "reduce_bucket_size" or zero["stage"] < 3:
-                zero.setdefault(key, max(num_parameters, 1))
-    return config
-
+from raybench.training.facts import dtype_names
+from raybench.training.optimizers import (
+    StepCounter,
+    build_optimizer,
+    build_scheduler,
+    optimizer_facts,
+    schedule_facts,
+    state_dtypes,
+)
 
 _BUCKETS = ("reduce_bucket_size", "allgather_bucket_size")
 
 
+def fit_buckets(config: dict[str, Any], num_parameters: int) -> dict[str, Any]:
+    """Communication buckets no larger than the model, where the config does not name them: their default is 2 GB
+    each, which a CPU pays for in every leg. Returns what was added to the config's zero_optimization."""
+    zero = config.get("zero_optimization", {})
+    stage = zero.get("stage", 0)
+    names = [name for name in _BUCKETS if stage and name not in zero and (name == "reduce_bucket_size" or stage < 3)]
+    added = dict.fromkeys(names, max(num_parameters, 1))
+    zero.update(added)
+    return added
+
+
+def refuse(arm: DeepSpeedArm, setting: Setting) -> None:
+    """Raise Unsupported for what DeepSpeed would accept and then compute something else than was asked."""
+    stage = arm.zero_optimization.get("stage", 0)
+    if setting.optimizer.name == "lamb" and stage and "optimizer" not in arm.config:
+        raise Unsupported(
+            "LAMB under ZeRO: its trust ratio belongs to one parameter tensor, and ZeRO hands the optimizer flat "
+            "partitions of all of them"
+        )
+    scaled = setting.precision == "fp16" and setting.mixed_precision == "autocast"
+    if scaled and setting.loss_scale != LossScale() and "torch_autocast" not in arm.config:
+        raise Unsupported("loss_scale: DeepSpeed's torch_autocast has torch's defaults only; use mixed_precision: cast")
+    if scaled and setting.gradient_clipping and stage and "fp16" not in arm.config:
+        raise Unsupported("fp16 by torch_autocast with clipping: ZeRO clips the gradients before they are unscaled")
+
+
 class DeepSpeedEngine:
-    """A DeepSpeed engine around the model, with the setting's torch optimizer unless the config names its own."""
+    """A DeepSpeed engine around the model; optimizer and schedule are the setting's unless the config names its own."""
 
     def __init__(self, arm: DeepSpeedArm, setting: Setting, model: nn.Module, device: torch.device) -> None:
-        if setting.precision == "fp16" and not any(key in arm.config for key in ("fp16", "torch_autocast")):
-            raise Unsupported("precision: fp16 needs an fp16 section in this arm's DeepSpeed config")
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.config = full_config(arm, setting, num_parameters, device.type)
+        refuse(arm, setting)
         self.model = model
-        own_optimizer = "optimizer" in self.config
-        optimizer = None if own_optimizer else build_optimizer(setting.optimizer, model.parameters())
+        self.workers = setting.workers
+        self.config = deepspeed_config(arm, setting)
+        self.added = added_config(arm, setting)
+        if device.type == "cpu":
+            buckets = fit_buckets(self.config, sum(parameter.numel() for parameter in model.parameters()))
+            self.added |= {"zero_optimization": buckets} if buckets else {}
+        optimizer = None
+        if "optimizer" not in self.config:
+            offloaded = "offload_optimizer" in arm.zero_optimization
+            optimizer = build_optimizer(setting.optimizer, model.parameters(), offloaded=offloaded)
+        scheduled = setting.schedule != Schedule()
         try:
             self.engine, self.optimizer, _, _ = deepspeed.initialize(
-                model=model, optimizer=optimizer, config=self.config, dist_init_required=False
+                model=model,
+                optimizer=optimizer,
+                config=self.config,
+                lr_scheduler=(lambda basic: build_scheduler(setting.schedule, basic)) if scheduled else None,
+                dist_init_required=False,
             )
+            if setting.compile:
+                self.engine.compile()
+        except NotImplementedError as error:
+            raise Unsupported(f"DeepSpeed: {error}") from error
         except (ValueError, TypeError, KeyError, AssertionError, deepspeed.DeepSpeedConfigError) as error:
             raise InvalidConfig(f"DeepSpeed: {type(error).__name__}: {error}") from error
+        self.basic = self.engine.basic_optimizer
+        self.counter = StepCounter(self.basic)
+        self.initial_scale = self._scale()
+        self.gradient_dtype = ""
+        low_precision, _ = self.engine.get_data_types()
+        self.input_dtype = low_precision if low_precision != torch.float32 else None
 
     def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
-        logits: torch.Tensor = self.engine(images)
+        logits: torch.Tensor = self.engine(images if self.input_dtype is None else images.to(self.input_dtype))
         return logits
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
@@ -83,8 +106,10 @@ class DeepSpeedEngine:
     def gradient_norm(self) -> float:
         from deepspeed.utils import safe_get_full_grad
 
-        gradients = [safe_get_full_grad(parameter) for parameter in self.model.parameters()]
-        return float(nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]))
+        found = (safe_get_full_grad(parameter) for parameter in self.model.parameters())
+        gradients = [gradient for gradient in found if gradient is not None]
+        self.gradient_dtype = dtype_names(gradient.dtype for gradient in gradients)
+        return float(nn.utils.get_total_norm(gradients)) / (self._scale() or 1.0)
 
     def checksum(self) -> float:
         # ZeRO-3 keeps this rank's share of a parameter in ds_tensor.
@@ -93,33 +118,76 @@ class DeepSpeedEngine:
 
     def facts(self) -> dict[str, Any]:
         engine = self.engine
-        basic = getattr(self.optimizer, "optimizer", self.optimizer)
-        autocast = engine.torch_autocast_enabled()
-        return {
-            "optimizer": optimizer_facts(basic),
-            "parameter_dtype": _dtype_names(parameter.dtype for parameter in self.model.parameters()),
-            "master_dtype": _dtype_names(tensor.dtype for tensor in self._master_weights(basic)),
-            "autocast": str(engine.torch_autocast_dtype()).removeprefix("torch.") if autocast else "off",
+        steps, skipped = self._steps()
+        facts = {
+            "global_batch": engine.train_batch_size(),
+            "micro_batch": engine.train_micro_batch_size_per_gpu(),
+            "accumulation": engine.gradient_accumulation_steps(),
+            "optimizer": optimizer_facts(self.basic),
+            "optimizer_steps": steps,
+            "lr_schedule": schedule_facts(engine.lr_scheduler, self.basic),
             "gradient_clipping": float(engine.gradient_clipping()),
+            "gradient_dtype": self.gradient_dtype,
+            "master_dtype": dtype_names(tensor.dtype for tensor in self._master_weights()),
+            "optimizer_state_dtype": dtype_names(state_dtypes(self.basic)),
+            "loss_scale": self.initial_scale,
+            "skipped_steps": skipped,
             "buffer_broadcasts": False,
             "informative": {
                 "wrapper": type(engine).__name__,
-                "zero_stage": engine.zero_optimization_stage(),
+                "zero_stage": int(engine.zero_optimization_stage()),
                 "overlap_comm": engine.zero_overlap_comm() if engine.zero_optimization_stage() else None,
-                "zero_optimizer": type(self.optimizer).__name__,
+                "optimizer_wrapper": type(self.optimizer).__name__,
                 "communication_backend": engine.dist_backend,
                 "deepspeed_config": self.config,
+                "added_by_raybench": self.added,
             },
         }
+        if self.workers > 1:
+            facts["communication_dtype"] = self._communication_dtype()
+        return facts
 
-    def _master_weights(self, basic: torch.optim.Optimizer) -> list[torch.Tensor]:
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """The torch GradScaler that DeepSpeed uses under torch_autocast with float16."""
+        scaler: torch.amp.GradScaler | None = self.engine.torch_autocast_z0_gradscaler or getattr(
+            self.optimizer, "torch_autocast_gradscaler", None
+        )
+        return scaler
+
+    def _scale(self) -> float | None:
+        """The loss scale of now; None where the loss is not scaled."""
+        scaler = self._scaler()
+        if scaler is not None:
+            return float(scaler.get_scale())
+        if not self.engine.fp16_enabled():
+            return None
+        return float(getattr(self.optimizer, "cur_scale", 0) or self.optimizer.loss_scale)
+
+    def _steps(self) -> tuple[int, int]:
+        """Optimizer steps taken, and those that an overflow made DeepSpeed pass over."""
+        whole = int(self.engine.global_steps)
+        if self._scaler() is not None:  # DeepSpeed does not count what torch's scaler passes over
+            return self.counter.taken, whole - self.counter.taken
+        skipped = int(self.engine.skipped_steps)
+        return whole - skipped, skipped
+
+    def _communication_dtype(self) -> str:
+        from deepspeed.runtime.torch_autocast import get_all_comm_dtypes
+
+        if self.engine.torch_autocast_enabled() and self.engine.zero_optimization_stage():
+            return dtype_names(get_all_comm_dtypes(self.model.parameters()))
+        return dtype_names([self.engine.communication_data_type])
+
+    def _master_weights(self) -> list[torch.Tensor]:
         """The tensors that the optimizer really steps on this rank: ZeRO-3 keeps them apart from its groups."""
         partitions = getattr(self.optimizer, "fp32_partitioned_groups_flat", None)
-        return partitions or [parameter for group in basic.param_groups for parameter in group["params"]]
+        return partitions or [parameter for group in self.basic.param_groups for parameter in group["params"]]
 
     def destroy(self) -> None:
+        from deepspeed.runtime import torch_autocast
+
+        self.counter.remove()
         self.engine.destroy()
-
-
-def _dtype_names(dtypes: Any) -> str:
-    return ",".join(sorted({str(dtype).removeprefix("torch.") for dtype in dtypes}))
+        # Left behind, it would give the next engine of this process, whatever its precision, a gradient scaler.
+        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
+        torch_autocast.TORCH_AUTOCAST_DTYPE = None

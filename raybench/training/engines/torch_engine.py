@@ -2,86 +2,199 @@
 
 from __future__ import annotations
 
+import contextlib
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
-from raybench.space import Setting, TorchArm
+from raybench.arms import FsdpArm, TorchArm
+from raybench.setting import Setting
 from raybench.training.engines import Unsupported
-from raybench.training.optimizers import build_optimizer, optimizer_facts
+from raybench.training.facts import dtype_names
+from raybench.training.optimizers import (
+    StepCounter,
+    build_optimizer,
+    build_scheduler,
+    optimizer_class,
+    optimizer_facts,
+    schedule_facts,
+    state_dtypes,
+)
 
-_AUTOCAST = {"bf16": torch.bfloat16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_HOOKS: dict[str, Any] = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
+_HOOK_DTYPES = {"fp16_compress_hook": "float16", "bf16_compress_hook": "bfloat16"}
 
 
 class TorchEngine:
     """`torch.optim` on the module, wrapped in DistributedDataParallel where there is more than one worker."""
 
-    def __init__(self, arm: TorchArm, setting: Setting, model: nn.Module, device: torch.device) -> None:
-        if setting.precision == "fp16":
-            raise Unsupported("the torch engine has no fp16 with loss scaling yet; use precision: bf16")
+    def __init__(self, arm: TorchArm | FsdpArm, setting: Setting, model: nn.Module, device: torch.device) -> None:
+        low = DTYPES.get(setting.precision)
         self.model = model
+        self.workers = setting.workers
         self.accumulation = setting.accumulation
         self.clipping = setting.gradient_clipping
         self.device_type = device.type
-        self.autocast_dtype = _AUTOCAST.get(setting.precision)
-        self.optimizer = build_optimizer(setting.optimizer, model.parameters())
-        self.wrapped: nn.Module = model
-        self.ddp: DistributedDataParallel | None = None
-        if setting.workers > 1:
-            device_ids = [device.index] if device.type == "cuda" else None
-            self.ddp = DistributedDataParallel(model, device_ids=device_ids, forward_sync_buffers=arm.broadcast_buffers)
-            self.wrapped = self.ddp
+        self.autocast_dtype = low if setting.mixed_precision == "autocast" else None
+        self.input_dtype = low if setting.mixed_precision == "cast" else None
+        self.wrapped = self._wrap(arm, setting, device)
+        self.optimizer = self._optimizer(arm, setting)
+        self.scheduler = build_scheduler(setting.schedule, self.optimizer)
+        self.scaler: torch.amp.GradScaler | None = None
+        if setting.precision == "fp16":
+            scale = setting.loss_scale
+            self.scaler = torch.amp.GradScaler(
+                device.type, init_scale=scale.initial, growth_interval=scale.growth_interval or 2**31 - 1
+            )
+        self.initial_scale = self.scaler.get_scale() if self.scaler else None
+        self.fixed_scale = None if setting.loss_scale.growth_interval else self.initial_scale
+        self.skipped_steps = 0
+        self.gradient_dtype = ""
+        self.counter = StepCounter(self.optimizer)
+
+    def _wrap(self, arm: Any, setting: Setting, device: torch.device) -> nn.Module:
+        if self.input_dtype == torch.float16:
+            raise Unsupported("fp16 by cast: torch's GradScaler cannot unscale fp16 gradients; use autocast")
+        if self.input_dtype is not None:
+            self.model.to(self.input_dtype)
+        if setting.compile:
+            self.model.compile()
+        if setting.workers == 1:
+            return self.model
+        ddp = DistributedDataParallel(
+            self.model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            forward_sync_buffers=arm.broadcast_buffers,
+            gradient_as_bucket_view=arm.gradient_as_bucket_view,
+            static_graph=arm.static_graph,
+            bucket_cap_mb=arm.bucket_cap_mb,
+        )
+        if arm.communication_hook != "none":
+            ddp.register_comm_hook(dist.group.WORLD, _HOOKS[arm.communication_hook])
+        return ddp
+
+    def _optimizer(self, arm: Any, setting: Setting) -> torch.optim.Optimizer:
+        if not arm.zero_redundancy_optimizer:
+            return build_optimizer(setting.optimizer, self.model.parameters())
+        if setting.workers == 1:
+            raise Unsupported("zero_redundancy_optimizer shards over ranks, and there is one worker")
+        kind, options = optimizer_class(setting.optimizer)
+        return ZeroRedundancyOptimizer(self.model.parameters(), optimizer_class=kind, **options)
 
     def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
-        if self.ddp is not None and not last:
-            with self.ddp.no_sync():
-                return self._forward(images)
-        return self._forward(images)
-
-    def _forward(self, images: torch.Tensor) -> torch.Tensor:
-        if self.autocast_dtype is None:
-            logits: torch.Tensor = self.wrapped(images)
+        with self._synchronized(last):
+            if self.autocast_dtype is not None:
+                with torch.autocast(self.device_type, dtype=self.autocast_dtype):
+                    autocast: torch.Tensor = self.wrapped(images)
+                return autocast
+            logits: torch.Tensor = self.wrapped(images if self.input_dtype is None else images.to(self.input_dtype))
             return logits
-        with torch.autocast(self.device_type, dtype=self.autocast_dtype):
-            logits = self.wrapped(images)
-        return logits
+
+    def _synchronized(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are averaged over ranks in the last backward of a step only."""
+        if not last and isinstance(self.wrapped, DistributedDataParallel):
+            return self.wrapped.no_sync()
+        return contextlib.nullcontext()
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
-        (loss / self.accumulation if self.accumulation > 1 else loss).backward()
+        if self.accumulation > 1:
+            loss = loss / self.accumulation
+        if self.scaler is not None:
+            loss = self.scaler.scale(loss)
+        loss.backward()
 
     def step(self) -> None:
-        if self.clipping:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clipping)
-        self.optimizer.step()
+        if self.scaler is not None:
+            skipped = self._scaled_step(self.scaler)
+        else:
+            if self.clipping:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.clipping)
+            self.optimizer.step()
+            skipped = False
+        if self.scheduler is not None and not skipped:
+            self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _scaled_step(self, scaler: torch.amp.GradScaler) -> bool:
+        """Whether an overflow made the scaler pass this step over."""
+        if self.clipping:
+            scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clipping)
+        before = scaler.get_scale()
+        scaler.step(self.optimizer)
+        scaler.update()
+        skipped = scaler.get_scale() < before
+        self.skipped_steps += skipped
+        if self.fixed_scale is not None:
+            scaler.update(self.fixed_scale)
+        return skipped
 
     def gradient_norm(self) -> float:
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        self.gradient_dtype = dtype_names(gradient.dtype for gradient in gradients)
+        norm = nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        scale = self.scaler.get_scale() if self.scaler else 1.0
+        return float(_whole(norm)) / scale
 
     def checksum(self) -> float:
-        return float(sum(parameter.detach().double().abs().sum() for parameter in self.model.parameters()))
+        shares = (getattr(parameter, "to_local", lambda p=parameter: p)() for parameter in self.model.parameters())
+        return float(sum(share.detach().double().abs().sum() for share in shares))
 
     def facts(self) -> dict[str, Any]:
-        buffers = any(True for _ in self.model.buffers())
-        return {
-            "optimizer": optimizer_facts(self.optimizer),
-            "parameter_dtype": _dtypes(self.model.parameters()),
-            "master_dtype": _dtypes(self.model.parameters()),
-            "autocast": str(self.autocast_dtype).removeprefix("torch.") if self.autocast_dtype else "off",
+        basic = getattr(self.optimizer, "optim", self.optimizer)  # ZeroRedundancyOptimizer's own
+        steps = self.counter.taken
+        if basic.param_groups[0].get("fused"):
+            steps -= self.skipped_steps  # a fused kernel is called all the same, and looks at the overflow itself
+        facts = {
+            "accumulation": self.accumulation,
+            "optimizer": optimizer_facts(basic),
+            "optimizer_steps": steps,
+            "lr_schedule": schedule_facts(self.scheduler, self.optimizer),
             "gradient_clipping": float(self.clipping),
-            "buffer_broadcasts": bool(buffers and self.ddp is not None and self.ddp.broadcast_buffers),
-            "informative": {"wrapper": type(self.wrapped).__name__ if self.ddp is not None else "none"},
+            "gradient_dtype": self.gradient_dtype,
+            "master_dtype": dtype_names(p.dtype for group in basic.param_groups for p in group["params"]),
+            "optimizer_state_dtype": dtype_names(state_dtypes(basic)),
+            "loss_scale": self.initial_scale,
+            "skipped_steps": self.skipped_steps,
+            "buffer_broadcasts": self._broadcasts_buffers(),
+            "informative": {"wrapper": self._wrapper(), "optimizer_wrapper": type(self.optimizer).__name__},
         }
+        if self.workers > 1:
+            facts["communication_dtype"] = self._communication_dtype()
+        return facts
+
+    def _wrapper(self) -> str:
+        return type(self.wrapped).__name__ if self.wrapped is not self.model else "none"
+
+    def _broadcasts_buffers(self) -> bool:
+        ddp = self.wrapped
+        return (
+            isinstance(ddp, DistributedDataParallel)
+            and any(True for _ in self.model.buffers())
+            and bool(ddp.will_sync_module_buffers())
+        )
+
+    def _communication_dtype(self) -> str:
+        assert isinstance(self.wrapped, DistributedDataParallel)
+        hook = self.wrapped._get_ddp_logging_data().get("comm_hook", "")
+        return self.gradient_dtype if not hook else _HOOK_DTYPES.get(hook, hook)
 
     def destroy(self) -> None:
+        self.counter.remove()
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.state.clear()
-        self.ddp = None
         self.wrapped = self.model
 
 
-def _dtypes(parameters: Any) -> str:
-    return ",".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters}))
+def _whole(norm: torch.Tensor) -> torch.Tensor:
+    """A norm of sharded gradients, added up over ranks."""
+    from torch.distributed.tensor import DTensor
+
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -1,0 +1,184 @@
+"""The setting: what is trained, every choice explicit, the same for all arms unless a space declares otherwise.
+
+A field added here needs a default: ids are hashes of what is not default, so a new field renames nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from raybench import catalog
+from raybench.cli import suggest
+
+Positive = Annotated[int, Field(gt=0)]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+TorchKernel = Literal["auto", "foreach", "fused", "for-loop"]  # auto: what torch picks by itself
+
+
+class Strict(BaseModel):
+    """Immutable; unknown keys, infinities and not-a-numbers are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Sgd(Strict):
+    """torch.optim.SGD with every hyper-parameter explicit."""
+
+    name: Literal["sgd"] = "sgd"
+    kernel: TorchKernel = "foreach"
+    lr: float = Field(default=0.01, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    dampening: float = Field(default=0.0, ge=0)
+    nesterov: bool = False
+    weight_decay: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise ValueError("nesterov needs a momentum above 0 and no dampening")
+        return self
+
+
+class Adam(Strict):
+    """Adam or AdamW with every hyper-parameter explicit; kernel `deepspeed` is its FusedAdam, CPUAdam with offload."""
+
+    name: Literal["adam", "adamw"]
+    kernel: TorchKernel | Literal["deepspeed"] = "foreach"
+    lr: float = Field(default=1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+    @field_validator("betas")
+    @classmethod
+    def _below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas lie from 0 to below 1, not {list(betas)}")
+        return betas
+
+
+class Lamb(Strict):
+    """LAMB with every hyper-parameter explicit: timm's in torch kernels, or DeepSpeed's FusedLamb (CUDA only).
+
+    The two are not the same algorithm (FusedLamb bounds the trust ratio to [0.01, 10]), and the facts say so.
+    """
+
+    name: Literal["lamb"]
+    kernel: Literal["foreach", "for-loop", "deepspeed"] = "foreach"
+    lr: float = Field(default=1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-6, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+Optimizer = Annotated[Sgd | Adam | Lamb, Field(discriminator="name")]
+
+
+class Schedule(Strict):
+    """The learning rate over optimizer steps: up in a line for `warmup_steps`, then constant, or down to 0 at
+    `total_steps` in a line or along a half cosine."""
+
+    name: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+    total_steps: Positive | None = None  # of warm-up and decay together
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> Self:
+        if self.name == "constant":
+            if self.total_steps is not None:
+                raise ValueError("a constant schedule has no total_steps; take it out")
+        elif self.total_steps is None:
+            raise ValueError(f"a {self.name} schedule decays until total_steps; give it")
+        elif self.total_steps <= self.warmup_steps:
+            raise ValueError(f"total_steps {self.total_steps} must be more than warmup_steps {self.warmup_steps}")
+        return self
+
+    def factor(self, step: int) -> float:
+        """What the learning rate is multiplied by in optimizer step `step`, from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.total_steps is None:
+            return 1.0
+        done = min(1.0, (step - self.warmup_steps) / (self.total_steps - self.warmup_steps))
+        return 1 - done if self.name == "linear" else (1 + math.cos(math.pi * done)) / 2
+
+
+class LossScale(Strict):
+    """Loss scaling in fp16: doubled after `growth_interval` steps without an overflow, halved at each; 0: fixed."""
+
+    initial: float = Field(default=65536.0, gt=0)
+    growth_interval: int = Field(default=2000, ge=0)
+
+    @field_validator("initial")
+    @classmethod
+    def _power_of_two(cls, initial: float) -> float:
+        if not math.log2(initial).is_integer():
+            raise ValueError(f"a loss scale is a power of two, not {initial:g}")
+        return initial
+
+
+class Setting(Strict):
+    """What is trained. Batch sizes count images; `batch_size` is global: micro x accumulation x workers."""
+
+    model: str
+    dataset: str
+    image_size: Positive | None = None  # pixels a side; the dataset's own where not given
+    batch_size: Positive
+    accumulation: Positive = 1
+    workers: Positive = 1
+    precision: Precision = "fp32"
+    # How bf16 and fp16 are done. autocast: weights stay fp32, operations run lower. cast: weights are lower.
+    mixed_precision: Literal["autocast", "cast"] = "autocast"
+    loss_scale: LossScale = LossScale()  # of fp16
+    optimizer: Optimizer = Field(default_factory=lambda: Adam(name="adamw"))
+    schedule: Schedule = Schedule()
+    gradient_clipping: float = Field(default=0.0, ge=0)  # norm; 0 clips nothing, in every engine
+    activation_checkpointing: bool = False  # each block of the model computed again in the backward pass
+    channels_last: bool = False
+    compile: bool = False  # torch.compile
+    loader_workers: int = Field(default=0, ge=0, le=64)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    model_options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("optimizer", "schedule", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, name: str) -> str:
+        if name not in catalog.DATASETS:
+            raise ValueError(f"unknown dataset {name!r}; {suggest(name, catalog.DATASETS)}")
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _native_size(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("image_size") is None:
+            dataset = values.get("dataset")
+            if isinstance(dataset, str) and dataset in catalog.DATASETS:
+                return {**values, "image_size": catalog.DATASETS[dataset].image_size}
+        return values
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        share = self.workers * self.accumulation
+        if self.batch_size % share:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by workers {self.workers} x accumulation "
+                f"{self.accumulation}; the global batch is micro x accumulation x workers"
+            )
+        samples = catalog.DATASETS[self.dataset].train_samples
+        if self.batch_size > samples:
+            raise ValueError(f"batch_size {self.batch_size} is more than the {samples} images of {self.dataset}")
+        return self
+
+    @property
+    def micro_batch(self) -> int:
+        """Images of one forward pass of one rank."""
+        return self.batch_size // (self.workers * self.accumulation)

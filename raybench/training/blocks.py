@@ -1,0 +1,41 @@
+"""The blocks of a model: the repeated parts that FSDP2 shards, and activation checkpointing recomputes, one by one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The outermost modules of a class that occurs more than once, single layers and containers not counted;
+    where there are none, the direct children that have parameters."""
+    composed = [module for module in model.modules() if module is not model and _is_composed(module)]
+    counts = Counter(type(module) for module in composed)
+    blocks: list[nn.Module] = []
+    inside: set[int] = set()
+    for module in composed:  # outer ones come first
+        if counts[type(module)] > 1 and id(module) not in inside:
+            blocks.append(module)
+            inside.update(id(part) for part in module.modules())
+    return blocks or [child for child in model.children() if any(True for _ in child.parameters())]
+
+
+def _is_composed(module: nn.Module) -> bool:
+    if type(module) in (nn.Sequential, nn.ModuleList, nn.ModuleDict):
+        return False
+    return any(True for _ in module.children()) and any(True for _ in module.parameters())
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Make every block forget its activations in the forward pass and compute them again in the backward pass."""
+    for block in blocks_of(model):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+def num_checkpointed(model: nn.Module) -> int:
+    """How many modules do so, read off their live forward."""
+    forwards = (module.__dict__.get("forward") for module in model.modules())
+    return sum(isinstance(forward, partial) and forward.func is checkpoint for forward in forwards)
