@@ -87,6 +87,9 @@ EXTRA = pa.schema(
     ]
 )
 SCHEMA = pa.schema([*CONTRACT, *EXTRA])
+# What a reader takes where a ledger has it: whole epochs of a run that trains to a target.
+_EPOCHS = pa.schema([("epoch_seconds", _SECONDS), ("epoch_accuracy", pa.list_(pa.float64()))])
+_READABLE = pa.schema([*SCHEMA, *_EPOCHS])
 _SMALL_FILE_ROWS = 256
 
 
@@ -285,7 +288,7 @@ def _conform(table: pa.Table) -> pa.Table:
     """The columns in the contract's types, whatever tool wrote them (pandas: wide integers, nanoseconds)."""
     columns = []
     for name, column in zip(table.column_names, table.columns, strict=True):
-        wanted = SCHEMA.field(name).type
+        wanted = _READABLE.field(name).type
         if column.type == wanted:
             columns.append(column)
             continue
@@ -298,7 +301,7 @@ def _conform(table: pa.Table) -> pa.Table:
             columns.append(column.cast(wanted, safe=not pa.types.is_timestamp(wanted)))
         except pa.ArrowException as error:
             raise pa.ArrowInvalid(f"column {name}: {error}") from error
-    return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in table.column_names]))
+    return pa.table(columns, schema=pa.schema([_READABLE.field(name) for name in table.column_names]))
 
 
 def _check_version(path: Path, versions: pa.ChunkedArray) -> None:

@@ -7,7 +7,7 @@
 Only trials are samples here: there is no function that takes steps, ranks or rounds for more than that.
 """
 
-from raybench.analysis.comparisons import analyse
+from raybench.analysis.analysis import analyse
 from raybench.analysis.results import Analysis, ArmSummary, Comparison, FailureCause, GroupSummary, Sensitivity
 from raybench.analysis.words import answer_in_words
 

@@ -1,83 +1,35 @@
-"""The analysis itself: ledgers -> legs -> pairs -> judgements -> records.
+"""From pairs to records: one `Comparison` an arm in a setting, with verdict, trade-offs and caveats.
 
-What may be said of each comparison, and in which order it is decided: no paired trial (then one of
-`unlocks`, `blocked`, `both failed`, or `undecided` where nothing ran side by side); arms that were not the
-same experiment (`not comparable`, with its numbers but without a claim); else the verdict of
-`raybench.analysis.inference.judge`.
+What may be said is decided in this order: no paired trial (then `unlocks`, `blocked` or `both failed`, or
+`undecided` where nothing ran side by side); arms that were not the same experiment (`not comparable`, with
+their numbers but without a claim); else the verdict of `raybench.analysis.inference.judge`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from raybench.analysis import caveats as words
-from raybench.analysis.arms import GROUPINGS, summarize_arms, summarize_groups
+from raybench.analysis import tradeoffs
 from raybench.analysis.comparability import declared, undeclared_differences, without_facts
-from raybench.analysis.hardware import versions_of
 from raybench.analysis.inference import UNDECIDED, Floats, Judgement, judge, sign_flip_ps
-from raybench.analysis.legs import Coded, Legs, parse_object, read_legs
-from raybench.analysis.metrics import Metric, find_metric
-from raybench.analysis.pairs import Pairs, mean_by, pair_trials
+from raybench.analysis.metrics import Metric
+from raybench.analysis.pairs import Mask, Pairs, group_moments, mean_by
 from raybench.analysis.planning import trials_needed
-from raybench.analysis.question import find_baseline, find_question
-from raybench.analysis.results import Analysis, Comparison, FailureCause, Sensitivity, number
-from raybench.cli import suggest
-from raybench.errors import UserError
+from raybench.analysis.results import Comparison, FailureCause, Sensitivity, number
 
 
-def analyse(
-    paths: Sequence[Path],
-    *,
-    margin: float | None = None,
-    alpha: float | None = None,
-    baseline: str | None = None,
-    metric: str = "step_seconds",
-    by: str | None = None,
-    pool_hardware: bool = False,
-) -> Analysis:
-    """Everything the ledgers at `paths` (folders or files) support, as one record.
+def build_comparisons(
+    pairs: Pairs, metric: Metric, margin: float, alpha: float, quality_margin: float
+) -> tuple[Comparison, ...]:
+    """One record for each comparison, in reading order: by hardware, family, setting, arm.
 
-    `margin` (a ratio, 0.03 is 3 %) and `alpha` default to the `question` of the `space.yaml` beside the
-    ledgers, else to 0.03 and 0.05; `baseline` to the arm that the ledgers mark. `metric` is one of
-    `raybench.analysis.metrics.METRICS`; `by` groups the arms' summaries by one of `GROUPINGS`. With
-    `pool_hardware` legs of different machines are taken as of one. Raises UserError for bad input.
+    `margin` is on the log scale, `quality_margin` an accuracy.
     """
-    margin, alpha = find_question(paths, margin, alpha)
-    if by is not None and by not in GROUPINGS:
-        raise UserError(f"by={by}: {suggest(by, GROUPINGS)}")
-    chosen = find_metric(metric)
-    legs = read_legs(paths)
-    baseline = find_baseline(legs, baseline, paths)
-    pairs = pair_trials(legs, chosen.cost(legs), baseline, pool_hardware=pool_hardware)
-    comparisons = _in_reading_order(build_comparisons(pairs, chosen, float(np.log1p(margin)), alpha))
-    if pool_hardware:
-        comparisons = tuple(replace(c, hardware="") for c in comparisons)
-    return Analysis(
-        margin=margin,
-        alpha=alpha,
-        baseline=baseline,
-        metric=metric,
-        comparisons=comparisons,
-        arms=summarize_arms(comparisons, alpha),
-        groups=summarize_groups(comparisons, by, alpha) if by else (),
-        caveats=_overall_caveats(legs, comparisons),
-        ledgers=tuple(str(path) for path in paths),
-        sweeps=_present(legs.text["sweep"]),
-        hardware=tuple(name for name in _present(legs.hardware) if name),
-        versions=_versions(legs),
-        num_legs=len(legs),
-        num_failed_legs=int(np.count_nonzero(~legs.ok)),
-        pairs=pairs,
-    )
-
-
-def build_comparisons(pairs: Pairs, metric: Metric, margin: float, alpha: float) -> list[Comparison]:
-    """One record for each comparison of `pairs`; `margin` is on the log scale."""
     unequal = undeclared_differences(pairs)
     same = np.ones(len(pairs.counts), dtype=bool)
     same[list(unequal)] = False
@@ -85,78 +37,112 @@ def build_comparisons(pairs: Pairs, metric: Metric, margin: float, alpha: float)
     found = judge(pairs.counts, mean, deviation, margin=margin, alpha=alpha, claims=same)
     verdicts = _verdicts(pairs, found, same)
     needed = trials_needed(pairs.counts, mean, deviation, margin=margin, alpha=alpha, level=found.level)
-    flips = sign_flip_ps(pairs.differences, pairs.starts, pairs.counts)
     sensitivity = _sensitivity(pairs, metric, margin, alpha, same)
-    caveats = words.collect(pairs, margin, alpha)
+    causes = _failure_causes(pairs, metric)
+    differs = [declared(pairs.legs.text["differs"][leg]) for leg in pairs.example]
+    columns: dict[str, Sequence[Any]] = {
+        **_names(pairs),
+        "n_trials": pairs.counts.tolist(),
+        "speedup": _numbers(np.exp(mean)),
+        "ci_low": _numbers(np.exp(found.low)),
+        "ci_high": _numbers(np.exp(found.high)),
+        "p_value": _numbers(found.p_value),
+        "p_adjusted": _numbers(found.p_adjusted),
+        "sign_flip_p": _numbers(sign_flip_ps(pairs.differences, pairs.starts, pairs.counts)),
+        "verdict": verdicts,
+        "verdict_low": _numbers(np.exp(found.verdict_low)),
+        "verdict_high": _numbers(np.exp(found.verdict_high)),
+        "verdict_confidence": _numbers(np.where(pairs.counts >= 2, found.verdict_confidence, np.nan)),
+        "trials_needed": [int(n) if v == UNDECIDED and n else None for n, v in zip(needed, verdicts, strict=True)],
+        "deviation": _numbers(deviation),
+        "baseline_seconds": _numbers(np.exp(pairs.moments(pairs.log_base)[0])),
+        "arm_seconds": _numbers(np.exp(pairs.moments(pairs.log_arm)[0])),
+        "seconds_per": ["sample" if by_sample else metric.per for by_sample in pairs.per_sample],
+        "failures": [sum(cause.num_legs for cause in several) for several in causes],
+        "failure_causes": causes,
+        **_trade_offs(pairs, alpha, quality_margin),
+        "differs": differs,
+        "sensitivity": [tuple(others) for others in sensitivity],
+    }
+    columns["caveats"] = _caveats(pairs, columns, unequal, margin, alpha, quality_margin)
+    names = list(columns)
+    records = [Comparison(**dict(zip(names, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+    return tuple(sorted(records, key=lambda c: (c.hardware, c.family, c.setting, c.setting_id, c.arm)))
+
+
+def _names(pairs: Pairs) -> dict[str, Sequence[Any]]:
+    legs, leg = pairs.legs, pairs.example
+    texts = ("setting_id", "setting", "model", "family", "dataset", "precision", "arm")
+    return {
+        **{name: [legs.text[name][row] for row in leg] for name in texts},
+        "global_batch": _integers(legs.number["global_batch"][leg]),
+        "workers": _integers(legs.number["workers"][leg]),
+        "hardware": [legs.hardware[row] for row in leg],
+    }
+
+
+def _trade_offs(pairs: Pairs, alpha: float, quality_margin: float) -> dict[str, Sequence[Any]]:
+    memory = tradeoffs.memory(pairs, alpha)
+    accuracy = tradeoffs.accuracy(pairs, alpha)
+    steps = tradeoffs.break_even_steps(pairs, alpha)
+    return {
+        "memory_ratio": _numbers(np.exp(memory.log_ratio.mean)),
+        "memory_ratio_low": _numbers(np.exp(memory.log_ratio.low)),
+        "memory_ratio_high": _numbers(np.exp(memory.log_ratio.high)),
+        "memory_of": memory.of,
+        "baseline_memory_bytes": _numbers(memory.base_bytes),
+        "arm_memory_bytes": _numbers(memory.arm_bytes),
+        "memory_saved_bytes": _numbers(memory.saved_bytes.mean),
+        "memory_saved_low": _numbers(memory.saved_bytes.low),
+        "memory_saved_high": _numbers(memory.saved_bytes.high),
+        "accuracy_difference": _numbers(accuracy.mean),
+        "accuracy_low": _numbers(accuracy.low),
+        "accuracy_high": _numbers(accuracy.high),
+        "quality": tradeoffs.quality_verdicts(pairs, quality_margin, alpha),
+        "break_even_steps": _numbers(steps.mean),
+        "break_even_low": _numbers(steps.low),
+        "break_even_high": _numbers(steps.high),
+    }
+
+
+def _caveats(
+    pairs: Pairs,
+    columns: dict[str, Sequence[Any]],
+    unequal: dict[int, list[str]],
+    margin: float,
+    alpha: float,
+    quality_margin: float,
+) -> list[tuple[str, ...]]:
+    found = words.collect(pairs, margin, alpha)
     silent = without_facts(pairs)
-    causes = _failure_causes(pairs)
-    memory_of, memory, base_memory, arm_memory = _memory(pairs)
-    accuracy = _difference(pairs, pairs.legs.number["accuracy"])
-    base_seconds, arm_seconds = (np.exp(pairs.moments(log)[0]) for log in (pairs.log_base, pairs.log_arm))
-    speedup, low, high, verdict_low, verdict_high = (
-        np.exp(x) for x in (mean, found.low, found.high, found.verdict_low, found.verdict_high)
-    )
-
-    comparisons = []
-    legs = pairs.legs
-    for k, leg in enumerate(pairs.example):
-        differs = declared(legs.text["differs"][leg])
-        more = list(sensitivity[k])
-        comparisons.append(
-            Comparison(
-                **{
-                    name: legs.text[name][leg]
-                    for name in ("setting_id", "setting", "model", "family", "dataset", "precision", "arm")
-                },
-                global_batch=_integer(legs.number["global_batch"][leg]),
-                workers=_integer(legs.number["workers"][leg]),
-                hardware=legs.hardware[leg],
-                n_trials=int(pairs.counts[k]),
-                speedup=number(speedup[k]),
-                ci_low=number(low[k]),
-                ci_high=number(high[k]),
-                p_value=number(found.p_value[k]),
-                p_adjusted=number(found.p_adjusted[k]),
-                sign_flip_p=number(flips[k]),
-                verdict=verdicts[k],
-                verdict_low=number(verdict_low[k]),
-                verdict_high=number(verdict_high[k]),
-                verdict_confidence=number(found.verdict_confidence[k]) if pairs.counts[k] >= 2 else None,
-                trials_needed=int(needed[k]) if verdicts[k] == UNDECIDED and needed[k] else None,
-                deviation=number(deviation[k]),
-                baseline_seconds=number(base_seconds[k]),
-                arm_seconds=number(arm_seconds[k]),
-                seconds_per="sample" if pairs.per_sample[k] else metric.per,
-                failures=sum(cause.num_legs for cause in causes[k]),
-                failure_causes=causes[k],
-                memory_ratio=number(memory[k]),
-                memory_of=memory_of[k],
-                baseline_memory_bytes=number(base_memory[k]),
-                arm_memory_bytes=number(arm_memory[k]),
-                accuracy_difference=number(accuracy[k]),
-                differs=differs,
-                sensitivity=tuple(more),
-                caveats=(
-                    *unequal.get(k, ()),
-                    *([f"arms also differ in {', '.join(differs)}, as the space declares"] if differs else ()),
-                    *(
-                        ["no facts are stated, so nothing shows that the arms ran the same experiment"]
-                        if silent[k] and pairs.counts[k]
-                        else ()
-                    ),
-                    *caveats[k],
-                    *(
-                        f"with the {other.kind} the verdict would be {other.verdict!r}"
-                        for other in more
-                        if other.verdict != verdicts[k] and same[k]
-                    ),
-                ),
-            )
-        )
-    return comparisons
+    result = []
+    for k, verdict in enumerate(columns["verdict"]):
+        sentences = list(unequal.get(k, ()))
+        if columns["differs"][k]:
+            sentences.append(f"arms also differ in {', '.join(columns['differs'][k])}, as the space declares")
+        if silent[k] and pairs.counts[k]:
+            sentences.append("no facts are stated, so nothing shows that the arms ran the same experiment")
+        if columns["quality"][k] in (tradeoffs.WORSE, tradeoffs.UNCLEAR) and pairs.counts[k]:
+            sentences.append(_quality_caveat(columns, k, quality_margin))
+        sentences += found[k]
+        sentences += [
+            f"with the {other.kind} the verdict would be {other.verdict!r}"
+            for other in columns["sensitivity"][k]
+            if other.verdict != verdict and k not in unequal
+        ]
+        result.append(tuple(sentences))
+    return result
 
 
-def _verdicts(pairs: Pairs, found: Judgement, same: np.ndarray) -> list[str]:
+def _quality_caveat(columns: dict[str, Sequence[Any]], k: int, quality_margin: float) -> str:
+    difference, low, high = (columns[f"accuracy_{name}"][k] for name in ("difference", "low", "high"))
+    interval = "" if low is None else f" [{100 * low:+.2f}, {100 * high:+.2f}]"
+    claim = "is less accurate" if columns["quality"][k] == tradeoffs.WORSE else "is not shown to be as accurate"
+    points = f"{100 * difference:+.2f} points{interval}, margin {100 * quality_margin:g}"
+    return f"quality: {columns['arm'][k]} {claim}: {points}"
+
+
+def _verdicts(pairs: Pairs, found: Judgement, same: Mask) -> list[str]:
     none = pairs.counts == 0
     arm, base = pairs.arm, pairs.base
     cases = [
@@ -170,35 +156,27 @@ def _verdicts(pairs: Pairs, found: Judgement, same: np.ndarray) -> list[str]:
     return [str(name) for name in np.select(cases, names, found.verdict)]
 
 
-def _sensitivity(
-    pairs: Pairs, metric: Metric, margin: float, alpha: float, same: np.ndarray
-) -> list[list[Sensitivity]]:
+def _sensitivity(pairs: Pairs, metric: Metric, margin: float, alpha: float, same: Mask) -> list[list[Sensitivity]]:
     """The comparisons judged with the median step, and without legs that were not steady."""
     results: list[list[Sensitivity]] = [[] for _ in pairs.counts]
     if metric.name != "step_seconds":
         return results
-    owner = pairs.comparison[pairs.round_trial]
-    scale = np.where(pairs.per_sample[owner], _log_samples(pairs), 0.0)
+    owner, steps = pairs.comparison[pairs.round_trial], pairs.legs.steps
     suspect = words.suspect_legs(pairs)
-    steady = ~(suspect[pairs.arm_leg] | suspect[pairs.base_leg])
-    everything = np.ones(len(steady), dtype=bool)
-    for kind, seconds, keep in (
-        ("median step", pairs.legs.steps.median_seconds, everything),
-        ("steady legs only", pairs.legs.steps.mean_seconds, steady),
+    unsteady = suspect[pairs.arm_leg] | suspect[pairs.base_leg]
+    concerned = np.bincount(owner[unsteady], minlength=len(pairs.counts)) > 0
+    for kind, seconds, keep, shown in (
+        ("median step", steps.median_seconds, np.ones(len(owner), dtype=bool), pairs.counts > 0),
+        ("steady legs only", steps.mean_seconds, ~unsteady, concerned),
     ):
-        rounds = np.log(seconds[pairs.base_leg] / seconds[pairs.arm_leg]) + scale
+        rounds = np.log(seconds[pairs.base_leg] / seconds[pairs.arm_leg])
+        rounds = rounds + np.where(pairs.per_sample[owner], _log_samples(pairs), 0.0)
         trials = mean_by(pairs.round_trial[keep], rounds[keep], len(pairs.differences))
         there = np.isfinite(trials)
-        owners = pairs.comparison[there]
-        counts = np.bincount(owners, minlength=len(pairs.counts))
-        mean, deviation = replace(pairs, comparison=owners, differences=trials[there]).moments()
+        counts = np.bincount(pairs.comparison[there], minlength=len(pairs.counts))
+        mean, deviation = group_moments(trials[there], pairs.comparison[there], len(counts))
         found = judge(counts, mean, deviation, margin=margin, alpha=alpha, claims=same)
-        changed = (
-            np.ones(len(counts), dtype=bool)
-            if keep is everything
-            else (np.bincount(owner[~keep], minlength=len(counts)) > 0)
-        )
-        for k in np.flatnonzero((pairs.counts > 0) & changed):
+        for k in np.flatnonzero(shown):
             results[k].append(Sensitivity(kind, number(np.exp(mean[k])), str(found.verdict[k])))
     return results
 
@@ -209,33 +187,14 @@ def _log_samples(pairs: Pairs) -> Floats:
         return np.asarray(np.log(samples[pairs.arm_leg] / samples[pairs.base_leg]))
 
 
-def _memory(pairs: Pairs) -> tuple[list[str | None], Floats, Floats, Floats]:
-    """(of what, ratio, baseline's bytes, arm's bytes) by comparison: the device's peak where both have one."""
-    kinds: list[str | None] = [None] * len(pairs.counts)
-    ratio, base_bytes, arm_bytes = (np.full(len(pairs.counts), np.nan) for _ in range(3))
-    for kind in ("host", "device"):
-        peak = pairs.legs.number[f"peak_{kind}_bytes"]
-        log = np.log(np.where(peak > 0, peak, np.nan))
-        arm, base = (pairs.moments(pairs.by_trial(log[leg]))[0] for leg in (pairs.arm_leg, pairs.base_leg))
-        there = np.isfinite(arm - base)
-        ratio[there], base_bytes[there], arm_bytes[there] = (np.exp(x[there]) for x in (arm - base, base, arm))
-        kinds = [kind if there[k] else old for k, old in enumerate(kinds)]
-    return kinds, ratio, base_bytes, arm_bytes
-
-
-def _difference(pairs: Pairs, values: Floats) -> Floats:
-    """Mean over trials of arm minus baseline, (k,); nan where a leg lacks the value."""
-    return pairs.moments(pairs.by_trial(values[pairs.arm_leg] - values[pairs.base_leg]))[0]
-
-
-def _failure_causes(pairs: Pairs) -> list[tuple[FailureCause, ...]]:
+def _failure_causes(pairs: Pairs, metric: Metric) -> list[tuple[FailureCause, ...]]:
     """What failed, by comparison: the arm's causes, then the baseline's."""
     legs = pairs.legs
     counts: dict[tuple[int, int, str], Counter[str]] = {}
     messages: dict[tuple[int, int, str, str], str] = {}
-    for row in np.flatnonzero(~legs.ok):
+    for row in np.flatnonzero(~pairs.measured):
         key = (int(pairs.leg_comparison[row]), int(pairs.leg_block[row]), legs.text["arm"][row])
-        kind = legs.text["failure_kind"][row] or "error"
+        kind = metric.absent if legs.ok[row] else legs.text["failure_kind"][row] or "error"
         counts.setdefault(key, Counter())[kind] += 1
         messages.setdefault((*key, kind), legs.text["failure_message"][row])
     if not counts:
@@ -251,32 +210,9 @@ def _failure_causes(pairs: Pairs) -> list[tuple[FailureCause, ...]]:
     ]
 
 
-def _in_reading_order(comparisons: list[Comparison]) -> tuple[Comparison, ...]:
-    return tuple(sorted(comparisons, key=lambda c: (c.hardware, c.family, c.setting, c.setting_id, c.arm)))
+def _numbers(values: Iterable[float]) -> list[float | None]:
+    return [number(value) for value in np.asarray(values).tolist()]
 
 
-def _overall_caveats(legs: Legs, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
-    found = []
-    if len({c.hardware for c in comparisons}) > 1:
-        found.append("legs of different hardware are kept apart; --pool-hardware takes them together")
-    if not comparisons:
-        found.append("the ledger holds legs of the baseline alone, so there is nothing to compare")
-    elif not any(c.n_trials for c in comparisons):
-        found.append("nothing could be compared: no trial holds a measured leg of both an arm and the baseline")
-    return tuple(found)
-
-
-def _present(column: Coded) -> tuple[str, ...]:
-    return tuple(sorted({column.names[code] for code in np.unique(column.codes) if code >= 0}))
-
-
-def _versions(legs: Legs) -> tuple[str, ...]:
-    texts = {
-        ", ".join(f"{name} {version}" for name, version in sorted(versions_of(parse_object(text)).items()))
-        for text in _present(legs.text["environment"])
-    }
-    return tuple(sorted(text for text in texts if text))
-
-
-def _integer(value: float) -> int | None:
-    return int(value) if np.isfinite(value) else None
+def _integers(values: Floats) -> list[int | None]:
+    return [int(value) if np.isfinite(value) else None for value in values.tolist()]

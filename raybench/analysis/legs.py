@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybench import ledger
+from raybench.analysis.epochs import time_to_accuracy
 from raybench.analysis.hardware import hardware_of
 from raybench.analysis.inference import Floats, Integers
 from raybench.analysis.steps import BadLeg, StepStatistics, summarize
@@ -69,6 +70,8 @@ NUMBERS: Final = (
     "steady_from_step",
 )
 _LISTS: Final = ("step_seconds", "data_seconds")
+_EPOCH_LISTS: Final = ("epoch_seconds", "epoch_accuracy")
+_TARGET: Final = "time_to_accuracy"  # seconds, infinity where the target was not reached
 _NEVER_NULL: Final = ("space", "sweep", "setting_id", "trial_id", "leg_id", "arm", "status", "is_baseline", "round")
 _SORTED: Final = ("space", "sweep", "setting_id", "setting", "trial_id", "arm")
 _BATCH_ROWS: Final = 32_768
@@ -132,14 +135,14 @@ def read_legs(paths: Sequence[Path]) -> Legs:
     """
     if not paths:
         raise UserError("no ledger given; name the folder of a sweep, as in mlruns/ledger/<space>/<sweep>")
-    collected: dict[str, list[Any]] = {name: [] for name in (*TEXTS, *NUMBERS, "steps")}
+    collected: dict[str, list[Any]] = {name: [] for name in (*TEXTS, *NUMBERS, _TARGET, "steps")}
     files = [file for path in paths for file in ledger.ledger_files(Path(path))]
-    for lot in _lots(ledger.scan_files(files, [*TEXTS, *NUMBERS, *_LISTS], _BATCH_ROWS)):
+    for lot in _lots(ledger.scan_files(files, [*TEXTS, *NUMBERS, *_LISTS, *_EPOCH_LISTS], _BATCH_ROWS)):
         _read_lot(lot, collected)
     if not sum(len(statistics.mean_seconds) for statistics in collected["steps"]):
         raise UserError(f"{', '.join(map(str, paths))}: no leg in it; run the sweep first")
     text = {name: _coded(collected.pop(name), ordered=name in _SORTED) for name in TEXTS}
-    number = {name: np.concatenate(collected.pop(name)) for name in NUMBERS}
+    number = {name: np.concatenate(collected.pop(name)) for name in (*NUMBERS, _TARGET)}
     parts: list[StepStatistics] = collected.pop("steps")
     steps = StepStatistics(
         **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(StepStatistics)}
@@ -175,6 +178,7 @@ def _read_lot(lot: list[tuple[Path, pa.Table]], collected: dict[str, list[Any]])
         collected[name].append(_text_array(table, name))
     for name in NUMBERS:
         collected[name].append(_number_array(table, name))
+    collected[_TARGET].append(_time_to_accuracy(table))
     try:
         collected["steps"].append(_step_statistics(table))
     except BadLeg as bad:
@@ -205,6 +209,25 @@ def _number_array(table: pa.Table, name: str) -> Floats:
     if name not in table.column_names:
         return np.full(len(table), np.nan)
     return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+
+
+def _time_to_accuracy(table: pa.Table) -> Floats:
+    protocols = _text_array(table, "protocol")
+    targets = [_target(text) for text in protocols.dictionary.to_pylist()]
+    codes = np.asarray(pc.fill_null(protocols.indices, -1))
+    target = np.array([*targets, np.nan])[codes]
+    ok = pc.equal(table["status"], "ok").to_numpy()
+    accuracy, seconds = _number_array(table, "accuracy"), _number_array(table, "train_seconds")
+    lists = [
+        table[name].combine_chunks() if name in table.column_names else pa.nulls(len(table), pa.list_(pa.float64()))
+        for name in _EPOCH_LISTS
+    ]
+    return time_to_accuracy(lists[0], lists[1], np.where(ok, target, np.nan), accuracy, seconds)
+
+
+def _target(protocol: str) -> float:
+    target = parse_object(protocol).get("target_accuracy")
+    return float(target) if isinstance(target, int | float) else np.nan
 
 
 def _step_statistics(table: pa.Table) -> StepStatistics:

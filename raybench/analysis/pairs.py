@@ -57,6 +57,7 @@ class Pairs:
     leg_comparison: Integers  # -1 for the baseline's legs
     leg_block: Integers  # the setting on its hardware, which its comparisons share with the baseline
     leg_trial: Integers
+    measured: Mask
 
     @property
     def block(self) -> Integers:
@@ -75,9 +76,12 @@ class Pairs:
         return mean_by(self.round_trial, values, len(self.differences))
 
 
-def pair_trials(legs: Legs, cost: Floats, baseline: str, *, pool_hardware: bool = False) -> Pairs:
+def pair_trials(
+    legs: Legs, cost: Floats, baseline: str, *, of_steps: bool = True, pool_hardware: bool = False
+) -> Pairs:
     """Pair every arm with the baseline, round by round; `cost` has shape (legs,), nan where there is none.
 
+    A cost `of_steps` is taken by sample where batches differ; any other as it is.
     With `pool_hardware`, trials of a setting on different machines are trials of one comparison.
     """
     text, hardware = legs.text, legs.hardware.codes
@@ -90,7 +94,7 @@ def pair_trials(legs: Legs, cost: Floats, baseline: str, *, pool_hardware: bool 
     example = np.unique(comparison[~is_base], return_index=True)[1]
     example = np.flatnonzero(~is_base)[example]
     measured = np.isfinite(cost)
-    per_sample = _batches_differ(legs, trial, is_base, measured, comparison, len(example))
+    per_sample = _batches_differ(legs, trial, is_base, measured, comparison, len(example)) & of_steps
 
     arm_leg, base_leg = _shared_rounds(comparison, place, is_base, measured)
     owner = comparison[arm_leg]
@@ -127,6 +131,7 @@ def pair_trials(legs: Legs, cost: Floats, baseline: str, *, pool_hardware: bool 
         leg_comparison=comparison,
         leg_block=block,
         leg_trial=trial,
+        measured=measured,
     )
 
 

@@ -15,6 +15,7 @@ from raybench.ledger import ledger_files
 
 MARGIN: Final = 0.03
 ALPHA: Final = 0.05
+QUALITY_MARGIN: Final = 0.01  # an accuracy: one point
 
 
 def find_question(paths: Sequence[Path], margin: float | None, alpha: float | None) -> tuple[float, float]:

@@ -7,11 +7,16 @@ A number that does not exist is None, never nan or infinity.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from raybench.analysis.pairs import Pairs
+
+if TYPE_CHECKING:
+    from raybench.analysis.ladder import Ladder
+    from raybench.analysis.profiles import Profile
+    from raybench.analysis.scaling import BestBatch, Efficiency
 
 SCHEMA_VERSION = 1
 Verdict = Literal["helps", "no effect", "hurts", "undecided", "unlocks", "blocked", "both failed", "not comparable"]
@@ -78,11 +83,22 @@ class Comparison:
     seconds_per: str  # what the seconds are of: `step`, `sample`, or another metric's name
     failures: int  # failed legs, of the arm and of the baseline
     failure_causes: tuple[FailureCause, ...]
-    memory_ratio: float | None  # arm over baseline: below 1 the arm needs less
+    memory_ratio: float | None  # peak of the arm over the baseline's: below 1 the arm needs less
+    memory_ratio_low: float | None
+    memory_ratio_high: float | None
     memory_of: str | None  # `device` or `host`
-    baseline_memory_bytes: float | None
+    baseline_memory_bytes: float | None  # geometric mean over trials
     arm_memory_bytes: float | None
+    memory_saved_bytes: float | None  # baseline minus arm, mean over trials
+    memory_saved_low: float | None
+    memory_saved_high: float | None
     accuracy_difference: float | None  # arm minus baseline
+    accuracy_low: float | None
+    accuracy_high: float | None
+    quality: str | None  # `not worse`, `worse` or `unclear`; None without accuracies
+    break_even_steps: float | None  # until a longer set-up is repaid; None where never, or not known
+    break_even_low: float | None
+    break_even_high: float | None  # None also where it is not bounded
     differs: tuple[str, ...]  # what the space declares the arms to differ in, beside the engine
     sensitivity: tuple[Sensitivity, ...]
     caveats: tuple[str, ...]
@@ -138,6 +154,10 @@ class Analysis:
     comparisons: tuple[Comparison, ...]
     arms: tuple[ArmSummary, ...]
     groups: tuple[GroupSummary, ...]
+    ladders: tuple[Ladder, ...]
+    profiles: tuple[Profile, ...]
+    scaling: tuple[Efficiency, ...]
+    best: tuple[BestBatch, ...]
     caveats: tuple[str, ...]  # of the whole analysis
     ledgers: tuple[str, ...]
     sweeps: tuple[str, ...]

@@ -1,0 +1,103 @@
+"""The analysis as a whole: ledgers -> legs -> pairs -> comparisons -> arms, under one question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from raybench.analysis.arms import GROUPINGS, summarize_arms, summarize_groups
+from raybench.analysis.comparisons import build_comparisons
+from raybench.analysis.hardware import versions_of
+from raybench.analysis.ladder import decompose, find_chain
+from raybench.analysis.legs import Coded, Legs, parse_object, read_legs
+from raybench.analysis.metrics import find_metric, log_cost
+from raybench.analysis.pairs import pair_trials
+from raybench.analysis.profiles import performance_profiles
+from raybench.analysis.question import QUALITY_MARGIN, find_baseline, find_question
+from raybench.analysis.results import Analysis, Comparison
+from raybench.analysis.scaling import best_against_best, scaling_efficiency
+from raybench.cli import suggest
+from raybench.errors import UserError
+
+
+def analyse(
+    paths: Sequence[Path],
+    *,
+    margin: float | None = None,
+    alpha: float | None = None,
+    baseline: str | None = None,
+    metric: str = "step_seconds",
+    by: str | None = None,
+    ladder: Sequence[str] = (),
+    quality_margin: float = QUALITY_MARGIN,
+    pool_hardware: bool = False,
+) -> Analysis:
+    """Everything the ledgers at `paths` (folders or files) support, as one record.
+
+    `margin` (a ratio, 0.03 is 3 %) and `alpha` default to the `question` of the `space.yaml` beside the
+    ledgers, else to 0.03 and 0.05; `baseline` to the arm that the ledgers mark. `metric` is one of
+    `raybench.analysis.metrics.METRICS`; `by` groups the arms' summaries by one of `GROUPINGS`; `ladder` is a
+    chain of arms to take apart. An arm is less accurate when it is so by more than `quality_margin` (0.01 is
+    one point). With `pool_hardware` legs of different machines are taken as of one. Raises UserError for bad
+    input, in one line.
+    """
+    margin, alpha = find_question(paths, margin, alpha)
+    if by is not None and by not in GROUPINGS:
+        raise UserError(f"by={by}: {suggest(by, GROUPINGS)}")
+    chosen = find_metric(metric)
+    legs = read_legs(paths)
+    baseline = find_baseline(legs, baseline, paths)
+    chain = find_chain(legs, ladder) if ladder else ()
+    cost = chosen.cost(legs)
+    logs = log_cost(legs, cost, chosen)
+    pairs = pair_trials(legs, cost, baseline, of_steps=chosen.per == "step", pool_hardware=pool_hardware)
+    comparisons = build_comparisons(pairs, chosen, float(np.log1p(margin)), alpha, quality_margin)
+    if pool_hardware:
+        comparisons = tuple(replace(c, hardware="") for c in comparisons)
+    return Analysis(
+        margin=margin,
+        alpha=alpha,
+        baseline=baseline,
+        metric=metric,
+        comparisons=comparisons,
+        arms=summarize_arms(comparisons, alpha),
+        groups=summarize_groups(comparisons, by, alpha) if by else (),
+        ladders=decompose(legs, logs, chain, alpha) if chain else (),
+        profiles=performance_profiles(legs, logs),
+        scaling=scaling_efficiency(legs, logs, alpha) if chosen.per == "step" else (),
+        best=best_against_best(legs, logs, baseline, alpha) if chosen.per == "step" else (),
+        caveats=_caveats(legs, comparisons),
+        ledgers=tuple(str(path) for path in paths),
+        sweeps=_present(legs.text["sweep"]),
+        hardware=tuple(name for name in _present(legs.hardware) if name),
+        versions=_versions(legs),
+        num_legs=len(legs),
+        num_failed_legs=int(np.count_nonzero(~legs.ok)),
+        pairs=pairs,
+    )
+
+
+def _caveats(legs: Legs, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    found = []
+    if len({c.hardware for c in comparisons}) > 1:
+        found.append("legs of different hardware are kept apart; --pool-hardware takes them together")
+    if not comparisons:
+        found.append("the ledger holds legs of the baseline alone, so there is nothing to compare")
+    elif not any(c.n_trials for c in comparisons):
+        found.append("nothing could be compared: no trial holds a measured leg of both an arm and the baseline")
+    return tuple(found)
+
+
+def _present(column: Coded) -> tuple[str, ...]:
+    return tuple(sorted({column.names[code] for code in np.unique(column.codes) if code >= 0}))
+
+
+def _versions(legs: Legs) -> tuple[str, ...]:
+    texts = {
+        ", ".join(f"{name} {version}" for name, version in sorted(versions_of(parse_object(text)).items()))
+        for text in _present(legs.text["environment"])
+    }
+    return tuple(sorted(text for text in texts if text))

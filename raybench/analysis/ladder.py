@@ -1,0 +1,163 @@
+"""A chain of arms taken apart: how much of the whole speedup each rung brought.
+
+Within a round all arms of the chain are measured, so each rung's log ratio is taken from the same rounds and
+they add up to the total exactly: trial by trial, for every setting, and over the settings. Costs are seconds a
+sample, since rungs may change the batch. Intervals are paired t over trials; over settings, t on setting means.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from raybench.analysis.inference import Floats, t_interval
+from raybench.analysis.legs import Legs, parse_object
+from raybench.analysis.pairs import code_of, dense, mean_by
+from raybench.analysis.results import ratio
+from raybench.cli import suggest
+from raybench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the chain: from `before` to `arm`, in which `change` changed."""
+
+    before: str
+    arm: str
+    change: str
+    ratio: float | None  # seconds of `before` over those of `arm`
+    ci_low: float | None
+    ci_high: float | None
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A chain in one setting, or over all settings (`setting` is empty): the ratios multiply to the total."""
+
+    hardware: str
+    setting_id: str
+    setting: str
+    n: int  # trials, or settings
+    total: float | None
+    ci_low: float | None
+    ci_high: float | None
+    rungs: tuple[Rung, ...]
+
+    def sentence(self) -> str:
+        """As `of the 3.10x from a to d, 2.40x is b (global_batch 4 -> 16), ...`."""
+        first, last = self.rungs[0].before, self.rungs[-1].arm
+        parts = [
+            f"{_times(rung.ratio)} [{_times(rung.ci_low)}, {_times(rung.ci_high)}] is {rung.arm}"
+            + (f" ({rung.change})" if rung.change else "")
+            for rung in self.rungs
+        ]
+        where = f"{self.setting}: " if self.setting else "over the settings: "
+        return f"{where}of the {_times(self.total)} from {first} to {last}, {', '.join(parts)}"
+
+
+def _times(value: float | None) -> str:
+    return "?" if value is None else f"{value:.2f}x"
+
+
+def find_chain(legs: Legs, arms: Sequence[str]) -> tuple[str, ...]:
+    """The chain, checked. Raises UserError for fewer than two arms, one named twice, or one without legs."""
+    present = [legs.text["arm"].names[code] for code in np.unique(legs.text["arm"].codes)]
+    for arm in arms:
+        if arm not in present:
+            raise UserError(f"ladder: no leg of arm {arm!r}; {suggest(arm, present)}")
+    if len(set(arms)) != len(arms) or len(arms) < 2:
+        raise UserError("ladder= takes two arms or more in their order, each once, as in ladder=ddp,zero1,zero3")
+    return tuple(arms)
+
+
+def decompose(legs: Legs, log_cost: Floats, arms: Sequence[str], alpha: float) -> tuple[Ladder, ...]:
+    """The chain in every setting in which all its arms were measured, then over the settings by hardware.
+
+    `log_cost` has shape (legs,), nan where there is none: see `raybench.analysis.metrics.log_cost`.
+    """
+    logs, row = complete_rounds(legs, log_cost, arms)
+    if not len(logs):
+        return ()
+    block, trial = (
+        dense(legs.hardware.codes, legs.text["setting_id"].codes)[row],
+        dense(*(legs.text[name].codes for name in ("setting_id", "space", "sweep", "trial_id")), legs.hardware.codes)[
+            row
+        ],
+    )
+    keys, of_round = np.unique(block * (int(trial.max()) + 1) + trial, return_inverse=True)
+    trials = np.stack([mean_by(of_round, column, len(keys)) for column in logs.T], axis=1)
+    owner = keys // (int(trial.max()) + 1)
+    ladders = []
+    means: dict[str, list[Floats]] = {}
+    for one in np.unique(owner):
+        leg = int(row[np.argmax(block == one)])
+        d = -np.diff(trials[owner == one], axis=1)
+        changes = _changes(legs, block == one, row, arms)
+        text, hardware = legs.text, legs.hardware[leg]
+        ladders.append(_ladder(hardware, text["setting_id"][leg], text["setting"][leg], d, arms, changes, alpha))
+        means.setdefault(hardware, []).append(d.mean(axis=0))
+    for hardware, members in means.items():
+        if len(members) > 1:
+            ladders.append(_ladder(hardware, "", "", np.stack(members), arms, [""] * (len(arms) - 1), alpha))
+    return tuple(ladders)
+
+
+def complete_rounds(legs: Legs, log_cost: Floats, arms: Sequence[str]) -> tuple[Floats, np.ndarray]:
+    """(log cost, (r, arms); a leg of each round, (r,)) of the rounds that measured every arm."""
+    place = dense(
+        *(legs.text[name].codes for name in ("setting_id", "space", "sweep", "trial_id")),
+        legs.hardware.codes,
+        np.unique(legs.number["round"], return_inverse=True)[1],
+    )
+    table = np.full((int(place.max()) + 1, len(arms)), np.nan)
+    rows = np.zeros((int(place.max()) + 1), dtype=np.int64)
+    for column, arm in enumerate(arms):
+        chosen = np.flatnonzero((legs.text["arm"].codes == code_of(legs.text["arm"], arm)) & np.isfinite(log_cost))
+        table[place[chosen], column] = log_cost[chosen]
+        rows[place[chosen]] = chosen
+    complete = np.isfinite(table).all(axis=1)
+    return table[complete], rows[complete]
+
+
+def _ladder(
+    hardware: str, setting_id: str, setting: str, d: Floats, arms: Sequence[str], changes: Sequence[str], alpha: float
+) -> Ladder:
+    """From (n, rungs) log ratios."""
+    n = len(d)
+    columns = np.column_stack([d, d.sum(axis=1)])
+    mean = columns.mean(axis=0)
+    deviation = columns.std(axis=0, ddof=1) if n > 1 else np.full(len(mean), np.nan)
+    low, high = t_interval(np.full(len(mean), n), mean, deviation, alpha)
+    rungs = tuple(
+        Rung(arms[i], arms[i + 1], changes[i], ratio(mean[i]), ratio(low[i]), ratio(high[i])) for i in range(d.shape[1])
+    )
+    return Ladder(hardware, setting_id, setting, n, ratio(mean[-1]), ratio(low[-1]), ratio(high[-1]), rungs)
+
+
+def _changes(legs: Legs, chosen: np.ndarray, row: np.ndarray, arms: Sequence[str]) -> list[str]:
+    """What the ledger says changed from each arm to the next, in words."""
+    trial = legs.text["trial_id"].codes[row[np.argmax(chosen)]]
+    example = {}
+    for arm in arms:
+        mask = (legs.text["trial_id"].codes == trial) & (legs.text["arm"].codes == code_of(legs.text["arm"], arm))
+        example[arm] = int(np.argmax(mask))
+    return [", ".join(_differences(legs, example[before], example[after])) for before, after in pairwise(arms)]
+
+
+def _differences(legs: Legs, before: int, after: int) -> Iterator[str]:
+    for name in ("global_batch", "micro_batch", "workers"):
+        one, other = legs.number[name][before], legs.number[name][after]
+        if np.isfinite(one) and np.isfinite(other) and one != other:
+            yield f"{name} {one:.0f} -> {other:.0f}"
+    for name in ("precision", "engine"):
+        if legs.text[name][before] != legs.text[name][after]:
+            yield f"{name} {legs.text[name][before]} -> {legs.text[name][after]}"
+    one_config, other_config = (parse_object(legs.text["arm_config"][leg]) for leg in (before, after))
+    for key in sorted(one_config.keys() | other_config.keys()):
+        if key != "engine" and one_config.get(key) != other_config.get(key):
+            text = json.dumps(other_config.get(key), sort_keys=True)
+            yield f"{key} {text if len(text) <= 60 else text[:57] + '...'}"

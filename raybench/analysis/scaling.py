@@ -1,0 +1,174 @@
+"""Across settings that differ in one thing: scaling efficiency by workers, and best batch against best batch.
+
+Trials of different settings run in processes of their own and are not paired, so differences of their mean
+logs carry Welch's interval (Welch 1947). Throughput is samples a second. A trial's value is the mean over its
+rounds of the log; the trial is the sample, as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from raybench.analysis.inference import Floats
+from raybench.analysis.legs import Legs
+from raybench.analysis.pairs import dense, mean_by
+from raybench.analysis.results import ratio
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """An arm on `workers` against itself on the fewest: 1 is perfect scaling."""
+
+    hardware: str
+    model: str
+    dataset: str
+    precision: str
+    arm: str
+    scaling: str  # `strong`: the global batch stays; `weak`: each worker's does
+    workers: int
+    base_workers: int
+    efficiency: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n_trials: int
+    base_trials: int
+
+
+@dataclass(frozen=True)
+class BestBatch:
+    """An arm at its fastest batch against the baseline at its own: the answer to "what do I gain in all?"."""
+
+    hardware: str
+    model: str
+    dataset: str
+    precision: str
+    workers: int
+    arm: str
+    batch: int
+    baseline_batch: int
+    speedup: float | None  # of samples a second
+    ci_low: float | None
+    ci_high: float | None
+    n_trials: int
+    baseline_trials: int
+
+
+@dataclass(frozen=True)
+class _Series:
+    """Log throughput by trial of one arm in one setting."""
+
+    leg: int
+    logs: Floats
+
+
+def welch_interval(one: Floats, other: Floats, alpha: float) -> tuple[float, float, float]:
+    """(difference of means, low, high) of two independent samples; the interval is nan under 2 values a side."""
+    difference = float(one.mean() - other.mean())
+    if len(one) < 2 or len(other) < 2:
+        return difference, np.nan, np.nan
+    parts = np.array([one.var(ddof=1) / len(one), other.var(ddof=1) / len(other)])
+    variance = parts.sum()
+    if variance == 0:
+        return difference, difference, difference
+    degrees = variance**2 / np.sum(parts**2 / np.array([len(one) - 1, len(other) - 1]))
+    half = float(special.stdtrit(degrees, 1 - alpha / 2)) * float(np.sqrt(variance))
+    return difference, difference - half, difference + half
+
+
+def scaling_efficiency(legs: Legs, log_cost: Floats, alpha: float) -> tuple[Efficiency, ...]:
+    """Every arm whose ledger has several numbers of workers, all else of the setting's columns equal."""
+    if _constant(legs, "workers"):
+        return ()
+    found = []
+    for scaling, batch in (("strong", "global_batch"), ("weak", "micro_batch")):
+        for members in _groups(legs, log_cost, ("accumulation", batch), vary="workers", with_arm=True):
+            first, *others = sorted(members, key=lambda series: legs.number["workers"][series.leg])
+            base = int(legs.number["workers"][first.leg])
+            for series in others:
+                workers = int(legs.number["workers"][series.leg])
+                mean, low, high = welch_interval(series.logs, first.logs, alpha) - np.log(workers / base)
+                found.append(
+                    Efficiency(
+                        *_names(legs, series.leg), legs.text["arm"][series.leg], scaling, workers, base,
+                        ratio(mean), ratio(low), ratio(high), len(series.logs), len(first.logs),
+                    )
+                )  # fmt: skip
+    return tuple(found)
+
+
+def best_against_best(legs: Legs, log_cost: Floats, baseline: str, alpha: float) -> tuple[BestBatch, ...]:
+    """Each arm at its fastest batch against the baseline at its own, where the ledger has several batches.
+
+    The batch is chosen on the same trials that are compared, which flatters both sides a little.
+    """
+    if _constant(legs, "samples_per_step"):
+        return ()
+    found = []
+    for members in _groups(legs, log_cost, ("workers",), vary="samples_per_step", with_arm=False):
+        best: dict[str, _Series] = {}
+        for series in members:
+            arm = legs.text["arm"][series.leg]
+            if arm not in best or series.logs.mean() > best[arm].logs.mean():
+                best[arm] = series
+        if baseline not in best:
+            continue
+        own = best.pop(baseline)
+        for arm, series in sorted(best.items()):
+            mean, low, high = welch_interval(series.logs, own.logs, alpha)
+            batch, base_batch = (int(legs.number["samples_per_step"][one.leg]) for one in (series, own))
+            found.append(
+                BestBatch(
+                    *_names(legs, series.leg), int(legs.number["workers"][series.leg]), arm, batch, base_batch,
+                    ratio(mean), ratio(low), ratio(high), len(series.logs), len(own.logs),
+                )
+            )  # fmt: skip
+    return tuple(found)
+
+
+def _constant(legs: Legs, name: str) -> bool:
+    values = legs.number[name]
+    return len(np.unique(values[np.isfinite(values)])) < 2
+
+
+def _names(legs: Legs, leg: int) -> tuple[str, str, str, str]:
+    return legs.hardware[leg], legs.text["model"][leg], legs.text["dataset"][leg], legs.text["precision"][leg]
+
+
+def _groups(
+    legs: Legs, log_cost: Floats, equal: tuple[str, ...], *, vary: str, with_arm: bool
+) -> Iterator[list[_Series]]:
+    """Series of settings that agree in all but `vary`, where that takes several values."""
+    usable = np.flatnonzero(np.isfinite(log_cost))
+    if not len(usable):
+        return
+    text, number = legs.text, legs.number
+
+    def code(name: str) -> np.ndarray:
+        return np.unique(np.nan_to_num(number[name], nan=-1.0), return_inverse=True)[1][usable]
+
+    arm = text["arm"].codes[usable]
+    group = dense(
+        legs.hardware.codes[usable],
+        *(text[name].codes[usable] for name in ("model", "dataset", "precision", "protocol")),
+        *(code(name) for name in equal),
+        *([arm] if with_arm else []),
+    )
+    series = dense(group, arm, text["setting_id"].codes[usable], code(vary))
+    trial = dense(series, *(text[name].codes[usable] for name in ("space", "sweep", "trial_id")))
+    logs = mean_by(trial, -log_cost[usable], int(trial.max()) + 1)
+    first = np.unique(trial, return_index=True)[1]
+    starts = np.unique(series[first], return_index=True)[1]
+    all_series = [
+        _Series(int(usable[first[start]]), values)
+        for start, values in zip(starts, np.split(logs, starts[1:]), strict=True)
+    ]
+    of_series = group[first[starts]]
+    varied = number[vary][[one.leg for one in all_series]]
+    bounds = np.unique(of_series, return_index=True)[1]
+    for members in np.split(np.arange(len(all_series)), bounds[1:]):
+        if len(np.unique(varied[members])) > 1:
+            yield [all_series[i] for i in members]

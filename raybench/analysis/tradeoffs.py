@@ -1,0 +1,139 @@
+"""What a speedup costs or brings besides: memory, accuracy, and set-up time; by comparison, on paired trials.
+
+Arrays are of shape (k,), nan where the ledger does not say; every interval has level 1 - alpha and rests on
+the trials, paired as the speedup is. Sources: Fieller 1954 for the interval of a ratio of two means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raybench.analysis.inference import Floats, t_interval, t_quantile
+from raybench.analysis.pairs import Pairs, group_moments
+
+NOT_WORSE = "not worse"
+WORSE = "worse"
+UNCLEAR = "unclear"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over trials with its interval; arrays of shape (k,)."""
+
+    mean: Floats
+    low: Floats
+    high: Floats
+
+
+def paired_change(pairs: Pairs, arm: Floats, base: Floats, alpha: float) -> Estimate:
+    """Arm minus baseline of values given by paired round, (c,): mean over trials and its t interval."""
+    trials = pairs.by_trial(arm - base)
+    there = np.isfinite(trials)
+    owner = pairs.comparison[there]
+    mean, deviation = group_moments(trials[there], owner, len(pairs.counts))
+    low, high = t_interval(np.bincount(owner, minlength=len(pairs.counts)), mean, deviation, alpha)
+    return Estimate(mean, low, high)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory by comparison: of the device where both sides have it, else of the host."""
+
+    of: list[str | None]
+    log_ratio: Estimate  # arm over baseline
+    saved_bytes: Estimate  # baseline minus arm
+    base_bytes: Floats  # geometric means
+    arm_bytes: Floats
+
+
+def memory(pairs: Pairs, alpha: float) -> Memory:
+    """The memory of every comparison, see `Memory`."""
+    host, device = _memory_of(pairs, "host", alpha), _memory_of(pairs, "device", alpha)
+    there = np.isfinite(device.log_ratio.mean)
+
+    def pick(one: Floats, other: Floats) -> Floats:
+        return np.where(there, one, other)
+
+    def estimate(one: Estimate, other: Estimate) -> Estimate:
+        return Estimate(pick(one.mean, other.mean), pick(one.low, other.low), pick(one.high, other.high))
+
+    return Memory(
+        [one or other for one, other in zip(device.of, host.of, strict=True)],
+        estimate(device.log_ratio, host.log_ratio),
+        estimate(device.saved_bytes, host.saved_bytes),
+        pick(device.base_bytes, host.base_bytes),
+        pick(device.arm_bytes, host.arm_bytes),
+    )
+
+
+def _memory_of(pairs: Pairs, kind: str, alpha: float) -> Memory:
+    peak = pairs.legs.number[f"peak_{kind}_bytes"]
+    peak = np.where(peak > 0, peak, np.nan)
+    arm, base = peak[pairs.arm_leg], peak[pairs.base_leg]
+    log_ratio = paired_change(pairs, np.log(arm), np.log(base), alpha)
+    base_bytes, arm_bytes = (np.exp(pairs.moments(pairs.by_trial(np.log(side)))[0]) for side in (base, arm))
+    of = [kind if known else None for known in np.isfinite(log_ratio.mean)]
+    return Memory(of, log_ratio, paired_change(pairs, base, arm, alpha), base_bytes, arm_bytes)
+
+
+def accuracy(pairs: Pairs, alpha: float) -> Estimate:
+    """Final accuracy, arm minus baseline."""
+    values = pairs.legs.number["accuracy"]
+    return paired_change(pairs, values[pairs.arm_leg], values[pairs.base_leg], alpha)
+
+
+def quality_verdicts(pairs: Pairs, margin: float, alpha: float) -> list[str | None]:
+    """Whether an arm is as accurate as the baseline, within `margin` (an accuracy: 0.01 is one point).
+
+    `not worse` where the one-sided interval of level 1 - alpha lies above -margin (non-inferiority),
+    `worse` where it lies below, `unclear` else and with one trial; None without accuracies.
+    """
+    estimate = accuracy(pairs, 2 * alpha)
+    verdicts = np.select([estimate.low > -margin, estimate.high < -margin], [NOT_WORSE, WORSE], UNCLEAR)
+    return [str(v) if known else None for v, known in zip(verdicts, np.isfinite(estimate.mean), strict=True)]
+
+
+def break_even_steps(pairs: Pairs, alpha: float) -> Estimate:
+    """Steps after which an arm's longer set-up (compilation included) is repaid by its faster steps.
+
+    0 where it pays at once, infinity where it never does. The interval is Fieller's; its upper end is
+    infinity where the gain is not shown to be positive, and it is nan where the set-up is not known.
+    """
+    legs = pairs.legs
+    setup = legs.number["setup_seconds"]
+    seconds = np.where(legs.ok, legs.steps.mean_seconds, np.nan)
+    extra = pairs.by_trial(setup[pairs.arm_leg] - setup[pairs.base_leg])
+    gain = pairs.by_trial(seconds[pairs.base_leg] - seconds[pairs.arm_leg])
+    there = np.isfinite(extra) & np.isfinite(gain)
+    owner, size = pairs.comparison[there], len(pairs.counts)
+    count = np.bincount(owner, minlength=size).astype(float)
+    (x, sx), (y, sy) = (group_moments(v[there], owner, size) for v in (extra, gain))
+    products = (extra[there] - x[owner]) * (gain[there] - y[owner])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        covariance = np.bincount(owner, products, minlength=size) / (count - 1)
+        t2 = t_quantile(count, alpha / 2) ** 2 / count
+        low, high = fieller(x, y, sx**2 * t2, sy**2 * t2, covariance * t2)
+        mean = np.where(x <= 0, np.where(y >= 0, 0.0, np.nan), np.where(y > 0, x / y, np.inf))
+    # An arm that starts faster and steps slower loses its lead instead: not a question of repayment.
+    known = np.isfinite(mean) | np.isposinf(mean)
+    return Estimate(mean, np.where(known, low, np.nan), np.where(known, high, np.nan))
+
+
+def fieller(x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats) -> tuple[Floats, Floats]:
+    """Fieller's interval of x / y for y taken as positive, clipped at 0; the upper end may be infinity.
+
+    `xx`, `yy`, `xy` are t squared times the variances and the covariance of the means x and y. All (k,).
+    """
+    a, b, c = y**2 - yy, x * y - xy, x**2 - xx
+    root = np.sqrt(np.maximum(b**2 - a * c, 0.0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shown = (a > 0) & (y > 0)
+        low = np.where(shown, (b - root) / a, 0.0)
+        high = np.where(shown, (b + root) / a, np.inf)
+        # The gain is not shown to be positive: the set is everything above one of the roots, or everything.
+        above = ~shown & (c > 0) & (a < 0) & (b**2 - a * c > 0)
+        low = np.where(above, np.maximum((b - root) / a, (b + root) / a), low)
+    unknown = ~np.isfinite(x + y + xx + yy + xy)
+    return np.where(unknown, np.nan, np.maximum(low, 0.0)), np.where(unknown, np.nan, np.maximum(high, 0.0))
