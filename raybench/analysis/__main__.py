@@ -21,6 +21,9 @@ From ledgers (folders of Parquet files, or files) to speedups with intervals and
   metric=step_seconds what is compared; any other name lists the known ones
   by=family           summaries of the arms by family, dataset, precision, model, global_batch, workers
 
+  ladder=A,B,C        take a chain of arms apart: what each rung brought, adding up to the whole
+  quality_margin=0.01 accuracy that an arm may lose and still count as equal (0.01 is one point)
+
   --json              everything, as one JSON object and nothing else
   --csv, --markdown, --latex
                       the table of comparisons for a spreadsheet, a pull request, a paper (booktabs)
@@ -31,7 +34,7 @@ examples:
   python -m raybench.analysis mlruns/ledger/cnns/friday margin=0.05 by=family
   python -m raybench.analysis mlruns/ledger/cnns/* --json > speedups.json
 """
-KEYS = ("margin", "alpha", "baseline", "metric", "by")
+KEYS = ("margin", "alpha", "baseline", "metric", "by", "ladder", "quality_margin")
 FORMATS = ("json", "csv", "markdown", "latex")
 
 
@@ -46,6 +49,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--{formats[0]} and --{formats[1]} are both given; take one")
 
     from raybench.analysis import analyse
+    from raybench.analysis.question import QUALITY_MARGIN
 
     analysis = analyse(
         [Path(path) for path in arguments.positionals],
@@ -54,6 +58,8 @@ def main(argv: list[str]) -> int:
         baseline=arguments.values.get("baseline"),
         metric=arguments.values.get("metric", "step_seconds"),
         by=arguments.values.get("by"),
+        ladder=tuple(arguments.values["ladder"].split(",")) if "ladder" in arguments.values else (),
+        quality_margin=QUALITY_MARGIN if (quality := _number(arguments, "quality_margin")) is None else quality,
         pool_hardware="pool-hardware" in arguments.flags,
     )
     if "json" in formats:

@@ -11,7 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 from raybench.analysis.results import Analysis, ArmSummary, Comparison
-from raybench.analysis.words import answer_in_words, percent
+from raybench.analysis.scaling import BestBatch, Efficiency
+from raybench.analysis.words import answer_in_words, break_even, percent, size, trade_off
 
 MOST_ROWS = 60
 _COLOURS = {
@@ -36,6 +37,11 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
     if analysis.groups:
         by = analysis.groups[0].by
         console.print(_arm_table(f"By {by}", [(group.value, group.summary) for group in analysis.groups], by))
+    _print_list(console, "Rung by rung", [ladder.sentence() for ladder in analysis.ladders])
+    _print_list(console, "Memory for speed", [text for c in analysis.comparisons if (text := trade_off(c))])
+    _print_list(console, "Set-up", [text for c in analysis.comparisons if (text := break_even(c))])
+    _print_list(console, "Best batch against best batch", [_best(one) for one in analysis.best])
+    _print_list(console, "Scaling", [_scaling(one) for one in analysis.scaling])
     _print_list(console, "Failures", _failures(analysis))
     _print_list(console, "Caveats", _caveats(analysis))
     _print_list(console, "How this was obtained", how_obtained(analysis))
@@ -93,7 +99,7 @@ def cost(value: float | None, per: str) -> str:
     if value is None:
         return ""
     if per == "byte":
-        return f"{value / 2**20:.1f} MiB" if value < 2**30 else f"{value / 2**30:.2f} GiB"
+        return size(value)
     for scale, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if value >= scale:
             return f"{value / scale:.4g} {name}"
@@ -143,6 +149,22 @@ def tally(summary: ArmSummary) -> str:
 
 def _range(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _best(one: BestBatch) -> str:
+    interval = _range(one.ci_low, one.ci_high) or "no interval"
+    return (
+        f"{one.arm} at {one.batch} samples a step against {one.baseline_batch}, {one.model} {one.precision} on "
+        f"{one.workers} workers: {one.speedup:.3f} ({interval}) of samples a second"
+    )
+
+
+def _scaling(one: Efficiency) -> str:
+    interval = _range(one.ci_low, one.ci_high) or "no interval"
+    return (
+        f"{one.arm}, {one.model} {one.precision}, {one.scaling} from {one.base_workers} to {one.workers} workers: "
+        f"efficiency {one.efficiency:.3f} ({interval})"
+    )
 
 
 def _failures(analysis: Analysis) -> list[str]:

@@ -93,3 +93,39 @@ def percent(share: float) -> str:
     """A share for reading: `3 %`, `2.5 %`, `41 %`."""
     value = 100 * share
     return f"{value:.0f} %" if value >= 9.95 or abs(value - round(value)) < 0.05 else f"{value:.1f} %"
+
+
+def trade_off(c: Comparison) -> str | None:
+    """What a setting's speed was paid with or gained besides, as `zero3 costs 38 % [31, 44] of the throughput of
+    resnet18 and saves 5.10 GiB [5.01, 5.19] of device memory a worker`; None where memory differs by under 1 %.
+    """
+    if c.speedup is None or c.memory_ratio is None or abs(c.memory_ratio - 1) < 0.01 or c.memory_saved_bytes is None:
+        return None
+    change = c.speedup - 1
+    speed = f"{'gains' if change > 0 else 'costs'} {percent(abs(change))}"
+    if c.ci_low is not None and c.ci_high is not None:
+        sign = 100 if change > 0 else -100
+        ends = sorted((sign * (c.ci_low - 1), sign * (c.ci_high - 1)))
+        speed += f" [{ends[0]:.0f}, {ends[1]:.0f}]"
+    saved = c.memory_saved_bytes
+    memory = f"{'saves' if saved > 0 else 'takes'} {size(abs(saved))}"
+    if c.memory_saved_low is not None and c.memory_saved_high is not None:
+        low, high = sorted(end if saved > 0 else -end for end in (c.memory_saved_low, c.memory_saved_high))
+        memory += f" [{size(low)}, {size(high)}]"
+    more = "of" if saved > 0 else "more"
+    return f"{c.arm} {speed} of the throughput of {c.setting} and {memory} {more} {c.memory_of} memory"
+
+
+def break_even(c: Comparison) -> str | None:
+    """As `zero1 in resnet18: a longer set-up is repaid after 1,200 steps [900, 1,700]`; else None."""
+    if c.verdict != "helps" or not c.break_even_steps:
+        return None
+    low = "0" if c.break_even_low is None else f"{c.break_even_low:,.0f}"
+    high = "?" if c.break_even_high is None else f"{c.break_even_high:,.0f}"
+    return f"{c.arm} in {c.setting}: a longer set-up is repaid after {c.break_even_steps:,.0f} steps [{low}, {high}]"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes for reading, in MiB or GiB."""
+    mebibytes = num_bytes / 2**20
+    return f"{mebibytes:.1f} MiB" if abs(mebibytes) < 1024 else f"{mebibytes / 1024:.2f} GiB"
