@@ -184,11 +184,11 @@ class Ledger:
         return rows
 
     def write_space(self, text: str) -> None:
-        """Write the resolved space beside the rows: `space=<folder>/space.yaml` runs the same again."""
+        """Write the resolved space beside the rows: `space=<folder>/_space.yaml` runs the same again."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / ".space.yaml.writing"
+        aside = self.folder / "._space.yaml.writing"
         aside.write_text(text, encoding="utf-8")
-        aside.replace(self.folder / "space.yaml")
+        aside.replace(self.folder / "_space.yaml")
 
     def add(self, sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> dict[str, Any]:
         """Write a leg's row; it is durable when this returns. Returns the row."""

@@ -245,8 +245,8 @@ def mlflow_summary(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     }
     note = answer_in_words(analysis)
     artifacts = {"analysis.json": json.dumps(report, indent=1), "answer.md": note + "\n"}
-    if (folder / "space.yaml").exists():
-        artifacts["space.yaml"] = (folder / "space.yaml").read_text(encoding="utf-8")
+    if (folder / "_space.yaml").exists():
+        artifacts["_space.yaml"] = (folder / "_space.yaml").read_text(encoding="utf-8")
     return {"metrics": metrics, "note": note}, artifacts
 
 

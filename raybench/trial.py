@@ -142,9 +142,9 @@ def _failure(trial: Trial, error: Exception, leg_id: str, seconds: float) -> Fai
     if seconds >= trial.leg_timeout_seconds:
         kind, message = "timeout", f"no end after {seconds:.0f} s; the limit is {trial.leg_timeout_seconds:.0f} s"
     elif dead is not None:
-        out_of_memory = isinstance(dead[1], ray.exceptions.OutOfMemoryError) or "OOM" in str(dead[1])
-        kind = "out_of_memory" if out_of_memory else "crashed"
-        detail = re.search(r"exit detail: (.*)", str(dead[1]))
+        low_memory = isinstance(dead[1], ray.exceptions.OutOfMemoryError) or "running low on memory" in str(dead[1])
+        kind = "out_of_memory" if low_memory else "crashed"
+        detail = re.search(r"exit detail: (.*?)(?: Some common causes|$)", str(dead[1]), re.MULTILINE)
         message = f"rank {dead[0]}: its process died: {detail[1] if detail else _first_words(dead[1])}"
     elif own is not None:
         kind, message = own[1].kind, own[1].message

@@ -19,7 +19,7 @@ QUALITY_MARGIN: Final = 0.01  # an accuracy: one point
 
 
 def find_question(paths: Sequence[Path], margin: float | None, alpha: float | None) -> tuple[float, float]:
-    """(margin, alpha): as given, else as the `space.yaml` beside the ledgers says, else 0.03 and 0.05.
+    """(margin, alpha): as given, else as the `_space.yaml` beside the ledgers says, else 0.03 and 0.05.
 
     Raises UserError for a value out of range, and where several ledgers were made for different questions.
     """
@@ -36,7 +36,7 @@ def _folders(paths: Sequence[Path]) -> list[Path]:
 
 def _space(folder: Path) -> dict[str, Any]:
     """The resolved space that lies beside a ledger's files; empty where there is none."""
-    path = folder / "space.yaml"
+    path = folder / "_space.yaml"
     if not path.is_file():
         return {}
     try:

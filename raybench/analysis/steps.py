@@ -84,6 +84,8 @@ def _flat(lists: pa.ListArray) -> tuple[Floats, Integers, Integers]:
 def _blocks(counts: Integers, ok: np.ndarray) -> Iterator[tuple[Integers, int]]:
     """The rows of `ok` legs by their number of measured steps."""
     rows = np.flatnonzero(ok)
+    if not rows.size:
+        return
     rows = rows[np.argsort(counts[rows], kind="stable")]
     sizes, begins = np.unique(counts[rows], return_index=True)
     for count, block in zip(sizes, np.split(rows, begins[1:]), strict=True):

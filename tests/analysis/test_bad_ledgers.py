@@ -122,13 +122,13 @@ def test_questions_that_make_no_sense(tmp_path: Path) -> None:
     assert "margin=nan" in refused(path, margin=float("nan"))
     assert "metric=speed" in refused(path, metric="speed")
     assert "by=colour" in refused(path, by="colour")
-    (path.parent / "space.yaml").write_text("question: {margin: wide}")
+    (path.parent / "_space.yaml").write_text("question: {margin: wide}")
     assert "margin: 'wide' in the ledger's space.yaml is no number" in refused(path)
-    (path.parent / "space.yaml").write_text("a: [")
+    (path.parent / "_space.yaml").write_text("a: [")
     assert "cannot be read as YAML" in refused(path)
-    (path.parent / "space.yaml").write_text("question: {margin: 0.1}")
+    (path.parent / "_space.yaml").write_text("question: {margin: 0.1}")
     other = write(tmp_path / "b" / "legs.parquet", paired(RATIOS))
-    (other.parent / "space.yaml").write_text("question: {margin: 0.2}")
+    (other.parent / "_space.yaml").write_text("question: {margin: 0.2}")
     with pytest.raises(UserError, match=r"different questions, margin 0\.1 and 0\.2; give margin="):
         analyse([path, other])
 

@@ -1,0 +1,58 @@
+"""What tests share: running raybench's commands as a user would, and one Ray cluster for those that need it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def command_environment(**extra: str) -> dict[str, str]:
+    """The environment of a command: this source tree, no tracking server or cluster of the developer's own."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
+    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "160", **extra}
+
+
+class Commands:
+    """Runs `python -m raybench.X ...` in a folder, on the session's Ray cluster where there is one."""
+
+    def __init__(self, folder: Path, address: str | None = None) -> None:
+        self.folder = folder
+        self.environment = command_environment(**({"RAY_ADDRESS": address} if address else {}))
+
+    def run(self, command: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", f"raybench.{command}", *arguments],
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+
+    def start(self, command: str, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"raybench.{command}", *arguments],
+            cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Commands:
+    """Commands in an empty folder, for those that start no Ray."""
+    return Commands(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """The address of a real Ray cluster of this machine: two CPUs, one slot."""
+    import ray
+
+    context = ray.init(
+        address="local", num_cpus=2, resources={"bench_slot": 1}, include_dashboard=False, log_to_driver=False,
+        logging_level="error",
+    )  # fmt: skip
+    yield str(context.address_info["gcs_address"])
+    ray.shutdown()
