@@ -53,13 +53,13 @@ def main(argv: list[str]) -> int:
 
     analysis = analyse(
         [Path(path) for path in arguments.positionals],
-        margin=_number(arguments, "margin"),
-        alpha=_number(arguments, "alpha"),
+        margin=read_number(arguments, "margin"),
+        alpha=read_number(arguments, "alpha"),
         baseline=arguments.values.get("baseline"),
         metric=arguments.values.get("metric", "step_seconds"),
         by=arguments.values.get("by"),
         ladder=tuple(arguments.values["ladder"].split(",")) if "ladder" in arguments.values else (),
-        quality_margin=QUALITY_MARGIN if (quality := _number(arguments, "quality_margin")) is None else quality,
+        quality_margin=QUALITY_MARGIN if (quality := read_number(arguments, "quality_margin")) is None else quality,
         pool_hardware="pool-hardware" in arguments.flags,
     )
     if "json" in formats:
@@ -78,7 +78,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _number(arguments: Arguments, key: str) -> float | None:
+def read_number(arguments: Arguments, key: str) -> float | None:
+    """The number given as key=, None where it is not given. Raises UserError for anything else."""
     if key not in arguments.values:
         return None
     try:
