@@ -55,6 +55,9 @@ VERDICTS = (
 )  # fmt: skip
 
 
+MOST_ROWS = 60
+
+
 @dataclass(frozen=True)
 class Change:
     """One arm in one setting, in A and in B; ratios are speedups, `change` is B's over A's."""
@@ -200,7 +203,7 @@ def print_changes(a: Analysis, b: Analysis, found: Sequence[Change], margin: flo
         table.add_column(
             name, justify="left" if name in ("setting", "arm", "verdict") else "right", no_wrap=name != "setting"
         )
-    for c in sorted(found, key=lambda c: VERDICTS.index(c.verdict)):
+    for c in sorted(found, key=lambda c: VERDICTS.index(c.verdict))[:MOST_ROWS]:
         interval = "" if c.verdict_low is None else f"{c.verdict_low:.3f} to {c.verdict_high:.3f}"
         sides = [
             f"{value:.3f}" if value is not None else escape(verdict or "")
@@ -209,6 +212,8 @@ def print_changes(a: Analysis, b: Analysis, found: Sequence[Change], margin: flo
         change = "" if c.change is None else f"{c.change:.3f}"
         trials = f"{c.before_trials}, {c.after_trials}"
         table.add_row(escape(c.setting), escape(c.arm), c.verdict, *sides, change, interval, trials)
+    if len(found) > MOST_ROWS:
+        table.caption = f"... and {len(found) - MOST_ROWS} more; --json gives all"
     console.print(table)
     for name, one in (("A", a), ("B", b)):
         where = "; ".join((*one.sweeps, *one.hardware, *one.versions))
