@@ -76,7 +76,7 @@ def parse_arguments(
             if key in values:
                 raise UserError(f"{key}= is given twice: {key}={values[key]} and {token}; keep one")
             values[key] = value
-        elif len(plain) < positionals[1] and token:
+        elif len(plain) < positionals[1] and token and key:
             plain.append(token)
         else:
             raise UserError(f"{token!r} is no key=value and no option of this command; --help shows what is")

@@ -74,6 +74,6 @@ def what_it_detects(space: Space) -> str:
     level = 1 - space.question.alpha
     return (
         f"with {space.repeats} trials a {level:.0%} interval reaches about {width:.1%} to each side where a trial's "
-        f"log ratio scatters by {ASSUMED_SD:.1%} (an assumption: this machine's scatter is not measured); the margin is "
-        f"{space.question.margin:.0%}"
+        f"log ratio scatters by {ASSUMED_SD:.1%} (an assumption: this machine's scatter is not measured); "
+        f"the margin is {space.question.margin:.0%}"
     )

@@ -71,7 +71,8 @@ class SpaceFile:
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark else ""
-            raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+            problem = " ".join(str(getattr(error, "problem", None) or error).split())
+            raise UserError(f"{path}{line}: not valid YAML: {problem}") from None
         if not isinstance(content, dict):
             raise UserError(f"{path}: a space is a mapping with setting:, arms: ...; this is {type(content).__name__}")
         return cls(path, content, lines)

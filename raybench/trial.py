@@ -31,7 +31,9 @@ class GroupNeverStarted(RuntimeError):
 
 
 def run_trial(config: dict[str, Any]) -> dict[str, Any]:
-    """Tune's trainable. `config`: trial_id, recorder (an actor's name), cluster, storage and working_tree (absolute paths).
+    """Tune's trainable.
+
+    `config`: trial_id, recorder (an actor's name), cluster, storage and working_tree (absolute paths).
 
     Raises GroupNeverStarted when no group could be started.
     """
@@ -90,7 +92,11 @@ def _fit(trial: Trial, leg_ids: list[str], name: str, config: dict[str, Any]) ->
             name=name,
             storage_path=config["storage"],
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-            worker_runtime_env={"env_vars": worker_variables(on_gpu, threads_per_worker(setting.workers, cluster), config["working_tree"])},
+            worker_runtime_env={
+                "env_vars": worker_variables(
+                    on_gpu, threads_per_worker(setting.workers, cluster), config["working_tree"]
+                )
+            },
         ),
     )
     trainer.fit()

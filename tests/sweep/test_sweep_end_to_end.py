@@ -78,9 +78,7 @@ def test_arms_of_a_trial_saw_the_same_experiment(swept: tuple[Commands, str]) ->
 
 
 def test_json_agrees_with_the_raw_steps(swept: tuple[Commands, str]) -> None:
-    means = {
-        (row["trial_id"], row["arm"], row["round"]): sum(row["step_seconds"][3:]) / 8 for row in rows(swept[0])
-    }
+    means = {(row["trial_id"], row["arm"], row["round"]): sum(row["step_seconds"][3:]) / 8 for row in rows(swept[0])}
     trials = sorted({trial for trial, _, _ in means})
     comparisons = {c["arm"]: c for c in analysis_json(swept[0])["comparisons"]}
     assert set(comparisons) == {"zero1", "zero3"}

@@ -1,0 +1,113 @@
+"""The plan: balance of its orders, stability of its ids, what resume rests on."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from raybench.plan import Plan, build_plan, leg_order
+from raybench.space import Space, load_space
+from tests.conftest import ROOT, Commands
+
+ARMS = ["a", "b", "c"]
+
+
+def plan(**overrides: str) -> Plan:
+    name, space = load_space("quickstart", {key.replace("__", "."): value for key, value in overrides.items()})
+    return build_plan(name, space)
+
+
+@pytest.mark.parametrize("arms", [ARMS[:2], ARMS, ["a", "b", "c", "d", "e"]])
+@pytest.mark.parametrize("rounds", [2, 4])
+def test_each_arm_is_as_often_in_each_half_of_a_trial(arms: list[str], rounds: int) -> None:
+    for repeat in range(7):
+        order = [arm for arm, _ in leg_order(arms, rounds, 1, "setting", repeat)]
+        half = len(order) // 2
+        assert Counter(order[:half]) == Counter(order[half:])
+        positions = {arm: sum(i for i, name in enumerate(order) if name == arm) for arm in arms}
+        assert len(set(positions.values())) == 1  # so a linear drift cancels
+
+
+def test_rounds_alternate_in_direction() -> None:
+    order = leg_order(ARMS, 3, 0, "setting", 0)
+    first, second, third = ([arm for arm, r in order if r == round_] for round_ in range(3))
+    assert second == first[::-1]
+    assert third == first
+
+
+def test_with_one_round_a_pair_of_repeats_balances() -> None:
+    for pair in range(4):
+        forth = [arm for arm, _ in leg_order(ARMS, 1, 3, "s", 2 * pair)]
+        back = [arm for arm, _ in leg_order(ARMS, 1, 3, "s", 2 * pair + 1)]
+        assert back == forth[::-1]
+
+
+def test_over_repeats_every_arm_stands_in_every_place() -> None:
+    places = Counter(
+        (arm, place)
+        for repeat in range(2 * len(ARMS))
+        for place, (arm, _) in enumerate(leg_order(ARMS, 1, 5, "s", repeat))
+    )
+    assert set(places.values()) == {2}
+    assert len(places) == 9
+
+
+def test_the_order_is_drawn_from_the_seed() -> None:
+    orders = {tuple(leg_order(ARMS, 1, seed, "s", 0)) for seed in range(40)}
+    assert len(orders) == 6
+    assert leg_order(ARMS, 2, 7, "s", 3) == leg_order(ARMS, 2, 7, "s", 3)
+
+
+def test_ids_are_of_content_and_unique() -> None:
+    first, again = plan(), plan()
+    assert first == again
+    ids = [leg.leg_id for _, leg in first.legs()]
+    assert len(set(ids)) == len(ids) == 2 * 4 * 6
+    assert len({trial.trial_id for trial in first.trials}) == 8
+    assert len({trial.seed for trial in first.trials}) == 8
+
+
+def test_what_changes_a_measurement_changes_its_ids() -> None:
+    base = {leg.leg_id for _, leg in plan().legs()}
+    for change in (
+        {"protocol__steps": "25"}, {"seed": "1"}, {"isolation": "fresh"}, {"setting__optimizer__lr": "2e-3"},
+        {"setting__batch_size": "64"},
+    ):  # fmt: skip
+        assert not base & {leg.leg_id for _, leg in plan(**change).legs()}, change
+
+
+def test_what_changes_no_measurement_keeps_the_ids() -> None:
+    base = {leg.leg_id for _, leg in plan().legs()}
+    more = plan(repeats="6")
+    assert base < {leg.leg_id for _, leg in more.legs()}
+    assert more.sweep == plan().sweep
+    assert base == {leg.leg_id for _, leg in plan(question__margin="0.1").legs()}
+    another_arm = {leg.leg_id for _, leg in plan(arms__zero1__config__zero_optimization__stage="2").legs()}
+    assert len(base & another_arm) == 2 * 4 * 4  # of the three arms, one is another
+
+
+def test_repeats_are_spread_over_the_whole_sweep() -> None:
+    assert [trial.repeat for trial in plan().trials] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_plan_survives_json() -> None:
+    original = plan()
+    assert Plan.model_validate_json(original.model_dump_json()) == original
+
+
+def test_labels_tell_settings_apart() -> None:
+    labels = {trial.label for trial in plan(setting__accumulation="[1,2]", setting__model="lenet").trials}
+    assert labels == {"lenet digits b32 fp32 w2 accumulation=1", "lenet digits b32 fp32 w2 accumulation=2"}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "search_spaces").glob("*.yaml")))
+def test_every_shipped_space_plans(name: str, commands: Commands) -> None:
+    done = commands.run("plan", f"space={name}")
+    assert done.returncode == 0, done.stderr
+    assert "Nothing is run" in done.stdout
+    assert list(commands.folder.iterdir()) == []
+    listed = json.loads(commands.run("plan", f"space={name}", "--json").stdout)
+    space: Space = load_space(name)[1]
+    assert len(listed["trials"]) == len(list(space.settings())) * space.repeats

@@ -1,0 +1,169 @@
+"""Spaces: overrides, defaults, and that every mistake is one line which says where and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raybench.errors import UserError
+from raybench.setting import Setting
+from raybench.space import load_space
+from raybench.spacefile import known_spaces
+from tests.conftest import ROOT, Commands
+
+GOOD = """\
+question: {margin: 0.05}
+setting:
+  model: lenet
+  dataset: digits
+  batch_size: [32, 64]
+  workers: 2
+arms:
+  ddp: {engine: torch}
+  zero1: {engine: deepspeed, config: {zero_optimization: {stage: 1}, custom: 1e-4}}
+protocol: {steps: 10}
+repeats: 3
+"""
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def refused(tmp_path: Path, text: str, **overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_space(write(tmp_path, text), {key.replace("__", "."): value for key, value in overrides.items()})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_good_file_and_its_overrides(tmp_path: Path) -> None:
+    name, space = load_space(write(tmp_path, GOOD), {"setting.batch_size": "[8,16,24]", "question.alpha": "1e-2"})
+    assert name == "mine"
+    assert space.question.margin == 0.05
+    assert space.question.alpha == 0.01
+    assert [values["batch_size"] for values in space.settings()] == [8, 16, 24]
+    assert space.baseline == "ddp"
+    assert space.arms["zero1"].config["custom"] == 1e-4  # YAML 1.1 alone would make a string of it
+    assert space.protocol.steps == 10
+
+
+def test_the_product_of_the_axes(tmp_path: Path) -> None:
+    _, space = load_space(write(tmp_path, GOOD), {"setting.workers": "[1,2]", "setting.model": "[lenet,resnet18]"})
+    combinations = {(v["model"], v["batch_size"], v["workers"]) for v in space.settings()}
+    assert len(combinations) == len(list(space.settings())) == 8
+
+
+def test_the_image_size_is_the_datasets_unless_given() -> None:
+    assert Setting(model="lenet", dataset="cifar10", batch_size=8).image_size == 32
+    assert Setting(model="lenet", dataset="cifar10", batch_size=8, image_size=64).image_size == 64
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("model: lenet", "modle: lenet", ["mine.yaml:3", "setting.modle", "did you mean model"]),
+        ("batch_size: [32, 64]", "batch_size: []", ["mine.yaml:5", "setting.batch_size", "empty"]),
+        ("batch_size: [32, 64]", "batch_size: many", ["mine.yaml:5", "setting.batch_size", "integer", "'many'"]),
+        ("batch_size: [32, 64]", "batch_size: 33", ["mine.yaml:2", "33", "not divisible by workers 2"]),
+        ("batch_size: [32, 64]", "batch_size: 4000", ["4000", "1437 images"]),
+        ("batch_size: [32, 64]", "batch_size: [32, 32]", ["mine.yaml:5", "twice"]),
+        ("model: lenet", "model: resnet81", ["mine.yaml:3", "resnet81", "resnet18"]),
+        ("dataset: digits", "dataset: cifar11", ["mine.yaml:4", "cifar11", "cifar10"]),
+        ("  ddp: {engine: torch}\n", "", ["mine.yaml:7", "arms", "two arms"]),
+        ("engine: torch", "engine: torhc", ["mine.yaml:8", "arms.ddp", "torhc", "did you mean torch"]),
+        ("repeats: 3", "baseline: dpp", ["baseline", "'dpp'", "ddp, zero1"]),
+        ("repeats: 3", "repeat: 3", ["mine.yaml:11", "'repeat'", "repeats"]),
+        ("repeats: 3", "repeats: 0", ["mine.yaml:11", "repeats", "greater than 0"]),
+        ("steps: 10", "step: 10", ["mine.yaml:10", "protocol.step", "steps"]),
+        ("setting:", "setting: &a", []),
+        ("margin: 0.05", "margin: 5", ["mine.yaml:1", "question.margin", "less than 1"]),
+        ("custom: 1e-4", "train_batch_size: 7", ["mine.yaml:9", "train_batch_size"]),
+        (
+            "workers: 2",
+            "workers: 2\n  workers: 4",
+            ["mine.yaml:7", "setting.workers", "written twice, first in line 6"],
+        ),
+        ("repeats: 3", "repeats: [", ["mine.yaml:12", "not valid YAML"]),
+        ("model: lenet", "model: 'nowhere:net'", ["mine.yaml:3", "nowhere.py"]),
+        ("arms:", "brams:", ["mine.yaml", "'arms' is missing"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+    assert old in GOOD
+    if not words:
+        load_space(write(tmp_path, GOOD.replace(old, new, 1)))
+        return
+    message = refused(tmp_path, GOOD.replace(old, new, 1))
+    for word in words:
+        assert word in message
+
+
+def test_a_mistake_in_an_override_names_the_override(tmp_path: Path) -> None:
+    message = refused(tmp_path, GOOD, setting__batch_sise="3")
+    assert message.startswith("setting.batch_sise=3: ")
+    assert "batch_size" in message
+
+
+def test_differing_arms_must_be_declared(tmp_path: Path) -> None:
+    text = GOOD.replace("ddp: {engine: torch}", "ddp: {engine: torch, setting: {precision: bf16}}")
+    assert "precision" in refused(tmp_path, text)
+    _, space = load_space(write(tmp_path, text + "differs: [precision]\n"))
+    assert space.differs == ("precision",)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "setting: 3\narms: {}", "\x00", "setting: {a: *b}"])
+def test_what_is_no_space(tmp_path: Path, text: str) -> None:
+    assert "mine.yaml" in refused(tmp_path, text)
+
+
+def test_unknown_spaces_list_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"unknown space 'quikstart'; known: .*quickstart"):
+        load_space("quikstart")
+    with pytest.raises(UserError, match="no such space file"):
+        load_space("nowhere/mine.yaml")
+    with pytest.raises(UserError, match=r"unknown space"):
+        load_space("../search_spaces/quickstart")
+
+
+def test_every_shipped_space_loads() -> None:
+    shipped = {path.stem for path in (ROOT / "search_spaces").glob("*.yaml")}
+    assert {"quickstart", "lenet", "cnns", "vits"} <= shipped <= set(known_spaces())
+    for name in shipped:
+        load_space(name)
+
+
+@pytest.mark.parametrize("command", ["sweep", "plan"])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "space= is missing"),
+        (["space="], "space= is empty"),
+        (["quickstart"], "no key=value"),
+        (["space=quickstart", "--jsn"], "--jsn"),
+        (["space=quickstart", "repeats=1", "repeats=2"], "given twice"),
+        (["space=quickstart", "sweep=../x"], "sweep=../x"),
+        (["space=quickstart", "setting.batch_size=[64"], "setting.batch_size=[64"),
+        (["space=quickstart", "setting.model=${nothing}"], "nothing"),
+    ],
+)
+def test_bad_commands_are_one_line_exit_2_and_leave_nothing(
+    commands: Commands, command: str, arguments: list[str], words: str
+) -> None:
+    done = commands.run(command, *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert words in done.stderr
+    assert list(commands.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["sweep", "plan", "analysis", "sync"])
+def test_help_is_shown(commands: Commands, command: str) -> None:
+    done = commands.run(command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: python -m raybench.{command}")
