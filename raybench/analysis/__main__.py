@@ -63,8 +63,9 @@ def main(argv: list[str]) -> int:
         pool_hardware="pool-hardware" in arguments.flags,
     )
     if "json" in formats:
-        json.dump(analysis.to_json(), sys.stdout, allow_nan=False, indent=1)
-        print()
+        # Indented for a reader, unless there is more than anyone reads: Python indents slowly.
+        indent = 1 if len(analysis.comparisons) <= 1000 else None
+        print(json.dumps(analysis.to_json(), allow_nan=False, indent=indent))
     elif formats:
         from raybench.analysis.tables import WRITERS
 

@@ -55,7 +55,6 @@ NUMBERS: Final = (
     "accumulation",
     "workers",
     "is_baseline",
-    "repeat",
     "round",
     "position",
     "warmup_steps",
@@ -64,8 +63,6 @@ NUMBERS: Final = (
     "peak_host_bytes",
     "setup_seconds",
     "train_seconds",
-    "eval_seconds",
-    "final_loss",
     "accuracy",
     "steady_from_step",
 )
