@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -144,7 +145,7 @@ def _run_protocol(trial: Trial, leg: Leg, model: nn.Module, engine: Engine, batc
     before = engine.checksum()
     probed = _Probed(engine, model, ranks.device.type)
     windows = [
-        _timed(probed, _again(first, stream), ranks, 1, accumulation, protocol.phases),  # type: ignore[arg-type]
+        _timed(probed, itertools.chain([first], stream), ranks, 1, accumulation, protocol.phases),  # type: ignore[arg-type]
         _timed(engine, stream, ranks, protocol.warmup_steps - 1, accumulation, protocol.phases),
     ]
     with _no_garbage_collection():
@@ -166,8 +167,9 @@ def _run_protocol(trial: Trial, leg: Leg, model: nn.Module, engine: Engine, batc
         "activation_checkpointing": num_checkpointed(model) > 0,
         **engine.facts(),
         **probed.seen.facts(),
-        "first_gradient_norm": gradient_norm if math.isfinite(gradient_norm) else None,
     }
+    if math.isfinite(gradient_norm):
+        found["first_gradient_norm"] = gradient_norm
     return _Run(times, per_step.tolist(), found)
 
 
@@ -181,11 +183,6 @@ def _timed(
     ranks.barrier()
     losses = run_steps(engine, stream, criterion, clock, num_steps=num_steps, accumulation=accumulation, phases=phases)
     return step_times(clock.seconds(), accumulation, phases), losses
-
-
-def _again(first: Batch, stream: Iterator[Batch]) -> Iterator[Batch]:
-    yield first
-    yield from stream
 
 
 class _no_garbage_collection:

@@ -47,6 +47,9 @@ def classify(error: BaseException) -> FailureKind:
     text = str(error).lower()
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate" in text:
         return "out_of_memory"
+    # How torch's kernels say that they do not take this type, as CPU batch_norm with weights in half and inputs not.
+    if isinstance(error, RuntimeError) and ("expected scalar type" in text or "not implemented for" in text):
+        return "unsupported"
     return "error"
 
 

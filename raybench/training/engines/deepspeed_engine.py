@@ -35,18 +35,21 @@ def fit_buckets(config: dict[str, Any], num_parameters: int) -> dict[str, Any]:
     return added
 
 
-def refuse(arm: DeepSpeedArm, setting: Setting) -> None:
-    """Raise Unsupported for what DeepSpeed would accept and then compute something else than was asked."""
-    stage = arm.zero_optimization.get("stage", 0)
-    if setting.optimizer.name == "lamb" and stage and "optimizer" not in arm.config:
+def refuse(config: dict[str, Any], setting: Setting) -> None:
+    """Raise Unsupported for what DeepSpeed 0.19.8 would accept and then compute something else than was asked."""
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    if setting.optimizer.name == "lamb" and stage and "optimizer" not in config:
         raise Unsupported(
             "LAMB under ZeRO: its trust ratio belongs to one parameter tensor, and ZeRO hands the optimizer flat "
             "partitions of all of them"
         )
-    scaled = setting.precision == "fp16" and setting.mixed_precision == "autocast"
-    if scaled and setting.loss_scale != LossScale() and "torch_autocast" not in arm.config:
+    if setting.channels_last and stage:
+        raise Unsupported("channels_last: ZeRO flattens the parameters into one buffer, where their strides are lost")
+    autocast = config.get("torch_autocast", {})
+    scaled = autocast.get("enabled") and autocast.get("dtype") in ("float16", "fp16", "half", "torch.float16")
+    if scaled and setting.loss_scale != LossScale():
         raise Unsupported("loss_scale: DeepSpeed's torch_autocast has torch's defaults only; use mixed_precision: cast")
-    if scaled and setting.gradient_clipping and stage and "fp16" not in arm.config:
+    if scaled and setting.gradient_clipping and stage:
         raise Unsupported("fp16 by torch_autocast with clipping: ZeRO clips the gradients before they are unscaled")
 
 
@@ -57,10 +60,10 @@ class DeepSpeedEngine:
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        refuse(arm, setting)
         self.model = model
         self.workers = setting.workers
         self.config = deepspeed_config(arm, setting)
+        refuse(self.config, setting)
         self.added = added_config(arm, setting)
         if device.type == "cpu":
             buckets = fit_buckets(self.config, sum(parameter.numel() for parameter in model.parameters()))
@@ -70,6 +73,8 @@ class DeepSpeedEngine:
             offloaded = "offload_optimizer" in arm.zero_optimization
             optimizer = build_optimizer(setting.optimizer, model.parameters(), offloaded=offloaded)
         scheduled = setting.schedule != Schedule()
+        if setting.channels_last:
+            model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         try:
             self.engine, self.optimizer, _, _ = deepspeed.initialize(
                 model=model,
@@ -78,6 +83,8 @@ class DeepSpeedEngine:
                 lr_scheduler=(lambda basic: build_scheduler(setting.schedule, basic)) if scheduled else None,
                 dist_init_required=False,
             )
+            if setting.channels_last:  # after its broadcast of the weights, which gloo does not do in this format
+                model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if setting.compile:
                 self.engine.compile()
         except NotImplementedError as error:

@@ -68,6 +68,10 @@ class TorchEngine:
             self.model.compile()
         if setting.workers == 1:
             return self.model
+        if arm.static_graph and setting.accumulation > 1:
+            raise Unsupported(
+                "static_graph: DDP learns the graph in the first backward pass, which accumulation does not synchronize"
+            )
         ddp = DistributedDataParallel(
             self.model,
             device_ids=[device.index] if device.type == "cuda" else None,
