@@ -18,15 +18,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from raybench.analysis import Analysis, Comparison, analyse
+from raybench.analysis.__main__ import read_number
+from raybench.analysis.inference import judge
+from raybench.analysis.question import find_question
+from raybench.analysis.results import number, plain, ratio
+from raybench.analysis.words import percent
 from raybench.cli import parse_arguments, run_command, suggest
 from raybench.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from raybench.analysis import Analysis, Comparison
 
 USAGE = """
 usage: python -m raybench.compare A B [key=value ...] [--json] [--fail-on VERDICTS]
@@ -86,11 +93,6 @@ def changes(a: Analysis, b: Analysis, margin: float, alpha: float) -> tuple[Chan
 
     `margin` is a ratio (0.03 is 3 %). Raises UserError where the hardware does not tell which belongs to which.
     """
-    import numpy as np
-
-    from raybench.analysis.inference import judge
-    from raybench.analysis.results import number, ratio
-
     before, after = _by_key(a, b)
     keys = sorted(before.keys() | after.keys(), key=lambda key: _order(before.get(key) or after[key]))
     numeric = [key for key in keys if _kind(before.get(key), after.get(key)) == "number"]
@@ -166,8 +168,6 @@ def _kind(before: Comparison | None, after: Comparison | None) -> str:
 
 def _difference(before: Comparison, after: Comparison) -> tuple[float, float, float]:
     """(difference of log speedups, its standard error, degrees of freedom); nan under 2 trials a side."""
-    import numpy as np
-
     assert before.speedup is not None
     assert after.speedup is not None
     difference = float(np.log(after.speedup / before.speedup))
@@ -179,8 +179,6 @@ def _difference(before: Comparison, after: Comparison) -> tuple[float, float, fl
 
 def in_words(found: Sequence[Change], margin: float) -> str:
     """A sentence: how many got better, worse and stayed, and what came and went."""
-    from raybench.analysis.words import percent
-
     tally = Counter(change.verdict for change in found)
     names = {
         "helps": "got better", "hurts": "got worse", "no effect": f"did not change beyond {percent(margin)}",
@@ -193,10 +191,6 @@ def in_words(found: Sequence[Change], margin: float) -> str:
 
 def print_changes(a: Analysis, b: Analysis, found: Sequence[Change], margin: float, console: Console) -> None:
     """The answer in words, then one row a change, the largest first; then where both came from."""
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
     console.print(f"[bold]{in_words(found, margin)}[/bold]\n")
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="Change of the speedup, B over A", title_justify="left")
     for name in ("setting", "arm", "verdict", "A", "B", "change", "interval", "n"):
@@ -228,10 +222,6 @@ def main(argv: list[str]) -> int:
         if key not in KEYS:
             raise UserError(f"unknown key {key}=; {suggest(key, KEYS)}")
 
-    from raybench.analysis import analyse
-    from raybench.analysis.__main__ import read_number
-    from raybench.analysis.question import find_question
-
     paths = [Path(path) for path in arguments.positionals]
     margin, alpha = find_question(paths, read_number(arguments, "margin"), read_number(arguments, "alpha"))
     baseline, metric = arguments.values.get("baseline"), arguments.values.get("metric", "step_seconds")
@@ -240,15 +230,11 @@ def main(argv: list[str]) -> int:
         raise UserError(f"A's baseline is {a.baseline}, B's is {b.baseline}; give baseline=ARM")
     found = changes(a, b, margin, alpha)
     if "json" in arguments.flags:
-        from raybench.analysis.results import plain
-
         report = {"schema_version": 1, "margin": margin, "alpha": alpha, "baseline": a.baseline, "metric": metric}
         report |= {"answer": in_words(found, margin), "changes": plain(found)}
         json.dump(report, sys.stdout, allow_nan=False, indent=1)
         print()
     else:
-        from rich.console import Console
-
         print_changes(a, b, found, margin, Console())
     failing = Counter(c.verdict for c in found if c.verdict in fail_on)
     if failing:

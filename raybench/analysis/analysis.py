@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from raybench.analysis.arms import GROUPINGS, summarize_arms, summarize_groups
+from raybench.analysis.columns import Coded, parse_object
 from raybench.analysis.comparisons import build_comparisons
 from raybench.analysis.hardware import versions_of
 from raybench.analysis.ladder import decompose, find_chain
-from raybench.analysis.legs import Coded, Legs, parse_object, read_legs
+from raybench.analysis.legs import Legs, read_legs
 from raybench.analysis.metrics import find_metric, log_cost
 from raybench.analysis.pairs import pair_trials
 from raybench.analysis.profiles import performance_profiles

@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
+from raybench.analysis.columns import parse_object
 from raybench.analysis.hardware import hardware_of, versions_of
 from raybench.analysis.inference import Floats, holm, p_against
-from raybench.analysis.legs import parse_object
 from raybench.analysis.pairs import Pairs, group_moments, mean_by
 
 Caveat = tuple[int, str]

@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from raybench import facts
+from raybench.analysis.columns import dense, parse_object
 from raybench.analysis.inference import Integers
-from raybench.analysis.legs import parse_object
-from raybench.analysis.pairs import Pairs, dense
+from raybench.analysis.pairs import Pairs
 
 _NUMBERS: Final = ("global_batch", "micro_batch", "accumulation", "workers", "samples_per_step")
 _TEXTS: Final = ("model", "dataset", "precision")

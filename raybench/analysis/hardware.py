@@ -30,7 +30,11 @@ _PLACES: Final = (
     "cores",
 )
 # Within them: what tells one machine from its twin.
-_IDENTITIES: Final = ("uuid", "serial", "bus", "node", "host", "driver", "index", "temperature", "clock")
+_IDENTITIES: Final = (
+    "uuid", "serial", "bus", "node", "host", "driver", "index",
+    # ... and readings, which change from leg to leg.
+    "temperature", "clock", "mhz", "freq", "load", "percent", "util", "used", "free", "available", "power",
+)  # fmt: skip
 
 
 def hardware_of(environment: Mapping[str, Any]) -> str:
@@ -51,7 +55,9 @@ def _words(value: Any, name: str) -> Iterator[str]:
             yield text if texts.count(text) == 1 else f"{texts.count(text)} x {text}"
     elif isinstance(value, bool) or value in (None, ""):
         return
-    elif isinstance(value, int | float):
+    elif isinstance(value, float):
+        return  # a reading, such as a frequency: not what the machine is
+    elif isinstance(value, int):
         yield f"{value} {name.replace('_', ' ').removesuffix(' count').removeprefix('num ')}"
     else:
         yield str(value)

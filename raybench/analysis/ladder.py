@@ -14,9 +14,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from raybench.analysis.columns import code_of, dense, parse_object
 from raybench.analysis.inference import Floats, t_interval
-from raybench.analysis.legs import Legs, parse_object
-from raybench.analysis.pairs import code_of, dense, mean_by
+from raybench.analysis.legs import Legs
+from raybench.analysis.pairs import mean_by
 from raybench.analysis.results import ratio
 from raybench.cli import suggest
 from raybench.errors import UserError

@@ -8,8 +8,7 @@ files nor that of rows can change a digit of a result.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybench import ledger
+from raybench.analysis.columns import Coded, code_of, coded, dense, number_array, parse_object, text_array
 from raybench.analysis.epochs import time_to_accuracy
 from raybench.analysis.hardware import hardware_of
 from raybench.analysis.inference import Floats, Integers
@@ -75,29 +75,6 @@ _BATCH_ROWS: Final = 32_768
 
 
 @dataclass(frozen=True)
-class Coded:
-    """A column of texts: `names[codes]`, with code -1 where there is none."""
-
-    codes: Integers
-    names: tuple[str, ...]
-
-    def take(self, rows: np.ndarray) -> Coded:
-        """The texts of these rows."""
-        return Coded(self.codes[rows], self.names)
-
-    def __getitem__(self, row: int | np.integer[Any]) -> str:
-        code = self.codes[row]
-        return self.names[code] if code >= 0 else ""
-
-    def map(self, function: Callable[[str], str]) -> Coded:
-        """Another column of texts, made from each distinct text once; a missing text is mapped as ''."""
-        made = [function(name) for name in (*self.names, "")]
-        names = tuple(sorted(set(made)))
-        position = {name: code for code, name in enumerate(names)}
-        return Coded(np.array([position[name] for name in made], dtype=np.int64)[self.codes], names)
-
-
-@dataclass(frozen=True)
 class Legs:
     """Legs as columns; every array has shape (legs,), numbers are nan where the ledger has null."""
 
@@ -112,7 +89,7 @@ class Legs:
     @cached_property
     def ok(self) -> np.ndarray:
         """Which legs were measured."""
-        return _equals(self.text["status"], "ok")
+        return np.asarray(self.text["status"].codes == code_of(self.text["status"], "ok"))
 
     def take(self, rows: np.ndarray) -> Legs:
         """These rows, in this order."""
@@ -138,7 +115,7 @@ def read_legs(paths: Sequence[Path]) -> Legs:
         _read_lot(lot, collected)
     if not sum(len(statistics.mean_seconds) for statistics in collected["steps"]):
         raise UserError(f"{', '.join(map(str, paths))}: no leg in it; run the sweep first")
-    text = {name: _coded(collected.pop(name), ordered=name in _SORTED) for name in TEXTS}
+    text = {name: coded(collected.pop(name), ordered=name in _SORTED) for name in TEXTS}
     number = {name: np.concatenate(collected.pop(name)) for name in (*NUMBERS, _TARGET)}
     parts: list[StepStatistics] = collected.pop("steps")
     steps = StepStatistics(
@@ -172,9 +149,9 @@ def _read_lot(lot: list[tuple[Path, pa.Table]], collected: dict[str, list[Any]])
             row = int(np.argmax(table[name].is_null().to_numpy(zero_copy_only=False)))
             raise UserError(f"{_place(lot, row)} has no {name}, so it is no leg")
     for name in TEXTS:
-        collected[name].append(_text_array(table, name))
+        collected[name].append(text_array(table, name))
     for name in NUMBERS:
-        collected[name].append(_number_array(table, name))
+        collected[name].append(number_array(table, name))
     collected[_TARGET].append(_time_to_accuracy(table))
     try:
         collected["steps"].append(_step_statistics(table))
@@ -193,28 +170,13 @@ def _place(lot: list[tuple[Path, pa.Table]], row: int) -> str:
     raise IndexError(row)
 
 
-def _text_array(table: pa.Table, name: str) -> pa.Array:
-    if name not in table.column_names:
-        return pa.nulls(len(table), pa.string()).dictionary_encode()
-    column = table[name].combine_chunks()
-    if name == "differs":
-        column = pc.binary_join(column, "\n")
-    return column.dictionary_encode()
-
-
-def _number_array(table: pa.Table, name: str) -> Floats:
-    if name not in table.column_names:
-        return np.full(len(table), np.nan)
-    return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
-
-
 def _time_to_accuracy(table: pa.Table) -> Floats:
-    protocols = _text_array(table, "protocol")
+    protocols = text_array(table, "protocol")
     targets = [_target(text) for text in protocols.dictionary.to_pylist()]
     codes = np.asarray(pc.fill_null(protocols.indices, -1))
     target = np.array([*targets, np.nan])[codes]
     ok = pc.equal(table["status"], "ok").to_numpy()
-    accuracy, seconds = _number_array(table, "accuracy"), _number_array(table, "train_seconds")
+    accuracy, seconds = number_array(table, "accuracy"), number_array(table, "train_seconds")
     lists = [
         table[name].combine_chunks() if name in table.column_names else pa.nulls(len(table), pa.list_(pa.float64()))
         for name in _EPOCH_LISTS
@@ -235,24 +197,7 @@ def _step_statistics(table: pa.Table) -> StepStatistics:
         raise BadLeg(row, f"has status {status[row].as_py()!r}, where 'ok' or 'failed' must stand")
     steps, data = (table[name].combine_chunks() for name in _LISTS)
     ok = pc.equal(status, "ok").to_numpy(zero_copy_only=False)
-    return summarize(steps, data, _number_array(table, "warmup_steps"), ok)
-
-
-def _coded(chunks: Iterable[pa.DictionaryArray], *, ordered: bool) -> Coded:
-    column = pa.chunked_array(list(chunks)).unify_dictionaries()
-    names = column.chunk(0).dictionary
-    codes = np.concatenate(
-        [
-            np.asarray(pc.fill_null(chunk.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
-            for chunk in column.chunks
-        ]
-    )
-    if ordered:
-        order = pc.sort_indices(names).to_numpy()
-        rank = np.empty(len(order) + 1, dtype=np.int64)
-        rank[order], rank[-1] = np.arange(len(order)), -1
-        codes, names = rank[codes], names.take(order)
-    return Coded(codes, tuple(names.to_pylist()))
+    return summarize(steps, data, number_array(table, "warmup_steps"), ok)
 
 
 def _hardware(text: Mapping[str, Coded]) -> Coded:
@@ -263,7 +208,7 @@ def _hardware(text: Mapping[str, Coded]) -> Coded:
     for keys in (("space", "sweep", "trial_id"), ("space", "sweep")):
         if not (codes == unknown).any() or (codes == unknown).all():
             break
-        group = _group(*(text[key].codes for key in keys))
+        group = dense(*(text[key].codes for key in keys))
         known = codes != unknown
         lowest = np.full(group.max() + 1, np.iinfo(np.int64).max)
         highest = np.full(group.max() + 1, -1)
@@ -278,28 +223,6 @@ def _hardware_of_json(environment: str) -> str:
     return hardware_of(parse_object(environment))
 
 
-def parse_object(text: str) -> dict[str, Any]:
-    """A JSON object as a dict; anything else states nothing and is an empty one."""
-    try:
-        value = json.loads(text) if text else {}
-    except json.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _first_of_each(legs: Legs) -> Integers:
-    group = _group(*(legs.text[name].codes for name in ("space", "sweep", "leg_id")), legs.hardware.codes)
+    group = dense(*(legs.text[name].codes for name in ("space", "sweep", "leg_id")), legs.hardware.codes)
     return np.sort(np.unique(group, return_index=True)[1])
-
-
-def _group(*codes: Integers) -> Integers:
-    """One code for each distinct combination of codes, dense from 0."""
-    combined = codes[0].astype(np.int64)
-    for more in codes[1:]:
-        combined = combined * (int(more.max()) + 2) + more + 1
-        combined = np.unique(combined, return_inverse=True)[1]
-    return np.asarray(np.unique(combined, return_inverse=True)[1])
-
-
-def _equals(column: Coded, name: str) -> np.ndarray:
-    return np.asarray(column.codes == (column.names.index(name) if name in column.names else -2))

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raybench.analysis.columns import code_of, dense
 from raybench.analysis.inference import Floats, Integers
-from raybench.analysis.legs import Coded, Legs
+from raybench.analysis.legs import Legs
 
 Mask = np.ndarray
 
@@ -133,20 +134,6 @@ def pair_trials(
         leg_trial=trial,
         measured=measured,
     )
-
-
-def dense(*codes: Integers) -> Integers:
-    """One code for each distinct combination, from 0, in the order of the combinations."""
-    combined = np.zeros(len(codes[0]), dtype=np.int64)
-    for column in codes:
-        combined = combined * (int(column.max(initial=0)) + 2) + column + 1
-        combined = np.unique(combined, return_inverse=True)[1]
-    return combined
-
-
-def code_of(column: Coded, name: str) -> int:
-    """The code of a name; -2, which no row has, where the column does not hold it."""
-    return column.names.index(name) if name in column.names else -2
 
 
 def group_moments(values: Floats, group: Integers, size: int) -> tuple[Floats, Floats]:

@@ -11,9 +11,10 @@ from typing import Final
 
 import numpy as np
 
+from raybench.analysis.columns import dense
 from raybench.analysis.inference import Floats
 from raybench.analysis.legs import Legs
-from raybench.analysis.pairs import dense, mean_by
+from raybench.analysis.pairs import mean_by
 
 WITHIN: Final = (1.0, 1.01, 1.02, 1.03, 1.05, 1.1, 1.2, 1.3, 1.5, 2.0, 3.0, 5.0, 10.0)
 

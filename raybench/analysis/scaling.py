@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from raybench.analysis.columns import dense
 from raybench.analysis.inference import Floats
 from raybench.analysis.legs import Legs
-from raybench.analysis.pairs import dense, mean_by
+from raybench.analysis.pairs import mean_by
 from raybench.analysis.results import ratio
 
 

@@ -11,9 +11,10 @@ import pytest
 from ledgers import paired, write
 
 from raybench.analysis import analyse
+from raybench.analysis.prediction import predict
 from raybench.analysis.regression import Design, calibration, fit
 from raybench.errors import UserError
-from raybench.predict import main, predict
+from raybench.predict import main
 
 
 def simulated(random: np.random.Generator, models: int, batches: int = 2, noise: float = 0.02) -> Design:
@@ -109,7 +110,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(capsys.readouterr().out)["predictions"][0]["answer"] == "hurts"
     assert main([path, "model=new", "num_parameters=2e7"]) == 0
     assert capsys.readouterr().out.startswith("zero3 on new: hurts, expected 0.")
-    for arguments, message in (([], "model= is missing"), (["model=a", "arm=zero4"], "arm=zero4"),
+    assert main([path]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("zero3: the speedup changes by +3.0% with twice the num_parameter")
+    assert main([path, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["explanations"][0]["explained"] > 0.8
+    for arguments, message in ((["workers=4"], "model= is missing"), (["model=a", "arm=zero4"], "arm=zero4"),
                                (["model=a", "workers=-1"], "must be above 0"), (["mdel=a"], "did you mean model"),
                                (["model=a", "hardware=L4"], "name one of them")):  # fmt: skip
         with pytest.raises(UserError, match=message):

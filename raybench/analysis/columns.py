@@ -1,0 +1,92 @@
+"""Columns of a ledger as NumPy arrays: texts as codes into a list of names, numbers as floats with nan for null."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raybench.analysis.inference import Floats, Integers
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A column of texts: `names[codes]`, with code -1 where there is none."""
+
+    codes: Integers
+    names: tuple[str, ...]
+
+    def take(self, rows: np.ndarray) -> Coded:
+        """The texts of these rows."""
+        return Coded(self.codes[rows], self.names)
+
+    def __getitem__(self, row: int | np.integer[Any]) -> str:
+        code = self.codes[row]
+        return self.names[code] if code >= 0 else ""
+
+    def map(self, function: Callable[[str], str]) -> Coded:
+        """Another column of texts, made from each distinct text once; a missing text is mapped as ''."""
+        made = [function(name) for name in (*self.names, "")]
+        names = tuple(sorted(set(made)))
+        position = {name: code for code, name in enumerate(names)}
+        return Coded(np.array([position[name] for name in made], dtype=np.int64)[self.codes], names)
+
+
+def text_array(table: pa.Table, name: str) -> pa.Array:
+    if name not in table.column_names:
+        return pa.nulls(len(table), pa.string()).dictionary_encode()
+    column = table[name].combine_chunks()
+    if name == "differs":
+        column = pc.binary_join(column, "\n")
+    return column.dictionary_encode()
+
+
+def number_array(table: pa.Table, name: str) -> Floats:
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+
+
+def coded(chunks: Iterable[pa.DictionaryArray], *, ordered: bool) -> Coded:
+    column = pa.chunked_array(list(chunks)).unify_dictionaries()
+    names = column.chunk(0).dictionary
+    codes = np.concatenate(
+        [
+            np.asarray(pc.fill_null(chunk.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+            for chunk in column.chunks
+        ]
+    )
+    if ordered:
+        order = pc.sort_indices(names).to_numpy()
+        rank = np.empty(len(order) + 1, dtype=np.int64)
+        rank[order], rank[-1] = np.arange(len(order)), -1
+        codes, names = rank[codes], names.take(order)
+    return Coded(codes, tuple(names.to_pylist()))
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """A JSON object as a dict; anything else states nothing and is an empty one."""
+    try:
+        value = json.loads(text) if text else {}
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def dense(*codes: Integers) -> Integers:
+    """One code for each distinct combination, from 0, in the order of the combinations."""
+    combined = np.zeros(len(codes[0]), dtype=np.int64)
+    for column in codes:
+        combined = combined * (int(column.max(initial=0)) + 2) + column + 1
+        combined = np.unique(combined, return_inverse=True)[1]
+    return combined
+
+
+def code_of(column: Coded, name: str) -> int:
+    """The code of a name; -2, which no row has, where the column does not hold it."""
+    return column.names.index(name) if name in column.names else -2

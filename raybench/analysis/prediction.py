@@ -1,0 +1,237 @@
+"""What to expect of a setting that was not measured, and what explains those that were.
+
+Every setting with a speedup is described by what is known of it before a run (`NUMERIC` and `TEXTS`); a
+regression that was judged on left-out models (`raybench.analysis.regression`) gives an interval, or the advice
+to measure: when the interval crosses the margin, when the setting lies outside what was seen, or when too few
+models were.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from raybench.analysis.columns import parse_object
+from raybench.analysis.inference import Floats
+from raybench.analysis.regression import LEAST_MODELS, Design, calibration, fit
+from raybench.analysis.results import Analysis, Comparison, number, ratio
+from raybench.analysis.words import percent
+
+MODEL_FACTS: Final = ("num_parameters", "num_parameter_tensors", "flops_per_byte")  # as legs state them
+NUMERIC: Final = ("batch_size", "workers", *MODEL_FACTS)
+TEXTS: Final = ("family", "precision", "dataset")
+_SLACK: Final = 1.05  # how far outside the range seen still counts as within
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What to expect of one arm. Ratios are speedups."""
+
+    arm: str
+    answer: str  # `helps`, `no effect`, `hurts` or `measure it`
+    reasons: tuple[str, ...]  # why it should be measured
+    speedup: float | None
+    low: float | None
+    high: float | None
+    measured: float | None  # where the ledgers hold this very setting
+    features: dict[str, float]  # of log speedup, by unit of the feature (numbers enter as natural logs)
+    explained: float | None  # share of the variance between models, out of sample
+    coverage: float | None  # of such intervals on left-out models; nominally 1 - alpha
+    num_models: int
+    num_settings: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a regression says of one arm's log speedups; see `raybench.analysis.regression`."""
+
+    arm: str
+    features: dict[str, float]  # change of the log speedup by unit of the feature (numbers enter as natural logs)
+    explained: float | None  # share of the variance between models, out of sample
+    error: float | None  # of the log speedup of a left-out model
+    num_models: int
+    num_settings: int
+
+
+def explain(analysis: Analysis, arm: str) -> Explanation:
+    """Which of the features that are known before a run explain an arm's speedups, and how much of them."""
+    members, rows = _settings(analysis, arm)
+    if not rows:
+        return Explanation(arm, {}, None, None, 0, 0)
+    design, features = _design(members, rows, rows[0])
+    found = fit(design, list(features))
+    coefficients = dict(zip(found.features, found.coefficients, strict=True))
+    return Explanation(arm, coefficients, number(found.explained), number(found.error), found.num_models, len(rows))
+
+
+def explanation(one: Explanation) -> str:
+    """The explanation as a person would say it: what twice as much of something does, or a kind of setting."""
+    basis = f"{one.num_settings} settings of {one.num_models} models"
+    if not one.features or one.explained is None:
+        return f"{one.arm}: nothing that is known before a run explains its speedups ({basis})."
+    parts = [
+        f"{math.expm1(value * math.log(2)):+.1%} with twice the {name}"
+        if name in NUMERIC
+        else f"{math.expm1(value):+.1%} with {name}"
+        for name, value in one.features.items()
+    ]
+    return f"{one.arm}: the speedup changes by {', '.join(parts)}; that explains {percent(one.explained)} ({basis})."
+
+
+def predict(analysis: Analysis, wanted: Mapping[str, Any], arm: str) -> Prediction:
+    """The prediction of one arm for the setting `wanted`: model, and what is known of `NUMERIC` and `TEXTS`.
+
+    The analysis must hold one hardware. Numbers that the setting does not give are taken from settings of the
+    same model; a feature that stays unknown is not used.
+    """
+    members, rows = _settings(analysis, arm)
+    target = _complete(wanted, rows)
+    reasons = list(_outside(target, rows))
+    num_models = len({row["model"] for row in rows})
+    if num_models < LEAST_MODELS:
+        reasons.append(f"only {num_models} models were measured with {arm}; {LEAST_MODELS} are the least to go by")
+        return Prediction(
+            arm, "measure it", tuple(reasons), None, None, None, None, {}, None, None, num_models, len(rows)
+        )
+    design, features = _design(members, rows, target)
+    found = fit(design, list(features))
+    mean, half = found.predict(features), found.half_width(analysis.alpha)
+    low, high = mean - half, mean + half
+    margin = float(np.log1p(analysis.margin))
+    answer = "measure it"
+    if low > margin:
+        answer = "helps"
+    elif high < -margin:
+        answer = "hurts"
+    elif -margin < low and high < margin:
+        answer = "no effect"
+    else:
+        reasons.append("the interval crosses the margin")
+    return Prediction(
+        arm,
+        "measure it" if reasons else answer,
+        tuple(reasons),
+        ratio(mean),
+        ratio(low),
+        ratio(high),
+        _measured(members, rows, target),
+        dict(zip(found.features, found.coefficients, strict=True)),
+        number(found.explained),
+        number(calibration(design, list(features), analysis.alpha)),
+        num_models,
+        len(rows),
+    )
+
+
+def _settings(analysis: Analysis, arm: str) -> tuple[list[Comparison], list[dict[str, Any]]]:
+    """The arm's settings that have a speedup, and what is known of each before a run."""
+    members = [
+        c for c in analysis.comparisons if c.arm == arm and c.speedup is not None and c.verdict != "not comparable"
+    ]
+    known = _sizes(analysis)
+    return members, [_describe(c, known) for c in members]
+
+
+def _sizes(analysis: Analysis) -> dict[str, dict[str, float]]:
+    """Parameters and tensors by model, from the facts of its first leg that states them."""
+    legs = analysis.pairs.legs
+    sizes: dict[str, dict[str, float]] = {}
+    for row in np.unique(legs.text["model"].codes * (len(legs.text["facts"].names) + 1) + legs.text["facts"].codes + 1,
+                         return_index=True)[1]:  # fmt: skip
+        model = legs.text["model"][row]
+        if len(sizes.get(model, {})) == len(MODEL_FACTS):
+            continue
+        facts = parse_object(legs.text["facts"][row])
+        facts = {**(facts.get("informative") or {}), **facts}
+        for name in MODEL_FACTS:
+            if isinstance(facts.get(name), int | float) and facts[name] > 0:
+                sizes.setdefault(model, {})[name] = float(facts[name])
+    return sizes
+
+
+def _describe(c: Comparison, sizes: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    row = {"model": c.model, "family": c.family, "precision": c.precision, "dataset": c.dataset}
+    return row | {"batch_size": c.global_batch, "workers": c.workers} | dict(sizes.get(c.model, {}))
+
+
+def _complete(wanted: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The setting with what its model, or all of the ledgers' settings alike, already say."""
+    target = dict(wanted)
+    same = [row for row in rows if row["model"] == wanted["model"]]
+    for name in ("family", *MODEL_FACTS):
+        if name not in target and same and same[0].get(name) is not None:
+            target[name] = same[0][name]
+    for name in ("batch_size", "workers", "precision", "dataset"):
+        values = {row[name] for row in rows}
+        if name not in target and len(values) == 1:
+            target[name] = values.pop()
+    return target
+
+
+def _outside(target: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where the setting lies outside what was seen, in words."""
+    found = []
+    for name in NUMERIC:
+        seen = [row[name] for row in rows if row.get(name) is not None]
+        if name in target and seen and not min(seen) / _SLACK <= target[name] <= max(seen) * _SLACK:
+            found.append(f"{name}={target[name]:g} lies outside the {min(seen):g} to {max(seen):g} that were measured")
+    for name in TEXTS:
+        values = sorted({row[name] for row in rows})
+        if name in target and values and target[name] not in values:
+            found.append(f"no {name} {target[name]} was measured, only {', '.join(values)}")
+    return found
+
+
+def _design(
+    members: Sequence[Comparison], rows: Sequence[Mapping[str, Any]], target: Mapping[str, Any]
+) -> tuple[Design, dict[str, float]]:
+    """The settings as numbers, and the target's features: those known of all settings and of the target."""
+    columns: dict[str, Floats] = {}
+    features: dict[str, float] = {}
+    for name in NUMERIC:
+        values = [row.get(name) for row in rows]
+        if name in target and all(values) and len(set(values)) > 1:
+            columns[name] = np.log(np.array(values, dtype=float))
+            features[name] = float(np.log(target[name]))
+    for name in TEXTS:
+        for value in sorted({row[name] for row in rows})[1:]:
+            if name in target:
+                columns[f"{name} {value}"] = np.array([float(row[name] == value) for row in rows])
+                features[f"{name} {value}"] = float(target[name] == value)
+    models = sorted({row["model"] for row in rows})
+    code = {model: i for i, model in enumerate(models)}
+    codes = np.array([code[row["model"]] for row in rows])
+    return Design(columns, codes, np.log(np.array([c.speedup for c in members], dtype=float))), features
+
+
+def _measured(
+    members: Sequence[Comparison], rows: Sequence[Mapping[str, Any]], target: Mapping[str, Any]
+) -> float | None:
+    names = ("model", "batch_size", "workers", "precision", "dataset")
+    if not all(name in target for name in names):
+        return None
+    return next(
+        (c.speedup for c, row in zip(members, rows, strict=True) if all(row[n] == target[n] for n in names)), None
+    )
+
+
+def sentence(one: Prediction, wanted: Mapping[str, Any], alpha: float) -> str:
+    """The prediction as a person would say it."""
+    interval = (
+        ""
+        if one.low is None
+        else (f" {one.speedup:.3f}, {percent(1 - alpha)} of the time between {one.low:.3f} and {one.high:.3f}")
+    )
+    basis = f"from {one.num_settings} settings of {one.num_models} models"
+    if one.coverage is not None:
+        basis += f"; on left-out models such intervals held {percent(one.coverage)} of the time"
+    if one.explained is not None and one.features:
+        basis += f"; {', '.join(one.features)} explain {percent(max(0.0, one.explained))} of the variance"
+    why = f": {'; '.join(one.reasons)}" if one.reasons else ""
+    known = "" if one.measured is None else f" It was measured: {one.measured:.3f}."
+    expected = f", expected{interval}" if interval else ""
+    return f"{one.arm} on {wanted['model']}: {one.answer}{why}{expected} ({basis}).{known}"
