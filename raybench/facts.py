@@ -3,8 +3,8 @@
 A leg's facts are a JSON object of what the run *was*, found on the live objects. Two arms of a setting
 are comparable when every fact that both state is equal, but for those that the space declares as
 different (`differs: [optimizer, precision]`) and the `informative` part, which describes an arm and is
-never compared. Facts that only one arm states say nothing. No ray or torch here: the training side
-writes these names, the analysis compares them.
+never compared. Facts that only one arm states say nothing, and an empty text states none. No ray or
+torch here: the training side writes these names, the analysis compares them.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _compare(name: str, arm: Any, baseline: Any, tolerance: float) -> Iterator[t
     elif isinstance(arm, list) and isinstance(baseline, list) and len(arm) == len(baseline):
         if any(True for pair in zip(arm, baseline, strict=True) for _ in _compare(name, *pair, tolerance)):
             yield name, arm, baseline
-    elif arm != baseline:
+    elif arm != baseline and "" not in (arm, baseline):
         yield name, arm, baseline
 
 

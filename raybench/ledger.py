@@ -318,7 +318,8 @@ def read_ledger(path: Path, columns: list[str] | None = None) -> pa.Table:
     Raises UserError as `read_file` and `ledger_files` do.
     """
     wanted = columns if columns is None or "leg_id" in columns else [*columns, "leg_id"]
-    table = pa.concat_tables([read_file(file, wanted) for file in ledger_files(path)], promote_options="default")
+    tables = [table for _, table in scan_files(ledger_files(path), wanted)]
+    table = pa.concat_tables(tables, promote_options="default")
     seen: dict[str, int] = {}
     for index, leg_id in enumerate(table["leg_id"].to_pylist()):
         seen.setdefault(leg_id, index)

@@ -46,6 +46,7 @@ def analyse(
     input, in one line.
     """
     margin, alpha = find_question(paths, margin, alpha)
+    by = "global_batch" if by in ("batch", "batch_size") else by
     if by is not None and by not in GROUPINGS:
         raise UserError(f"by={by}: {suggest(by, GROUPINGS)}")
     chosen = find_metric(metric)

@@ -7,6 +7,7 @@ their numbers but without a claim); else the verdict of `raybench.analysis.infer
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -67,7 +68,12 @@ def build_comparisons(
     columns["caveats"] = _caveats(pairs, columns, unequal, margin, alpha, quality_margin)
     names = list(columns)
     records = [Comparison(**dict(zip(names, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-    return tuple(sorted(records, key=lambda c: (c.hardware, c.family, c.setting, c.setting_id, c.arm)))
+    return tuple(sorted(records, key=lambda c: (c.hardware, c.family, _natural(c.setting), c.setting_id, c.arm)))
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A key that puts b64 before b128."""
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(re.split(r"([0-9]+)", text))]
 
 
 def _names(pairs: Pairs) -> dict[str, Sequence[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -48,27 +49,23 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
 
 
 def _comparison_table(analysis: Analysis) -> Table:
-    several = len({c.hardware for c in analysis.comparisons}) > 1
-    memory = any(c.memory_ratio is not None and abs(c.memory_ratio - 1) > 0.005 for c in analysis.comparisons)
-    title = f"Speedup against {analysis.baseline} (above 1 the arm is faster); seconds a {_unit(analysis)}"
+    """One block a setting: its name, the baseline, then the arms."""
+    title = f"Speedup against {analysis.baseline} (above 1 the arm is faster)"
     table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in (["hardware"] if several else []) + ["setting"]:
-        table.add_column(name, overflow="fold")
-    for name in ("arm", "verdict"):
-        table.add_column(name, no_wrap=True)
-    for name in ["speedup", "interval", "n", analysis.baseline, "arm"] + ["memory"] * memory:
-        table.add_column(escape(name), justify="right", no_wrap=True)
-    before = None
-    for c in analysis.comparisons[:MOST_ROWS]:
-        place = (c.hardware, c.setting_id)
-        names = [c.hardware] * several + [c.setting]
-        table.add_row(
-            *(escape(name) if place != before else "" for name in names),
-            escape(c.arm),
-            f"[{_COLOURS[c.verdict]}]{c.verdict}[/]",
-            *numbers(c)[: None if memory else -1],
-        )
-        before = place
+    table.add_column("", overflow="fold", min_width=16)
+    table.add_column("verdict", no_wrap=True)
+    for name in ("speedup", "interval", "n", _unit(analysis), "memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    shown = analysis.comparisons[:MOST_ROWS]
+    several = len({c.hardware for c in analysis.comparisons}) > 1
+    for (hardware, _), block in groupby(shown, key=lambda c: (c.hardware, c.setting_id)):
+        members = list(block)
+        name = f"{members[0].setting} ({hardware or 'hardware not named'})" if several else members[0].setting
+        base = next((c.baseline_seconds for c in members if c.baseline_seconds is not None), None)
+        table.add_row(f"[bold]{escape(name)}[/bold]")
+        table.add_row(escape(f"  {analysis.baseline}"), "baseline", "", "", "", cost(base, members[0].seconds_per))
+        for c in members:
+            table.add_row(escape(f"  {c.arm}"), f"[{_COLOURS[c.verdict]}]{c.verdict}[/]", *_numbers(c, base))
     left = len(analysis.comparisons) - MOST_ROWS
     if left > 0:
         table.caption = f"... and {left} more; --csv and --json give all"
@@ -76,22 +73,22 @@ def _comparison_table(analysis: Analysis) -> Table:
 
 
 def _unit(analysis: Analysis) -> str:
-    return " or ".join(dict.fromkeys(c.seconds_per for c in analysis.comparisons if c.n_trials)) or "step"
+    """What the column of costs is a cost of, as `a step`."""
+    units = dict.fromkeys(c.seconds_per for c in analysis.comparisons if c.n_trials)
+    return " or ".join(f"a {unit}" for unit in units if unit != "byte") or "peak" if units else "a step"
 
 
-def numbers(c: Comparison) -> list[str]:
-    """Speedup, the verdict's interval, n, both costs and the memory ratio, as text for a table's row."""
-    interval = (
-        "" if c.verdict_low is None or c.verdict_high is None else (f"{c.verdict_low:.3f} to {c.verdict_high:.3f}")
-    )
-    return [
-        "" if c.speedup is None else f"{c.speedup:.3f}",
-        interval,
-        str(c.n_trials),
-        cost(c.baseline_seconds, c.seconds_per),
-        cost(c.arm_seconds, c.seconds_per),
-        "" if c.memory_ratio is None else f"{c.memory_ratio:.2f}",
-    ]
+def _numbers(c: Comparison, base: float | None) -> list[str]:
+    """Speedup, the verdict's interval, n, the arm's cost and the memory ratio, as text for a row.
+
+    Where the arm's trials are not those of the setting's other arms, its own baseline stands beside its cost.
+    """
+    interval = "" if c.verdict_low is None else f"{c.verdict_low:.3f} to {c.verdict_high:.3f}"
+    own = cost(c.arm_seconds, c.seconds_per)
+    if base and c.baseline_seconds and abs(c.baseline_seconds / base - 1) > 5e-4:
+        own += f" (against {cost(c.baseline_seconds, c.seconds_per)})"
+    speedup = "" if c.speedup is None else f"{c.speedup:.3f}"
+    return [speedup, interval, str(c.n_trials), own, "" if c.memory_ratio is None else f"{c.memory_ratio:.2f}"]
 
 
 def cost(value: float | None, per: str) -> str:

@@ -97,9 +97,13 @@ def percent(share: float) -> str:
 
 def trade_off(c: Comparison) -> str | None:
     """What a setting's speed was paid with or gained besides, as `zero3 costs 38 % [31, 44] of the throughput of
-    resnet18 and saves 5.10 GiB [5.01, 5.19] of device memory a worker`; None where memory differs by under 1 %.
+    resnet18 and saves 5.10 GiB [5.01 GiB, 5.19 GiB] of device memory`; None where memory differs by under 1 %, or
+    not beyond its noise.
     """
-    if c.speedup is None or c.memory_ratio is None or abs(c.memory_ratio - 1) < 0.01 or c.memory_saved_bytes is None:
+    if c.speedup is None or c.memory_ratio is None or c.memory_saved_bytes is None or abs(c.memory_ratio - 1) < 0.01:
+        return None
+    least, most = c.memory_ratio_low, c.memory_ratio_high
+    if least is not None and most is not None and least < 1 < most:
         return None
     change = c.speedup - 1
     speed = f"{'gains' if change > 0 else 'costs'} {percent(abs(change))}"

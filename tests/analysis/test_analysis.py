@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ledgers import leg, paired, write
 from scipy import stats
 
 from raybench.analysis import Analysis, Comparison, analyse, answer_in_words
 from raybench.analysis.simulation import Truth, simulate_ledger
+from tests.analysis.ledgers import leg, paired, write
 
 RATIOS = [1.10, 1.12, 1.08, 1.11, 1.09]
 
@@ -346,6 +346,7 @@ def test_a_fact_declared_as_different_may_differ(judged, word: str) -> None:
         ("lr", 0.1, 0.1 * (1 + 1e-12), "fp32", True), ("lr", 0.1, 0.1000001, "fp32", False),
         ("informative", {"a": 1}, {"a": 2}, "fp32", True), ("betas", [0.9, 0.999], [0.9, 0.95], "fp32", False),
         ("autocast", True, False, "fp32", False), ("shuffle", 1, True, "fp32", True),
+        ("master_dtype", "float32", "", "fp32", True),
     ],
 )  # fmt: skip
 def test_tolerances(judged, name: str, base: Any, arm: Any, precision: str, comparable: bool) -> None:
@@ -458,6 +459,7 @@ def test_groups(judged) -> None:
     rows = [
         row for s, f in (("s0", "cnn"), ("s1", "vit"), ("s2", "vit")) for row in paired(RATIOS, setting_id=s, family=f)
     ]
+    assert [g.value for g in judged(rows, by="batch_size").groups] == ["8"]
     groups = judged(rows, by="family").groups
     assert [(g.value, g.summary.n_settings) for g in groups] == [("cnn", 1), ("vit", 2)]
 

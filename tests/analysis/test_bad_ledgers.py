@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ledgers import SCHEMA, leg, paired, write
 
 from raybench.analysis import analyse
 from raybench.errors import UserError
+from tests.analysis.ledgers import SCHEMA, leg, paired, write
 
 RATIOS = [1.10, 1.12, 1.08]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ledgers import leg, paired, write
 from scipy import stats
 
 from raybench.analysis import analyse
 from raybench.analysis.inference import judge
 from raybench.compare import changes, main
 from raybench.errors import UserError
+from tests.analysis.ledgers import leg, paired, write
 
 A = [1.10, 1.12, 1.08, 1.11, 1.09]
 B = [0.98, 1.00, 0.99, 0.97]

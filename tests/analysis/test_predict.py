@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ledgers import paired, write
 
 from raybench.analysis import analyse
 from raybench.analysis.prediction import predict
 from raybench.analysis.regression import Design, calibration, fit
 from raybench.errors import UserError
 from raybench.predict import main
+from tests.analysis.ledgers import paired, write
 
 
 def simulated(random: np.random.Generator, models: int, batches: int = 2, noise: float = 0.02) -> Design:

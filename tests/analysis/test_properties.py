@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledgers import leg, write
 
 from raybench.analysis import Analysis, analyse, answer_in_words
 from raybench.analysis.tables import WRITERS
+from tests.analysis.ledgers import leg, write
 
 ARMS = ("ddp", "zero1", "zero3")
 

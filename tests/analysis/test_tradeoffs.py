@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ledgers import SCHEMA, leg, paired, write
 from rich.console import Console
 
 from raybench.analysis import analyse
@@ -21,6 +20,7 @@ from raybench.analysis.terminal import print_analysis
 from raybench.analysis.tradeoffs import fieller
 from raybench.analysis.words import break_even, trade_off
 from raybench.errors import UserError
+from tests.analysis.ledgers import SCHEMA, leg, paired, write
 
 RATIOS = [0.62, 0.63, 0.61, 0.62]
 
@@ -253,6 +253,10 @@ def test_every_format_holds_every_comparison_and_keeps_odd_names_as_text(tmp_pat
     assert "a\\|b_&lt;i>" in WRITERS["markdown"](analysis)
     assert r"[red]\&zero\%" in WRITERS["latex"](analysis)
     assert r"\toprule" in WRITERS["latex"](analysis)
+    for width in (60, 80):
+        narrow = Console(width=width, record=True, file=io.StringIO())
+        print_analysis(analysis, narrow)
+        assert "net s0" in narrow.export_text()
     console = Console(width=160, record=True, file=io.StringIO())
     print_analysis(analysis, console)
     text = console.export_text()

@@ -1,0 +1,31 @@
+"""What counts as the machine, and what does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raybench.analysis.hardware import hardware_of, versions_of
+
+
+@pytest.mark.parametrize(
+    ("environment", "hardware"),
+    [
+        ({}, ""),
+        ({"node": "n1", "trial_process": 7}, ""),
+        ({"cpu": "EPYC", "cpu_cores": 64, "node": "n1"}, "EPYC, 64 cpu cores"),
+        ({"gpu": "H100", "gpu_uuid": "GPU-1", "cpu": "EPYC"}, "H100, EPYC"),
+        ({"gpus": ["H100", "H100", "A100"]}, "2 x H100, A100"),
+        ({"gpus": [{"name": "H100", "uuid": "1"}, {"name": "H100", "uuid": "2"}]}, "2 x H100"),
+        ({"hardware": {"gpu": "H100", "clock_mhz": 1980, "temperature": 40}, "cpu": "ignored"}, "H100"),
+        ({"cpu": {"model": "EPYC", "frequency": 2893.2}}, "EPYC"),
+    ],
+)
+def test_twins_are_one_hardware_and_readings_are_none(environment: dict[str, Any], hardware: str) -> None:
+    assert hardware_of(environment) == hardware
+
+
+def test_versions() -> None:
+    environment = {"packages": {"torch": "2.13", "deepspeed": None}, "python": "3.11", "git_commit": "0123456789abcdef"}
+    assert versions_of(environment) == {"torch": "2.13", "python": "3.11", "git_commit": "0123456789ab"}
