@@ -98,22 +98,26 @@ def _batches(pairs: Pairs) -> Iterator[Caveat]:
         yield int(k), f"per sample, not per step: {pairs.baseline} takes {base:.0f} a step, {name} {arm:.0f}"
 
 
-def _cut_trials(pairs: Pairs) -> Iterator[Caveat]:
-    """Rounds whose two legs ran in different sets of processes, unless every leg has its own (`fresh`)."""
+def cut_rounds(pairs: Pairs) -> np.ndarray:
+    """Paired rounds, (c,), whose two legs ran in different sets of processes: a trial that was cut and resumed.
+
+    Where that is so in every round of a comparison each leg has processes of its own by design (`fresh`).
+    """
     group = pairs.legs.text["process_group"].codes
+    arm, base = group[pairs.arm_leg], group[pairs.base_leg]
+    apart = (arm != base) & (arm >= 0) & (base >= 0)
     owner = pairs.comparison[pairs.round_trial]
-    apart = group[pairs.arm_leg] != group[pairs.base_leg]
-    known = (group[pairs.arm_leg] >= 0) & (group[pairs.base_leg] >= 0)
-    across = np.bincount(owner[apart & known], minlength=len(pairs.counts))
+    together = np.bincount(owner[~apart], minlength=len(pairs.counts))
+    return np.asarray(apart & (together[owner] > 0))
+
+
+def _cut_trials(pairs: Pairs) -> Iterator[Caveat]:
+    owner = pairs.comparison[pairs.round_trial]
+    cut = np.bincount(owner[cut_rounds(pairs)], minlength=len(pairs.counts))
     rounds = np.bincount(owner, minlength=len(pairs.counts))
-    for k in np.flatnonzero((across > 0) & (across < rounds)):
-        yield (
-            int(k),
-            (
-                f"{across[k]} of {rounds[k]} rounds pair legs of different processes, "
-                "which scatter more (a trial was cut and resumed)"
-            ),
-        )
+    for k in np.flatnonzero(cut):
+        where = "pair legs of different processes, which scatter more (a trial was cut and resumed)"
+        yield int(k), f"{cut[k]} of {rounds[k]} rounds {where}"
 
 
 def _fleet(pairs: Pairs) -> Iterator[Caveat]:

@@ -163,18 +163,24 @@ def _verdicts(pairs: Pairs, found: Judgement, same: Mask) -> list[str]:
 
 
 def _sensitivity(pairs: Pairs, metric: Metric, margin: float, alpha: float, same: Mask) -> list[list[Sensitivity]]:
-    """The comparisons judged with the median step, and without legs that were not steady."""
+    """The comparisons judged with the median step, without legs that were not steady, without rounds that were cut."""
     results: list[list[Sensitivity]] = [[] for _ in pairs.counts]
     if metric.name != "step_seconds":
         return results
     owner, steps = pairs.comparison[pairs.round_trial], pairs.legs.steps
     suspect = words.suspect_legs(pairs)
     unsteady = suspect[pairs.arm_leg] | suspect[pairs.base_leg]
-    concerned = np.bincount(owner[unsteady], minlength=len(pairs.counts)) > 0
-    for kind, seconds, keep, shown in (
-        ("median step", steps.median_seconds, np.ones(len(owner), dtype=bool), pairs.counts > 0),
-        ("steady legs only", steps.mean_seconds, ~unsteady, concerned),
+    for kind, seconds, left_out in (
+        ("median step", steps.median_seconds, np.zeros(len(owner), dtype=bool)),
+        ("steady legs only", steps.mean_seconds, unsteady),
+        ("uncut rounds only", steps.mean_seconds, words.cut_rounds(pairs)),
     ):
+        keep = ~left_out
+        shown = np.bincount(owner[left_out], minlength=len(pairs.counts)) > 0
+        if kind == "median step":
+            shown = pairs.counts > 0
+        if not shown.any():
+            continue
         rounds = np.log(seconds[pairs.base_leg] / seconds[pairs.arm_leg])
         rounds = rounds + np.where(pairs.per_sample[owner], _log_samples(pairs), 0.0)
         trials = mean_by(pairs.round_trial[keep], rounds[keep], len(pairs.differences))

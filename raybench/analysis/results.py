@@ -46,7 +46,7 @@ class FailureCause:
 class Sensitivity:
     """The same comparison, judged another way."""
 
-    kind: str  # `median step` or `steady legs only`
+    kind: str  # `median step`, `steady legs only` or `uncut rounds only`
     speedup: float | None
     verdict: str
 

@@ -423,6 +423,18 @@ def test_caveats_of_the_measurement(judged) -> None:
     assert "1 of 5 rounds pair legs of different processes" in caveats
 
 
+def test_a_cut_trial_is_kept_and_judged_without_as_well(judged) -> None:
+    rows = paired([1.10, 1.11, 1.09, 1.30])
+    for row in rows:
+        row["process_group"] = f"g{row['repeat']}"
+    rows[-1]["process_group"] = "resumed"
+    found = only(judged(rows))
+    assert found.n_trials == 4
+    assert "1 of 4 rounds pair legs of different processes" in " / ".join(found.caveats)
+    assert [(other.kind, round(other.speedup, 2)) for other in found.sensitivity][1:] == [("uncut rounds only", 1.10)]
+    assert "with the uncut rounds only the verdict would be 'helps'" in found.caveats
+
+
 def test_fresh_isolation_is_no_cut_trial(judged) -> None:
     rows = paired(RATIOS)
     for number, row in enumerate(rows):
