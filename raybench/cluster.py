@@ -6,7 +6,13 @@ import logging
 import os
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+# Ray turns token authentication on by itself where it starts a cluster and a token lies ready; who joins such a
+# cluster needs it too, and Ray reads this variable when it is imported.
+if (Path.home() / ".ray" / "auth_token").exists():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 import ray
 
@@ -48,7 +54,8 @@ class Cluster:
 def connect() -> Cluster:
     """Join the Ray cluster of RAY_ADDRESS or of this node, or start one of this machine with one slot.
 
-    Ray's and the workers' own output goes to Ray's log files.
+    Ray's and the workers' own output goes to Ray's log files. Raises UserError when RAY_ADDRESS names a cluster
+    that cannot be reached: a sweep meant for it must not run here instead.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -60,12 +67,21 @@ def connect() -> Cluster:
     common: dict[str, Any] = {
         "namespace": ACTOR_NAMESPACE, "log_to_driver": False, "logging_level": "error", "configure_logging": True,
     }  # fmt: skip
+    address = os.environ.get("RAY_ADDRESS", "")
     try:
         ray.init(address="auto", **common)
         return Cluster(_nodes(), is_local=False)
-    except ConnectionError:
+    except ConnectionError as error:
+        if address not in ("", "local", "auto"):
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({reason})") from None
         ray.init(address="local", resources={SLOT: 1}, include_dashboard=False, **common)
         return Cluster(_nodes(), is_local=True)
+
+
+def disconnect() -> None:
+    """Leave the cluster; one that `connect` started ends."""
+    ray.shutdown()
 
 
 def _nodes() -> tuple[dict[str, float], ...]:

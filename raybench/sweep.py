@@ -117,8 +117,6 @@ def missing_legs(plan: Plan, ledger: Ledger) -> int:
 def _run_missing(request: Request, console: Console) -> list[str]:
     """Run the missing legs on Ray. Returns what could not be run, a line a trial."""
     console.print("starting Ray ...")
-    import ray
-
     from raybench import cluster as clusters
 
     try:
@@ -127,7 +125,7 @@ def _run_missing(request: Request, console: Console) -> list[str]:
         console.print(f"on {cluster.describe()}; logs of all processes: {clusters.log_folder()}", soft_wrap=True)
         return _run_trials(request, cluster, console)
     finally:
-        ray.shutdown()
+        clusters.disconnect()
 
 
 def _run_trials(request: Request, cluster: Cluster, console: Console) -> list[str]:

@@ -33,10 +33,11 @@ class Commands:
         )  # fmt: skip
 
     def start(self, command: str, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", f"raybench.{command}", *arguments],
-            cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+        with (self.folder / "output.txt").open("w") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", f"raybench.{command}", *arguments],
+                cwd=self.folder, env=self.environment, stdout=output, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
 
 
 @pytest.fixture

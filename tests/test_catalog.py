@@ -24,8 +24,8 @@ def test_names_are_those_of_the_libraries() -> None:
     ("model", "family"),
     [
         ("lenet", "lenet"), ("resnet18", "cnn"), ("densenet121", "cnn"), ("convnext_tiny", "cnn"), ("alexnet", "cnn"),
-        ("vit_tiny_patch16_224", "vit"), ("timm/deit_small_patch16_224", "vit"), ("swin_tiny_patch4_window7_224", "vit"),
-        ("vit_b_16", "vit"), ("coat_tiny", "hybrid"), ("mixer_b16_224", "mlp"), ("mine:net", "own"),
+        ("vit_tiny_patch16_224", "vit"), ("timm/deit_small_patch16_224", "vit"), ("vit_b_16", "vit"),
+        ("swin_tiny_patch4_window7_224", "vit"), ("coat_tiny", "hybrid"), ("mixer_b16_224", "mlp"), ("mine:net", "own"),
     ],
 )  # fmt: skip
 def test_families(model: str, family: str) -> None:

@@ -25,16 +25,16 @@ arms:
   sleeps: {engine: torch, setting: {model_options: {fault: sleep, only_rank: 0}}}
   memory: {engine: torch, setting: {model_options: {fault: memory}}}
   nan: {engine: torch, setting: {model_options: {fault: nan}}}
-  refused: {engine: deepspeed, config: {zero_optimization: {stage: 7}}}
+  refused: {engine: deepspeed, config: {zero_optimization: {stage: 1, reduce_bucket_size: -5}}}
 protocol: {warmup_steps: 2, steps: 5, rounds: 1}
 repeats: 1
-leg_timeout_seconds: 40
+leg_timeout_seconds: 25
 """
 EXPECTED = {
     "raises": ("error", "planted trouble"),
     "raises_alone": ("error", "rank 1: RuntimeError: planted trouble"),
     "exits": ("crashed", "rank 1: its process died"),
-    "sleeps": ("timeout", "the limit is 40 s"),
+    "sleeps": ("timeout", "the limit is 25 s"),
     "memory": ("out_of_memory", "planted: out of memory"),
     "nan": ("not_finite", "the loss of step 2 is nan"),
     "refused": ("invalid_config", "DeepSpeed: "),
@@ -51,6 +51,7 @@ def folder_with(tmp: Path, space: str) -> Path:
 def swept(tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> tuple[Any, list[dict]]:
     commands = Commands(folder_with(tmp_path_factory.mktemp("faults"), SPACE), ray_address)
     done = commands.run("sweep", "space=faults.yaml", "sweep=f")
+    assert done.returncode == 0, done.stdout + done.stderr
     return done, pq.read_table(commands.folder / "mlruns/ledger/faults/f").to_pylist()
 
 

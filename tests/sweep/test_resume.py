@@ -27,7 +27,7 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
     driver = commands.start("sweep", *ARGUMENTS)
     deadline = time.monotonic() + 300
     while len(list(folder.glob("*.parquet"))) < 2:
-        assert driver.poll() is None, driver.communicate()[0]
+        assert driver.poll() is None, (tmp_path / "output.txt").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
     driver.send_signal(signal.SIGKILL)
