@@ -33,6 +33,7 @@ def collect(pairs: Pairs, margin: float, alpha: float) -> list[list[str]]:
         _absent_trials,
         _lonely_rounds,
         _batches,
+        _batch_arithmetic,
         _cut_trials,
         _fleet,
         _sweeps,
@@ -96,6 +97,26 @@ def _batches(pairs: Pairs) -> Iterator[Caveat]:
         arm, base = samples[pairs.arm_leg[at]], samples[pairs.base_leg[at]]
         name = pairs.legs.text["arm"][pairs.example[k]]
         yield int(k), f"per sample, not per step: {pairs.baseline} takes {base:.0f} a step, {name} {arm:.0f}"
+
+
+def _batch_arithmetic(pairs: Pairs) -> Iterator[Caveat]:
+    """Rows that contradict themselves: the samples of a step are the global batch, micro x accumulation x workers."""
+    number = pairs.legs.number
+    batch, samples = number["global_batch"], number["samples_per_step"]
+    product = number["micro_batch"] * number["accumulation"] * number["workers"]
+    wrong = (samples != batch) & np.isfinite(samples + batch) | (product != batch) & np.isfinite(product + batch)
+    owner = pairs.comparison[pairs.round_trial]
+    for leg in (pairs.base_leg, pairs.arm_leg):
+        for k, first in zip(*np.unique(owner[wrong[leg]], return_index=True), strict=True):
+            row = leg[wrong[leg]][first]
+            parts = " x ".join(f"{number[name][row]:.0f}" for name in ("micro_batch", "accumulation", "workers"))
+            yield (
+                int(k),
+                (
+                    f"batches do not add up in {pairs.legs.text['arm'][row]}: a step has {samples[row]:.0f} samples, "
+                    f"the global batch is {batch[row]:.0f}, micro x accumulation x workers is {parts}"
+                ),
+            )
 
 
 def cut_rounds(pairs: Pairs) -> np.ndarray:

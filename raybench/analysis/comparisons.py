@@ -17,7 +17,7 @@ import numpy as np
 from raybench.analysis import caveats as words
 from raybench.analysis import tradeoffs
 from raybench.analysis.comparability import declared, undeclared_differences, without_facts
-from raybench.analysis.inference import UNDECIDED, Floats, Judgement, judge, sign_flip_ps
+from raybench.analysis.inference import UNDECIDED, Floats, Integers, Judgement, judge, sign_flip_ps
 from raybench.analysis.metrics import Metric
 from raybench.analysis.pairs import Mask, Pairs, group_moments, mean_by
 from raybench.analysis.planning import trials_needed
@@ -58,6 +58,8 @@ def build_comparisons(
         "deviation": _numbers(deviation),
         "baseline_seconds": _numbers(np.exp(pairs.moments(pairs.log_base)[0])),
         "arm_seconds": _numbers(np.exp(pairs.moments(pairs.log_arm)[0])),
+        "baseline_samples_per_second": _numbers(_throughput(pairs, metric, pairs.base_leg, pairs.log_base)),
+        "arm_samples_per_second": _numbers(_throughput(pairs, metric, pairs.arm_leg, pairs.log_arm)),
         "seconds_per": ["sample" if by_sample else metric.per for by_sample in pairs.per_sample],
         "failures": [sum(cause.num_legs for cause in several) for several in causes],
         "failure_causes": causes,
@@ -74,6 +76,16 @@ def build_comparisons(
 def _natural(text: str) -> list[tuple[int, str]]:
     """A key that puts b64 before b128."""
     return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(re.split(r"([0-9]+)", text))]
+
+
+def _throughput(pairs: Pairs, metric: Metric, leg: Integers, log_cost: Floats) -> Floats:
+    """Samples a second of one side, (k,): the cost is seconds a step, or seconds a sample already."""
+    if metric.per != "step":
+        return np.full(len(pairs.counts), np.nan)
+    samples = pairs.legs.number["samples_per_step"][leg]
+    log_samples = pairs.by_trial(np.log(np.where(samples > 0, samples, np.nan)))
+    by_step = ~pairs.per_sample[pairs.comparison]
+    return np.asarray(np.exp(pairs.moments(np.where(by_step, log_samples, 0.0) - log_cost)[0]))
 
 
 def _names(pairs: Pairs) -> dict[str, Sequence[Any]]:

@@ -9,6 +9,7 @@ files nor that of rows can change a digit of a result.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +72,7 @@ _EPOCH_LISTS: Final = ("epoch_seconds", "epoch_accuracy")
 _TARGET: Final = "time_to_accuracy"  # seconds, infinity where the target was not reached
 _NEVER_NULL: Final = ("space", "sweep", "setting_id", "trial_id", "leg_id", "arm", "status", "is_baseline", "round")
 _SORTED: Final = ("space", "sweep", "setting_id", "setting", "trial_id", "arm")
-_BATCH_ROWS: Final = 32_768
+_BATCH_ROWS: Final = 16_384
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def read_legs(paths: Sequence[Path]) -> Legs:
         raise UserError("no ledger given; name the folder of a sweep, as in mlruns/ledger/<space>/<sweep>")
     collected: dict[str, list[Any]] = {name: [] for name in (*TEXTS, *NUMBERS, _TARGET, "steps")}
     files = [file for path in paths for file in ledger.ledger_files(Path(path))]
-    for lot in _lots(ledger.scan_files(files, [*TEXTS, *NUMBERS, *_LISTS, *_EPOCH_LISTS], _BATCH_ROWS)):
+    tables = ledger.scan_files(files, [*TEXTS, *NUMBERS, *_LISTS, *_EPOCH_LISTS], _BATCH_ROWS)
+    for lot in _ahead(_lots(tables)):
         _read_lot(lot, collected)
     if not sum(len(statistics.mean_seconds) for statistics in collected["steps"]):
         raise UserError(f"{', '.join(map(str, paths))}: no leg in it; run the sweep first")
@@ -140,6 +142,15 @@ def _lots(tables: Iterable[tuple[Path, pa.Table]]) -> Iterator[list[tuple[Path, 
             size += len(table)
     if lot:
         yield lot
+
+
+def _ahead(lots: Iterator[list[tuple[Path, pa.Table]]]) -> Iterator[list[tuple[Path, pa.Table]]]:
+    """The same, each next one being read while the last is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, lots, None)
+        while (lot := coming.result()) is not None:
+            coming = pool.submit(next, lots, None)
+            yield lot
 
 
 def _read_lot(lot: list[tuple[Path, pa.Table]], collected: dict[str, list[Any]]) -> None:

@@ -80,6 +80,8 @@ class Comparison:
     deviation: float | None  # standard deviation of the trials' log ratios
     baseline_seconds: float | None  # geometric mean over trials of the cost, a step (or a sample)
     arm_seconds: float | None
+    baseline_samples_per_second: float | None  # geometric mean over trials, all ranks; None for a metric not of steps
+    arm_samples_per_second: float | None
     seconds_per: str  # what the seconds are of: `step`, `sample`, or another metric's name
     failures: int  # failed legs, of the arm and of the baseline
     failure_causes: tuple[FailureCause, ...]

@@ -102,14 +102,19 @@ def test_throughput_counts_all_ranks_and_accumulation(judged) -> None:
     """4 ranks x 2 accumulated micro-batches of 16 in 2 s against 64 in 1.5 s: 64 and 42.7 samples a second."""
     rows = [
         row for trial in range(3) for row in (
-            leg("ddp", trial, seconds=1.5, samples_per_step=64, global_batch=64, differs=["batch_size"]),
-            leg("big", trial, seconds=2.0, samples_per_step=128, global_batch=128, differs=["batch_size"]),
+            leg("ddp", trial, seconds=1.5, samples_per_step=64, global_batch=64, micro_batch=16, workers=4,
+                differs=["batch_size"]),
+            leg("big", trial, seconds=2.0, samples_per_step=128, global_batch=128, micro_batch=16, accumulation=2,
+                workers=4, differs=["batch_size"]),
         )
     ]  # fmt: skip
     found = only(judged(rows))
     assert found.speedup == pytest.approx((128 / 2.0) / (64 / 1.5))
     assert found.seconds_per == "sample"
     assert found.baseline_seconds == pytest.approx(1.5 / 64)
+    assert found.baseline_samples_per_second == pytest.approx(64 / 1.5)
+    assert found.arm_samples_per_second == pytest.approx(4 * 2 * 16 / 2.0)
+    assert not any("add up" in caveat for caveat in found.caveats)
     assert found.verdict == "helps"
     assert "per sample, not per step: ddp takes 64 a step, big 128" in found.caveats
     assert "arms also differ in batch_size, as the space declares" in found.caveats
@@ -120,6 +125,15 @@ def test_different_batches_that_nobody_declared_are_not_comparable(judged) -> No
     found = only(judged(rows))
     assert found.verdict == "not comparable"
     assert "samples_per_step: 8 in ddp, 16 in big" in found.caveats
+
+
+def test_throughput_at_equal_batches_and_batches_that_contradict_themselves(judged) -> None:
+    found = only(judged(paired(RATIOS, base=0.5)))
+    assert found.baseline_samples_per_second == pytest.approx(16.0)
+    assert found.arm_samples_per_second == pytest.approx(16.0 * found.speedup)
+    assert not any("add up" in caveat for caveat in found.caveats)
+    odd = only(judged(paired(RATIOS, accumulation=2)))
+    assert any("micro x accumulation x workers is 4 x 2 x 2" in caveat for caveat in odd.caveats)
 
 
 # ---- what must not matter, and what must
