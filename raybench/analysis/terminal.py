@@ -65,7 +65,8 @@ def _comparison_table(analysis: Analysis) -> Table:
         table.add_row(f"[bold]{escape(name)}[/bold]")
         table.add_row(escape(f"  {analysis.baseline}"), "baseline", "", "", "", cost(base, members[0].seconds_per))
         for c in members:
-            table.add_row(escape(f"  {c.arm}"), f"[{_COLOURS[c.verdict]}]{c.verdict}[/]", *_numbers(c, base))
+            verdict = f"{c.verdict}, less accurate" if c.quality == "worse" else c.verdict
+            table.add_row(escape(f"  {c.arm}"), f"[{_COLOURS[c.verdict]}]{verdict}[/]", *_numbers(c, base))
     left = len(analysis.comparisons) - MOST_ROWS
     if left > 0:
         table.caption = f"... and {left} more; --csv and --json give all"

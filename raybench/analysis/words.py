@@ -43,6 +43,9 @@ def _arm_sentence(arm: str, members: Sequence[Comparison], margin: float) -> str
         )
         if verdict in by_verdict
     ]
+    worse = sum(c.quality == "worse" for c in members)
+    if worse:
+        parts.append(f"is less accurate than the baseline on {worse} of {len(members)}")
     return f"{arm} {'; it '.join(parts)}."
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from raybench.analysis import analyse
+from raybench.analysis import analyse, answer_in_words
 from raybench.analysis.inference import t_quantile
 from raybench.analysis.ladder import Ladder
 from raybench.analysis.scaling import welch_interval
@@ -53,8 +53,10 @@ def test_quality_is_a_non_inferiority_test(tmp_path: Path, differences: list[flo
     rows = paired([1.2, 1.21, 1.19][: len(differences)])
     for row in rows:
         row["accuracy"] = 0.7 + (differences[row["repeat"]] if row["arm"] == "zero1" else 0.0)
-    c = analyse([write(tmp_path / "legs.parquet", rows)]).comparisons[0]
+    analysis = analyse([write(tmp_path / "legs.parquet", rows)])
+    c = analysis.comparisons[0]
     assert c.quality == quality
+    assert ("it is less accurate than the baseline on 1 of 1" in answer_in_words(analysis)) == (quality == "worse")
     assert any(caveat.startswith("quality: ") for caveat in c.caveats) == (quality != "not worse")
     if len(differences) > 1:
         assert c.verdict == "helps"
