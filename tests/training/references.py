@@ -1,0 +1,76 @@
+"""Hand-written training of a LeNet on scikit-learn's digits, by DDP and by DeepSpeed: nothing of raybench in here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+
+def lenet() -> nn.Sequential:
+    """DeepSpeed's CIFAR example's network."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+    )  # fmt: skip
+
+
+def loader(seed: int, batch_size: int) -> DataLoader[Any]:
+    """This rank's share of the first 1,437 digits, 32x32, shuffled by the seed."""
+    digits = load_digits()
+    pixels = torch.tensor(digits.images / 16.0, dtype=torch.float32)[:, None]
+    pixels = interpolate(pixels, size=(32, 32), mode="bilinear", align_corners=False)
+    pixels = (pixels - pixels.mean()) / pixels.std()
+    keep = torch.randperm(1797, generator=torch.Generator().manual_seed(0))[:1437]
+    data = TensorDataset(pixels[keep].repeat(1, 3, 1, 1), torch.tensor(digits.target)[keep])
+    sampler = DistributedSampler(data, shuffle=True, seed=seed, drop_last=True)
+    return DataLoader(data, batch_size=batch_size, sampler=sampler, drop_last=True)
+
+
+def ddp(seed: int, batch_size: int, steps: int, clip: float, lr: float) -> list[float]:
+    """Losses of this rank under DistributedDataParallel with AdamW, no weight decay."""
+    torch.manual_seed(seed)
+    model = DistributedDataParallel(lenet())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    losses = []
+    for _, (images, labels) in zip(range(steps), loader(seed, batch_size), strict=False):
+        optimizer.zero_grad()
+        loss = cross_entropy(model(images), labels)
+        loss.backward()
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def zero(seed: int, batch_size: int, steps: int, stage: int, lr: float, config: dict[str, Any]) -> list[float]:
+    """Losses of this rank under DeepSpeed with torch's AdamW, no weight decay; `config` is added to a minimal one."""
+    import deepspeed
+
+    torch.manual_seed(seed)
+    model = lenet()
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0),
+        config={
+            "train_micro_batch_size_per_gpu": batch_size,
+            "zero_optimization": {"stage": stage, "reduce_bucket_size": 100_000, "allgather_bucket_size": 100_000},
+            **config,
+        },
+        dist_init_required=False,
+    )
+    losses = []
+    for _, (images, labels) in zip(range(steps), loader(seed, batch_size), strict=False):
+        loss = cross_entropy(engine(images), labels)
+        engine.backward(loss)
+        engine.step()
+        losses.append(loss.item())
+    engine.destroy()
+    return losses
