@@ -34,6 +34,7 @@ def environment() -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "threads": torch.get_num_threads(),
+        "niceness": os.nice(0),
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
