@@ -16,12 +16,18 @@ INFORMATIVE: Final = "informative"
 
 # Every fact that a leg may state, but for those under INFORMATIVE.
 COMPARED: Final = (
-    "initial_weights", "num_parameters", "num_parameter_tensors", "model_options", "memory_format", "image_shape",
+    "initial_weights", "num_parameters", "num_parameter_tensors", "flops_per_image", "flops_per_byte",
+    "model_options", "memory_format", "image_shape",
     "global_batch", "micro_batch", "accumulation", "workers", "samples_per_epoch_per_rank", "shuffle", "drop_last",
     "sampler_sets_epoch", "loader_workers", "pin_memory", "first_batch", "threads", "device", "tf32",
     "cudnn_benchmark", "compiled", "activation_checkpointing", "optimizer", "optimizer_steps", "lr_schedule",
     "gradient_clipping", "parameter_dtype", "gradient_dtype", "master_dtype", "optimizer_state_dtype",
     "communication_dtype", "autocast", "loss_scale", "skipped_steps", "buffer_broadcasts", "first_loss",
+    "first_gradient_norm",
+)  # fmt: skip
+
+_OF_THE_MODEL: Final = (
+    "initial_weights", "num_parameters", "num_parameter_tensors", "flops_per_image", "flops_per_byte", "first_loss",
     "first_gradient_norm",
 )  # fmt: skip
 
@@ -71,7 +77,9 @@ DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
         "first_gradient_norm",
         "threads",
     ),
-    "model": ("model", "initial_weights", "first_loss", "first_gradient_norm"),
+    "model": ("model", "model_options", *_OF_THE_MODEL),
+    "model_options": ("model_options", *_OF_THE_MODEL),
+    "image_size": ("image_shape", "first_batch", *_OF_THE_MODEL),
     "dataset": (
         "dataset",
         "samples_per_epoch_per_rank",

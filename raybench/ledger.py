@@ -151,7 +151,9 @@ def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
     final = folder / f"{name}.parquet"
     aside = folder / f".{name}.{os.getpid()}.writing"
     try:
-        pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
+        # A file of one leg is read faster uncompressed; many legs are worth packing.
+        compression = "zstd" if len(rows) > 1 else "none"
+        pq.write_table(table, aside, compression=compression, write_page_checksum=True)
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         aside.replace(final)
@@ -195,6 +197,20 @@ class Ledger:
         row = build_row(sweep, space, trial, leg, outcome)
         write_rows(self.folder, f"leg-{leg.leg_id}", [row])
         return row
+
+    def compact(self, min_files: int = 100) -> bool:
+        """Merge the files of single legs into one, where there are `min_files` or more. Returns whether it did.
+
+        The merged file is durable before the others go, and a leg that is in both counts once.
+        """
+        singles = sorted(self.folder.glob("leg-*.parquet"))
+        if len(singles) < min_files:
+            return False
+        rows = [row for file in singles for row in read_file(file).to_pylist()]
+        write_rows(self.folder, f"legs-{singles[0].stem.removeprefix('leg-')}-{len(rows)}", rows)
+        for file in singles:
+            file.unlink()
+        return True
 
 
 def ledger_files(path: Path) -> list[Path]:

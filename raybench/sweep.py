@@ -251,6 +251,7 @@ def mlflow_summary(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
 def _finish(request: Request, console: Console, unrun: list[str]) -> None:
     """The end of a sweep in the terminal. Raises NothingMeasured where no leg was."""
     ledger = Ledger(request.folder)
+    ledger.compact()
     rows = ledger.rows(["leg_id", "status"])
     for line in unrun:
         console.print(f"[red]not run[/]: {escape(line)}", soft_wrap=True)

@@ -102,6 +102,20 @@ def test_a_leg_counts_once(tmp_path: Path) -> None:
     assert table["first_loss"].to_pylist() == [2.25]
 
 
+def test_many_single_files_become_one(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for number in range(12):
+        ledger.add("s", "quickstart", *first_leg(number), MEASUREMENT if number % 3 else FAILURE)
+    before = sorted(ledger.rows(), key=lambda row: row["leg_id"])
+    assert not ledger.compact(min_files=13)
+    single = next(tmp_path.glob("leg-*.parquet")).read_bytes()
+    assert ledger.compact(min_files=12)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert sorted(ledger.rows(), key=lambda row: row["leg_id"]) == before
+    (tmp_path / "leg-left.parquet").write_bytes(single)  # as when it stops before the last file is gone
+    assert sorted(ledger.rows(), key=lambda row: row["leg_id"]) == before
+
+
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial, leg = first_leg()
 

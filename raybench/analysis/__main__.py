@@ -21,7 +21,8 @@ From ledgers (folders of Parquet files, or files) to speedups with intervals and
   metric=step_seconds what is compared; any other name lists the known ones
   by=family           summaries of the arms by family, dataset, precision, model, global_batch, workers
 
-  ladder=A,B,C        take a chain of arms apart: what each rung brought, adding up to the whole
+  ladder=A,B,C        take a chain of arms apart: what each rung brought, adding up to the whole;
+                      default: the chain that the space declares
   quality_margin=0.01 accuracy that an arm may lose and still count as equal (0.01 is one point)
 
   --json              everything, as one JSON object and nothing else

@@ -12,7 +12,7 @@ from raybench.analysis.arms import GROUPINGS, summarize_arms, summarize_groups
 from raybench.analysis.columns import Coded, parse_object
 from raybench.analysis.comparisons import build_comparisons
 from raybench.analysis.hardware import versions_of
-from raybench.analysis.ladder import decompose, find_chain
+from raybench.analysis.ladder import declared_chain, decompose, find_chain
 from raybench.analysis.legs import Legs, read_legs
 from raybench.analysis.metrics import find_metric, log_cost
 from raybench.analysis.pairs import pair_trials
@@ -41,7 +41,7 @@ def analyse(
     `margin` (a ratio, 0.03 is 3 %) and `alpha` default to the `question` of the `space.yaml` beside the
     ledgers, else to 0.03 and 0.05; `baseline` to the arm that the ledgers mark. `metric` is one of
     `raybench.analysis.metrics.METRICS`; `by` groups the arms' summaries by one of `GROUPINGS`; `ladder` is a
-    chain of arms to take apart. An arm is less accurate when it is so by more than `quality_margin` (0.01 is
+    chain of arms to take apart, by default the one that the space declared (`chain: true`). An arm is less accurate when it is so by more than `quality_margin` (0.01 is
     one point). With `pool_hardware` legs of different machines are taken as of one. Raises UserError for bad
     input, in one line.
     """
@@ -52,7 +52,7 @@ def analyse(
     chosen = find_metric(metric)
     legs = read_legs(paths)
     baseline = find_baseline(legs, baseline, paths)
-    chain = find_chain(legs, ladder) if ladder else ()
+    chain = find_chain(legs, ladder) if ladder else declared_chain(legs)
     cost = chosen.cost(legs)
     logs = log_cost(legs, cost, chosen)
     pairs = pair_trials(legs, cost, baseline, of_steps=chosen.per == "step", pool_hardware=pool_hardware)

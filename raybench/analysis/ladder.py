@@ -75,6 +75,18 @@ def find_chain(legs: Legs, arms: Sequence[str]) -> tuple[str, ...]:
     return tuple(arms)
 
 
+def declared_chain(legs: Legs) -> tuple[str, ...]:
+    """The chain that the ledger itself states, by the `chain` of each arm's configuration; empty where it states none."""
+    arm, config = legs.text["arm"], legs.text["arm_config"]
+    places = {}
+    for arm_code, config_code in np.unique(np.column_stack([arm.codes, config.codes]), axis=0):
+        place = parse_object(config.names[config_code]).get("chain") if config_code >= 0 else None
+        if isinstance(place, int):
+            places[arm.names[arm_code]] = place
+    chain = tuple(sorted(places, key=lambda name: places[name]))
+    return chain if len(chain) > 1 else ()
+
+
 def decompose(legs: Legs, log_cost: Floats, arms: Sequence[str], alpha: float) -> tuple[Ladder, ...]:
     """The chain in every setting in which all its arms were measured, then over the settings by hardware.
 
@@ -159,6 +171,6 @@ def _differences(legs: Legs, before: int, after: int) -> Iterator[str]:
             yield f"{name} {legs.text[name][before]} -> {legs.text[name][after]}"
     one_config, other_config = (parse_object(legs.text["arm_config"][leg]) for leg in (before, after))
     for key in sorted(one_config.keys() | other_config.keys()):
-        if key != "engine" and one_config.get(key) != other_config.get(key):
+        if key not in ("engine", "chain") and one_config.get(key) != other_config.get(key):
             text = json.dumps(other_config.get(key), sort_keys=True)
             yield f"{key} {text if len(text) <= 60 else text[:57] + '...'}"

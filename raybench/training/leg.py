@@ -25,7 +25,7 @@ from raybench.training.data import Batch, Batches
 from raybench.training.engines import Engine, build_engine
 from raybench.training.environment import environment
 from raybench.training.loop import run_steps
-from raybench.training.models import build_model
+from raybench.training.models import build_model, work_facts
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import Clock, DeviceClock, HostClock, StepTimes, marks_per_step, step_times
 
@@ -101,7 +101,12 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks) -> Measurement:
         first_loss=float(losses[0]),
         final_loss=float(losses[-1]),
         steady_from_step=steady_from_step(times.step.tolist()),
-        facts={**model_facts, **run.facts, "first_loss": float(losses[0])},
+        facts={
+            **model_facts,
+            **work_facts(leg.setting, model_facts["num_parameters"]),
+            **run.facts,
+            "first_loss": float(losses[0]),
+        },
         environment=environment(),
         started_at=started_at,
     )

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from raybench import catalog
 from raybench.setting import Setting
@@ -52,6 +55,38 @@ def build_model(setting: Setting) -> tuple[nn.Module, dict[str, Any]]:
 
     options = dict(setting.model_options)
     return torchvision.models.get_model(name, weights=None, num_classes=data.classes, **options), options
+
+
+@cache
+def forward_flops(model: str, dataset: str, image_size: int, model_options: str) -> int | None:
+    """FLOPs of one image's forward pass of the plain model, as torch.utils.flop_counter counts them.
+
+    `model_options` is JSON. Counted on meta tensors, where nothing is computed; None for a model that cannot run
+    on them.
+    """
+    setting = Setting(
+        model=model, dataset=dataset, image_size=image_size, batch_size=1, model_options=json.loads(model_options)
+    )
+    channels = catalog.DATASETS[dataset].channels
+    try:
+        with torch.device("meta"):
+            network, _ = build_model(setting)
+            with FlopCounterMode(display=False) as counter:
+                network.eval()(torch.empty(1, channels, image_size, image_size))
+    except (RuntimeError, NotImplementedError):  # a model of the user's own that looks at values
+        return None
+    return int(counter.get_total_flops())
+
+
+def work_facts(setting: Setting, num_parameters: int) -> dict[str, Any]:
+    """How much there is to compute: FLOPs of an image forward, and FLOPs of its training step (three times that, by
+    the usual rule for the backward pass) for each byte of fp32 gradient that ranks exchange."""
+    assert setting.image_size is not None
+    options = json.dumps(setting.model_options, sort_keys=True)
+    flops = forward_flops(setting.model, setting.dataset, setting.image_size, options)
+    if flops is None:
+        return {}
+    return {"flops_per_image": flops, "flops_per_byte": 3 * flops / (4 * num_parameters)}
 
 
 def _own_model(name: str, setting: Setting, data: catalog.DatasetFacts) -> tuple[nn.Module, dict[str, Any]]:

@@ -168,6 +168,19 @@ def test_the_rungs_add_up_to_the_total_exactly(tmp_path: Path) -> None:
     assert "from cifar to engine, 2.4" in ladders[-1].sentence()
 
 
+def test_a_chain_that_the_space_declared_needs_no_naming(tmp_path: Path) -> None:
+    rows = [
+        leg(arm, trial, round_, seconds=0.01 * (1 + place), is_baseline=arm == "z",
+            arm_config=json.dumps({"chain": place}))
+        for trial in range(3) for round_ in range(2) for place, arm in enumerate(("z", "a", "m"))
+    ]  # fmt: skip
+    analysis = analyse([write(tmp_path / "legs.parquet", rows)])
+    assert [(rung.before, rung.arm) for rung in analysis.ladders[0].rungs] == [("z", "a"), ("a", "m")]
+    assert analysis.ladders[0].total == pytest.approx(1 / 3)
+    unchained = [{**row, "arm_config": "{}"} for row in rows]
+    assert analyse([write(tmp_path / "other.parquet", unchained)]).ladders == ()
+
+
 def test_the_total_of_a_ladder_is_the_speedup_of_its_last_arm(tmp_path: Path) -> None:
     rows = paired([1.1, 1.2, 1.15])
     analysis = analyse([write(tmp_path / "legs.parquet", rows)], ladder=("ddp", "zero1"))

@@ -8,7 +8,7 @@ import torch
 from raybench import catalog
 from raybench.setting import Setting
 from raybench.training.data import Batches, load_train_data
-from raybench.training.models import build_model
+from raybench.training.models import build_model, forward_flops, work_facts
 
 CPU = torch.device("cpu")
 
@@ -24,6 +24,16 @@ def test_models_by_name(model: str, size: int) -> None:
     setting = Setting(model=model, dataset="cifar100", image_size=size, batch_size=2)
     network, _ = build_model(setting)
     assert network.eval()(torch.randn(2, 3, size, size)).shape == (2, 100)
+
+
+def test_flops_are_those_of_the_layers() -> None:
+    first, second = 2 * 6 * 3 * 25 * 28 * 28, 2 * 16 * 6 * 25 * 10 * 10  # a multiplication and an addition each
+    linear = 2 * (400 * 120 + 120 * 84 + 84 * 10)
+    assert forward_flops("lenet", "digits", 32, "{}") == first + second + linear
+    resnet18 = forward_flops("resnet18", "cifar10", 224, "{}")
+    assert resnet18 == pytest.approx(2 * 1.82e9, rel=0.01)  # He et al. 2016: 1.8e9 multiply-adds
+    facts = work_facts(Setting(model="lenet", dataset="digits", batch_size=4), num_parameters=62006)
+    assert facts["flops_per_byte"] == pytest.approx(3 * (first + second + linear) / (4 * 62006))
 
 
 def test_the_same_seed_builds_the_same_weights() -> None:
