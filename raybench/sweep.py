@@ -12,6 +12,7 @@ import json
 import shlex
 import shutil
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,7 @@ def run_sweep(request: Request, console: Console) -> None:
     console.print(f"raybench: sweep [bold]{plan.sweep}[/] of space [bold]{plan.space}[/]: {_counts(plan)}")
     if missing < total:
         console.print(f"resumed: {total - missing} of {total} legs are in the ledger; {missing} to run")
-    unrun = _run_missing(request, console) if missing else []
+    unrun = _run_missing(request, missing, console) if missing else []
     _finish(request, console, unrun)
 
 
@@ -114,7 +115,7 @@ def missing_legs(plan: Plan, ledger: Ledger) -> int:
     return missing
 
 
-def _run_missing(request: Request, console: Console) -> list[str]:
+def _run_missing(request: Request, missing: int, console: Console) -> list[str]:
     """Run the missing legs on Ray. Returns what could not be run, a line a trial."""
     console.print("starting Ray ...")
     from raybench import cluster as clusters
@@ -123,12 +124,12 @@ def _run_missing(request: Request, console: Console) -> list[str]:
         cluster = clusters.connect()
         clusters.check_fits(request.plan, cluster)
         console.print(f"on {cluster.describe()}; logs of all processes: {clusters.log_folder()}", soft_wrap=True)
-        return _run_trials(request, cluster, console)
+        return _run_trials(request, missing, cluster, console)
     finally:
         clusters.disconnect()
 
 
-def _run_trials(request: Request, cluster: Cluster, console: Console) -> list[str]:
+def _run_trials(request: Request, missing: int, cluster: Cluster, console: Console) -> list[str]:
     """Start the recorder, let Tune run the trials, and tell what happens meanwhile."""
     import ray
     from ray import tune
@@ -160,7 +161,7 @@ def _run_trials(request: Request, cluster: Cluster, console: Console) -> list[st
         run_config=tune.RunConfig(name="tune", storage_path=str(storage), verbose=0),
     )
     stop = threading.Event()
-    teller = threading.Thread(target=_tell, args=(recorder, stop, console, len(plan.legs())), daemon=True)
+    teller = threading.Thread(target=_tell, args=(recorder, stop, console, missing), daemon=True)
     teller.start()
     try:
         results = tuner.fit()
@@ -187,11 +188,13 @@ def _tracking() -> tuple[str, str]:
     return default_tracking_uri(), str(Path("mlruns/artifacts").absolute())
 
 
-def _tell(recorder: Any, stop: threading.Event, console: Console, total: int) -> None:
-    """Print a line for each leg as it ends, until told to stop."""
+def _tell(recorder: Any, stop: threading.Event, console: Console, missing: int) -> None:
+    """Print a line for each leg as it ends, with the time left after each trial, until told to stop."""
     import ray
 
+    begun = time.monotonic()
     told = 0
+    repeats: set[tuple[str, int]] = set()
     last = False
     while not last:
         last = stop.wait(1.0)
@@ -200,12 +203,27 @@ def _tell(recorder: Any, stop: threading.Event, console: Console, total: int) ->
         except ray.exceptions.RayError:
             return  # the recorder is gone; what matters is said by whoever waits for it
         for event in events:
+            trial = (event["setting"], event["repeat"])
+            if told and trial not in repeats:
+                left = (time.monotonic() - begun) / told * (missing - told)
+                console.print(f"[dim]about {_duration(left)} left[/]")
+            repeats.add(trial)
             told += 1
-            what = f"{event['setting']} | {event['arm']} | repeat {event['repeat']} round {event['round']}"
-            if "failure" in event:
-                console.print(f"  {told:>4} {what}: [red]failed[/]: {escape(event['failure'])}", soft_wrap=True)
-            else:
-                console.print(f"  {told:>4} {what}: {1e3 * event['mean_step_seconds']:.2f} ms a step", soft_wrap=True)
+            console.print(escape(f"[{told:>{len(str(missing))}}/{missing}] ") + _leg_line(event), soft_wrap=True)
+
+
+def _leg_line(event: dict[str, Any]) -> str:
+    what = f"{event['setting']} | {event['arm']} | repeat {event['repeat']} round {event['round']}"
+    if "failure" in event:
+        return f"{escape(what)}: [red]failed[/]: {escape(event['failure'])}"
+    return f"{escape(what)}: {1e3 * event['mean_step_seconds']:.2f} ms a step"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in words: `50 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _reason(error: BaseException) -> str:

@@ -38,12 +38,12 @@ def analyse(
 ) -> Analysis:
     """Everything the ledgers at `paths` (folders or files) support, as one record.
 
-    `margin` (a ratio, 0.03 is 3 %) and `alpha` default to the `question` of the `space.yaml` beside the
-    ledgers, else to 0.03 and 0.05; `baseline` to the arm that the ledgers mark. `metric` is one of
-    `raybench.analysis.metrics.METRICS`; `by` groups the arms' summaries by one of `GROUPINGS`; `ladder` is a
-    chain of arms to take apart, by default the one that the space declared (`chain: true`). An arm is less accurate when it is so by more than `quality_margin` (0.01 is
-    one point). With `pool_hardware` legs of different machines are taken as of one. Raises UserError for bad
-    input, in one line.
+    `margin` (a ratio, 0.03 is 3 %) and `alpha` default to the `question` of the `space.yaml` beside the ledgers,
+    else to 0.03 and 0.05; `baseline` to the arm that the ledgers mark. `metric` is one of
+    `raybench.analysis.metrics.METRICS`; `by` groups the arms' summaries by one of `GROUPINGS`; `ladder` is a chain
+    of arms to take apart, by default the one that the space declared (`chain: true`). An arm is less accurate when
+    it is so by more than `quality_margin` (0.01 is one point). With `pool_hardware` legs of different machines are
+    taken as of one. Raises UserError for bad input, in one line.
     """
     margin, alpha = find_question(paths, margin, alpha)
     by = "global_batch" if by in ("batch", "batch_size") else by

@@ -76,7 +76,7 @@ def find_chain(legs: Legs, arms: Sequence[str]) -> tuple[str, ...]:
 
 
 def declared_chain(legs: Legs) -> tuple[str, ...]:
-    """The chain that the ledger itself states, by the `chain` of each arm's configuration; empty where it states none."""
+    """The chain that the ledger itself states, by the `chain` of each arm's configuration; empty where it has none."""
     arm, config = legs.text["arm"], legs.text["arm_config"]
     places = {}
     for arm_code, config_code in np.unique(np.column_stack([arm.codes, config.codes]), axis=0):
