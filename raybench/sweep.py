@@ -26,6 +26,7 @@ from raybench.analysis.terminal import print_analysis
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import NothingMeasured, UserError
 from raybench.ledger import Ledger
+from raybench.lock import sweep_lock
 from raybench.plan import Plan, plan_from_arguments
 from raybench.space import Space
 
@@ -97,20 +98,21 @@ def missing_legs(plan: Plan, ledger: Ledger) -> int:
     """How many of the plan's legs have no outcome in the ledger.
 
     Raises UserError when the ledger holds one of them measured differently: under another protocol, seed,
-    isolation or arm configuration.
+    isolation, baseline or arm configuration.
     """
     there = {
-        (row["setting_id"], row["repeat"], row["arm"], row["round"]): row["leg_id"]
-        for row in ledger.rows(["setting_id", "repeat", "arm", "round", "leg_id"])
+        (row["setting_id"], row["repeat"], row["arm"], row["round"]): (row["leg_id"], row["is_baseline"])
+        for row in ledger.rows(["setting_id", "repeat", "arm", "round", "leg_id", "is_baseline"])
     }
     missing = 0
     for trial, leg in plan.legs():
         found = there.get((trial.setting_id, trial.repeat, leg.arm_name, leg.round))
         missing += found is None
-        if found is not None and found != leg.leg_id:
+        if found is not None and found != (leg.leg_id, leg.is_baseline):
             raise UserError(
                 f"sweep={plan.sweep}: {ledger.folder} holds {trial.label!r}, arm {leg.arm_name!r}, with another "
-                f"protocol, seed, isolation or arm configuration than this space; name this one anew with sweep=NAME"
+                f"protocol, seed, isolation, baseline or arm configuration than this space has; name this one anew "
+                f"with sweep=NAME"
             )
     return missing
 
@@ -124,7 +126,8 @@ def _run_missing(request: Request, missing: int, console: Console) -> list[str]:
         cluster = clusters.connect()
         clusters.check_fits(request.plan, cluster)
         console.print(f"on {cluster.describe()}; logs of all processes: {clusters.log_folder()}", soft_wrap=True)
-        return _run_trials(request, missing, cluster, console)
+        with sweep_lock(request.folder):
+            return _run_trials(request, missing, cluster, console)
     finally:
         clusters.disconnect()
 

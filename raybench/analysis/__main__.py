@@ -14,7 +14,7 @@ usage: python -m raybench.analysis LEDGER... [key=value ...] [--json | --csv | -
 
 From ledgers (folders of Parquet files, or files) to speedups with intervals and verdicts.
 
-  margin=0.03         effects within 3 % count as none       } default: the question in the space.yaml
+  margin=0.03         effects within 3 % count as none       } default: the question in the _space.yaml
   alpha=0.05          level of the tests, 1 - that of the    } beside the ledger
                       intervals
   baseline=ARM        default: the arm that the ledger marks as the baseline

@@ -38,7 +38,7 @@ def analyse(
 ) -> Analysis:
     """Everything the ledgers at `paths` (folders or files) support, as one record.
 
-    `margin` (a ratio, 0.03 is 3 %) and `alpha` default to the `question` of the `space.yaml` beside the ledgers,
+    `margin` (a ratio, 0.03 is 3 %) and `alpha` default to the `question` of the `_space.yaml` beside the ledgers,
     else to 0.03 and 0.05; `baseline` to the arm that the ledgers mark. `metric` is one of
     `raybench.analysis.metrics.METRICS`; `by` groups the arms' summaries by one of `GROUPINGS`; `ladder` is a chain
     of arms to take apart, by default the one that the space declared (`chain: true`). An arm is less accurate when

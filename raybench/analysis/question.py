@@ -59,7 +59,7 @@ def _number(name: str, value: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise UserError(f"{name}: {value!r} in the ledger's space.yaml is no number; give {name}=") from None
+        raise UserError(f"{name}: {value!r} in the ledger's _space.yaml is no number; give {name}=") from None
 
 
 def _checked(name: str, value: float, most: float) -> float:

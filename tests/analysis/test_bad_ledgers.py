@@ -123,7 +123,7 @@ def test_questions_that_make_no_sense(tmp_path: Path) -> None:
     assert "metric=speed" in refused(path, metric="speed")
     assert "by=colour" in refused(path, by="colour")
     (path.parent / "_space.yaml").write_text("question: {margin: wide}")
-    assert "margin: 'wide' in the ledger's space.yaml is no number" in refused(path)
+    assert "margin: 'wide' in the ledger's _space.yaml is no number" in refused(path)
     (path.parent / "_space.yaml").write_text("a: [")
     assert "cannot be read as YAML" in refused(path)
     (path.parent / "_space.yaml").write_text("question: {margin: 0.1}")

@@ -1,0 +1,38 @@
+"""Two sweeps of one name at once: the second is refused, and a dead holder's lock is taken over."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raybench.errors import UserError
+from raybench.lock import sweep_lock
+from tests.conftest import command_environment
+
+HOLD = "import sys, time; from pathlib import Path; from raybench.lock import sweep_lock\n" + (
+    "with sweep_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+)
+
+
+def test_the_second_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
+    folder = tmp_path / "space" / "friday"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True, env=command_environment()
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(UserError, match=rf"sweep=friday is being run by process {holder.pid} on"),
+            sweep_lock(folder),
+        ):
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with sweep_lock(folder):
+        pass
+    assert not folder.exists()
+    assert list(folder.parent.iterdir()) == []
