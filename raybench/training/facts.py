@@ -67,7 +67,7 @@ def run_facts(leg: Leg, batches: Batches, first: Batch, ranks: Ranks) -> dict[st
         "sampler_sets_epoch": batches.epochs_begun > 0,
         "loader_workers": batches.loader.num_workers,
         "pin_memory": batches.loader.pin_memory,
-        "first_batch": [tensors_hash(*rank) for rank in ranks.gather(tuple(tensor.cpu() for tensor in first))],
+        "first_batch": ranks.gather(tensors_hash(*first)),
         "threads": torch.get_num_threads(),
         "device": ranks.device.type,
         "tf32": torch.backends.cuda.matmul.allow_tf32,
