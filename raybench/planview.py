@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator, Mapping
 
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from raybench.arms import DeepSpeedArm
-from raybench.plan import Plan
+from raybench.arms import DeepSpeedArm, added_config
+from raybench.audit import declared_options, differences
+from raybench.plan import Leg, Plan
 from raybench.space import Space
 
 # Standard deviation of one trial's log ratio between neighbouring legs of one process, as found on an idle 2-core
@@ -42,13 +45,13 @@ def print_plan(plan: Plan, space: Space, console: Console | None = None) -> None
         )
     console.print(table)
     arms = Table("arm", "engine", "configuration", title="arms", title_justify="left")
+    by_name = {leg.arm_name: leg for leg in trials[0].legs}
+    first = {name: by_name[name] for name in space.arms}
     for name, arm in space.arms.items():
-        config = (
-            str(arm.config) if isinstance(arm, DeepSpeedArm) else arm.model_dump_json(exclude={"engine", "setting"})
-        )
-        own = f" setting: {arm.setting}" if arm.setting else ""
-        arms.add_row(name + (" (baseline)" if name == space.baseline else ""), arm.engine, config + own)
+        arms.add_row(name + (" (baseline)" if name == space.baseline else ""), arm.engine, _configuration(first[name]))
     console.print(arms)
+    for line in [*_declared_differences(plan, list(space.arms)), *_added_to_deepspeed(first)]:
+        console.print(line)
     protocol = space.protocol
     steps = protocol.warmup_steps + protocol.steps
     console.print(
@@ -58,6 +61,44 @@ def print_plan(plan: Plan, space: Space, console: Console | None = None) -> None
     )
     console.print(f"order of the first trial: {' '.join(leg.arm_name for leg in trials[0].legs)}")
     console.print(what_it_detects(space))
+
+
+def _configuration(leg: Leg) -> str:
+    """What an arm asks for beyond its engine's defaults."""
+    config = leg.arm.model_dump(mode="json", exclude={"engine"}, exclude_defaults=True)
+    return ", ".join(f"{key}: {value}" for key, value in config.items()) or "as it comes"
+
+
+def _declared_differences(plan: Plan, arms: list[str]) -> Iterator[str]:
+    """One line for each arm that is not trained as the baseline is, with all that the space declares of it."""
+    found: dict[tuple[str, str], int] = {}
+    trials = {trial.setting_id: trial for trial in plan.trials}
+    for trial in trials.values():
+        base = next(leg for leg in trial.legs if leg.is_baseline)
+        for leg in {leg.arm_name: leg for leg in trial.legs}.values():
+            found_here = differences(declared_options(leg.arm, leg.setting), declared_options(base.arm, base.setting))
+            if found_here:
+                key = leg.arm_name, "; ".join(map(str, found_here))
+                found[key] = found.get(key, 0) + 1
+    for (name, what), count in sorted(found.items(), key=lambda item: arms.index(item[0][0])):
+        where = "" if count == len(trials) else f" (in {count} of {len(trials)} settings)"
+        yield f"{name} also differs, as declared, in {what}{where}"
+
+
+def _added_to_deepspeed(legs: Mapping[str, Leg]) -> Iterator[str]:
+    """What raybench adds to DeepSpeed configs in the first setting, each addition with the arms that get it."""
+    arms: dict[str, list[str]] = {}
+    for name, leg in legs.items():
+        if isinstance(leg.arm, DeepSpeedArm):
+            for key, value in added_config(leg.arm, leg.setting).items():
+                arms.setdefault(f"{key}: {json.dumps(value)}", []).append(name)
+    number = sum(isinstance(leg.arm, DeepSpeedArm) for leg in legs.values())
+    common = [text for text, names in arms.items() if len(names) == number]
+    if common:
+        yield f"added to every DeepSpeed config (first setting): {', '.join(common)}"
+    for text, names in arms.items():
+        if len(names) < number:
+            yield f"added to that of {', '.join(names)}: {text}"
 
 
 def half_width(trials: int, alpha: float, sd: float = ASSUMED_SD) -> float:
