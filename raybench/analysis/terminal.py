@@ -16,6 +16,7 @@ from raybench.analysis.scaling import BestBatch, Efficiency
 from raybench.analysis.words import answer_in_words, break_even, percent, size, trade_off
 
 MOST_ROWS = 60
+MIN_SETTINGS = 3  # from which on an interval for a population of settings is shown; --json has all of them
 _COLOURS = {
     "helps": "green",
     "hurts": "red",
@@ -123,11 +124,17 @@ def _arm_table(title: str, rows: Iterable[tuple[str, ArmSummary]], by: str = "")
             str(s.n_settings),
             "" if s.geometric_mean is None else f"{s.geometric_mean:.3f}",
             _range(s.fixed_low, s.fixed_high),
-            _range(s.ci_low, s.ci_high),
-            _range(s.prediction_low, s.prediction_high),
+            *_population(s),
             tally(s),
         )
     return table
+
+
+def _population(s: ArmSummary) -> tuple[str, str]:
+    """The intervals for settings like these; two settings show too little of a population to be worth reading."""
+    if 0 < s.n_compared < MIN_SETTINGS:
+        return f"too few: {s.n_compared}", f"too few: {s.n_compared}"
+    return _range(s.ci_low, s.ci_high), _range(s.prediction_low, s.prediction_high)
 
 
 def tally(summary: ArmSummary) -> str:
