@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from raybench.errors import NothingMeasured, UserError
@@ -20,6 +21,7 @@ _COMMANDS = {
     "sweep": "run a space: every setting with and without DeepSpeed, on Ray",
     "plan": "show what a sweep would run; runs nothing",
     "analysis": "from a ledger to speedups and verdicts",
+    "report": "an HTML page, figures and a Markdown summary from a ledger",
     "compare": "two sweeps against each other: what got better, what got worse",
     "predict": "the speedup to expect of a setting that was not measured",
     "sync": "bring MLflow up to date with a ledger",
@@ -134,7 +136,9 @@ def main(argv: list[str]) -> int:
         return 0
     if argv[0] not in _COMMANDS:
         raise UserError(f"unknown command {argv[0]!r}; {suggest(argv[0], _COMMANDS)}")
-    module = "raybench.analysis.__main__" if argv[0] == "analysis" else f"raybench.{argv[0]}"
+    module = f"raybench.{argv[0]}"
+    if Path(__file__).with_name(argv[0]).is_dir():
+        module += ".__main__"  # as `python -m` runs a package
     command: Callable[[list[str]], int] = importlib.import_module(module).main
     return command(argv[1:])
 

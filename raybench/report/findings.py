@@ -1,0 +1,169 @@
+"""What a page lists beside its figures: failures, caveats, the arms, the machines, the commands, as plain records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raybench.analysis import Analysis
+from raybench.analysis.columns import parse_object
+from raybench.ledger import ledger_files
+
+_MOST_PLACES = 6
+_MOST_VALUES = 5
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Legs of one arm that failed with one message."""
+
+    arm: str
+    kind: str
+    num_legs: int
+    places: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """A sentence and the comparisons that it is about."""
+
+    text: str
+    places: str
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How an arm was built: its engine and everything it was asked for."""
+
+    name: str
+    engine: str
+    config: str
+
+
+def failures(analysis: Analysis) -> list[Failed]:
+    """Every failure, by arm and message; each failed leg counts once."""
+    legs = analysis.pairs.legs
+    found: dict[tuple[str, str, str], dict[str, int]] = {}
+    for row in np.flatnonzero(~legs.ok):
+        kind, message = legs.text["failure_kind"][row] or "error", legs.text["failure_message"][row]
+        where = found.setdefault((legs.text["arm"][row], kind, " ".join(message.split())), {})
+        setting = legs.text["setting"][row]
+        where[setting] = where.get(setting, 0) + 1
+    return [
+        Failed(arm, kind, sum(where.values()), _places(list(where)), message)
+        for (arm, kind, message), where in found.items()
+    ]
+
+
+def caveats(analysis: Analysis) -> list[Caveat]:
+    """Those of the whole analysis, then those of comparisons, each sentence once."""
+    found: dict[str, list[str]] = {}
+    for c in analysis.comparisons:
+        for text in c.caveats:
+            found.setdefault(text, []).append(f"{c.arm}, {c.setting}")
+    total = len(analysis.comparisons)
+    return [Caveat(text, "the whole analysis") for text in analysis.caveats] + [
+        Caveat(text, "every comparison" if len(where) == total else _places(where)) for text, where in found.items()
+    ]
+
+
+def _places(where: list[str]) -> str:
+    left = len(where) - _MOST_PLACES
+    return "; ".join(where[:_MOST_PLACES]) + (f"; and {left} more" if left > 0 else "")
+
+
+def arms(analysis: Analysis) -> list[Arm]:
+    """The arms as they were asked for, the baseline first; several lines where settings differ."""
+    text = analysis.pairs.legs.text
+    codes = np.stack([text[name].codes for name in ("arm", "engine", "arm_config")])
+    found = []
+    for column in np.unique(codes, axis=1).T.tolist():
+        name, engine, config = (
+            text[key].names[code] if code >= 0 else ""
+            for key, code in zip(("arm", "engine", "arm_config"), column, strict=True)
+        )
+        stated = {
+            key: value for key, value in parse_object(config).items() if key != "engine" and value not in ({}, None)
+        }
+        found.append(Arm(name, engine, json.dumps(stated, sort_keys=True) if stated else ""))
+    return sorted(set(found), key=lambda arm: (arm.name != analysis.baseline, arm.name, arm.engine, arm.config))
+
+
+def environment(analysis: Analysis) -> list[tuple[str, str]]:
+    """(what, its values) of everything that the legs' environments state; several values where they differ."""
+    column = analysis.pairs.legs.text["environment"]
+    present = [column.names[code] for code in np.unique(column.codes) if code >= 0]
+    return _values(parse_object(text) for text in present)
+
+
+def facts(analysis: Analysis) -> tuple[list[tuple[str, str]], list[tuple[str, list[str]]], list[str]]:
+    """(facts that are the same in all arms, facts that differ with a value an arm, the arms) of the first setting."""
+    legs = analysis.pairs.legs
+    if not analysis.comparisons:
+        return [], [], []
+    setting = legs.text["setting_id"].names.index(analysis.comparisons[0].setting_id)
+    rows = np.flatnonzero(legs.ok & (legs.text["setting_id"].codes == setting))
+    stated: dict[str, dict[str, str]] = {}
+    trial = legs.text["trial_id"].codes[rows[0]] if len(rows) else -1
+    for row in rows[legs.text["trial_id"].codes[rows] == trial]:
+        flat = dict(_flatten(parse_object(legs.text["facts"][row])))
+        stated.setdefault(legs.text["arm"][row], {key: _one(value) for key, value in flat.items()})
+    names = sorted(stated, key=lambda arm: (arm != analysis.baseline, arm))
+    keys = sorted({key for one in stated.values() for key in one})
+    table = [(key, [stated[arm].get(key, "not stated") for arm in names]) for key in keys]
+    same = [(key, values[0]) for key, values in table if len(set(values)) == 1]
+    return same, [(key, values) for key, values in table if len(set(values)) > 1], names
+
+
+def _values(objects: Iterator[dict[str, Any]]) -> list[tuple[str, str]]:
+    found: dict[str, set[str]] = {}
+    for one in objects:
+        for key, value in _flatten(one):
+            found.setdefault(key, set()).add(_one(value))
+    return [
+        (key, " | ".join(sorted(values)[:_MOST_VALUES]) + (" | ..." if len(values) > _MOST_VALUES else ""))
+        for key, values in sorted(found.items())
+    ]
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, dict) and item:
+            yield from _flatten(item, f"{name}.")
+        else:
+            yield name, item
+
+
+def _one(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def commands(analysis: Analysis, paths: Sequence[Path]) -> list[str]:
+    """What to type to run the sweeps again and to read their ledgers again, from the folder that holds `mlruns`."""
+    found = []
+    for _, text in spaces(paths):
+        found += [
+            line.removeprefix("# command:").strip() for line in text.splitlines() if line.startswith("# command:")
+        ]
+    columns = analysis.pairs.legs.text
+    places = np.unique(np.stack([columns["space"].codes, columns["sweep"].codes]), axis=1).T.tolist()
+    ledgers = [f"mlruns/ledger/{columns['space'].names[a]}/{columns['sweep'].names[b]}" for a, b in places]
+    question = f"margin={analysis.margin:g} alpha={analysis.alpha:g} baseline={analysis.baseline}"
+    if analysis.metric != "step_seconds":
+        question += f" metric={analysis.metric}"
+    reading = [f"python -m raybench.{name} {' '.join(ledgers)} {question}" for name in ("analysis", "report")]
+    return list(dict.fromkeys(found + reading))
+
+
+def spaces(paths: Sequence[Path]) -> list[tuple[str, str]]:
+    """(folder's name, text) of the resolved spaces that lie beside the ledgers."""
+    folders = dict.fromkeys(file.parent for path in paths for file in ledger_files(Path(path)))
+    found = [(folder.name, folder / "_space.yaml") for folder in folders]
+    return [(name, file.read_text(encoding="utf-8", errors="replace")) for name, file in found if file.is_file()]

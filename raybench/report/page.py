@@ -1,0 +1,209 @@
+"""The page: an analysis and its figures into one HTML file that needs nothing else. Every text in it is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from raybench import __version__
+from raybench.analysis import Analysis, ArmSummary, Comparison
+from raybench.analysis.terminal import cost, how_obtained, tally
+from raybench.analysis.words import answer_in_words, break_even, percent, trade_off
+from raybench.report import findings
+from raybench.report.speedups import label
+from raybench.report.style import COLOURS, VERDICT_STYLE, Plot, inline_svg
+
+MOST_ROWS: Final = 400  # of a table, and of a list
+_DARK: Final = {
+    "ink": "#e6e9ed",
+    "quiet": "#a3adb8",
+    "grid": "#333a42",
+    "band": "#2a3038",
+    "blue": "#4ba3e3",
+    "vermillion": "#f0813a",
+    "green": "#2fbf91",
+    "orange": "#e0a83a",
+    "purple": "#d488b6",
+    "sky": "#8cc8ee",
+    "olive": "#bdb73d",
+}
+MEANINGS: Final = {
+    "helps": "the arm is faster by more than the margin",
+    "hurts": "the arm is slower by more than the margin",
+    "no effect": "shown to be within the margin; absence of evidence is not this",
+    "undecided": "the interval allows more than one of these; more trials would settle it",
+    "unlocks": "only the arm ran",
+    "blocked": "only the baseline ran",
+    "both failed": "neither side ran",
+    "not comparable": "the arms were not the same experiment, so there is no verdict",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell: what is read, and what it is sorted by."""
+
+    text: str
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison as a table's row; the first cell names it."""
+
+    cells: tuple[Cell, ...]
+    verdict: str
+
+
+def render_page(analysis: Analysis, paths: Sequence[Path], plots: Sequence[Plot], drawings: Mapping[str, str]) -> str:
+    """The whole page; `drawings` holds each plot's SVG by its name."""
+    environment = Environment(
+        loader=PackageLoader("raybench.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    header, rows = comparison_table(analysis)
+    figures: list[dict[str, Any]] = [
+        {"plot": plot, "svg": Markup(inline_svg(drawings[plot.name], plot.name, escape(plot.title)))} for plot in plots
+    ]
+    same_facts, different_facts, fact_arms = findings.facts(analysis)
+    verdicts = dict.fromkeys(c.verdict for c in analysis.comparisons)
+    environment.filters["nobreak"] = lambda text: text.replace(" %", "\u00a0%")
+    page: str = environment.get_template("page.html").render(
+        analysis=analysis,
+        title=f"raybench: {', '.join(analysis.sweeps)}",
+        answer=answer_in_words(analysis),
+        light=COLOURS,
+        dark=_DARK,
+        verdict_colours={verdict: colour for verdict, (colour, _) in VERDICT_STYLE.items()},
+        meanings={verdict: MEANINGS[verdict] for verdict in MEANINGS if verdict in verdicts},
+        figures={part: [one for one in figures if one["plot"].section == part] for part in ("found", "why", "sure")},
+        header=header,
+        rows=rows,
+        num_left_out=max(0, len(analysis.comparisons) - MOST_ROWS),
+        arm_rows=[_arm_row(arm, analysis) for arm in analysis.arms if arm.n_compared > 1][:MOST_ROWS],
+        reasons=_reasons(analysis),
+        sensitivities=_sensitivities(analysis),
+        failures=findings.failures(analysis)[:MOST_ROWS],
+        caveats=findings.caveats(analysis)[:MOST_ROWS],
+        method=how_obtained(analysis),
+        arms=findings.arms(analysis)[:MOST_ROWS],
+        same_facts=same_facts,
+        different_facts=different_facts,
+        fact_arms=fact_arms,
+        environment=findings.environment(analysis),
+        commands=findings.commands(analysis, paths),
+        spaces=findings.spaces(paths)[:20],
+        percent=percent,
+        version=__version__,
+    )
+    return page
+
+
+def comparison_table(analysis: Analysis) -> tuple[list[str], list[Row]]:
+    """Header and rows of the comparisons (the first `MOST_ROWS`), absolute costs beside the ratio."""
+    per = _unit(analysis)
+    header = [
+        "setting",
+        "arm",
+        "verdict",
+        "speedup",
+        "interval",
+        "n",
+        f"{analysis.baseline}{per}",
+        f"arm{per}",
+        "memory",
+    ]
+    if any(c.accuracy_difference is not None for c in analysis.comparisons):
+        header.append("accuracy, points")
+    header.append("failed legs")
+    return header, [
+        _row(c, label(c, analysis), not per, "accuracy, points" in header) for c in analysis.comparisons[:MOST_ROWS]
+    ]
+
+
+def _unit(analysis: Analysis) -> str:
+    """What every cost of the table is of, for its heads; empty where rows differ, which then say it each."""
+    units = {c.seconds_per for c in analysis.comparisons}
+    return f", a {units.pop()}" if len(units) == 1 and "byte" not in units else ""
+
+
+def _row(c: Comparison, setting: str, with_unit: bool, with_accuracy: bool) -> Row:
+    interval = "" if c.verdict_low is None else f"{c.verdict_low:.3f} to {c.verdict_high:.3f}"
+    verdict = f"{c.verdict}, less accurate" if c.quality == "worse" else c.verdict
+    if c.trials_needed:
+        verdict += f" (about {c.trials_needed} trials)"
+    unit = f" a {c.seconds_per}" if with_unit and c.seconds_per != "byte" else ""
+    costs = [
+        Cell(f"{cost(value, c.seconds_per)}{unit}" if value is not None else "", _key(value))
+        for value in (c.baseline_seconds, c.arm_seconds)
+    ]
+    accuracy = Cell(
+        "" if c.accuracy_difference is None else f"{100 * c.accuracy_difference:+.2f}", _key(c.accuracy_difference)
+    )
+    cells = (
+        Cell(setting),
+        Cell(c.arm),
+        Cell(verdict),
+        Cell("" if c.speedup is None else f"{c.speedup:.3f}", _key(c.speedup)),
+        Cell(interval, _key(c.verdict_low)),
+        Cell(str(c.n_trials), str(c.n_trials)),
+        *costs,
+        Cell("" if c.memory_ratio is None else f"× {c.memory_ratio:.2f}", _key(c.memory_ratio)),
+        *([accuracy] if with_accuracy else []),
+        Cell(str(c.failures), str(c.failures)),
+    )
+    return Row(cells, c.verdict)
+
+
+def _key(value: float | None) -> str:
+    return "" if value is None else repr(float(value))
+
+
+def _arm_row(arm: ArmSummary, analysis: Analysis) -> dict[str, Any]:
+    def between(low: float | None, high: float | None) -> str:
+        return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+    return {
+        "arm": f"{arm.arm} ({arm.hardware})" if len(analysis.hardware) > 1 else arm.arm,
+        "settings": arm.n_settings,
+        "mean": "" if arm.geometric_mean is None else f"{arm.geometric_mean:.3f}",
+        "median": "" if arm.median is None else f"{arm.median:.3f}",
+        "quartiles": between(arm.quartile_low, arm.quartile_high),
+        "these": between(arm.fixed_low, arm.fixed_high),
+        "like_these": between(arm.ci_low, arm.ci_high),
+        "one_more": between(arm.prediction_low, arm.prediction_high),
+        "verdicts": tally(arm),
+    }
+
+
+def _reasons(analysis: Analysis) -> list[str]:
+    """Sentences that say what a speedup was paid with, or made of."""
+    found = [one.sentence() for one in sorted(analysis.ladders, key=lambda one: bool(one.setting))]
+    found += [text for c in analysis.comparisons if (text := trade_off(c))]
+    found += [text for c in analysis.comparisons if (text := break_even(c))]
+    return found[:MOST_ROWS]
+
+
+def _sensitivities(analysis: Analysis) -> list[tuple[str, str, str, str]]:
+    """(comparison, judged how, speedup, verdict) where another way to judge gives another verdict."""
+    return [
+        (
+            f"{c.arm}, {c.setting}: {c.verdict}",
+            other.kind,
+            "" if other.speedup is None else f"{other.speedup:.3f}",
+            other.verdict,
+        )
+        for c in analysis.comparisons
+        if c.verdict != "not comparable"
+        for other in c.sensitivity
+        if other.verdict != c.verdict
+    ][:MOST_ROWS]

@@ -1,0 +1,102 @@
+"""The steps of a few legs, read from the ledger for the figures: an example of each arm, and seconds by phase."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raybench.analysis import Analysis
+from raybench.ledger import ledger_files, scan_files
+
+PHASES: Final = ("data", "forward", "backward", "optimizer")
+MOST_SETTINGS: Final = 6
+_TEXTS: Final = ("leg_id", "setting_id", "setting", "trial_id", "arm", "status")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Every step of one leg."""
+
+    arm: str
+    setting: str
+    step_seconds: np.ndarray
+    data_seconds: np.ndarray | None
+    warmup_steps: int
+
+
+@dataclass
+class Phases:
+    """Mean seconds of the measured steps of an arm in a setting, a list with one entry a leg."""
+
+    setting: str
+    arm: str
+    step: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What `read_steps` found: traces of the first trial of the first setting, phases of the first few settings."""
+
+    traces: tuple[Trace, ...]
+    phases: tuple[Phases, ...]
+
+
+def read_steps(paths: Sequence[Path], analysis: Analysis) -> Steps:
+    """Read the steps of the first settings that were compared; of all settings where none was."""
+    compared = [c.setting_id for c in analysis.comparisons if c.speedup is not None]
+    wanted = list(dict.fromkeys(compared or [c.setting_id for c in analysis.comparisons]))[:MOST_SETTINGS]
+    lists = ["step_seconds", *(f"{phase}_seconds" for phase in PHASES)]
+    files = [file for path in paths for file in ledger_files(Path(path))]
+    rows: dict[str, dict[str, Any]] = {}
+    for _, table in scan_files(files, [*_TEXTS, "round", "warmup_steps", *lists], 4096):
+        chosen = pc.is_in(table["setting_id"], value_set=pa.array(wanted, pa.string()))
+        for row in table.filter(pc.and_(chosen, pc.equal(table["status"], "ok"))).to_pylist():
+            rows.setdefault(row["leg_id"], row)
+    order = sorted(rows.values(), key=lambda row: (wanted.index(row["setting_id"]), row["trial_id"], row["round"]))
+    arms = [analysis.baseline, *dict.fromkeys(c.arm for c in analysis.comparisons)]
+    traces = _traces(order, arms)
+    return Steps(traces, _phases(order, arms))
+
+
+def _traces(rows: list[dict[str, Any]], arms: list[str]) -> tuple[Trace, ...]:
+    """The first leg of each arm in the first trial that has most arms."""
+    trials: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row["arm"] in arms:
+            trials.setdefault(row["trial_id"], {}).setdefault(row["arm"], row)
+    if not trials:
+        return ()
+    legs = max(trials.values(), key=len)
+    return tuple(
+        Trace(
+            arm,
+            row["setting"] or "",
+            np.array(row["step_seconds"], dtype=float),
+            None if row["data_seconds"] is None else np.array(row["data_seconds"], dtype=float),
+            row["warmup_steps"],
+        )
+        for arm, row in sorted(legs.items(), key=lambda item: arms.index(item[0]))
+    )
+
+
+def _phases(rows: list[dict[str, Any]], arms: list[str]) -> tuple[Phases, ...]:
+    found: dict[tuple[str, str], Phases] = {}
+    for row in rows:
+        parts: dict[str, Any] = {phase: row.get(f"{phase}_seconds") for phase in PHASES}
+        if row["arm"] not in arms or any(values is None for values in parts.values()):
+            continue
+        one = found.setdefault((row["setting_id"], row["arm"]), Phases(row["setting"] or "", row["arm"]))
+        first = row["warmup_steps"]
+        one.step.append(float(np.mean(row["step_seconds"][first:])))
+        for phase, values in parts.items():
+            one.parts.setdefault(phase, []).append(float(np.mean(values[first:])))
+    settings = list(dict.fromkeys(setting for setting, _ in found))
+    keys = sorted(found, key=lambda key: (settings.index(key[0]), arms.index(key[1])))
+    return tuple(found[key] for key in keys)

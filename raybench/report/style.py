@@ -1,0 +1,168 @@
+"""How figures look and how they are saved: colours told apart by the colour-blind, and the same bytes every time.
+
+Every colour is one of `COLOURS`, so that the page can put a CSS variable in its place and follow light and dark.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+# After Okabe and Ito 2008; shapes say the same once more.
+COLOURS: Final = {
+    "ink": "#1b1f24",
+    "quiet": "#636b75",
+    "grid": "#d5d9de",
+    "band": "#e9ecef",
+    "blue": "#0072b2",
+    "vermillion": "#d55e00",
+    "green": "#009e73",
+    "orange": "#c98a00",
+    "purple": "#b0578d",
+    "sky": "#3f9fd6",
+    "olive": "#8a8500",
+}
+VERDICT_STYLE: Final = {
+    "helps": ("blue", "^"),
+    "hurts": ("vermillion", "v"),
+    "no effect": ("green", "s"),
+    "undecided": ("orange", "o"),
+    "unlocks": ("sky", "P"),
+    "blocked": ("purple", "X"),
+    "both failed": ("olive", "X"),
+    "not comparable": ("quiet", "D"),
+}
+_ARM_COLOURS: Final = ("blue", "vermillion", "green", "purple", "orange", "sky", "olive")
+_DASHES: Final = ("-", "--", ":", "-.")
+# Ticks of ratios by importance: the first that fit are taken.
+_TICKS: Final = (
+    *(1, 10, 0.1, 100, 0.01, 1000, 0.001, 2, 0.5, 5, 0.2, 20, 0.05, 50, 0.02),
+    *(1.5, 0.7, 3, 0.3, 1.2, 0.8, 1.1, 0.9, 1.3, 0.6, 1.05, 0.95, 1.4, 1.02, 0.98, 1.01, 0.99),
+)
+WIDTH: Final = 8.0  # inches
+_SETTINGS: Final[dict[str, Any]] = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.edgecolor": COLOURS["quiet"],
+    "axes.labelcolor": COLOURS["ink"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.color": COLOURS["ink"],
+    "text.parse_math": False,  # a name with a dollar sign is a name
+    "xtick.color": COLOURS["quiet"],
+    "ytick.color": COLOURS["quiet"],
+    "xtick.labelcolor": COLOURS["ink"],
+    "ytick.labelcolor": COLOURS["ink"],
+    "grid.color": COLOURS["grid"],
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "raybench",
+    "pdf.fonttype": 42,
+    "savefig.transparent": True,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with what to see in it and how it was computed; `name` is that of its files."""
+
+    name: str
+    title: str
+    section: str  # `found`, `why` or `sure`
+    figure: Figure
+    caption: str
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """The style, for the time of drawing or saving, whatever the user's own matplotlib settings are."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        for name, value in _SETTINGS.items():
+            matplotlib.rcParams[name] = value  # type: ignore[index]
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def new_figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of the page's width with its axes in reading order."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, list(axes.ravel())
+
+
+def arm_style(arm: str, arms: Sequence[str], baseline: str) -> tuple[str, str]:
+    """(colour, dashes) of an arm, the same in every figure of a report."""
+    if arm == baseline:
+        return COLOURS["ink"], "-"
+    place = [name for name in arms if name != baseline].index(arm)
+    return COLOURS[_ARM_COLOURS[place % len(_ARM_COLOURS)]], _DASHES[place // len(_ARM_COLOURS) % len(_DASHES)]
+
+
+def ratio_axis(axes: Axes, low: float, high: float, axis: str = "x", name: str = "speedup") -> None:
+    """A log axis of ratios from `low` to `high`, ticks such as 0.5 and 1.1, wide enough to hold 1."""
+    low, high = min(low, 0.97), max(high, 1.03)
+    (axes.set_xscale if axis == "x" else axes.set_yscale)("log")
+    (axes.set_xlim if axis == "x" else axes.set_ylim)(low, high)
+    reach = math.log(high / low) / 9
+    ticks: list[float] = []
+    for tick in _TICKS:
+        far = all(abs(math.log(tick / other)) > reach for other in ticks)
+        if low <= tick <= high and far:
+            ticks.append(tick)
+    which = axes.xaxis if axis == "x" else axes.yaxis
+    which.set_major_locator(FixedLocator(ticks))
+    which.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    which.set_minor_locator(NullLocator())
+    which.set_minor_formatter(NullFormatter())
+    (axes.set_xlabel if axis == "x" else axes.set_ylabel)(name)
+
+
+def shorten(text: str, most: int = 42) -> str:
+    """A name that fits beside an axis, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def save(figure: Figure, kind: str) -> bytes:
+    """The figure as `svg`, `png` or `pdf`; the same figure gives the same bytes, as nothing in them is a date."""
+    metadata: dict[str, Any] = {
+        "svg": {"Date": None, "Creator": None},
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }[kind]
+    file = io.BytesIO()
+    with drawing():
+        FigureCanvasAgg(figure)
+        look: dict[str, Any] = {"facecolor": "white", "transparent": False} if kind == "png" else {}
+        figure.savefig(file, format=kind, dpi=160, metadata=metadata, **look)
+    return file.getvalue()
+
+
+def inline_svg(svg: str, name: str, title: str) -> str:
+    """An SVG file's text to stand inside a page: ids of its own, colours as CSS variables, a name for a reader."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r"url\(#", f"url(#{name}-", body)
+    body = re.sub(r'xlink:href="#', f'xlink:href="#{name}-', body)
+    for colour, value in COLOURS.items():
+        body = body.replace(f": {value}", f": var(--{colour})")
+    opening, rest = body.split(">", 1)
+    opening = re.sub(r' (width|height)="[^"]*pt"', "", opening)
+    return f'{opening} role="img" aria-label="{title}">{rest}'

@@ -1,0 +1,61 @@
+"""What a report consists of, and writing it: one page, the figures as SVG, PNG and PDF, a summary, the table as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from raybench.analysis import Analysis
+from raybench.analysis.tables import to_csv
+from raybench.errors import UserError
+from raybench.report import legfigures, speedups, tradefigures
+from raybench.report.page import render_page
+from raybench.report.steps import Steps, read_steps
+from raybench.report.style import Plot, drawing, save
+from raybench.report.summary import to_summary
+
+
+def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:
+    """Every figure that the analysis has data for, in the order of the page."""
+    with drawing():
+        plots = (
+            speedups.forest(analysis),
+            speedups.distribution(analysis),
+            speedups.heat_map(analysis),
+            tradefigures.profile(analysis),
+            legfigures.phases(analysis, steps),
+            tradefigures.memory_and_speed(analysis),
+            tradefigures.ladder(analysis),
+            tradefigures.scaling(analysis),
+            legfigures.traces(analysis, steps),
+            legfigures.order_and_drift(analysis),
+            legfigures.failures(analysis),
+        )
+    return [plot for plot in plots if plot is not None]
+
+
+def write_report(analysis: Analysis, paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Write the report of an analysis of the ledgers at `paths` into `folder`; returns the files, the page first.
+
+    Raises UserError where the folder cannot be written.
+    """
+    plots = draw_all(analysis, read_steps(paths, analysis))
+    files: dict[str, bytes] = {}
+    for plot in plots:
+        for kind in ("svg", "png", "pdf"):
+            files[f"figures/{plot.name}.{kind}"] = save(plot.figure, kind)
+    drawings = {plot.name: files[f"figures/{plot.name}.svg"].decode() for plot in plots}
+    files = {
+        "report.html": render_page(analysis, paths, plots, drawings).encode(),
+        "summary.md": to_summary(analysis, plots).encode(),
+        "comparisons.csv": to_csv(analysis).encode(),
+        **files,
+    }
+    try:
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written there ({error.strerror}); give out=FOLDER") from None
+    return [folder / name for name in files]
