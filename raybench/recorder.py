@@ -124,15 +124,19 @@ class MlflowThread:
         from raybench.tracking import Tracker
 
         tracker: Tracker | None = None
+        backlog: list[dict[str, Any]] = []
         while True:
             rows = self._rows.get()
+            backlog += rows or []
+            if rows is not None and self._errors:
+                continue  # after one trouble MLflow is left alone until the end, which tries once more
             try:
-                if tracker is None:
-                    tracker = Tracker(*self._arguments)
-                if rows is not None:
-                    tracker.log_rows(rows)
-                elif self._finish is not None:
+                tracker = tracker or Tracker(*self._arguments)
+                tracker.log_rows(backlog)
+                backlog = []
+                if self._finish is not None:
                     tracker.finish(*self._finish)
+                    self._errors.clear()
             except Exception as error:  # MLflow's trouble must not stop a measurement: it is told at the end
                 self._errors.append(f"{type(error).__name__}: {error}")
             if rows is None:

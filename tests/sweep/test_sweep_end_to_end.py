@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from tests.conftest import Commands
+from tests.conftest import Commands, command_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -160,6 +168,60 @@ def test_the_same_name_with_another_protocol_is_refused(swept: tuple[Commands, s
     assert refused.returncode == 2
     assert "another protocol" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def mlflow_server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server on loopback with a database and an artifact store of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    arguments += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    arguments += ["--artifacts-destination", str(tmp_path / "store")]
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *arguments],
+            stdout=log, stderr=log, env=command_environment(MLFLOW_DISABLE_TELEMETRY="true"), start_new_session=True,
+        )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5):
+                break
+        except OSError:
+            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+            time.sleep(0.5)
+    yield address
+    os.killpg(server.pid, signal.SIGTERM)
+    server.wait(timeout=30)
+
+
+def test_sync_to_a_real_server(swept: tuple[Commands, str], tmp_path: Path, mlflow_server: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    there = Commands(tmp_path)
+    there.environment["MLFLOW_TRACKING_URI"] = mlflow_server
+    done = there.run("sync", str(ledger_folder(swept[0])))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split() == f"MLflow at {mlflow_server}: 12 legs written, 0 were there already".split()
+    client = MlflowClient(mlflow_server)
+    experiment = client.get_experiment_by_name("quickstart")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 13
+    parent = next(run for run in runs if run.data.tags["raybench.kind"] == "sweep")
+    assert "analysis.json" in {file.path for file in client.list_artifacts(parent.info.run_id)}
+
+
+def test_without_a_server_sync_says_so_in_a_line(swept: tuple[Commands, str], tmp_path: Path) -> None:
+    there = Commands(tmp_path)
+    there.environment |= {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    done = there.run("sync", str(ledger_folder(swept[0])))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "http://127.0.0.1:1" in done.stderr
 
 
 def test_sync_fills_an_empty_store_from_the_ledger(swept: tuple[Commands, str], tmp_path: Path) -> None:
