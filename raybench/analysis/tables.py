@@ -13,7 +13,7 @@ from typing import Final
 
 from raybench.analysis.results import Analysis, Comparison
 from raybench.analysis.terminal import cost, how_obtained
-from raybench.analysis.words import answer_in_words
+from raybench.analysis.words import also_differ, answer_in_words
 
 _LATEX: Final = {
     "\\": r"\textbackslash{}",
@@ -71,7 +71,8 @@ def to_markdown(analysis: Analysis) -> str:
     lines.append("| " + " | ".join(map(clean, header)) + " |")
     lines.append("|" + "|".join("---" if i < 3 else "---:" for i in range(len(header))) + "|")
     lines += ["| " + " | ".join(map(clean, row)) + " |" for row in rows]
-    lines += ["", *(f"- {clean(line)}" for line in (*analysis.caveats, *how_obtained(analysis)))]
+    notes = (*also_differ(analysis), *analysis.caveats, *how_obtained(analysis))
+    lines += ["", *(f"- {clean(line)}" for line in notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -90,6 +91,7 @@ def to_latex(analysis: Analysis) -> str:
         " & ".join(map(clean, header)) + r" \\",
         r"\midrule",
         *(" & ".join(map(clean, row)) + r" \\" for row in rows),
+        *(rf"\multicolumn{{{len(header)}}}{{l}}{{{clean(line)}}} \\" for line in also_differ(analysis)),
         r"\bottomrule",
         r"\end{tabular}",
     ]

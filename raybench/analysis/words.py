@@ -7,6 +7,12 @@ from collections.abc import Sequence
 from raybench.analysis.results import Analysis, Comparison
 
 
+def also_differ(analysis: Analysis) -> tuple[str, ...]:
+    """What every table and figure must say where the space declares its arms to differ in more than the engine."""
+    words = dict.fromkeys(word for comparison in analysis.comparisons for word in comparison.differs)
+    return (f"arms also differ in {', '.join(words)}, as the space declares",) if words else ()
+
+
 def answer_in_words(analysis: Analysis) -> str:
     """A paragraph: one sentence an arm on each hardware, and what could not be decided."""
     groups: dict[tuple[str, str], list[Comparison]] = {}

@@ -277,3 +277,19 @@ def test_every_format_holds_every_comparison_and_keeps_odd_names_as_text(tmp_pat
     text = console.export_text()
     assert "[red]&zero%" in text
     assert text.index("is undecided on") < text.index("Speedup against ddp") < text.index("How this was obtained")
+
+
+def test_every_table_says_what_arms_are_declared_to_differ_in(tmp_path: Path) -> None:
+    analysis = analyse([write(tmp_path / "legs.parquet", paired([1.1, 1.2, 1.1], differs=["batch_size", "optimizer"]))])
+    words = {
+        "csv": "batch_size; optimizer",
+        "latex": r"differ in batch\_size, optimizer",
+        "markdown": "batch_size, opt",
+    }
+    for name, expected in words.items():
+        assert expected in WRITERS[name](analysis), name
+    text = io.StringIO()
+    print_analysis(analysis, Console(file=text, width=200))
+    assert "arms also differ in batch_size, optimizer" in text.getvalue()
+    alike = analyse([write(tmp_path / "alike.parquet", paired([1.1, 1.2, 1.1]))])
+    assert all("also differ" not in writer(alike) for writer in WRITERS.values())
