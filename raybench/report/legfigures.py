@@ -52,16 +52,17 @@ def traces(analysis: Analysis, steps: Steps) -> Plot | None:
         axes.set_title(f"{shorten(leg.arm)}: measured mean {cost(mean, 'step')} a step", loc="left")
         axes.grid(axis="y")
         axes.set_ylabel("ms")
-    tops = np.concatenate([leg.step_seconds for leg in legs]) * 1e3
-    panels[0].set_ylim(0, min(float(tops.max()), 4 * float(np.quantile(tops, 0.95))) * 1.05)
+    tops = np.concatenate([leg.step_seconds[leg.warmup_steps :] for leg in legs]) * 1e3
+    highest = 1e3 * max(float(leg.step_seconds.max()) for leg in legs)
+    panels[0].set_ylim(0, 1.05 * max(float(tops.max()), min(highest, 2.5 * float(np.quantile(tops, 0.95)))))
     panels[0].set_xlim(-0.5, max(len(leg.step_seconds) for leg in legs) - 0.5)
     panels[-1].set_xlabel("step")
     caption = (
         f"One leg of each arm, all of one trial of {legs[0].setting}, as an example. The shaded steps left of the"
         " dashed line are warm-up and are not measured; the horizontal line is the mean of the measured ones, which is"
         " what the speedup rests on. Look for steps that still fall or rise right of the cut. Orange, where there is"
-        " any, is the wait for data. A step's time is the slowest rank's; the vertical scale is shared, and a lone"
-        " long step may leave it." + (" Each point is the mean of several steps." if thinned else "")
+        " any, is the wait for data. A step's time is the slowest rank's; the vertical scale is shared, and slow"
+        " steps of the warm-up may leave it." + (" Each point is the mean of several steps." if thinned else "")
     )
     return Plot("traces", "Step by step through one leg of each arm", "sure", figure, caption)
 

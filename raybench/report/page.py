@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from raybench import __version__
 from raybench.analysis import Analysis, ArmSummary, Comparison
-from raybench.analysis.terminal import cost, how_obtained, tally
+from raybench.analysis.terminal import MIN_SETTINGS, cost, how_obtained, tally
 from raybench.analysis.words import answer_in_words, break_even, percent, trade_off
 from raybench.report import findings
 from raybench.report.speedups import label
@@ -114,20 +114,20 @@ def comparison_table(analysis: Analysis) -> tuple[list[str], list[Row]]:
     header = [
         "setting",
         "arm",
-        "verdict",
         "speedup",
+        "verdict",
         "interval",
         "n",
         f"{analysis.baseline}{per}",
         f"arm{per}",
         "memory",
     ]
+    if any(c.trials_needed for c in analysis.comparisons):
+        header.append("trials to settle")
     if any(c.accuracy_difference is not None for c in analysis.comparisons):
         header.append("accuracy, points")
     header.append("failed legs")
-    return header, [
-        _row(c, label(c, analysis), not per, "accuracy, points" in header) for c in analysis.comparisons[:MOST_ROWS]
-    ]
+    return header, [_row(c, label(c, analysis), not per, header) for c in analysis.comparisons[:MOST_ROWS]]
 
 
 def _unit(analysis: Analysis) -> str:
@@ -136,11 +136,9 @@ def _unit(analysis: Analysis) -> str:
     return f", a {units.pop()}" if len(units) == 1 and "byte" not in units else ""
 
 
-def _row(c: Comparison, setting: str, with_unit: bool, with_accuracy: bool) -> Row:
+def _row(c: Comparison, setting: str, with_unit: bool, header: list[str]) -> Row:
     interval = "" if c.verdict_low is None else f"{c.verdict_low:.3f} to {c.verdict_high:.3f}"
     verdict = f"{c.verdict}, less accurate" if c.quality == "worse" else c.verdict
-    if c.trials_needed:
-        verdict += f" (about {c.trials_needed} trials)"
     unit = f" a {c.seconds_per}" if with_unit and c.seconds_per != "byte" else ""
     costs = [
         Cell(f"{cost(value, c.seconds_per)}{unit}" if value is not None else "", _key(value))
@@ -149,16 +147,18 @@ def _row(c: Comparison, setting: str, with_unit: bool, with_accuracy: bool) -> R
     accuracy = Cell(
         "" if c.accuracy_difference is None else f"{100 * c.accuracy_difference:+.2f}", _key(c.accuracy_difference)
     )
+    needed = Cell(*[str(c.trials_needed or "")] * 2)
     cells = (
         Cell(setting),
         Cell(c.arm),
-        Cell(verdict),
         Cell("" if c.speedup is None else f"{c.speedup:.3f}", _key(c.speedup)),
+        Cell(verdict),
         Cell(interval, _key(c.verdict_low)),
         Cell(str(c.n_trials), str(c.n_trials)),
         *costs,
         Cell("" if c.memory_ratio is None else f"× {c.memory_ratio:.2f}", _key(c.memory_ratio)),
-        *([accuracy] if with_accuracy else []),
+        *([needed] if "trials to settle" in header else []),
+        *([accuracy] if "accuracy, points" in header else []),
         Cell(str(c.failures), str(c.failures)),
     )
     return Row(cells, c.verdict)
@@ -172,6 +172,7 @@ def _arm_row(arm: ArmSummary, analysis: Analysis) -> dict[str, Any]:
     def between(low: float | None, high: float | None) -> str:
         return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
+    few = f"too few: {arm.n_compared}" if arm.n_compared < MIN_SETTINGS else ""
     return {
         "arm": f"{arm.arm} ({arm.hardware})" if len(analysis.hardware) > 1 else arm.arm,
         "settings": arm.n_settings,
@@ -179,8 +180,8 @@ def _arm_row(arm: ArmSummary, analysis: Analysis) -> dict[str, Any]:
         "median": "" if arm.median is None else f"{arm.median:.3f}",
         "quartiles": between(arm.quartile_low, arm.quartile_high),
         "these": between(arm.fixed_low, arm.fixed_high),
-        "like_these": between(arm.ci_low, arm.ci_high),
-        "one_more": between(arm.prediction_low, arm.prediction_high),
+        "like_these": few or between(arm.ci_low, arm.ci_high),
+        "one_more": few or between(arm.prediction_low, arm.prediction_high),
         "verdicts": tally(arm),
     }
 

@@ -10,11 +10,11 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from raybench.analysis import Analysis, ArmSummary, Comparison
 from raybench.analysis.arms import TALLIES
+from raybench.analysis.terminal import MIN_SETTINGS
 from raybench.analysis.words import percent
 from raybench.report.style import COLOURS, VERDICT_STYLE, Plot, arm_style, new_figure, ratio_axis, shorten
 
 MOST_ROWS = 60
-_FEWEST_FOR_A_DISTRIBUTION = 3
 
 
 def label(c: Comparison, analysis: Analysis) -> str:
@@ -40,7 +40,7 @@ def forest(analysis: Analysis) -> Plot | None:
     if not any(c.speedup is not None for c in analysis.comparisons):
         return None
     rows, note = chosen_rows(analysis)
-    pooled = [arm for arm in analysis.arms if arm.geometric_mean is not None and arm.n_compared > 1]
+    pooled = [arm for arm in analysis.arms if arm.n_compared >= MIN_SETTINGS]
     blocks = [(key, list(members)) for key, members in groupby(rows, key=lambda c: (c.family, label(c, analysis)))]
     families = len({family for (family, _), _ in blocks})
     lines = len(rows) + len(blocks) + families + (len(pooled) + 1.5 if pooled else 0)
@@ -74,10 +74,11 @@ def forest(analysis: Analysis) -> Plot | None:
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
     caption = (
-        f"Each mark is one arm in one setting. Right of the grey band, which is the margin of"
-        f" {percent(analysis.margin)}, the arm is faster; left of it slower. The line is the interval that the verdict came from: a paired t"
-        " interval over trials on log ratios, Holm-corrected where the verdict is helps or hurts. A line that leaves"
-        " the band on neither side, or reaches into it from outside, decides nothing. Arrows mark intervals that go on."
+        "Each mark is one arm in one setting. Right of the grey band, which is the margin of"
+        f" {percent(analysis.margin)}, the arm is faster; left of it slower. The line is the interval that the verdict"
+        " came from: a paired t interval over trials on log ratios, Holm-corrected where the verdict is helps or hurts."
+        " A line beyond the band is an effect, one inside it shows that there is none, and one that crosses an edge of"
+        " it decides nothing. Arrows mark intervals that go on."
         + (
             " Below, each arm's geometric mean over its settings with the interval for a population of settings like"
             " these (thick) and for one more such setting (thin)."
@@ -153,7 +154,7 @@ def _whisker(axes: Axes, y: float, low: float, high: float, colour: str, width: 
 
 def distribution(analysis: Analysis) -> Plot | None:
     """The ECDF of each arm's speedups over the settings, and the share of each verdict."""
-    if max((arm.n_compared for arm in analysis.arms), default=0) < _FEWEST_FOR_A_DISTRIBUTION:
+    if max((arm.n_compared for arm in analysis.arms), default=0) < MIN_SETTINGS:
         return None
     names = list(dict.fromkeys(arm.arm for arm in analysis.arms))
     several = len(analysis.hardware) > 1

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from raybench.analysis import Analysis
+from raybench.analysis.terminal import MIN_SETTINGS
 from raybench.analysis.words import percent
 from raybench.report.legfigures import arms_of
 from raybench.report.style import COLOURS, VERDICT_STYLE, Plot, arm_style, new_figure, ratio_axis, shorten
@@ -135,7 +136,7 @@ def scaling(analysis: Analysis) -> Plot | None:
 
 def profile(analysis: Analysis) -> Plot | None:
     """Performance profiles: the share of settings in which an arm is within a factor of the best."""
-    found = [one for one in analysis.profiles if one.n_settings >= 3]
+    found = [one for one in analysis.profiles if one.n_settings >= MIN_SETTINGS]
     hardware = list(dict.fromkeys(one.hardware for one in found))[:4]
     if not found:
         return None

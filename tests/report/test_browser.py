@@ -1,0 +1,104 @@
+"""The page in a real browser, at the width of a phone and of a desk: no error, nothing cut off, tables that sort."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OPTIONS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files",
+    "--enable-logging=stderr", "--virtual-time-budget=5000", "--window-size=1400,1000", "--dump-dom",
+)  # fmt: skip
+# The page in two frames; what a reader would do with it, written down where --dump-dom shows it.
+FRAMES = """<body><pre id="seen"></pre><script>
+const seen = {};
+function look(frame, width) {
+  const page = frame.contentDocument, head = page.querySelectorAll("table.sortable th button")[2];
+  const column = () => [...page.querySelector("table.sortable").tBodies[0].rows].map((row) => row.cells[2].textContent);
+  const overflow = page.documentElement.scrollWidth - frame.contentWindow.innerWidth;
+  head.focus();
+  const focused = page.activeElement === head;
+  head.click(); const up = column();
+  head.click(); const down = column();
+  const order = head.closest("th").getAttribute("aria-sort");
+  const skipped = [...page.querySelectorAll(".wide")].filter((e) => e.tabIndex !== 0).length;
+  const drawn = [...page.querySelectorAll("svg")].map((e) => e.getBoundingClientRect().height);
+  seen[width] = { overflow, focused, up, down, order, skipped, drawn };
+  document.getElementById("seen").textContent = JSON.stringify(seen);
+}
+for (const width of [390, 1280]) {
+  const frame = document.createElement("iframe");
+  frame.style.cssText = `width:${width}px;height:900px;border:0`;
+  frame.onload = () => look(frame, width);
+  frame.src = "report.html";
+  document.body.append(frame);
+}
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def opened(written: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """What was seen at both widths, and what the browser wrote about it."""
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    folder = tmp_path_factory.mktemp("browser")
+    shutil.copy(written / "report.html", folder)
+    (folder / "frames.html").write_text(FRAMES, encoding="utf-8")
+    profile = tmp_path_factory.mktemp("profile")
+    done = subprocess.run(
+        [BROWSER, *OPTIONS, f"--user-data-dir={profile}", (folder / "frames.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stdout[:2000]
+    seen: dict[str, Any] = json.loads(found.group(1))
+    return seen, done.stderr
+
+
+def test_it_opens_without_a_word_on_the_console(opened: tuple[dict[str, Any], str]) -> None:
+    seen, log = opened
+    assert set(seen) == {"390", "1280"}
+    assert [line for line in log.splitlines() if ":CONSOLE" in line] == []
+
+
+@pytest.mark.parametrize("width", ["390", "1280"])
+def test_nothing_is_cut_off_and_everything_wide_scrolls_by_keyboard(
+    opened: tuple[dict[str, Any], str], width: str
+) -> None:
+    seen = opened[0][width]
+    assert seen["overflow"] <= 0
+    assert seen["skipped"] == 0
+    assert len(seen["drawn"]) == 11
+    assert min(seen["drawn"]) > 80
+
+
+@pytest.mark.parametrize("width", ["390", "1280"])
+def test_a_head_sorts_its_column_and_says_so(opened: tuple[dict[str, Any], str], width: str) -> None:
+    seen = opened[0][width]
+    numbers = sorted(float(text) for text in seen["up"] if text)
+    assert seen["focused"]
+    assert [float(text) for text in seen["up"] if text] == numbers
+    assert [float(text) for text in seen["down"] if text] == numbers[::-1]
+    assert seen["up"][-1] == seen["down"][-1] == ""  # a missing number is last either way
+    assert seen["order"] == "descending"
+
+
+def test_the_browser_is_checked_by_a_page_that_does_complain(tmp_path: Path) -> None:
+    """The control: an error in a page is seen in the log that the first test reads."""
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    page = tmp_path / "bad.html"
+    page.write_text("<script>missing()</script>", encoding="utf-8")
+    done = subprocess.run(
+        [BROWSER, *OPTIONS, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert ":CONSOLE" in done.stderr

@@ -1,0 +1,198 @@
+"""The report: what is in it, what is not, that names stay text, and that the same ledger gives the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from raybench.analysis import analyse, answer_in_words
+from raybench.analysis.simulation import Truth, simulate_ledger
+from raybench.analysis.terminal import cost
+from raybench.cli import main as raybench
+from raybench.errors import UserError
+from raybench.report import write_report
+from raybench.report.__main__ import main
+from raybench.report.steps import read_steps
+from raybench.report.writing import draw_all
+from tests.analysis.ledgers import leg, paired, write
+from tests.conftest import Commands
+from tests.report.ledgers import ODD
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """A page's elements and text; complains of an element that is closed twice or not at all."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(written: Path) -> Page:
+    return Page((written / "report.html").read_text(encoding="utf-8"))
+
+
+ALL = {
+    "forest", "distribution", "heat_map", "profile", "phases", "memory_and_speed", "ladder", "scaling", "traces",
+    "order_and_drift", "failures",
+}  # fmt: skip
+
+
+def test_everything_that_the_ledger_has_data_for_is_drawn_and_filed_in_three_formats(written: Path) -> None:
+    files = {path.name for path in (written / "figures").iterdir()}
+    assert files == {f"{name}.{kind}" for name in ALL for kind in ("svg", "png", "pdf")}
+    assert (written / "figures" / "forest.png").read_bytes().startswith(b"\x89PNG")
+    assert (written / "figures" / "forest.pdf").read_bytes().startswith(b"%PDF")
+    for path in (written / "figures").glob("*.svg"):
+        ElementTree.parse(path)
+
+
+def test_the_page_answers_first_and_holds_all_there_is_to_tell(ledger: Path, page: Page) -> None:
+    analysis = analyse([ledger])
+    text = " ".join(page.text.replace("\u00a0", " ").split())
+    parts = [answer_in_words(analysis), "What was found", "Why", "How sure", "How to repeat it"]
+    places = [
+        text.index(part, text.index("The answer") if i == 0 else text.index(parts[0])) for i, part in enumerate(parts)
+    ]
+    assert places == sorted(places)
+    for c in analysis.comparisons:
+        assert c.speedup is None or f"{c.speedup:.3f}" in text
+        assert all(cost(seconds, "step") in text for seconds in (c.baseline_seconds, c.arm_seconds))
+        assert all(" ".join(caveat.split()) in text for caveat in c.caveats)
+    for told in ("<b>no</b> room", "out_of_memory", "H100", '"stage": 3', "python -m raybench.report", "margin=0.03"):
+        assert told in text
+    assert sum(tag == "figcaption" for tag, _ in page.elements) == len(ALL)
+
+
+def test_names_stay_text(written: Path, page: Page) -> None:
+    html = (written / "report.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in html
+    assert html.count("<script>") == 1
+    assert ODD in page.text
+    summary = (written / "summary.md").read_text(encoding="utf-8")
+    assert "<script>" not in summary
+    assert "&lt;script>alert" in summary
+
+
+def test_the_page_needs_no_network_and_is_small(written: Path, page: Page) -> None:
+    html = (written / "report.html").read_text(encoding="utf-8")
+    assert len(html) < 3_000_000
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "xlink:href"):
+            target = attributes.get(name) or "#"
+            assert target.startswith(("#", "data:")), f"<{tag} {name}={target}>"
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+
+
+def test_ids_are_unique_and_links_inside_the_page_lead_somewhere(page: Page) -> None:
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {(a.get("href") or a.get("xlink:href") or "")[1:] for _, a in page.elements} - {"", "ata:,"}
+    assert targets <= set(ids)
+
+
+def test_figures_and_tables_have_names_for_a_screen_reader(page: Page) -> None:
+    for tag, attributes in page.elements:
+        if tag == "svg":
+            assert attributes["role"] == "img"
+            assert attributes["aria-label"]
+        if "tabindex" in attributes:
+            assert attributes["role"] == "region"
+            assert attributes["aria-label"]
+        if tag == "th":
+            assert attributes["scope"] in ("col", "row")
+    assert ("html", {"lang": "en"}) in page.elements
+
+
+def test_the_same_ledger_gives_the_same_bytes_wherever_it_lies(ledger: Path, written: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(ledger, tmp_path / "elsewhere" / "friday")
+    files = write_report(analyse([copy], ladder=("ddp", "zero1", "zero3")), [copy], tmp_path / "out")
+    assert len(files) == len([path for path in written.rglob("*") if path.is_file()])
+    for path in files:
+        assert path.read_bytes() == (written / path.relative_to(tmp_path / "out")).read_bytes(), path.name
+
+
+def test_only_what_the_ledger_has_data_for_is_drawn(tmp_path: Path) -> None:
+    path = write(tmp_path / "legs.parquet", paired([1.1, 1.12, 1.09]))
+    analysis = analyse([path])
+    assert {plot.name for plot in draw_all(analysis, read_steps([path], analysis))} == {
+        "forest", "traces", "order_and_drift",
+    }  # fmt: skip
+
+
+def test_a_ledger_of_failures_alone_makes_a_page(tmp_path: Path) -> None:
+    rows = [leg(arm, trial, failure_kind="crashed") for arm in ("ddp", "zero1") for trial in range(2)]
+    path = write(tmp_path / "legs.parquet", rows)
+    assert main([str(path)]) == 0
+    page = Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
+    assert "both failed" in page.text
+    assert [a["id"] for tag, a in page.elements if tag == "figure"] == ["failures"]
+
+
+def test_a_baseline_alone_and_one_trial_make_a_page(tmp_path: Path) -> None:
+    for name, rows in (("alone", [leg("ddp", 0)]), ("one", paired([1.2]))):
+        path = write(tmp_path / name / "legs.parquet", rows)
+        assert main([str(path)]) == 0
+
+
+def test_a_large_sweep_keeps_the_page_small(tmp_path: Path) -> None:
+    truth = Truth(speedups={"ddp": 1.0, "zero1": 0.98, "zero3": 0.7}, num_settings=500, num_trials=3, num_steps=4)
+    path = simulate_ledger(tmp_path / "legs.parquet", truth)
+    assert main([str(path), f"out={tmp_path / 'out'}"]) == 0
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert len(html) < 3_000_000
+    assert "600 more rows are in comparisons.csv" in html
+    with (tmp_path / "out" / "comparisons.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.reader(file))) == 1001
+
+
+def test_the_command_line(commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = str(write(tmp_path / "legs.parquet", paired([1.1, 1.12, 1.09])))
+    wrong = commands.run("report", ledger, "margn=0.1")
+    assert wrong.returncode == 2
+    assert wrong.stderr == "raybench: unknown key margn=; did you mean margin?\n"
+    assert raybench(["report", ledger, f"out={tmp_path / 'out'}", "margin=0.5"]) == 0
+    assert str(tmp_path / "out" / "report.html") in capsys.readouterr().out
+    assert "no effect" in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written there"):
+        main([ledger, f"out={tmp_path / 'file'}"])
+
+
+def test_importing_the_report_pulls_in_nothing_heavy() -> None:
+    import subprocess
+    import sys
+
+    from tests.conftest import command_environment
+
+    script = "import sys, raybench.report; print(*{'ray', 'torch', 'mlflow', 'deepspeed'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True,
+                          env=command_environment())  # fmt: skip
+    assert done.stdout.split() == []
