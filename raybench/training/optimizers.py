@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from raybench.setting import Adam, Lamb, Schedule, Sgd
 from raybench.training.engines import InvalidConfig, Unsupported
+from raybench.training.torchvision_ops import declare_missing
 
 Choice = Sgd | Adam | Lamb
 
@@ -37,6 +38,7 @@ def optimizer_class(choice: Choice, *, offloaded: bool = False) -> tuple[Any, di
     if choice.kernel == "deepspeed":
         return _deepspeed_class(choice, options, offloaded)
     if isinstance(choice, Lamb):
+        declare_missing()
         from timm.optim.lamb import Lamb as TimmLamb
 
         options |= {"max_grad_norm": None, "bias_correction": True, "grad_averaging": True, "trust_clip": False}
