@@ -79,26 +79,26 @@ def phases(analysis: Analysis, steps: Steps) -> Plot | None:
     found = steps.phases
     if not any(sum(sum(one.parts[phase]) for phase in PHASES if phase != "data") for one in found):
         return None
-    base = {one.setting: float(np.mean(one.step)) for one in found if one.arm == analysis.baseline}
-    rows = [one for one in found if one.setting in base]
+    base = {one.setting_id: float(np.mean(one.step)) for one in found if one.arm == analysis.baseline}
+    rows = [one for one in found if one.setting_id in base]
     if not rows:
         return None
-    settings = list(dict.fromkeys(one.setting for one in rows))
+    settings = list(dict.fromkeys(one.setting_id for one in rows))
     figure, (axes,) = new_figure(1.0 + 0.24 * (len(rows) + 1.2 * len(settings)))
     ticks: list[tuple[float, str]] = []
     y, last = -1.0, ""
     for one in rows:
-        if one.setting != last:
+        if one.setting_id != last:
             y += 1.2
             axes.text(0, y, shorten(one.setting, 80), va="center", fontsize=8.5, fontweight="bold")
-            last = one.setting
+            last = one.setting_id
         y += 1
         left = 0.0
         whole = float(np.mean(one.step))
         parts = {phase: float(np.mean(one.parts[phase])) for phase in PHASES}
         parts["the rest"] = max(0.0, whole - sum(parts.values()))
         for phase, seconds in parts.items():
-            width = seconds / base[one.setting]
+            width = seconds / base[one.setting_id]
             axes.barh(y, width, left=left, height=0.75, color=COLOURS[_PHASE_COLOURS[phase]],
                       label=phase if len(ticks) == 0 else None)  # fmt: skip
             left += width

@@ -41,8 +41,11 @@ def forest(analysis: Analysis) -> Plot | None:
         return None
     rows, note = chosen_rows(analysis)
     pooled = [arm for arm in analysis.arms if arm.n_compared >= MIN_SETTINGS]
-    blocks = [(key, list(members)) for key, members in groupby(rows, key=lambda c: (c.family, label(c, analysis)))]
-    families = len({family for (family, _), _ in blocks})
+    blocks = [
+        (key, list(members))
+        for key, members in groupby(rows, key=lambda c: (c.family, label(c, analysis), c.setting_id))
+    ]
+    families = len({key[0] for key, _ in blocks})
     lines = len(rows) + len(blocks) + families + (len(pooled) + 1.5 if pooled else 0)
     figure, (axes,) = new_figure(0.75 + 0.2 * lines)
     low, high = _limits(rows, pooled)
@@ -51,9 +54,9 @@ def forest(analysis: Analysis) -> Plot | None:
     y = 0.0
     ticks: list[tuple[float, str]] = []
     for family, group in groupby(blocks, key=lambda block: block[0][0]):
-        _left(axes, y, family or "no family named", bold=True)
+        _left(axes, y, shorten(family) or "no family named", bold=True)
         y += 1
-        for (_, name), members in group:
+        for (_, name, _), members in group:
             _left(axes, y, shorten(name), indent=1)
             y += 1
             for c in members:
@@ -204,7 +207,9 @@ def _ecdf(axes: Axes, analysis: Analysis, names: list[str]) -> None:
             keep = np.unique(np.linspace(0, len(x) - 1, 500).astype(int))
             x, y = x[keep], y[keep]
         name = f"{arm} ({hardware})" if len(analysis.hardware) > 1 else arm
-        axes.step([x[0], *x], [0.0, *y], where="post", color=colour, linestyle=dashes, linewidth=1.6, label=name)
+        axes.step(
+            [x[0], *x], [0.0, *y], where="post", color=colour, linestyle=dashes, linewidth=1.6, label=shorten(name, 30)
+        )
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("share of settings")
     axes.grid()

@@ -34,6 +34,7 @@ class Trace:
 class Phases:
     """Mean seconds of the measured steps of an arm in a setting, a list with one entry a leg."""
 
+    setting_id: str
     setting: str
     arm: str
     step: list[float] = field(default_factory=list)
@@ -92,7 +93,9 @@ def _phases(rows: list[dict[str, Any]], arms: list[str]) -> tuple[Phases, ...]:
         parts: dict[str, Any] = {phase: row.get(f"{phase}_seconds") for phase in PHASES}
         if row["arm"] not in arms or any(values is None for values in parts.values()):
             continue
-        one = found.setdefault((row["setting_id"], row["arm"]), Phases(row["setting"] or "", row["arm"]))
+        one = found.setdefault(
+            (row["setting_id"], row["arm"]), Phases(row["setting_id"], row["setting"] or "", row["arm"])
+        )
         first = row["warmup_steps"]
         one.step.append(float(np.mean(row["step_seconds"][first:])))
         for phase, values in parts.items():

@@ -12,7 +12,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
+from unicodedata import east_asian_width
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -136,7 +138,10 @@ def ratio_axis(axes: Axes, low: float, high: float, axis: str = "x", name: str =
 def shorten(text: str, most: int = 42) -> str:
     """A name that fits beside an axis, on one line."""
     line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
+    widths = list(accumulate(2 if east_asian_width(character) in "WF" else 1 for character in line))
+    if not widths or widths[-1] <= most:
+        return line
+    return line[: sum(width < most for width in widths)] + "…"
 
 
 def save(figure: Figure, kind: str) -> bytes:
@@ -163,6 +168,7 @@ def inline_svg(svg: str, name: str, title: str) -> str:
     body = re.sub(r'xlink:href="#', f'xlink:href="#{name}-', body)
     for colour, value in COLOURS.items():
         body = body.replace(f": {value}", f": var(--{colour})")
+    body = body.replace("stroke: #ffffff", "stroke: var(--paper)")  # gaps between bars, not text on them
     opening, rest = body.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*pt"', "", opening)
     return f'{opening} role="img" aria-label="{title}">{rest}'

@@ -162,6 +162,24 @@ def test_a_baseline_alone_and_one_trial_make_a_page(tmp_path: Path) -> None:
         assert main([str(path)]) == 0
 
 
+def test_names_of_any_length_and_script_and_speedups_of_any_size_make_a_page(tmp_path: Path) -> None:
+    name = "很长的名字" * 20 + "x" * 200
+    rows = [row for i in range(3) for row in paired([1e-3, 1e3, 1.0], arm=name, setting_id=f"s{i}", setting=name)]
+    path = write(tmp_path / "legs.parquet", [row | {"family": name} for row in rows])
+    assert main([str(path)]) == 0
+    assert name in Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8")).text
+
+
+def test_settings_of_one_name_stay_apart(tmp_path: Path) -> None:
+    phases = {f"{phase}_seconds": [0.1] * 3 for phase in ("data", "forward", "backward", "optimizer")}
+    rows = [row for i in range(2) for row in paired([1.1], setting_id=f"s{i}", setting="net", base=i + 1.0, **phases)]
+    path = write(tmp_path / "legs.parquet", rows)
+    steps = read_steps([path], analyse([path]))
+    assert [(one.setting_id, one.arm, one.step) for one in steps.phases] == [
+        ("s0", "ddp", [1.0]), ("s0", "zero1", [1.0 / 1.1]), ("s1", "ddp", [2.0]), ("s1", "zero1", [2.0 / 1.1]),
+    ]  # fmt: skip
+
+
 def test_a_large_sweep_keeps_the_page_small(tmp_path: Path) -> None:
     truth = Truth(speedups={"ddp": 1.0, "zero1": 0.98, "zero3": 0.7}, num_settings=500, num_trials=3, num_steps=4)
     path = simulate_ledger(tmp_path / "legs.parquet", truth)
