@@ -144,6 +144,13 @@ def shorten(text: str, most: int = 42) -> str:
     return line[: sum(width < most for width in widths)] + "…"
 
 
+def settle(figure: Figure) -> None:
+    """Lay the figure out once, for all formats."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
 def save(figure: Figure, kind: str) -> bytes:
     """The figure as `svg`, `png` or `pdf`; the same figure gives the same bytes, as nothing in them is a date."""
     metadata: dict[str, Any] = {
@@ -153,7 +160,6 @@ def save(figure: Figure, kind: str) -> bytes:
     }[kind]
     file = io.BytesIO()
     with drawing():
-        FigureCanvasAgg(figure)
         look: dict[str, Any] = {"facecolor": "white", "transparent": False} if kind == "png" else {}
         figure.savefig(file, format=kind, dpi=160, metadata=metadata, **look)
     return file.getvalue()

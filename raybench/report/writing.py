@@ -11,7 +11,7 @@ from raybench.errors import UserError
 from raybench.report import legfigures, speedups, tradefigures
 from raybench.report.page import render_page
 from raybench.report.steps import Steps, read_steps
-from raybench.report.style import Plot, drawing, save
+from raybench.report.style import Plot, drawing, save, settle
 from raybench.report.summary import to_summary
 
 
@@ -31,7 +31,10 @@ def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:
             legfigures.order_and_drift(analysis),
             legfigures.failures(analysis),
         )
-    return [plot for plot in plots if plot is not None]
+        drawn = [plot for plot in plots if plot is not None]
+        for plot in drawn:
+            settle(plot.figure)
+    return drawn
 
 
 def write_report(analysis: Analysis, paths: Sequence[Path], folder: Path) -> list[Path]:
