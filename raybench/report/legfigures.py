@@ -113,9 +113,10 @@ def phases(analysis: Analysis, steps: Steps) -> Plot | None:
     axes.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
     caption = (
         "What a step's time goes to, next to the baseline's step, which is 1; the whole step is written at the end."
-        " The longest extra piece says why an arm is slower. Means over all measured steps and legs; communication"
-        " counts where it is waited for, on GPUs mostly in backward and optimizer. “The rest” is what no phase covers."
-        f" Where data is above {percent(INPUT_BOUND_SHARE)} of a step, no engine can help much."
+        " The longest extra piece says why an arm is slower. Arithmetic means over all measured steps and legs; each"
+        " phase is its slowest rank's, so the pieces may add up to a little more than the step. Communication counts"
+        " where it is waited for, on GPUs mostly in backward and optimizer. “The rest” is what no phase covers. Where"
+        f" data is above {percent(INPUT_BOUND_SHARE)} of a step, no engine can help much."
     )
     return Plot("phases", "Where the time of a step goes", "why", figure, caption)
 

@@ -126,7 +126,7 @@ def comparison_table(analysis: Analysis) -> tuple[list[str], list[Row]]:
         header.append("trials to settle")
     if any(c.accuracy_difference is not None for c in analysis.comparisons):
         header.append("accuracy, points")
-    header.append("failed legs")
+    header.append("failed")
     return header, [_row(c, label(c, analysis), not per, header) for c in analysis.comparisons[:MOST_ROWS]]
 
 

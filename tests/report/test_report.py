@@ -164,7 +164,7 @@ def test_a_baseline_alone_and_one_trial_make_a_page(tmp_path: Path) -> None:
 
 def test_names_of_any_length_and_script_and_speedups_of_any_size_make_a_page(tmp_path: Path) -> None:
     name = "很长的名字" * 20 + "x" * 200
-    rows = [row for i in range(3) for row in paired([1e-3, 1e3, 1.0], arm=name, setting_id=f"s{i}", setting=name)]
+    rows = [row for i in range(2) for row in paired([1e-3, 1e3, 1.0], arm=name, setting_id=f"s{i}", setting=name)]
     path = write(tmp_path / "legs.parquet", [row | {"family": name} for row in rows])
     assert main([str(path)]) == 0
     assert name in Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8")).text
@@ -181,14 +181,14 @@ def test_settings_of_one_name_stay_apart(tmp_path: Path) -> None:
 
 
 def test_a_large_sweep_keeps_the_page_small(tmp_path: Path) -> None:
-    truth = Truth(speedups={"ddp": 1.0, "zero1": 0.98, "zero3": 0.7}, num_settings=500, num_trials=3, num_steps=4)
+    truth = Truth(speedups={"ddp": 1.0, "zero1": 0.98, "zero3": 0.7}, num_settings=210, num_trials=3, num_steps=4)
     path = simulate_ledger(tmp_path / "legs.parquet", truth)
     assert main([str(path), f"out={tmp_path / 'out'}"]) == 0
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert len(html) < 3_000_000
-    assert "600 more rows are in comparisons.csv" in html
+    assert "20 more rows are in comparisons.csv" in html
     with (tmp_path / "out" / "comparisons.csv").open(encoding="utf-8") as file:
-        assert len(list(csv.reader(file))) == 1001
+        assert len(list(csv.reader(file))) == 421
 
 
 def test_the_command_line(commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
