@@ -7,9 +7,11 @@ under a lock of the operating system that dies with its holder, and clears what 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from raybench.training.ranks import Ranks
@@ -23,12 +25,27 @@ def import_deepspeed(ranks: Ranks) -> None:
         os.environ["PATH"] = venv_bin + os.pathsep + os.environ["PATH"]
     from deepspeed.comm.torch import build_shm_op
 
+    with _only_builder():
+        build_shm_op()
+    ranks.barrier()
+
+
+def build_adam(*, offloaded: bool) -> None:
+    """Build DeepSpeed's Adam kernel, CPUAdam where `offloaded` and FusedAdam otherwise; at once where it is built."""
+    from deepspeed.ops.op_builder import CPUAdamBuilder, FusedAdamBuilder
+
+    with _only_builder():
+        (CPUAdamBuilder if offloaded else FusedAdamBuilder)().load()
+
+
+@contextlib.contextmanager
+def _only_builder() -> Iterator[None]:
+    """Hold raybench's lock on the extensions cache, with what a dead builder left behind cleared."""
     cache = _extensions_cache()
     with (cache / ".raybench.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, or its holder dies
         clear_stale_locks(cache)
-        build_shm_op()
-    ranks.barrier()
+        yield
 
 
 def clear_stale_locks(cache: Path) -> list[Path]:

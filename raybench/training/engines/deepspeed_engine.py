@@ -10,6 +10,7 @@ from torch import nn
 
 from raybench.arms import DeepSpeedArm, added_config, deepspeed_config
 from raybench.setting import LossScale, Schedule, Setting
+from raybench.training.deepspeed_ops import build_adam
 from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.facts import dtype_names
 from raybench.training.optimizers import (
@@ -53,6 +54,13 @@ def refuse(config: dict[str, Any], setting: Setting) -> None:
         raise Unsupported("fp16 by torch_autocast with clipping: ZeRO clips the gradients before they are unscaled")
 
 
+def _builds_adam(section: Any) -> bool:
+    """Whether a config's own optimizer section asks for DeepSpeed's Adam kernels."""
+    if not isinstance(section, dict) or str(section.get("type")).lower() not in ("adam", "adamw"):
+        return False
+    return not (section.get("params") or {}).get("torch_adam", False)
+
+
 class DeepSpeedEngine:
     """A DeepSpeed engine around the model; optimizer and schedule are the setting's unless the config names its own."""
 
@@ -69,9 +77,12 @@ class DeepSpeedEngine:
             buckets = fit_buckets(self.config, sum(parameter.numel() for parameter in model.parameters()))
             self.added |= {"zero_optimization": buckets} if buckets else {}
         optimizer = None
-        if "optimizer" not in self.config:
-            offloaded = "offload_optimizer" in arm.zero_optimization
+        offloaded = "offload_optimizer" in arm.zero_optimization
+        own = self.config.get("optimizer")
+        if own is None:
             optimizer = build_optimizer(setting.optimizer, model.parameters(), offloaded=offloaded)
+        elif _builds_adam(own):
+            build_adam(offloaded=offloaded)  # by one rank, before all of them would
         scheduled = setting.schedule != Schedule()
         if setting.channels_last:
             model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

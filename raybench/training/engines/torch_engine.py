@@ -81,7 +81,10 @@ class TorchEngine:
             bucket_cap_mb=arm.bucket_cap_mb,
         )
         if arm.communication_hook != "none":
-            ddp.register_comm_hook(dist.group.WORLD, _HOOKS[arm.communication_hook])
+            try:
+                ddp.register_comm_hook(dist.group.WORLD, _HOOKS[arm.communication_hook])
+            except TypeError as error:
+                raise Unsupported(f"communication_hook: {error}") from error
         return ddp
 
     def _optimizer(self, arm: Any, setting: Setting) -> torch.optim.Optimizer:
@@ -124,7 +127,7 @@ class TorchEngine:
             skipped = False
         if self.scheduler is not None and not skipped:
             self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
 
     def _scaled_step(self, scaler: torch.amp.GradScaler) -> bool:
         """Whether an overflow made the scaler pass this step over."""
@@ -192,7 +195,7 @@ class TorchEngine:
 
     def destroy(self) -> None:
         self.counter.remove()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.optimizer.state.clear()
         self.wrapped = self.model
 
