@@ -85,7 +85,7 @@ def run_sweep(request: Request, console: Console) -> None:
     if missing < total:
         console.print(f"resumed: {total - missing} of {total} legs are in the ledger; {missing} to run")
     unrun = _run_missing(request, missing, console) if missing else []
-    _finish(request, console, unrun)
+    _finish(request, console, unrun, fresh=missing > 0)
 
 
 def _counts(plan: Plan) -> str:
@@ -269,8 +269,11 @@ def mlflow_summary(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return {"metrics": metrics, "note": note}, artifacts
 
 
-def _finish(request: Request, console: Console, unrun: list[str]) -> None:
-    """The end of a sweep in the terminal. Raises NothingMeasured where no leg was."""
+def _finish(request: Request, console: Console, unrun: list[str], *, fresh: bool) -> None:
+    """The end of a sweep: the answer in the terminal, and a report where legs were run.
+
+    Raises NothingMeasured where no leg was measured.
+    """
     ledger = Ledger(request.folder)
     ledger.compact()
     rows = ledger.rows(["leg_id", "status"])
@@ -280,7 +283,13 @@ def _finish(request: Request, console: Console, unrun: list[str]) -> None:
         console.print("the same command again runs what is missing", soft_wrap=True)
     if rows:
         console.print()
-        print_analysis(analyse([request.folder]), console)
+        analysis = analyse([request.folder])
+        print_analysis(analysis, console)
+        if fresh:
+            from raybench.report import write_report
+
+            page = write_report(analysis, [request.folder], request.folder / "_report")[0]
+            console.print(f"report: {page}", soft_wrap=True)
         console.print(f"ledger: {request.folder}", soft_wrap=True)
         console.print(f"again:  python -m raybench.analysis {shlex.quote(str(request.folder))}", soft_wrap=True)
     if not any(row["status"] == "ok" for row in rows):

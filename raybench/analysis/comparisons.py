@@ -44,15 +44,15 @@ def build_comparisons(
     columns: dict[str, Sequence[Any]] = {
         **_names(pairs),
         "n_trials": pairs.counts.tolist(),
-        "speedup": _numbers(np.exp(mean)),
-        "ci_low": _numbers(np.exp(found.low)),
-        "ci_high": _numbers(np.exp(found.high)),
+        "speedup": _ratios(mean),
+        "ci_low": _ratios(found.low),
+        "ci_high": _ratios(found.high),
         "p_value": _numbers(found.p_value),
         "p_adjusted": _numbers(found.p_adjusted),
         "sign_flip_p": _numbers(sign_flip_ps(pairs.differences, pairs.starts, pairs.counts)),
         "verdict": verdicts,
-        "verdict_low": _numbers(np.exp(found.verdict_low)),
-        "verdict_high": _numbers(np.exp(found.verdict_high)),
+        "verdict_low": _ratios(found.verdict_low),
+        "verdict_high": _ratios(found.verdict_high),
         "verdict_confidence": _numbers(np.where(pairs.counts >= 2, found.verdict_confidence, np.nan)),
         "trials_needed": [int(n) if v == UNDECIDED and n else None for n, v in zip(needed, verdicts, strict=True)],
         "deviation": _numbers(deviation),
@@ -104,9 +104,9 @@ def _trade_offs(pairs: Pairs, alpha: float, quality_margin: float) -> dict[str, 
     accuracy = tradeoffs.accuracy(pairs, alpha)
     steps = tradeoffs.break_even_steps(pairs, alpha)
     return {
-        "memory_ratio": _numbers(np.exp(memory.log_ratio.mean)),
-        "memory_ratio_low": _numbers(np.exp(memory.log_ratio.low)),
-        "memory_ratio_high": _numbers(np.exp(memory.log_ratio.high)),
+        "memory_ratio": _ratios(memory.log_ratio.mean),
+        "memory_ratio_low": _ratios(memory.log_ratio.low),
+        "memory_ratio_high": _ratios(memory.log_ratio.high),
         "memory_of": memory.of,
         "baseline_memory_bytes": _numbers(memory.base_bytes),
         "arm_memory_bytes": _numbers(memory.arm_bytes),
@@ -236,6 +236,12 @@ def _failure_causes(pairs: Pairs, metric: Metric) -> list[tuple[FailureCause, ..
 
 def _numbers(values: Iterable[float]) -> list[float | None]:
     return [number(value) for value in np.asarray(values).tolist()]
+
+
+def _ratios(logs: Floats) -> list[float | None]:
+    """exp of each; None where it is too large for a number, as the end of an interval from two trials can be."""
+    with np.errstate(over="ignore"):
+        return _numbers(np.exp(logs))
 
 
 def _integers(values: Floats) -> list[int | None]:

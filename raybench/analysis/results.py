@@ -196,5 +196,6 @@ def number(value: float) -> float | None:
 
 
 def ratio(log: float) -> float | None:
-    """A log ratio as a ratio, or None where there is none."""
-    return number(float(np.exp(log)))
+    """A log ratio as a ratio, or None where there is none, or none that a number can hold."""
+    with np.errstate(over="ignore"):
+        return number(float(np.exp(log)))

@@ -15,7 +15,7 @@ From ledgers (folders of Parquet files, or files) to a report: report.html (one 
 network), figures/ as SVG, PNG and PDF, summary.md for a pull request, comparisons.csv for a spreadsheet.
 The same ledger and the same question give the same bytes.
 
-  out=FOLDER          where to write; default: report/ in the first ledger's folder
+  out=FOLDER          where to write; default: _report/ in the first ledger's folder
 
   margin=0.03         effects within 3 % count as none       } default: the question in the space.yaml
   alpha=0.05          level of the tests, 1 - that of the    } beside the ledger
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         pool_hardware="pool-hardware" in arguments.flags,
     )
     beside = paths[0] if paths[0].is_dir() else paths[0].parent
-    files = write_report(analysis, paths, Path(arguments.values.get("out", beside / "report")))
+    files = write_report(analysis, paths, Path(arguments.values.get("out", beside / "_report")))
     print(" ".join(answer_in_words(analysis).split()))
     print(f"\n{files[0]}\n(and {len(files) - 1} more files there: figures/, summary.md, comparisons.csv)")
     return 0

@@ -151,7 +151,7 @@ def test_a_ledger_of_failures_alone_makes_a_page(tmp_path: Path) -> None:
     rows = [leg(arm, trial, failure_kind="crashed") for arm in ("ddp", "zero1") for trial in range(2)]
     path = write(tmp_path / "legs.parquet", rows)
     assert main([str(path)]) == 0
-    page = Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
+    page = Page((tmp_path / "_report" / "report.html").read_text(encoding="utf-8"))
     assert "both failed" in page.text
     assert [a["id"] for tag, a in page.elements if tag == "figure"] == ["failures"]
 
@@ -167,7 +167,7 @@ def test_names_of_any_length_and_script_and_speedups_of_any_size_make_a_page(tmp
     rows = [row for i in range(2) for row in paired([1e-3, 1e3, 1.0], arm=name, setting_id=f"s{i}", setting=name)]
     path = write(tmp_path / "legs.parquet", [row | {"family": name} for row in rows])
     assert main([str(path)]) == 0
-    assert name in Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8")).text
+    assert name in Page((tmp_path / "_report" / "report.html").read_text(encoding="utf-8")).text
 
 
 def test_settings_of_one_name_stay_apart(tmp_path: Path) -> None:
