@@ -15,7 +15,8 @@ ARMS = ["a", "b", "c"]
 
 
 def plan(**overrides: str) -> Plan:
-    name, space = load_space("quickstart", {key.replace("__", "."): value for key, value in overrides.items()})
+    changes = {"repeats": "4"} | {key.replace("__", "."): value for key, value in overrides.items()}
+    name, space = load_space("quickstart", changes)
     return build_plan(name, space)
 
 
