@@ -14,7 +14,7 @@ from markupsafe import Markup
 from raybench import __version__
 from raybench.analysis import Analysis, ArmSummary, Comparison
 from raybench.analysis.terminal import MIN_SETTINGS, cost, how_obtained, tally
-from raybench.analysis.words import answer_in_words, break_even, percent, trade_off
+from raybench.analysis.words import also_differ, answer_in_words, break_even, percent, trade_off
 from raybench.report import findings
 from raybench.report.speedups import label
 from raybench.report.style import COLOURS, VERDICT_STYLE, Plot, inline_svg
@@ -81,6 +81,7 @@ def render_page(analysis: Analysis, paths: Sequence[Path], plots: Sequence[Plot]
         analysis=analysis,
         title=f"raybench: {', '.join(analysis.sweeps)}",
         answer=answer_in_words(analysis),
+        notes=[f" {note[:1].upper()}{note[1:]}." for note in also_differ(analysis)],
         light=COLOURS,
         dark=_DARK,
         verdict_colours={verdict: colour for verdict, (colour, _) in VERDICT_STYLE.items()},

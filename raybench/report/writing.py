@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from raybench.analysis import Analysis
 from raybench.analysis.tables import to_csv
+from raybench.analysis.words import also_differ
 from raybench.errors import UserError
 from raybench.report import legfigures, speedups, tradefigures
 from raybench.report.page import render_page
@@ -31,10 +33,19 @@ def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:
             legfigures.order_and_drift(analysis),
             legfigures.failures(analysis),
         )
-        drawn = [plot for plot in plots if plot is not None]
+        drawn = [_noted(plot, also_differ(analysis)) for plot in plots if plot is not None]
         for plot in drawn:
             settle(plot.figure)
     return drawn
+
+
+def _noted(plot: Plot, notes: Sequence[str]) -> Plot:
+    """The plot with what its reader must know, in the figure itself, which travels alone, and in its caption."""
+    if not notes:
+        return plot
+    note = f"{'; '.join(notes)}."
+    plot.figure.supxlabel(note, x=0.01, ha="left", fontsize="small")
+    return replace(plot, caption=f"{plot.caption} {note[:1].upper()}{note[1:]}")
 
 
 def write_report(analysis: Analysis, paths: Sequence[Path], folder: Path) -> list[Path]:

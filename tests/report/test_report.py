@@ -214,3 +214,17 @@ def test_importing_the_report_pulls_in_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True,
                           env=command_environment())  # fmt: skip
     assert done.stdout.split() == []
+
+
+def test_every_table_and_figure_says_what_arms_are_declared_to_differ_in(tmp_path: Path) -> None:
+    rows = paired([0.8, 0.82, 0.79, 0.81], differs=["batch_size", "precision"])
+    ledger = str(write(tmp_path / "led" / "legs.parquet", rows).parent)
+    assert raybench(["report", ledger]) == 0
+    page = (tmp_path / "led/_report/report.html").read_text(encoding="utf-8")
+    note = "rms also differ in batch_size, precision, as the space declares"
+    captions = re.findall(r"<(?:fig)?caption>(.*?)</(?:fig)?caption>", page, re.DOTALL)
+    assert len(captions) >= 4
+    about_arms = [text for text in captions if "Files: figures/" in text or "Every arm" in text]
+    assert about_arms
+    assert all(note in text for text in about_arms)
+    assert "arms also differ in batch" in (tmp_path / "led/_report/summary.md").read_text(encoding="utf-8")
