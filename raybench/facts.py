@@ -31,6 +31,10 @@ _OF_THE_MODEL: Final = (
     "first_gradient_norm",
 )  # fmt: skip
 
+_DTYPES: Final = (
+    "parameter_dtype", "gradient_dtype", "master_dtype", "optimizer_state_dtype", "communication_dtype", "autocast",
+)  # fmt: skip
+
 # A word that a space may put under `differs` -> the facts (or dotted prefixes of facts) it stands for.
 # A word that is not here stands for the fact of that name and everything below it.
 DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
@@ -43,12 +47,7 @@ DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
     "precision": (
         "precision",
         "mixed_precision",
-        "parameter_dtype",
-        "gradient_dtype",
-        "master_dtype",
-        "optimizer_state_dtype",
-        "communication_dtype",
-        "autocast",
+        *_DTYPES,
         "loss_scale",
         "skipped_steps",
         "optimizer_steps",
@@ -88,14 +87,7 @@ DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
         "first_loss",
         "first_gradient_norm",
     ),
-    "mixed_precision": (
-        "parameter_dtype",
-        "gradient_dtype",
-        "master_dtype",
-        "optimizer_state_dtype",
-        "communication_dtype",
-        "autocast",
-    ),
+    "mixed_precision": _DTYPES,
     "loss_scale": ("skipped_steps", "optimizer_steps", "lr_schedule"),
     "schedule": ("lr_schedule",),
     "compile": ("compiled",),

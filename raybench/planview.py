@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
+from raybench.analysis.inference import t_quantile
 from raybench.arms import DeepSpeedArm, added_config
 from raybench.audit import declared_options, differences
 from raybench.plan import Leg, Plan
@@ -103,8 +103,7 @@ def _added_to_deepspeed(legs: Mapping[str, Leg]) -> Iterator[str]:
 
 def half_width(trials: int, alpha: float, sd: float = ASSUMED_SD) -> float:
     """Half the width of the paired t interval of the speedup (a ratio minus 1) with `trials` trials."""
-    quantile = float(stats.t.ppf(1 - alpha / 2, trials - 1))
-    return math.expm1(quantile * sd / math.sqrt(trials))
+    return math.expm1(float(t_quantile(trials, alpha / 2)) * sd / math.sqrt(trials))
 
 
 def what_it_detects(space: Space) -> str:

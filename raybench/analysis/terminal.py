@@ -13,7 +13,7 @@ from rich.table import Table
 
 from raybench.analysis.results import Analysis, ArmSummary, Comparison
 from raybench.analysis.scaling import BestBatch, Efficiency
-from raybench.analysis.words import answer_in_words, break_even, percent, size, trade_off
+from raybench.analysis.words import answer_in_words, break_even, caveat_places, percent, size, trade_off
 
 MOST_ROWS = 60
 MIN_SETTINGS = 3  # from which on an interval for a population of settings is shown; --json has all of them
@@ -184,13 +184,10 @@ def _failures(analysis: Analysis) -> list[str]:
 
 
 def _caveats(analysis: Analysis) -> list[str]:
-    places: dict[str, list[str]] = {}
-    for c in analysis.comparisons:
-        for caveat in c.caveats:
-            places.setdefault(caveat, []).append(f"{c.arm}, {c.setting}")
     everywhere = len(analysis.comparisons)
     return list(analysis.caveats) + [
-        f"{caveat} [{'everywhere' if len(where) == everywhere else _places(where)}]" for caveat, where in places.items()
+        f"{caveat} [{'everywhere' if len(where) == everywhere else _places(where)}]"
+        for caveat, where in caveat_places(analysis).items()
     ]
 
 

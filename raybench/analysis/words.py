@@ -7,6 +7,15 @@ from collections.abc import Sequence
 from raybench.analysis.results import Analysis, Comparison
 
 
+def caveat_places(analysis: Analysis) -> dict[str, list[str]]:
+    """Each sentence that comparisons carry as a caveat, once, with the comparisons that carry it."""
+    places: dict[str, list[str]] = {}
+    for comparison in analysis.comparisons:
+        for caveat in comparison.caveats:
+            places.setdefault(caveat, []).append(f"{comparison.arm}, {comparison.setting}")
+    return places
+
+
 def also_differ(analysis: Analysis) -> tuple[str, ...]:
     """What every table and figure must say where the space declares its arms to differ in more than the engine."""
     words = dict.fromkeys(word for comparison in analysis.comparisons for word in comparison.differs)

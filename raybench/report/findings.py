@@ -12,6 +12,7 @@ import numpy as np
 
 from raybench.analysis import Analysis
 from raybench.analysis.columns import parse_object
+from raybench.analysis.words import caveat_places
 from raybench.ledger import ledger_files
 
 _MOST_PLACES = 6
@@ -63,13 +64,10 @@ def failures(analysis: Analysis) -> list[Failed]:
 
 def caveats(analysis: Analysis) -> list[Caveat]:
     """Those of the whole analysis, then those of comparisons, each sentence once."""
-    found: dict[str, list[str]] = {}
-    for c in analysis.comparisons:
-        for text in c.caveats:
-            found.setdefault(text, []).append(f"{c.arm}, {c.setting}")
     total = len(analysis.comparisons)
     return [Caveat(text, "the whole analysis") for text in analysis.caveats] + [
-        Caveat(text, "every comparison" if len(where) == total else _places(where)) for text, where in found.items()
+        Caveat(text, "every comparison" if len(where) == total else _places(where))
+        for text, where in caveat_places(analysis).items()
     ]
 
 
