@@ -37,6 +37,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     (folder / "plan.json").write_text(commands.run("plan", "space=zeros.yaml", "--json").stdout)
     environment = {**commands.environment, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = f"{folder}:{environment['PYTHONPATH']}"
+    control = subprocess.run([sys.executable, "-c", "import ray"], env=environment, capture_output=True, check=False)
+    assert b"import of ray halted" in control.stderr
     arguments = ["--standalone", "--nproc-per-node", "2", "-m", "raybench.training", "plan.json", "ledger=led"]
     for _ in range(2):  # the second finds every leg in the ledger
         done = subprocess.run(
