@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from raybench.bounds import MOST_CHARACTERS, Unfolded, check_aliases, check_length
 from raybench.errors import UserError
 
 Place = tuple[str, ...]
@@ -20,7 +21,14 @@ _SOURCE_TREE = Path(__file__).parent.parent / "search_spaces"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people expect it: `1e-4` is a number, and a key written twice is an error."""
+    """YAML as people expect it: `1e-4` is a number, a key written twice is an error, and so is the 99th of May."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            problem = f"{str(node.value)!r:.40} cannot be read as {node.tag.rpartition(':')[2]} ({error!s:.60})"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
 _Loader.add_implicit_resolver(
@@ -59,13 +67,16 @@ class SpaceFile:
     def read(cls, path: Path) -> Self:
         """Read YAML with the line of each key. Raises UserError with file and line."""
         try:
-            text = path.read_text(encoding="utf-8")
+            with path.open(encoding="utf-8") as file:
+                text = file.read(MOST_CHARACTERS + 1)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read as text ({error})") from None
         try:
+            check_length(text)
             root = yaml.compose(text, Loader=_Loader)
             lines: dict[Place, int] = {}
             if root is not None:
+                check_aliases(root)
                 _note_lines(root, (), lines, path)
             content = yaml.load(text, Loader=_Loader)  # a SafeLoader
         except yaml.YAMLError as error:
@@ -73,6 +84,10 @@ class SpaceFile:
             line = f":{mark.line + 1}" if mark else ""
             problem = " ".join(str(getattr(error, "problem", None) or error).split())
             raise UserError(f"{path}{line}: not valid YAML: {problem}") from None
+        except RecursionError:
+            raise UserError(f"{path}: nested too deeply for a space") from None
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
         if not isinstance(content, dict):
             raise UserError(f"{path}: a space is a mapping with setting:, arms: ...; this is {type(content).__name__}")
         return cls(path, content, lines)
@@ -87,16 +102,31 @@ class SpaceFile:
             place = tuple(key.split("."))
             self.overridden[place] = f"{key}={value}"
             try:
+                check_length(value)
+                if (root := yaml.compose(value, Loader=_Loader)) is not None:
+                    check_aliases(root)
                 config = OmegaConf.merge(config, OmegaConf.from_dotlist([f"{key}={value}"]))
-            except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise UserError(f"{key}={value}: cannot be merged into {self.path}: {reason}") from None
-        try:
-            values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        except OmegaConfBaseException as error:
-            raise UserError(f"{self.path}: {str(error).strip().splitlines()[0]}") from None
+            except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UserError(f"{key}={value:.200}: cannot be merged into {self.path}: {reason}") from None
+        values = self._interpolated(config)
         assert isinstance(values, dict)
         return {str(key): value for key, value in values.items()}
+
+    def _interpolated(self, config: Any) -> Any:
+        """The merged content as plain values, each `${key.of.this.space}` replaced by what it names."""
+        plain: Any = OmegaConf.to_container(config, resolve=False)
+        unfolded = Unfolded(plain)
+        for place, value in [*_leaves(plain), ((), plain)]:
+            try:
+                unfolded.size(value)
+            except ValueError as error:
+                raise self.error(place, str(error)) from None
+        try:
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            place = tuple(str(error.full_key or "").split("."))
+            raise self.error(place, str(error).strip().splitlines()[0]) from None
 
     def existing(self, location: Place) -> Place:
         """`location` without what is not written in the file: the tags of a union, the fields of a missing section."""
@@ -115,6 +145,19 @@ class SpaceFile:
             if place[:end] in self.lines:
                 return UserError(f"{self.path}:{self.lines[place[:end]]}: {'.'.join(place)}: {message}")
         return UserError(f"{self.path}: {message}")
+
+
+def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Every value that holds no others, with its place."""
+    if isinstance(value, dict):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    else:
+        yield place, value
+        return
+    for key, item in items:
+        yield from _leaves(item, (*place, str(key)))
 
 
 def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -> None:

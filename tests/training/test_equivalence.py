@@ -235,8 +235,7 @@ def test_scripts_written_by_hand_give_the_same_losses(two: dict[str, Any], by_ha
 def test_deepspeed_clips_where_its_config_says_nothing(two: dict[str, Any]) -> None:
     """The trap that raybench writes out of the way: gradient_clipping is 1.0 by default in DeepSpeed 0.19.8."""
     unsaid, never, at_one = (
-        np.array(two[f"by hand: {name}"]["losses"])
-        for name in ("zero2 unsaid", "ddp fast", "ddp fast clipped at 1")
+        np.array(two[f"by hand: {name}"]["losses"]) for name in ("zero2 unsaid", "ddp fast", "ddp fast clipped at 1")
     )
     np.testing.assert_allclose(unsaid, at_one, rtol=1e-3)
     assert np.max(np.abs(unsaid - never) / never) > 0.01
