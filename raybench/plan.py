@@ -19,8 +19,9 @@ from raybench import catalog
 from raybench.arms import Arm, DeepSpeedArm, deepspeed_config
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
+from raybench.protocol import Protocol
 from raybench.setting import Setting
-from raybench.space import Question, Space, Throughput, load_space
+from raybench.space import Question, Space, load_space
 
 PLAN_VERSION = 1
 
@@ -59,7 +60,7 @@ class Trial(_Frozen):
     setting: Setting
     repeat: int
     seed: int
-    protocol: Throughput
+    protocol: Protocol
     differs: tuple[str, ...]
     isolation: str
     leg_timeout_seconds: float

@@ -13,6 +13,7 @@ from raybench.analysis.inference import t_quantile
 from raybench.arms import DeepSpeedArm, added_config
 from raybench.audit import declared_options, differences
 from raybench.plan import Leg, Plan
+from raybench.protocol import Protocol, Train
 from raybench.space import Space
 
 # Standard deviation of one trial's log ratio between neighbouring legs of one process, as found on an idle 2-core
@@ -52,15 +53,30 @@ def print_plan(plan: Plan, space: Space, console: Console | None = None) -> None
     console.print(arms)
     for line in [*_declared_differences(plan, list(space.arms)), *_added_to_deepspeed(first)]:
         console.print(line)
-    protocol = space.protocol
-    steps = protocol.warmup_steps + protocol.steps
     console.print(
-        f"each leg: {protocol.warmup_steps} warm-up steps, {protocol.steps} measured; {protocol.rounds} rounds; "
-        f"{steps * len(legs):,} steps in all. How long a step takes is not known before it is measured; starting the "
-        f"processes of a trial takes about 20 s on a laptop, so {len(trials) * 20 / 60:.0f} min of that."
+        f"each leg: {_leg_in_words(space.protocol, len(legs))} How long a step takes is not known before it is "
+        f"measured; starting the processes of a trial takes about 20 s on a laptop, so {len(trials) * 20 / 60:.0f} min "
+        "of that."
     )
     console.print(f"order of the first trial: {' '.join(leg.arm_name for leg in trials[0].legs)}")
     console.print(what_it_detects(space))
+
+
+def _leg_in_words(protocol: Protocol, num_legs: int) -> str:
+    """What a leg does under the protocol, and how much that makes in all."""
+    if isinstance(protocol, Train):
+        early = protocol.target_accuracy is not None and protocol.stop_at_target
+        until = f", or until an accuracy of {protocol.target_accuracy:g}" if early else ""
+        every = f"every {protocol.evaluate_every} epochs" if protocol.evaluate_every > 1 else "every epoch"
+        return (
+            f"{protocol.epochs} epochs{until}, evaluated after {every}; {protocol.rounds} rounds; at most "
+            f"{protocol.epochs * num_legs:,} epochs in all."
+        )
+    steps = protocol.warmup_steps + protocol.steps
+    return (
+        f"{protocol.warmup_steps} warm-up steps, {protocol.steps} measured; {protocol.rounds} rounds; "
+        f"{steps * num_legs:,} steps in all."
+    )
 
 
 def _configuration(leg: Leg) -> str:

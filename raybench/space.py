@@ -17,6 +17,7 @@ from raybench.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm
 from raybench.audit import declared_options, differences, known_words, links, undeclared
 from raybench.cli import suggest
 from raybench.errors import UserError
+from raybench.protocol import Protocol, Throughput, Train
 from raybench.setting import Adam, Lamb, LossScale, Positive, Schedule, Setting, Sgd, Strict
 from raybench.spacefile import SpaceFile
 
@@ -24,20 +25,14 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Question(Strict):
-    """What counts as an effect: `margin` is the relative change below which there is none, `alpha` the level."""
+    """What counts as an effect: `margin` is the relative change below which there is none, `alpha` the level.
+
+    `quality_margin` is the accuracy that an arm may lose and still count as trained as well: 0.01 is one point.
+    """
 
     margin: float = Field(default=0.03, gt=0, lt=1)
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
-
-
-class Throughput(Strict):
-    """Measure steps: `warmup_steps` kept but not measured, then `steps` measured, in each of `rounds` rounds."""
-
-    kind: Literal["throughput"] = "throughput"
-    warmup_steps: int = Field(default=20, ge=1)
-    steps: int = Field(default=100, ge=2)
-    rounds: Positive = 2
-    phases: bool = True  # time forward, backward and optimizer step apart
+    quality_margin: float = Field(default=0.01, gt=0, lt=1)
 
 
 class Space(Strict):
@@ -49,7 +44,7 @@ class Space(Strict):
     baseline: str = ""
     differs: tuple[str, ...] = ()  # settings in which the arms are meant to differ, beside the engine
     chain: bool = False  # the arms, in their order, are a chain: each differs from the one before in one thing
-    protocol: Throughput = Throughput()
+    protocol: Protocol = Throughput()
     repeats: Positive = 8
     seed: int = Field(default=0, ge=0, lt=2**63)
     isolation: Literal["shared", "fresh"] = "shared"
@@ -194,7 +189,8 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
     """The keys that are known at a place in the model, following pydantic's error location."""
     known: dict[str, type[BaseModel]] = {
         "question": Question,
-        "protocol": Throughput,
+        "throughput": Throughput,
+        "train": Train,
         "sgd": Sgd,
         "adam": Adam,
         "adamw": Adam,

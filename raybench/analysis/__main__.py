@@ -50,7 +50,6 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--{formats[0]} and --{formats[1]} are both given; take one")
 
     from raybench.analysis import analyse
-    from raybench.analysis.question import QUALITY_MARGIN
 
     analysis = analyse(
         [Path(path) for path in arguments.positionals],
@@ -60,7 +59,7 @@ def main(argv: list[str]) -> int:
         metric=arguments.values.get("metric", "step_seconds"),
         by=arguments.values.get("by"),
         ladder=tuple(arguments.values["ladder"].split(",")) if "ladder" in arguments.values else (),
-        quality_margin=QUALITY_MARGIN if (quality := read_number(arguments, "quality_margin")) is None else quality,
+        quality_margin=read_number(arguments, "quality_margin"),
         pool_hardware="pool-hardware" in arguments.flags,
     )
     if "json" in formats:

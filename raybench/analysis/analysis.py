@@ -17,7 +17,7 @@ from raybench.analysis.legs import Legs, read_legs
 from raybench.analysis.metrics import find_metric, log_cost
 from raybench.analysis.pairs import pair_trials
 from raybench.analysis.profiles import performance_profiles
-from raybench.analysis.question import QUALITY_MARGIN, find_baseline, find_question
+from raybench.analysis.question import find_baseline, find_quality_margin, find_question
 from raybench.analysis.results import Analysis, Comparison
 from raybench.analysis.scaling import best_against_best, scaling_efficiency
 from raybench.cli import suggest
@@ -33,7 +33,7 @@ def analyse(
     metric: str = "step_seconds",
     by: str | None = None,
     ladder: Sequence[str] = (),
-    quality_margin: float = QUALITY_MARGIN,
+    quality_margin: float | None = None,
     pool_hardware: bool = False,
 ) -> Analysis:
     """Everything the ledgers at `paths` (folders or files) support, as one record.
@@ -42,10 +42,11 @@ def analyse(
     else to 0.03 and 0.05; `baseline` to the arm that the ledgers mark. `metric` is one of
     `raybench.analysis.metrics.METRICS`; `by` groups the arms' summaries by one of `GROUPINGS`; `ladder` is a chain
     of arms to take apart, by default the one that the space declared (`chain: true`). An arm is less accurate when
-    it is so by more than `quality_margin` (0.01 is one point). With `pool_hardware` legs of different machines are
-    taken as of one. Raises UserError for bad input, in one line.
+    it is so by more than `quality_margin` (0.01 is one point), which the `question` may name too. With
+    `pool_hardware` legs of different machines are taken as of one. Raises UserError for bad input, in one line.
     """
     margin, alpha = find_question(paths, margin, alpha)
+    quality_margin = find_quality_margin(paths, quality_margin)
     by = "global_batch" if by in ("batch", "batch_size") else by
     if by is not None and by not in GROUPINGS:
         raise UserError(f"by={by}: {suggest(by, GROUPINGS)}")

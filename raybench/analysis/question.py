@@ -30,6 +30,17 @@ def find_question(paths: Sequence[Path], margin: float | None, alpha: float | No
     )
 
 
+def find_quality_margin(paths: Sequence[Path], quality_margin: float | None) -> float:
+    """The quality margin, an accuracy: as given, else as the `_space.yaml` beside the ledgers says, else 0.01.
+
+    Raises UserError as `find_question` does.
+    """
+    if quality_margin is not None:
+        return quality_margin
+    told = [question for folder in _folders(paths) if isinstance(question := _space(folder).get("question"), dict)]
+    return _checked("quality_margin", _agreed("quality_margin", told, QUALITY_MARGIN), 1.0)
+
+
 def _folders(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(file.parent for path in paths for file in ledger_files(Path(path))))
 

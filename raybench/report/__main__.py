@@ -45,7 +45,6 @@ def main(argv: list[str]) -> int:
         raise UserError("out= is empty; name a folder")
 
     from raybench.analysis import analyse, answer_in_words
-    from raybench.analysis.question import QUALITY_MARGIN
     from raybench.report import write_report
 
     analysis = analyse(
@@ -55,7 +54,7 @@ def main(argv: list[str]) -> int:
         baseline=arguments.values.get("baseline"),
         metric=arguments.values.get("metric", "step_seconds"),
         ladder=tuple(arguments.values["ladder"].split(",")) if "ladder" in arguments.values else (),
-        quality_margin=QUALITY_MARGIN if (quality := read_number(arguments, "quality_margin")) is None else quality,
+        quality_margin=read_number(arguments, "quality_margin"),
         pool_hardware="pool-hardware" in arguments.flags,
     )
     beside = paths[0] if paths[0].is_dir() else paths[0].parent

@@ -17,12 +17,13 @@ from torch.nn.functional import cross_entropy
 
 from raybench.outcome import Measurement
 from raybench.plan import Leg, Trial
+from raybench.protocol import Throughput
 from raybench.setting import Setting
 from raybench.steady import steady_from_step
 from raybench.training import facts, memory
 from raybench.training.blocks import checkpoint_activations, num_checkpointed
 from raybench.training.data import Batch, Batches
-from raybench.training.engines import Engine, build_engine
+from raybench.training.engines import Engine, Unsupported, build_engine
 from raybench.training.environment import environment
 from raybench.training.loop import run_steps
 from raybench.training.models import build_model, work_facts
@@ -144,6 +145,8 @@ class _Probed:
 def _run_protocol(trial: Trial, leg: Leg, model: nn.Module, engine: Engine, batches: Batches, ranks: Ranks) -> _Run:
     """Warm-up steps, then measured steps; the checks that something trained stand outside both."""
     protocol, accumulation = trial.protocol, leg.setting.accumulation
+    if not isinstance(protocol, Throughput):
+        raise Unsupported("protocol: kind train cannot be run yet")
     stream = iter(batches)
     first = next(stream)
     run_facts = facts.run_facts(leg, batches, first, ranks)
