@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -166,14 +167,19 @@ def leg_order(arms: list[str], rounds: int, seed: int, setting_id: str, repeat: 
 
 
 def _labels(settings: list[Setting], axes: list[str]) -> list[str]:
-    """A readable name for each setting; axes that the usual name does not show are spelt out."""
+    """A readable name for each setting; what differs and the usual name does not show is spelt out."""
     shown = {"model", "dataset", "batch_size", "precision", "workers"}
+    others = [_flat({axis: getattr(setting, axis) for axis in axes if axis not in shown}) for setting in settings]
+    names = dict.fromkeys(name for other in others for name in other)
+    differing = [name for name in names if len({other.get(name) for other in others}) > 1]
     labels = []
-    for setting in settings:
+    for setting, other in zip(settings, others, strict=True):
         parts = [setting.model, setting.dataset, f"b{setting.batch_size}", setting.precision, f"w{setting.workers}"]
-        for axis in axes:
-            if axis not in shown:
-                parts.append(f"{axis}={_short(getattr(setting, axis))}")
+        parts += [
+            other[name] if name == "optimizer.name" else f"{name.removeprefix('optimizer.')}={other[name]}"
+            for name in differing
+            if name in other
+        ]
         labels.append(" ".join(parts))
     if len(set(labels)) < len(labels):
         labels = [
@@ -183,22 +189,29 @@ def _labels(settings: list[Setting], axes: list[str]) -> list[str]:
     return labels
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    if isinstance(value, dict):
-        return ",".join(str(item) for item in value.values())
-    return str(value)
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested fields by dotted name, as short texts: {"optimizer.lr": "0.001"}."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        if isinstance(plain, Mapping) and key != "model_options":
+            flat |= _flat(plain, f"{prefix}{key}.")
+        elif isinstance(plain, Mapping):
+            flat[prefix + key] = ",".join(f"{name}={item}" for name, item in plain.items()) or "none"
+        else:
+            flat[prefix + key] = f"{plain:g}" if isinstance(plain, float) else str(plain)
+    return flat
 
 
 USAGE = """
-usage: python -m raybench.plan space=NAME|PATH [sweep=NAME] [key=value ...] [--json]
+usage: python -m raybench.plan space=NAME|PATH [size=NAME] [sweep=NAME] [key=value ...] [--json]
 
 Show what a sweep would run: settings, arms, trials, legs, and how small an effect it could see. Runs nothing,
 and needs neither Ray nor torch.
 
   space=cnns                     search_spaces/cnns.yaml, or the one that ships with raybench
   space=path/to/mine.yaml        a file of your own
+  size=small                     one of the sizes that the space has: small is for 2 CPU cores
   setting.batch_size=[64,128]    any other key=value overrides that field of the space
   --json                         the whole plan as JSON on stdout; `torchrun -m raybench.training PLAN` runs it
 
@@ -207,16 +220,16 @@ example: python -m raybench.plan space=cnns repeats=12
 
 
 def plan_from_arguments(values: dict[str, str]) -> tuple[Plan, Space]:
-    """The plan that `space=... sweep=... key=value ...` asks for. Raises UserError."""
+    """The plan that `space=... size=... sweep=... key=value ...` asks for. Raises UserError."""
     overrides = dict(values)
     if "space" not in overrides:
         raise UserError("space= is missing: name a space, as in space=quickstart, or --help")
-    name, space = load_space(overrides.pop("space"), {k: v for k, v in overrides.items() if k != "sweep"})
-    sweep = overrides.get("sweep", "")
-    if "sweep" in overrides:
+    sweep = overrides.pop("sweep", None)
+    if sweep is not None:
         check_name("sweep", sweep)
+    name, space = load_space(overrides.pop("space"), size=overrides.pop("size", ""), overrides=overrides)
     check_name("space", name)
-    return build_plan(name, space, sweep), space
+    return build_plan(name, space, sweep or ""), space
 
 
 def check_name(key: str, name: str) -> None:

@@ -19,7 +19,7 @@ from raybench.cli import suggest
 from raybench.errors import UserError
 from raybench.protocol import Protocol, Throughput, Train
 from raybench.setting import Adam, Lamb, LossScale, Positive, Schedule, Setting, Sgd, Strict
-from raybench.spacefile import SpaceFile
+from raybench.spacefile import Place, SpaceFile
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -36,10 +36,11 @@ class Question(Strict):
 
 
 class Space(Strict):
-    """A validated space. `settings()` gives the product of the axes."""
+    """A validated space. `settings()` gives the product of the axes, or with `variants` the union of products."""
 
     question: Question = Question()
     setting: dict[str, Any]
+    variants: tuple[dict[str, Any], ...] = ()  # each replaces fields of the setting, and may hold axes
     arms: dict[str, Arm]
     baseline: str = ""
     differs: tuple[str, ...] = ()  # settings in which the arms are meant to differ, beside the engine
@@ -75,25 +76,36 @@ class Space(Strict):
         return self
 
     def settings(self) -> Iterator[dict[str, Any]]:
-        """The plain field values of every setting, the last axis varying fastest."""
-        axes = {key: value if isinstance(value, (list, tuple)) else [value] for key, value in self.setting.items()}
+        """The plain field values of every setting, variant by variant."""
+        for variant in self.variants or ({},):
+            yield from self.product(variant)
+
+    def product(self, variant: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The settings of one variant, the last axis varying fastest."""
+        fields = {**self.setting, **variant}
+        axes = {key: value if isinstance(value, (list, tuple)) else [value] for key, value in fields.items()}
         for values in itertools.product(*axes.values()):
             yield dict(zip(axes, values, strict=True))
 
     def axes(self) -> list[str]:
-        """The names of the setting's fields that take more than one value."""
-        return [key for key, value in self.setting.items() if isinstance(value, (list, tuple)) and len(value) > 1]
+        """The names of the setting's fields in which the settings differ, as they are written."""
+        settings = list(self.settings())
+        keys = dict.fromkeys(key for values in settings for key in values)
+        return [key for key in keys if len({repr(values.get(key)) for values in settings}) > 1]
 
 
-def load_space(name_or_path: str, overrides: Mapping[str, str] | None = None) -> tuple[str, Space]:
-    """The name and the validated content of a space, with `key=value` overrides merged in.
+def load_space(name_or_path: str, overrides: Mapping[str, str] | None = None, size: str = "") -> tuple[str, Space]:
+    """The name and the validated content of a space, with one of its `sizes` and `key=value` overrides merged in.
 
-    Raises UserError naming file, line and key for whatever is wrong.
+    Overrides win over the size, and both over the variants. Raises UserError naming file, line and key for whatever
+    is wrong.
     """
-    file = SpaceFile.find(name_or_path)
+    file = SpaceFile.find(name_or_path).sized(size)
     values = file.merged(overrides or {})
-    space = _validated(Space, values, file, ())
-    _check_settings(space, file)
+    space = _validated(Space, values, file)
+    distinct = _check_settings(space, file)
+    if len(distinct) < sum(1 for _ in space.settings()):
+        space = space.model_copy(update={"variants": tuple(distinct)})
     return file.path.stem, space
 
 
@@ -110,30 +122,49 @@ def check_model_name(name: str) -> None:
         raise ValueError(f"unknown model {name!r}; {suggest(plain, known)}")
 
 
-def _check_settings(space: Space, file: SpaceFile) -> None:
+def _check_settings(space: Space, file: SpaceFile) -> list[dict[str, Any]]:
+    """The distinct settings. Refuses unknown fields, axes and models, settings that are wrong or written twice, and
+    arms that may not differ as they do. Settings that only overrides made equal are one."""
+    _check_axes(space.setting, ("setting",), file)
+    places: dict[str, Place] = {}
+    distinct: list[dict[str, Any]] = []
+    for number, variant in enumerate(space.variants or ({},)):
+        place = ("variants", str(number)) if space.variants else ("setting",)
+        _check_axes(variant, place, file)
+        for values in space.product(variant):
+            prefixes = (place, ("setting",))
+            setting = _validated(Setting, values, file, *prefixes)
+            try:
+                check_model_name(setting.model)
+            except ValueError as error:
+                raise file.error((*file.written_under(prefixes, "model"), "model"), str(error)) from None
+            content = setting.model_dump_json()
+            if content in places:
+                if file.overrides("setting"):
+                    continue
+                raise file.error(place, f"gives a setting that {'.'.join(places[content])} gives already; keep one")
+            places[content] = place
+            distinct.append(values)
+            settings = {
+                name: _validated(Setting, {**values, **arm.setting}, file, ("arms", name, "setting"), *prefixes)
+                if arm.setting
+                else setting
+                for name, arm in space.arms.items()
+            }
+            _check_arms(space, settings, file)
+    return distinct
+
+
+def _check_axes(fields: Mapping[str, Any], place: Place, file: SpaceFile) -> None:
     known = list(Setting.model_fields)
-    for key, value in space.setting.items():
+    for key, value in fields.items():
         if key not in known:
-            raise file.error(("setting", key), f"unknown key {key!r}; {suggest(key, known, most=20)}")
+            raise file.error((*place, key), f"unknown key {key!r}; {suggest(key, known, most=20)}")
         if isinstance(value, (list, tuple)):
             if not value:
-                raise file.error(("setting", key), "the axis is empty; give at least one value")
+                raise file.error((*place, key), "the axis is empty; give at least one value")
             if len({repr(item) for item in value}) < len(value):
-                raise file.error(("setting", key), f"the axis names a value twice: {list(value)}")
-    for model in dict.fromkeys(values["model"] for values in space.settings() if isinstance(values.get("model"), str)):
-        try:
-            check_model_name(model)
-        except ValueError as error:
-            raise file.error(("setting", "model"), str(error)) from None
-    for values in space.settings():
-        _validated(Setting, values, file, ("setting",))
-        settings = {
-            name: _validated(
-                Setting, {**values, **arm.setting}, file, ("arms", name, "setting") if arm.setting else ("setting",)
-            )
-            for name, arm in space.arms.items()
-        }
-        _check_arms(space, settings, file)
+                raise file.error((*place, key), f"the axis names a value twice: {list(value)}")
 
 
 def _check_arms(space: Space, settings: dict[str, Setting], file: SpaceFile) -> None:
@@ -159,16 +190,20 @@ def _check_arms(space: Space, settings: dict[str, Setting], file: SpaceFile) -> 
                 )
 
 
-def _validated(model: type[ModelT], values: Any, file: SpaceFile, prefix: tuple[str, ...]) -> ModelT:
+def _validated(model: type[ModelT], values: Any, file: SpaceFile, *prefixes: Place) -> ModelT:
+    """The values as a model; `prefixes` are where they may be written, the first wins."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise _explained(error, model, file, prefix) from None
+        raise _explained(error, model, file, prefixes) from None
 
 
-def _explained(error: ValidationError, model: type[BaseModel], file: SpaceFile, prefix: tuple[str, ...]) -> UserError:
+def _explained(
+    error: ValidationError, model: type[BaseModel], file: SpaceFile, prefixes: tuple[Place, ...]
+) -> UserError:
     """The first of pydantic's findings as one line with file, line and key."""
     first = error.errors(include_url=False)[0]
+    prefix = file.written_under(prefixes, *(str(part) for part in first["loc"][:1]))
     where = file.existing((*prefix, *(str(part) for part in first["loc"])))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

@@ -1,10 +1,10 @@
-"""A space file as text: finding it, reading YAML with line numbers, merging overrides, placing errors."""
+"""A space file as text: finding it, reading YAML with line numbers, merging a size and overrides, placing errors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raybench.bounds import MOST_CHARACTERS, Unfolded, check_aliases, check_length
+from raybench.cli import suggest
 from raybench.errors import UserError
 
 Place = tuple[str, ...]
@@ -92,8 +93,33 @@ class SpaceFile:
             raise UserError(f"{path}: a space is a mapping with setting:, arms: ...; this is {type(content).__name__}")
         return cls(path, content, lines)
 
+    def sized(self, size: str = "") -> Self:
+        """The file with `sizes: {<size>: ...}` merged over it, and without its `sizes`; none is merged without a name.
+
+        Mappings merge, lists and numbers are replaced. Raises UserError where the file has no such size.
+        """
+        sizes = self.content.get("sizes", {})
+        if not isinstance(sizes, dict) or not all(isinstance(changes, dict) for changes in sizes.values()):
+            raise self.error(("sizes",), "names sizes, each a mapping merged over the space: {small: {repeats: 3}}")
+        content = {key: value for key, value in self.content.items() if key != "sizes"}
+        for name, changes in sizes.items():
+            for key in changes:
+                if key == "sizes":
+                    raise self.error(("sizes", str(name), key), "a size holds no sizes; take it out")
+        if not size:
+            return replace(self, content=content)
+        if size not in sizes:
+            known = suggest(size, map(str, sizes)) if sizes else "this space has none"
+            raise UserError(f"size={size}: unknown to {self.path}; {known}")
+        start = ("sizes", size)
+        lines = {place[len(start) :]: line for place, line in self.lines.items() if place[: len(start)] == start}
+        return replace(self, content=_merged(content, sizes[size]), lines={**self.lines, **lines})
+
     def merged(self, overrides: Mapping[str, str]) -> dict[str, Any]:
-        """The content with `key=value` overrides merged in, as plain dicts and lists."""
+        """The content with `key=value` overrides merged in, as plain dicts and lists.
+
+        An override of a setting's field wins over the `variants` too: it is merged into each that has the field.
+        """
         try:
             config: Any = OmegaConf.create(self.content)
         except OmegaConfBaseException as error:
@@ -106,6 +132,11 @@ class SpaceFile:
                 if (root := yaml.compose(value, Loader=_Loader)) is not None:
                     check_aliases(root)
                 config = OmegaConf.merge(config, OmegaConf.from_dotlist([f"{key}={value}"]))
+                if len(place) > 1 and place[0] == "setting" and OmegaConf.is_list(config.get("variants")):
+                    within = OmegaConf.from_dotlist([f"{'.'.join(place[1:])}={value}"])
+                    for index, variant in enumerate(config.variants):
+                        if OmegaConf.is_dict(variant) and place[1] in variant:
+                            config.variants[index] = OmegaConf.merge(variant, within)
             except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UserError(f"{key}={value:.200}: cannot be merged into {self.path}: {reason}") from None
@@ -132,9 +163,24 @@ class SpaceFile:
         """`location` without what is not written in the file: the tags of a union, the fields of a missing section."""
         place: Place = ()
         for part in location:
-            if (*place, part) in self.lines or any(key[: len(place) + 1] == (*place, part) for key in self.overridden):
+            if (*place, part) in self.lines or self.overrides(*place, part):
                 place = (*place, part)
         return place
+
+    def written_under(self, prefixes: Sequence[Place], *field: str) -> Place:
+        """The first of `prefixes` under which `field` is written or overridden, else the first; () of none.
+
+        What an override of the setting says was merged into the variants, and stands under the setting alone.
+        """
+        for prefix in prefixes if field else ():
+            place = (*prefix, *field)
+            if self.existing(place) == place and not (prefix[0] == "variants" and self.overrides("setting", *field)):
+                return prefix
+        return prefixes[0] if prefixes else ()
+
+    def overrides(self, *place: str) -> bool:
+        """Whether an override changed this place or something below it."""
+        return any(key[: len(place)] == place for key in self.overridden)
 
     def error(self, place: Place, message: str) -> UserError:
         """A UserError that says where: the override, or file and line, and the key."""
@@ -145,6 +191,14 @@ class SpaceFile:
             if place[:end] in self.lines:
                 return UserError(f"{self.path}:{self.lines[place[:end]]}: {'.'.join(place)}: {message}")
         return UserError(f"{self.path}: {message}")
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merge, anything else is replaced."""
+    both = {
+        key: value for key, value in changes.items() if isinstance(value, dict) and isinstance(values.get(key), dict)
+    }
+    return {**values, **changes, **{key: _merged(values[key], value) for key, value in both.items()}}
 
 
 def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:

@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     from raybench.cluster import Cluster
 
 USAGE = """
-usage: python -m raybench.sweep space=NAME|PATH [sweep=NAME] [results=FOLDER] [key=value ...]
+usage: python -m raybench.sweep space=NAME|PATH [size=NAME] [sweep=NAME] [results=FOLDER] [key=value ...]
 
 Train every setting of a space with each of its arms, on Ray, and say what DeepSpeed does for it.
 
   space=cnns                     search_spaces/cnns.yaml, or the one that ships with raybench
   space=path/to/mine.yaml        a file of your own
+  size=small                     one of the sizes that the space has: small is for 2 CPU cores
   sweep=friday                   names the sweep; the same name again resumes it. Without it the name is made
                                  from the space's content, so that the same command again resumes it too
   results=mlruns/ledger          the ledger is written to <results>/<space>/<sweep>
@@ -50,7 +51,7 @@ its own default. Exit code 0: measured; 1: nothing could be measured; 2: bad inp
 
 examples:
   python -m raybench.sweep space=quickstart
-  python -m raybench.sweep space=cnns setting.dataset=synthetic setting.workers=2 repeats=3
+  python -m raybench.sweep space=cnns size=small
 """
 
 

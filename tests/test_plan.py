@@ -103,6 +103,17 @@ def test_labels_tell_settings_apart() -> None:
     assert labels == {"lenet digits b32 fp32 w2 accumulation=1", "lenet digits b32 fp32 w2 accumulation=2"}
 
 
+def test_labels_show_what_differs_within_an_optimizer() -> None:
+    optimizers = [{"name": "adamw", "lr": 1e-3}, {"name": "adamw", "lr": 1e-2}, {"name": "sgd", "lr": 1e-2}]
+    name, space = load_space("quickstart", {"setting.model": "lenet", "repeats": "1"})
+    space = space.model_copy(update={"setting": {**space.setting, "optimizer": optimizers}})
+    labels = [trial.label for trial in build_plan(name, space).trials]
+    usual = "lenet digits b32 fp32 w2"
+    assert labels[0].startswith(f"{usual} adamw lr=0.001")
+    assert labels[1].startswith(f"{usual} adamw lr=0.01")
+    assert labels[2].startswith(f"{usual} sgd lr=0.01 momentum=0.9")
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "search_spaces").glob("*.yaml")))
 def test_every_shipped_space_plans(name: str, commands: Commands) -> None:
     done = commands.run("plan", f"space={name}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from raybench.errors import UserError
+from raybench.plan import build_plan
 from raybench.setting import Setting
-from raybench.space import load_space
+from raybench.space import Space, load_space
 from raybench.spacefile import known_spaces
 from tests.conftest import ROOT, Commands
 
@@ -167,3 +169,105 @@ def test_help_is_shown(commands: Commands, command: str) -> None:
     done = commands.run(command, "--help")
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: python -m raybench.{command}")
+
+
+VARIANTS = """\
+setting:
+  model: lenet
+  dataset: digits
+  workers: 2
+  optimizer: {name: adamw, lr: 1e-3}
+variants:
+  - {batch_size: [32, 64], precision: fp32}
+  - {batch_size: 16, precision: bf16, optimizer: {name: sgd, lr: 0.1}}
+sizes:
+  small:
+    setting: {workers: 1}
+    repeats: 2
+  tiny:
+    variants: [{batch_size: 8}]
+    protocol: {step: 3}
+arms:
+  ddp: {engine: torch}
+  zero1: {engine: deepspeed, zero: 1}
+"""
+
+
+def chosen(space: Space) -> list[tuple[object, ...]]:
+    settings = [Setting.model_validate(values) for values in space.settings()]
+    return [(s.batch_size, s.precision, s.optimizer.name, s.optimizer.lr, s.workers) for s in settings]
+
+
+def test_variants_are_a_union_of_products(tmp_path: Path) -> None:
+    _, space = load_space(write(tmp_path, VARIANTS))
+    assert chosen(space) == [
+        (32, "fp32", "adamw", 1e-3, 2), (64, "fp32", "adamw", 1e-3, 2), (16, "bf16", "sgd", 0.1, 2)
+    ]  # fmt: skip
+    assert space.axes() == ["optimizer", "batch_size", "precision"]
+
+
+def test_overrides_of_the_setting_win_over_variants(tmp_path: Path) -> None:
+    path = write(tmp_path, VARIANTS)
+    _, space = load_space(path, {"setting.precision": "fp32", "setting.optimizer.lr": "0.5"})
+    assert [one[1:4] for one in chosen(space)] == [("fp32", "adamw", 0.5)] * 2 + [("fp32", "sgd", 0.5)]
+    _, space = load_space(path, {"setting.batch_size": "[4,8]", "setting.precision": "fp32"})
+    assert len(chosen(space)) == 4
+    same = {"setting.batch_size": "8", "setting.precision": "fp32", "setting.optimizer": "{name: adamw}"}
+    name, space = load_space(path, same | {"setting.optimizer.lr": "1"})
+    assert chosen(space) == [(8, "fp32", "adamw", 1.0, 2)]  # equal now, and one
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(space.model_dump(mode="json")))
+    assert build_plan(name, load_space(str(again))[1]) == build_plan(name, space)
+
+
+def test_sizes_are_merged_over_the_space(tmp_path: Path) -> None:
+    path = write(tmp_path, VARIANTS)
+    name, space = load_space(path, size="small")
+    assert (space.repeats, {one[-1] for one in chosen(space)}) == (2, {1})
+    assert load_space(path, {"repeats": "5"}, size="small")[1].repeats == 5
+    assert build_plan(name, space).sweep != build_plan(*load_space(path)).sweep
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(space.model_dump(mode="json")))
+    assert build_plan(name, load_space(str(again))[1]) == build_plan(name, space)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "size", "words"),
+    [
+        ("", "", "smal", ["size=smal", "mine.yaml", "did you mean small"]),
+        ("", "", "tiny", ["mine.yaml:15", "protocol.step", "steps"]),
+        ("setting: {workers: 1}", "setting: {workers: 3}", "small", ["batch_size 32", "workers 3"]),
+        ("setting: {workers: 1}", "setting: {worker: 3}", "small", ["mine.yaml:11", "setting.worker", "workers"]),
+        ("small:\n", "small: 3\n  other:\n", "", ["mine.yaml:9", "sizes", "mapping"]),
+        ("precision: bf16", "precison: bf16", "", ["mine.yaml:8", "variants.1.precison", "precision"]),
+        ("precision: bf16", "precision: bf61", "", ["mine.yaml:8", "variants.1.precision", "bf61"]),
+        ("lr: 0.1", "lr: -1", "", ["mine.yaml:8", "variants.1.optimizer", "greater than 0"]),
+        ("lr: 1e-3", "lr: -1", "", ["mine.yaml:5", "setting.optimizer", "greater than 0"]),
+        ("batch_size: 16", "batch_size: []", "", ["mine.yaml:8", "variants.1.batch_size", "empty"]),
+        ("batch_size: 16", "batch_size: 15", "", ["mine.yaml:8", "variants.1", "not divisible by workers 2"]),
+        ("batch_size: 16", "model: nonet", "", ["mine.yaml:8", "variants.1", "batch_size", "missing"]),
+        ("precision: bf16", "model: nonet", "", ["mine.yaml:8", "variants.1.model", "nonet"]),
+        (
+            "{batch_size: 16, precision: bf16, optimizer: {name: sgd, lr: 0.1}}", "{batch_size: 64}", "",
+            ["mine.yaml:8", "variants.1", "variants.0 gives already"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_variants_and_sizes_has_its_place(
+    tmp_path: Path, old: str, new: str, size: str, words: list[str]
+) -> None:
+    assert old in VARIANTS
+    with pytest.raises(UserError) as caught:
+        load_space(write(tmp_path, VARIANTS.replace(old, new, 1)), size=size)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_mistake_in_an_override_of_variants_names_the_override(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^setting.precision=fp61: setting.precision: "):
+        load_space(write(tmp_path, VARIANTS), {"setting.precision": "fp61"})
+
+
+def test_a_space_without_sizes_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"size=small: unknown to .*mine.yaml; this space has none"):
+        load_space(write(tmp_path, GOOD), size="small")
