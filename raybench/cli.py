@@ -1,6 +1,7 @@
 """The command line's common ground: `key=value` tokens, flags, `--help`, one-line errors, exit codes.
 
-Exit codes: 0 done, 1 nothing could be measured, 2 bad input, 130 stopped by the user.
+Exit codes: 0 done, 1 nothing could be measured or what was checked does not hold, 2 bad input, 130 stopped by
+the user.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _COMMANDS = {
     "compare": "two sweeps against each other: what got better, what got worse",
     "predict": "the speedup to expect of a setting that was not measured",
     "sync": "bring MLflow up to date with a ledger",
+    "verify": "check a ledger and its report from the raw rows up",
 }
 
 

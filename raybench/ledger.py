@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from raybench.plan import Leg, Trial
 
 SCHEMA_VERSION = 1
+ASIDE = "_aside"  # where a ledger keeps the files that could not be read
 _SECONDS = pa.list_(pa.float64())
+
+
+class DamagedFile(UserError):
+    """A `*.parquet` file that is torn or damaged, or that is none of a ledger's."""
+
 
 # The columns that version 1 promises; a reader may rely on each of them.
 CONTRACT = pa.schema(
@@ -180,10 +186,27 @@ class Ledger:
 
     def rows(self, columns: list[str] | None = None) -> list[dict[str, Any]]:
         """Every row that lies here (or some columns of it), as plain values; none where there is no folder yet."""
-        if not any(self.folder.rglob("*.parquet")):
+        if not _parquet_files(self.folder):
             return []
         rows: list[dict[str, Any]] = read_ledger(self.folder, columns).to_pylist()
         return rows
+
+    def set_aside(self) -> list[str]:
+        """Move files that cannot be read to `_aside/`, as NAME.parquet.damaged; returns a line about each.
+
+        Their legs have no outcome then, and run again. A file of a newer version is left alone and raises UserError.
+        """
+        told = []
+        for file in _parquet_files(self.folder):
+            try:
+                for _ in scan_file(file):
+                    pass
+            except DamagedFile as error:
+                aside = self.folder / ASIDE / f"{file.name}.damaged"
+                aside.parent.mkdir(exist_ok=True)
+                file.replace(aside)
+                told.append(f"{error}; set aside as {aside}")
+        return told
 
     def write_space(self, text: str) -> None:
         """Write the resolved space beside the rows: `space=<folder>/_space.yaml` runs the same again."""
@@ -216,16 +239,25 @@ class Ledger:
 def ledger_files(path: Path) -> list[Path]:
     """Every `*.parquet` file under a folder in a fixed order, or the one file.
 
-    Raises UserError when the path does not exist or holds no ledger.
+    What lies in a folder whose name begins with `_` or `.` is none of them. Raises UserError when the path does
+    not exist or holds no ledger.
     """
     if path.is_file():
         return [path]
     if not path.exists():
         raise UserError(f"{path}: no such ledger; give the folder of a sweep, as in mlruns/ledger/<space>/<sweep>")
-    files = sorted(file for file in path.rglob("*.parquet") if not file.name.startswith("."))
+    files = _parquet_files(path)
     if not files:
         raise UserError(f"{path}: no *.parquet file in it or below it, so it is no ledger")
     return files
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in folder.rglob("*.parquet")
+        if not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+    )
 
 
 def read_file(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -244,11 +276,11 @@ def scan_file(path: Path, columns: list[str] | None = None, rows: int = 1 << 30)
             names = set(parquet.schema_arrow.names)
             missing = [name for name in CONTRACT.names if name not in names]
             if "schema_version" in missing:
-                raise UserError(_lacks(path, "schema_version"))
+                raise DamagedFile(_lacks(path, "schema_version"))
             if not _is_known_version(parquet):
                 _check_version(path, parquet.read(columns=["schema_version"])["schema_version"])
             if missing:
-                raise UserError(_lacks(path, missing[0]))
+                raise DamagedFile(_lacks(path, missing[0]))
             wanted = [name for name in (columns or SCHEMA.names) if name in names]
             if parquet.metadata.num_rows <= rows:
                 yield _conform(parquet.read(columns=wanted, use_threads=rows > _SMALL_FILE_ROWS).select(wanted))
@@ -257,7 +289,7 @@ def scan_file(path: Path, columns: list[str] | None = None, rows: int = 1 << 30)
                 yield _conform(pa.Table.from_batches([batch]).select(wanted))
     except (pa.ArrowException, OSError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: not a readable Parquet file of the ledger ({first_line})") from error
+        raise DamagedFile(f"{path}: not a readable Parquet file of the ledger ({first_line})") from error
 
 
 def scan_files(

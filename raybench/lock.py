@@ -23,6 +23,8 @@ def sweep_lock(folder: Path) -> Iterator[None]:
     with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise BlockingIOError  # its last holder has just taken the file away; the next may have made another
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"

@@ -64,8 +64,8 @@ class Recorder:
             return
         outcome = replace(outcomes.from_dict(values), process_group=process_group)
         trial, leg = self.legs[leg_id]
-        if not self.done:
-            self.ledger.write_space(self.space_yaml)
+        if not self.events:
+            self.ledger.write_space(self.space_yaml)  # the latest: more repeats may be asked for than at first
         row = self.ledger.add(self.plan.sweep, self.plan.space, trial, leg, outcome)
         self.done.add(leg_id)
         self.unlogged.setdefault(trial.trial_id, []).append(row)

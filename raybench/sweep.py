@@ -80,6 +80,10 @@ def main(argv: list[str]) -> int:
 def run_sweep(request: Request, console: Console) -> None:
     """Run what the ledger lacks of a plan, then print the answer. Raises UserError and NothingMeasured."""
     plan = request.plan
+    if request.folder.exists():
+        with sweep_lock(request.folder):
+            for line in Ledger(request.folder).set_aside():
+                console.print(f"[yellow]damaged[/]: {escape(line)}; its legs run again", soft_wrap=True)
     missing = missing_legs(plan, Ledger(request.folder))
     total = len(plan.legs())
     console.print(f"raybench: sweep [bold]{plan.sweep}[/] of space [bold]{plan.space}[/]: {_counts(plan)}")

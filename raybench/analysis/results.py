@@ -153,6 +153,9 @@ class Analysis:
     alpha: float
     baseline: str
     metric: str
+    quality_margin: float  # accuracy that an arm may lose and still count as equal
+    pool_hardware: bool  # legs of different machines taken as of one
+    chain: tuple[str, ...]  # the arms taken apart as a ladder; empty for none
     comparisons: tuple[Comparison, ...]
     arms: tuple[ArmSummary, ...]
     groups: tuple[GroupSummary, ...]

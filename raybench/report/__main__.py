@@ -12,7 +12,8 @@ USAGE = """
 usage: python -m raybench.report LEDGER... [out=FOLDER] [key=value ...] [--pool-hardware]
 
 From ledgers (folders of Parquet files, or files) to a report: report.html (one file, opens anywhere, needs no
-network), figures/ as SVG, PNG and PDF, summary.md for a pull request, comparisons.csv for a spreadsheet.
+network), figures/ as SVG, PNG and PDF, summary.md for a pull request, comparisons.csv for a spreadsheet,
+report.json for `python -m raybench.verify`, which recomputes all of it.
 The same ledger and the same question give the same bytes.
 
   out=FOLDER          where to write; default: _report/ in the first ledger's folder

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from raybench import __version__
 from raybench.analysis import Analysis
 from raybench.analysis.tables import to_csv
 from raybench.analysis.words import also_differ
@@ -65,6 +68,7 @@ def write_report(analysis: Analysis, paths: Sequence[Path], folder: Path) -> lis
         "comparisons.csv": to_csv(analysis).encode(),
         **files,
     }
+    files["report.json"] = _stored(analysis, files)
     try:
         for name, content in files.items():
             path = folder / name
@@ -73,3 +77,11 @@ def write_report(analysis: Analysis, paths: Sequence[Path], folder: Path) -> lis
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written there ({error.strerror}); give out=FOLDER") from None
     return [folder / name for name in files]
+
+
+def _stored(analysis: Analysis, files: Mapping[str, bytes]) -> bytes:
+    """The analysis that the report tells, and the SHA-256 of each of its files: what `raybench.verify` goes by."""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    found = {**analysis.to_json(), "ledgers": [Path(path).name for path in analysis.ledgers]}
+    stored = {"raybench": __version__, "analysis": found, "sha256": hashes}
+    return (json.dumps(stored, allow_nan=False, indent=1) + "\n").encode()

@@ -1,0 +1,213 @@
+"""Verify a ledger: its files, its rows, its ids, and every number of the report that lies beside it.
+
+    python -m raybench.verify LEDGER [--set-aside]
+
+Reads only, unless `--set-aside` is given. Ids are recomputed from the space beside the rows, the report's numbers
+from the rows themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+
+from raybench.analysis import analyse
+from raybench.cli import parse_arguments, run_command
+from raybench.errors import UserError
+from raybench.ledger import DamagedFile, Ledger, ledger_files, scan_file
+from raybench.outcome import FAILURE_KINDS
+from raybench.plan import build_plan
+from raybench.space import load_space
+
+USAGE = """
+usage: python -m raybench.verify LEDGER [--set-aside]
+
+Check the ledger of a sweep from the raw rows up, and say what does not hold:
+
+  files     each is read whole, checksums included; a damaged or foreign file is named
+  rows      one outcome a leg, and values that can be true together
+  ids       of settings, trials and legs, computed again from the space that lies beside the rows
+  report    every number of the stored report computed again, every file of it as it was written
+
+  --set-aside   move damaged and foreign files to _aside/ in the ledger's folder; the sweep's command runs their
+                legs again
+
+Exit code 0: all of it holds; 1: something does not; 2: bad input.
+
+example: python -m raybench.verify mlruns/ledger/quickstart/friday
+"""
+_MOST_TOLD: Final = 20  # findings of one kind
+
+
+def main(argv: list[str]) -> int:
+    """Verify one ledger. Returns 0 or 1; raises UserError for what is no ledger."""
+    arguments = parse_arguments(argv, usage=USAGE, flags={"set-aside"}, positionals=(1, 1))
+    if arguments.values:
+        raise UserError(f"unknown key {next(iter(arguments.values))}=; this command takes a ledger only")
+    folder = Path(arguments.positionals[0])
+    ledger_files(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is one file; give the folder of a sweep")
+    console = Console(soft_wrap=True)
+    if "set-aside" in arguments.flags:
+        for line in Ledger(folder).set_aside():
+            console.print(escape(line))
+    damaged, rows = read_all(folder)
+    findings = {"files": damaged, "rows": list(check_rows(rows)), "ids": list(check_ids(folder, rows))}
+    stored = folder / "_report" / "report.json"
+    if stored.is_file():
+        findings["report"] = ["not checked: the files come first"] if damaged else list(check_report(folder, stored))
+    for part, found in findings.items():
+        console.print(f"{part:<8}" + ("[red]does not hold[/]" if found else "[green]holds[/]"))
+        for line in found[:_MOST_TOLD]:
+            console.print(f"        {escape(line)}")
+        if len(found) > _MOST_TOLD:
+            console.print(f"        ... and {len(found) - _MOST_TOLD} more")
+    legs = len({row["leg_id"] for row in rows})
+    console.print(f"{legs} legs; " + (f"the report of {stored.parent}" if stored.is_file() else "there is no report"))
+    return int(any(findings.values()))
+
+
+def read_all(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """(a line for each file that cannot be read, the rows of all the others, repeated legs included)."""
+    damaged: list[str] = []
+    rows: list[dict[str, Any]] = []
+    for file in ledger_files(folder):
+        try:
+            rows += [row for table in scan_file(file) for row in table.to_pylist()]
+        except DamagedFile as error:
+            damaged.append(str(error))
+    return damaged, rows
+
+
+def check_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each row that cannot be true, and each leg with two outcomes."""
+    seen: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        first = seen.setdefault(row["leg_id"], row)
+        if not _same(first, row):
+            names = [name for name in row if not _same(first.get(name), row[name])]
+            yield f"leg {row['leg_id']}: two rows that differ in {', '.join(names)}"
+        yield from (f"leg {row['leg_id']}: {problem}" for problem in _problems(row))
+
+
+def _problems(row: dict[str, Any]) -> Iterator[str]:
+    if row["global_batch"] != row["micro_batch"] * row["accumulation"] * row["workers"]:
+        yield "global_batch is not micro_batch x accumulation x workers"
+    if row["status"] == "failed":
+        if row["failure_kind"] not in FAILURE_KINDS:
+            yield f"failure_kind {row['failure_kind']!r} is none of {', '.join(FAILURE_KINDS)}"
+        if row["step_seconds"] is not None:
+            yield "failed, and yet with step_seconds"
+        return
+    if row["status"] != "ok":
+        yield f"status {row['status']!r} is neither ok nor failed"
+        return
+    steps, waits = row["step_seconds"] or [], row["data_seconds"] or []
+    if not 0 <= (row["warmup_steps"] or 0) < len(steps):
+        yield f"{row['warmup_steps']} warm-up steps of {len(steps)}"
+    if not all(step is not None and math.isfinite(step) and step > 0 for step in steps):
+        yield "a step_seconds that is no positive number"
+    if waits and len(waits) != len(steps):
+        yield f"{len(waits)} data_seconds beside {len(steps)} step_seconds"
+    if row["failure_kind"] is not None:
+        yield f"ok, and yet with failure_kind {row['failure_kind']!r}"
+
+
+def check_ids(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each leg that the space beside the rows does not name so."""
+    file = folder / "_space.yaml"
+    if not file.is_file():
+        yield f"{file} is missing, so ids cannot be computed again"
+        return
+    try:
+        _, space = load_space(str(file))
+    except UserError as error:
+        yield f"ids cannot be computed again: {error}"
+        return
+    # More repeats may have been asked for later; never more than there are rows, whatever a row claims.
+    repeats = max([space.repeats, *(row["repeat"] + 1 for row in rows if row["repeat"] < space.repeats + len(rows))])
+    plan = build_plan("space", space.model_copy(update={"repeats": repeats}))
+    planned = {
+        leg.leg_id: {
+            "setting_id": trial.setting_id,
+            "trial_id": trial.trial_id,
+            "arm": leg.arm_name,
+            "repeat": trial.repeat,
+            "round": leg.round,
+            "position": leg.position,
+            "seed": trial.seed,
+            "is_baseline": leg.is_baseline,
+            "model": leg.setting.model,
+            "dataset": leg.setting.dataset,
+            "arm_config": json.dumps(leg.arm_config(), sort_keys=True),
+        }
+        for trial, leg in plan.legs()
+    }
+    for row in rows:
+        wanted = planned.get(row["leg_id"])
+        if wanted is None:
+            yield f"leg {row['leg_id']} ({row['setting']}, {row['arm']}): the space has no leg of this id"
+            continue
+        for name, value in wanted.items():
+            if row[name] != value:
+                yield f"leg {row['leg_id']}: {name} is {row[name]!r:.80}, and by the space {value!r:.80}"
+
+
+def check_report(folder: Path, stored_file: Path) -> Iterator[str]:
+    """A line for each number of a stored report that the rows do not give, and each of its files that was changed."""
+    try:
+        stored = json.loads(stored_file.read_text(encoding="utf-8"))
+        analysis, hashes = stored["analysis"], dict(stored["sha256"])
+        question = {name: analysis[name] for name in ("margin", "alpha", "baseline", "metric", "quality_margin")}
+        others = [folder.absolute().parent / name for name in analysis["ledgers"]]  # of a report over several
+        found = analyse(
+            others if len(others) > 1 else [folder],
+            ladder=analysis["chain"],
+            pool_hardware=analysis["pool_hardware"],
+            **question,
+        ).to_json()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"{stored_file}: not what a report stores ({type(error).__name__}: {error})"
+        return
+    except UserError as error:
+        yield f"{stored_file}: cannot be computed again: {error}"
+        return
+    yield from _differences(analysis | {"ledgers": found["ledgers"]}, found, "")
+    for name, digest in hashes.items():
+        file = stored_file.parent / name
+        if not file.is_file():
+            yield f"{file} is missing"
+        elif hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            yield f"{file} is not as it was written"
+
+
+def _differences(stored: Any, found: Any, place: str) -> Iterator[str]:
+    """The places in which two JSON values differ, numbers by more than their last digits."""
+    if isinstance(stored, dict) and isinstance(found, dict):
+        for key in dict.fromkeys([*stored, *found]):
+            yield from _differences(stored.get(key), found.get(key), f"{place}.{key}" if place else key)
+    elif isinstance(stored, list) and isinstance(found, list) and len(stored) == len(found):
+        for index, (one, other) in enumerate(zip(stored, found, strict=True)):
+            yield from _differences(one, other, f"{place}[{index}]")
+    elif not _same(stored, found):
+        yield f"{place}: the report says {stored!r:.60}, the rows give {found!r:.60}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-9) or (math.isnan(one) and math.isnan(other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return type(one) is type(other) and bool(one == other)
+
+
+if __name__ == "__main__":
+    run_command(main)
