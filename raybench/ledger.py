@@ -90,6 +90,11 @@ EXTRA = pa.schema(
         ("optimizer_seconds", _SECONDS),
         ("steady_from_step", pa.int32()),  # first step of the last steady segment
         ("process_group", pa.string()),  # the fresh set of processes that ran the leg
+        ("telemetry", pa.string()),  # JSON: a reading for each node
+        ("energy_joules", pa.float64()),  # of all GPUs, in the measured steps
+        ("foreign_cpu_cores", pa.float64()),  # busy with something else than the trial
+        ("contaminated", pa.list_(pa.string())),  # why; empty where clean, null where not known
+        ("missing_instruments", pa.list_(pa.string())),
     ]
 )
 SCHEMA = pa.schema([*CONTRACT, *EXTRA])
@@ -140,9 +145,11 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
         case Measurement():
             row["status"] = "ok"
             row |= {name: getattr(outcome, name) for name in _MEASURED}
+            row |= {name: None if row[name] is None else json.dumps(row[name], sort_keys=True) for name in _JSON}
     return row
 
 
+_JSON = ("telemetry",)  # columns of a measurement that are JSON in the ledger
 _MEASURED = [
     name
     for name in SCHEMA.names

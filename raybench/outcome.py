@@ -32,6 +32,11 @@ class Measurement:
     backward_seconds: list[float] | None = None
     optimizer_seconds: list[float] | None = None
     steady_from_step: int | None = None  # first step of the last steady segment
+    telemetry: list[dict[str, Any]] | None = None  # a reading for each node; None with telemetry off
+    energy_joules: float | None = None  # of all GPUs, in the measured steps
+    foreign_cpu_cores: float | None = None  # busy with something else than the trial, mean; of the node that had most
+    contaminated: list[str] | None = None  # why; empty where clean, None where not known
+    missing_instruments: list[str] | None = None  # wanted and not there; None with telemetry off
     facts: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     started_at: float = 0.0  # seconds since the epoch

@@ -22,6 +22,7 @@ class Throughput(Strict):
     steps: int = Field(default=100, ge=2)
     rounds: Positive = 2
     phases: bool = True  # time forward, backward and optimizer step apart
+    telemetry: bool = True  # sample the machine in a process of its own while steps are measured
     evaluate: bool = False  # once, after the last step
 
 
@@ -38,6 +39,7 @@ class Train(Strict):
     warmup_steps: int = Field(default=10, ge=1)
     rounds: Positive = 1
     phases: bool = True  # time forward, backward and optimizer step apart
+    telemetry: bool = True  # sample the machine in a process of its own while steps are measured
     target_accuracy: float | None = Field(default=None, gt=0, le=1)
     stop_at_target: bool = True
     evaluate_every: Positive = 1  # epochs

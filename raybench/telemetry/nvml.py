@@ -60,7 +60,10 @@ class Gpu:
 
     def energy_joules(self) -> float | None:
         """The GPU's own counter since its driver was loaded; GPUs before Volta have none."""
-        return self._ask("GPU energy", lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3)
+        joules: float | None = self._ask(
+            "GPU energy", lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3
+        )
+        return joules
 
     def foreign_processes(self, own: Collection[int]) -> int | None:
         """Compute processes on this GPU that are not the trial's.
@@ -73,7 +76,8 @@ class Gpu:
             running = {process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)}
             return len(running - set(own)) if running & set(own) else max(0, len(running) - 1)
 
-        return self._ask("GPU processes", count)
+        number: int | None = self._ask("GPU processes", count)
+        return number
 
     def _throttle_reasons(self) -> tuple[str, ...]:
         bits = int(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle))

@@ -6,6 +6,7 @@ are looked at once a sample. A leg may have several windows: they count as one a
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class Window:
 
     @property
     def seconds(self) -> float:
+        """How long it was."""
         return self.samples[-1].seconds - self.samples[0].seconds
 
 
@@ -60,7 +62,8 @@ def _host(windows: Sequence[Window], samples: Sequence[Sample], seconds: float, 
         ends = [(getattr(w.samples[0].host, name), getattr(w.samples[-1].host, name)) for w in windows]
         if seconds <= 0 or any(value is None for pair in ends for value in pair):
             return None
-        return round(sum(last - first for first, last in ends) / seconds, 4)
+        total: float = sum(last - first for first, last in ends)
+        return round(total / seconds, 4)
 
     busy, own = rate("busy") or 0.0, rate("own") or 0.0
     resolution = round(sum(w.resolution_seconds for w in windows) / max(seconds, 1e-9), 4)
@@ -85,7 +88,7 @@ def _foreign_trace(windows: Sequence[Window]) -> list[float]:
     for window in windows:
         stride = max(1, -(-(len(window.samples) - 1) // points))
         looks = [*window.samples[:-1:stride], window.samples[-1]]
-        for before, after in zip(looks, looks[1:], strict=False):
+        for before, after in itertools.pairwise(looks):
             foreign = (after.host.busy - before.host.busy) - (after.host.own - before.host.own)
             trace.append(round(max(0.0, foreign) / max(after.seconds - before.seconds, 1e-9), 3))
     return trace

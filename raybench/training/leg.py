@@ -29,6 +29,7 @@ from raybench.training.loop import run_steps
 from raybench.training.models import build_model, work_facts
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import Clock, DeviceClock, HostClock, StepTimes, marks_per_step, step_times
+from raybench.training.telemetry import Telemetry
 
 
 class NotFinite(ArithmeticError):
@@ -53,13 +54,14 @@ class _Run:
     facts: dict[str, Any]
 
 
-def run_leg(trial: Trial, leg: Leg, ranks: Ranks) -> Measurement:
+def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measurement:
     """Run one leg on every rank of the group; every rank returns the same measurement.
 
     Raises NotFinite or NothingTrained when nothing was trained, InvalidConfig and Unsupported from the engine,
     and whatever else the libraries raise.
     """
     started_at = time.time()
+    telemetry.begin_leg()
     seed_everything(trial.seed)
     set_precision(leg.setting)
     peaks_reset = memory.reset_peaks(ranks.device)
@@ -76,7 +78,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks) -> Measurement:
     try:
         ranks.barrier()
         setup_seconds = time.perf_counter() - begun
-        run = _run_protocol(trial, leg, model, engine, batches, ranks)
+        run = _run_protocol(trial, leg, model, engine, batches, ranks, telemetry)
         peak_host = memory.peak_host_bytes(peaks_reset)
         peak_device = memory.peak_device_bytes(ranks.device)
     finally:
@@ -86,6 +88,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks) -> Measurement:
     losses = np.mean([other[1] for other in everyone], axis=0)
     if not np.isfinite(losses).all():
         raise NotFinite(f"the loss of step {int(np.argmin(np.isfinite(losses)))} is {losses[~np.isfinite(losses)][0]}")
+    reading = telemetry.gather()
     return Measurement(
         step_seconds=times.step.tolist(),
         warmup_steps=trial.protocol.warmup_steps,
@@ -102,6 +105,11 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks) -> Measurement:
         first_loss=float(losses[0]),
         final_loss=float(losses[-1]),
         steady_from_step=steady_from_step(times.step.tolist()),
+        telemetry=reading.nodes,
+        energy_joules=reading.energy_joules,
+        foreign_cpu_cores=reading.foreign_cpu_cores,
+        contaminated=reading.contaminated,
+        missing_instruments=reading.missing,
         facts={
             **model_facts,
             **work_facts(leg.setting, model_facts["num_parameters"]),
@@ -142,7 +150,9 @@ class _Probed:
         self.seen.remove()
 
 
-def _run_protocol(trial: Trial, leg: Leg, model: nn.Module, engine: Engine, batches: Batches, ranks: Ranks) -> _Run:
+def _run_protocol(
+    trial: Trial, leg: Leg, model: nn.Module, engine: Engine, batches: Batches, ranks: Ranks, telemetry: Telemetry
+) -> _Run:
     """Warm-up steps, then measured steps; the checks that something trained stand outside both."""
     protocol, accumulation = trial.protocol, leg.setting.accumulation
     if not isinstance(protocol, Throughput):
@@ -156,7 +166,7 @@ def _run_protocol(trial: Trial, leg: Leg, model: nn.Module, engine: Engine, batc
         _timed(probed, itertools.chain([first], stream), ranks, 1, accumulation, protocol.phases),  # type: ignore[arg-type]
         _timed(engine, stream, ranks, protocol.warmup_steps - 1, accumulation, protocol.phases),
     ]
-    with _no_garbage_collection():
+    with _no_garbage_collection(), telemetry.window():
         windows.append(_timed(engine, stream, ranks, protocol.steps, accumulation, protocol.phases))
     losses = [float(loss) for _, window in windows for loss in window]
     per_step = np.asarray(losses).reshape(-1, accumulation).mean(axis=1)

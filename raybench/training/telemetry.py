@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,7 +32,7 @@ _ANSWER_SECONDS = 20.0  # to start python on a busy machine; an answer takes mil
 class TelemetryReading:
     """What the samplers of all nodes say of a leg; the same on every rank."""
 
-    nodes: list[dict[str, Any]] = field(default_factory=list)
+    nodes: list[dict[str, Any]] | None = None  # None with telemetry off
     energy_joules: float | None = None  # of all the trial's GPUs, by their own counters
     foreign_cpu_cores: float | None = None  # of the node that had most
     contaminated: list[str] | None = None  # empty: clean; None: not known

@@ -20,6 +20,7 @@ from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.environment import environment
 from raybench.training.leg import NotFinite, run_leg
 from raybench.training.ranks import Ranks, RanksParted
+from raybench.training.telemetry import Telemetry
 
 # Whoever watches the processes looks every two seconds: time to see which one died before its peers complain of it.
 _SECONDS_TO_BE_SEEN = 5.0
@@ -94,27 +95,28 @@ def run_legs(
     ends the process, with the stacks of its threads on standard error.
     """
     prepare(trial, legs, ranks)
-    for leg in legs:
-        if ranks.rank == 0:
-            begin(leg)
-        ranks.barrier()
-        faulthandler.dump_traceback_later(trial.leg_timeout_seconds, exit=True, file=2)
-        try:
-            outcome = _outcome(trial, leg, ranks)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-        memory.release(ranks.device)
-        if ranks.rank == 0:
-            record(leg, outcome)
-        ranks.barrier()
+    with Telemetry(ranks, trial.protocol.telemetry) as telemetry:
+        for leg in legs:
+            if ranks.rank == 0:
+                begin(leg)
+            ranks.barrier()
+            faulthandler.dump_traceback_later(trial.leg_timeout_seconds, exit=True, file=2)
+            try:
+                outcome = _outcome(trial, leg, ranks, telemetry)
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+            memory.release(ranks.device)
+            if ranks.rank == 0:
+                record(leg, outcome)
+            ranks.barrier()
 
 
-def _outcome(trial: Trial, leg: Leg, ranks: Ranks) -> Outcome:
+def _outcome(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Outcome:
     """The leg's outcome, the same on every rank."""
     started_at = time.time()
     failure: Failure | None = None
     try:
-        measurement = run_leg(trial, leg, ranks)
+        measurement = run_leg(trial, leg, ranks, telemetry)
     except Exception as error:
         traceback.print_exc()
         failure = Failure(classify(error), describe(error), environment=environment(), started_at=started_at)
