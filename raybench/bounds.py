@@ -13,7 +13,7 @@ from typing import Any, Final
 import yaml
 
 MOST_CHARACTERS: Final = 1_000_000  # of a space file, or of an override
-MOST_VALUES: Final = 100_000  # of a space, every alias and interpolation written out
+MOST_VALUES: Final = 5_000  # of a space, every alias and interpolation written out
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w\-]*(?:\.[\w\-]+)*)\}")
 

@@ -18,6 +18,7 @@ from typing import NoReturn
 from raybench.errors import NothingMeasured, UserError
 
 _KEY = re.compile(r"[A-Za-z_][\w.\-]*")
+_LONGEST_MESSAGE = 1500  # characters; what is longer quotes an input that no person wrote
 _COMMANDS = {
     "sweep": "run a space: every setting with and without DeepSpeed, on Ray",
     "plan": "show what a sweep would run; runs nothing",
@@ -116,6 +117,8 @@ def _guarded(main: Callable[[list[str]], int], argv: list[str]) -> int:
 def one_line(text: str) -> str:
     """`text` without line breaks or control characters, so that a message stays one line."""
     folded = " ".join(text.split())
+    if len(folded) > _LONGEST_MESSAGE:
+        folded = f"{folded[: _LONGEST_MESSAGE - 300]} ... {folded[-300:]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in folded)
 
 

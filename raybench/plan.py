@@ -204,7 +204,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 USAGE = """
-usage: python -m raybench.plan space=NAME|PATH [size=NAME] [sweep=NAME] [key=value ...] [--json]
+usage: python -m raybench.plan space=NAME|PATH [size=NAME] [sweep=NAME] [key=value ...] [--json] [--yes]
 
 Show what a sweep would run: settings, arms, trials, legs, and how small an effect it could see. Runs nothing,
 and needs neither Ray nor torch.
@@ -213,21 +213,25 @@ and needs neither Ray nor torch.
   space=path/to/mine.yaml        a file of your own
   size=small                     one of the sizes that the space has: small is for 2 CPU cores
   setting.batch_size=[64,128]    any other key=value overrides that field of the space
+  --yes                          a plan of more than 10,000 legs is meant
   --json                         the whole plan as JSON on stdout; `torchrun -m raybench.training PLAN` runs it
 
 example: python -m raybench.plan space=cnns repeats=12
 """
 
 
-def plan_from_arguments(values: dict[str, str]) -> tuple[Plan, Space]:
-    """The plan that `space=... size=... sweep=... key=value ...` asks for. Raises UserError."""
+def plan_from_arguments(values: dict[str, str], *, large: bool = False) -> tuple[Plan, Space]:
+    """The plan that `space=... size=... sweep=... key=value ...` asks for; a huge one only when `large`.
+
+    Raises UserError.
+    """
     overrides = dict(values)
     if "space" not in overrides:
         raise UserError("space= is missing: name a space, as in space=quickstart, or --help")
     sweep = overrides.pop("sweep", None)
     if sweep is not None:
         check_name("sweep", sweep)
-    name, space = load_space(overrides.pop("space"), size=overrides.pop("size", ""), overrides=overrides)
+    name, space = load_space(overrides.pop("space"), size=overrides.pop("size", ""), overrides=overrides, large=large)
     check_name("space", name)
     return build_plan(name, space, sweep or ""), space
 
@@ -243,8 +247,8 @@ def check_name(key: str, name: str) -> None:
 
 def main(argv: list[str]) -> int:
     """Print a plan. Returns 0; raises UserError for bad input."""
-    arguments = parse_arguments(argv, usage=USAGE, flags={"json"})
-    plan, space = plan_from_arguments(arguments.values)
+    arguments = parse_arguments(argv, usage=USAGE, flags={"json", "yes"})
+    plan, space = plan_from_arguments(arguments.values, large="yes" in arguments.flags)
     if "json" in arguments.flags:
         print(plan.model_dump_json(indent=1))
         return 0

@@ -13,13 +13,15 @@ from pydantic import BeforeValidator, Field
 
 from raybench.setting import Positive, Strict
 
+MOST_STEPS = 1_000_000  # of one window: every step's time is kept, in memory and in a row
+
 
 class Throughput(Strict):
     """Measure steps: `warmup_steps` kept but not measured, then `steps` measured, in each of `rounds` rounds."""
 
     kind: Literal["throughput"] = "throughput"
-    warmup_steps: int = Field(default=20, ge=1)
-    steps: int = Field(default=100, ge=2)
+    warmup_steps: int = Field(default=20, ge=1, le=MOST_STEPS)
+    steps: int = Field(default=100, ge=2, le=MOST_STEPS)
     rounds: Positive = 2
     phases: bool = True  # time forward, backward and optimizer step apart
     telemetry: bool = True  # sample the machine in a process of its own while steps are measured
@@ -36,7 +38,7 @@ class Train(Strict):
 
     kind: Literal["train"]
     epochs: Positive
-    warmup_steps: int = Field(default=10, ge=1)
+    warmup_steps: int = Field(default=10, ge=1, le=MOST_STEPS)
     rounds: Positive = 1
     phases: bool = True  # time forward, backward and optimizer step apart
     telemetry: bool = True  # sample the machine in a process of its own while steps are measured

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from raybench import catalog
 from raybench.cli import suggest
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]  # a column of the ledger holds it
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 TorchKernel = Literal["auto", "foreach", "fused", "for-loop"]  # auto: what torch picks by itself
 
@@ -111,7 +111,7 @@ class LossScale(Strict):
     """Loss scaling in fp16: doubled after `growth_interval` steps without an overflow, halved at each; 0: fixed."""
 
     initial: float = Field(default=65536.0, gt=0)
-    growth_interval: int = Field(default=2000, ge=0)
+    growth_interval: int = Field(default=2000, ge=0, lt=2**31)
 
     @field_validator("initial")
     @classmethod

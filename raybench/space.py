@@ -7,6 +7,7 @@ forbidden). Every error names file, line and key. No ray and no torch here.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self, TypeVar
 
@@ -21,6 +22,8 @@ from raybench.protocol import Protocol, Throughput, Train
 from raybench.setting import Adam, Lamb, LossScale, Positive, Schedule, Setting, Sgd, Strict
 from raybench.spacefile import Place, SpaceFile
 
+SANE_LEGS = 10_000  # a plan beyond it has to be confirmed
+MOST_LEGS = 1_000_000
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -49,7 +52,7 @@ class Space(Strict):
     repeats: Positive = 8
     seed: int = Field(default=0, ge=0, lt=2**63)
     isolation: Literal["shared", "fresh"] = "shared"
-    leg_timeout_seconds: float = Field(default=1800.0, gt=0)
+    leg_timeout_seconds: float = Field(default=1800.0, gt=0, le=30 * 86400)
 
     @field_validator("arms")
     @classmethod
@@ -94,19 +97,38 @@ class Space(Strict):
         return [key for key in keys if len({repr(values.get(key)) for values in settings}) > 1]
 
 
-def load_space(name_or_path: str, overrides: Mapping[str, str] | None = None, size: str = "") -> tuple[str, Space]:
+def load_space(
+    name_or_path: str, overrides: Mapping[str, str] | None = None, size: str = "", *, large: bool = False
+) -> tuple[str, Space]:
     """The name and the validated content of a space, with one of its `sizes` and `key=value` overrides merged in.
 
     Overrides win over the size, and both over the variants. Raises UserError naming file, line and key for whatever
-    is wrong.
+    is wrong, and for more than `SANE_LEGS` legs unless `large`.
     """
     file = SpaceFile.find(name_or_path).sized(size)
     values = file.merged(overrides or {})
     space = _validated(Space, values, file)
+    _check_size(space, file, large)
     distinct = _check_settings(space, file)
     if len(distinct) < sum(1 for _ in space.settings()):
         space = space.model_copy(update={"variants": tuple(distinct)})
     return file.path.stem, space
+
+
+def _check_size(space: Space, file: SpaceFile, large: bool) -> None:
+    """Refuse a product that somebody did not mean, before any of it is written out."""
+    products = (
+        math.prod(len(value) for value in {**space.setting, **variant}.values() if isinstance(value, (list, tuple)))
+        for variant in space.variants or ({},)
+    )
+    settings, rounds = sum(products), space.protocol.rounds
+    legs = settings * space.repeats * len(space.arms) * rounds
+    if legs > (MOST_LEGS if large else SANE_LEGS):
+        remedy = f"more than {MOST_LEGS:,} are for several spaces" if legs > MOST_LEGS else "--yes takes it as meant"
+        raise UserError(
+            f"{file.path}: {settings:,} settings x {space.repeats:,} repeats x {len(space.arms)} arms x {rounds:,} "
+            f"rounds are {legs:,} legs; {remedy}"
+        )
 
 
 def check_model_name(name: str) -> None:

@@ -17,6 +17,7 @@ from raybench.cli import suggest
 from raybench.errors import UserError
 
 Place = tuple[str, ...]
+_LONGEST_NAME = 200  # characters of a file's or folder's name; file systems take 255 bytes, and paths of 4095
 _SHIPPED = Path(__file__).parent / "search_spaces"  # in a wheel
 _SOURCE_TREE = Path(__file__).parent.parent / "search_spaces"
 
@@ -27,7 +28,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             problem = f"{str(node.value)!r:.40} cannot be read as {node.tag.rpartition(':')[2]} ({error!s:.60})"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
@@ -53,6 +54,8 @@ class SpaceFile:
         """Read a space by name (from ./search_spaces, else the shipped ones) or by path."""
         if not name_or_path:
             raise UserError(f"space= is empty; {_known()}")
+        if "\0" in name_or_path or max(map(len, [*name_or_path.split("/"), name_or_path[:-3800]])) > _LONGEST_NAME:
+            raise UserError(f"{name_or_path!r:.60}: no path is written so; {_known()}")
         as_path = Path(name_or_path)
         if as_path.suffix in (".yaml", ".yml"):
             if not as_path.is_file():

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from raybench.cluster import Cluster
 
 USAGE = """
-usage: python -m raybench.sweep space=NAME|PATH [size=NAME] [sweep=NAME] [results=FOLDER] [key=value ...]
+usage: python -m raybench.sweep space=NAME|PATH [size=NAME] [sweep=NAME] [results=FOLDER] [key=value ...] [--yes]
 
 Train every setting of a space with each of its arms, on Ray, and say what DeepSpeed does for it.
 
@@ -45,6 +45,7 @@ Train every setting of a space with each of its arms, on Ray, and say what DeepS
                                  from the space's content, so that the same command again resumes it too
   results=mlruns/ledger          the ledger is written to <results>/<space>/<sweep>
   setting.batch_size=[64,128]    any other key=value overrides that field of the space
+  --yes                          a plan of more than 10,000 legs is meant
 
 Runs on the Ray cluster of RAY_ADDRESS or of this node, else on this machine. MLflow: MLFLOW_TRACKING_URI, else
 its own default. Exit code 0: measured; 1: nothing could be measured; 2: bad input.
@@ -67,10 +68,10 @@ class Request:
 
 def main(argv: list[str]) -> int:
     """Run a sweep. Returns 0; raises UserError for bad input and NothingMeasured."""
-    arguments = parse_arguments(argv, usage=USAGE)
+    arguments = parse_arguments(argv, usage=USAGE, flags={"yes"})
     values = dict(arguments.values)
     results = Path(values.pop("results", "mlruns/ledger"))
-    plan, space = plan_from_arguments(values)
+    plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
     folder = (results / plan.space / plan.sweep).absolute()
     command = "python -m raybench.sweep " + " ".join(shlex.quote(token) for token in argv)
     run_sweep(Request(plan, space, folder, command), Console())

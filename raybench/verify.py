@@ -128,7 +128,7 @@ def check_ids(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
         yield f"{file} is missing, so ids cannot be computed again"
         return
     try:
-        _, space = load_space(str(file))
+        _, space = load_space(str(file), large=True)
     except UserError as error:
         yield f"ids cannot be computed again: {error}"
         return

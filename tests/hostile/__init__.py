@@ -1,0 +1,1 @@
+"""Input that is malformed or meant to harm."""
