@@ -22,6 +22,7 @@ _LONGEST_MESSAGE = 1500  # characters; what is longer quotes an input that no pe
 _COMMANDS = {
     "sweep": "run a space: every setting with and without DeepSpeed, on Ray",
     "plan": "show what a sweep would run; runs nothing",
+    "calibrate": "how finely this machine lets a sweep see: the baseline against itself",
     "analysis": "from a ledger to speedups and verdicts",
     "report": "an HTML page, figures and a Markdown summary from a ledger",
     "compare": "two sweeps against each other: what got better, what got worse",

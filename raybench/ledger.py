@@ -132,7 +132,7 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
         "round": leg.round,
         "position": leg.position,
         "seed": trial.seed,
-        "protocol": json.dumps(trial.protocol.model_dump(mode="json"), sort_keys=True),
+        "protocol": json.dumps(trial.as_measured(leg).protocol.model_dump(mode="json"), sort_keys=True),
         "differs": list(trial.differs),
         "facts": json.dumps(outcome.facts, sort_keys=True),
         "environment": json.dumps(outcome.environment, sort_keys=True),

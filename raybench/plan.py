@@ -12,6 +12,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -42,6 +43,7 @@ class Leg(_Frozen):
     round: int
     position: int
     chain: int | None = None  # the arm's place in its chain, from 0
+    protocol: Protocol | None = None  # where it is not the trial's: a calibration varies the instruments
 
     def arm_config(self) -> dict[str, Any]:
         """Everything the arm was asked to be built with; `chain` is its place where the arms form a chain."""
@@ -66,6 +68,10 @@ class Trial(_Frozen):
     isolation: str
     leg_timeout_seconds: float
     legs: tuple[Leg, ...]
+
+    def as_measured(self, leg: Leg) -> Trial:
+        """The trial under the protocol that this leg follows."""
+        return self if leg.protocol is None else self.model_copy(update={"protocol": leg.protocol})
 
 
 class Plan(_Frozen):
@@ -213,6 +219,7 @@ and needs neither Ray nor torch.
   space=path/to/mine.yaml        a file of your own
   size=small                     one of the sizes that the space has: small is for 2 CPU cores
   setting.batch_size=[64,128]    any other key=value overrides that field of the space
+  results=mlruns/ledger          where calibrations of this machine are looked for (python -m raybench.calibrate)
   --yes                          a plan of more than 10,000 legs is meant
   --json                         the whole plan as JSON on stdout; `torchrun -m raybench.training PLAN` runs it
 
@@ -248,13 +255,15 @@ def check_name(key: str, name: str) -> None:
 def main(argv: list[str]) -> int:
     """Print a plan. Returns 0; raises UserError for bad input."""
     arguments = parse_arguments(argv, usage=USAGE, flags={"json", "yes"})
-    plan, space = plan_from_arguments(arguments.values, large="yes" in arguments.flags)
+    values = dict(arguments.values)
+    results = Path(values.pop("results", "mlruns/ledger"))
+    plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
     if "json" in arguments.flags:
         print(plan.model_dump_json(indent=1))
         return 0
     from raybench.planview import print_plan
 
-    print_plan(plan, space)
+    print_plan(plan, space, results)
     return 0
 
 

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from raybench.analysis.inference import t_quantile
 from raybench.arms import DeepSpeedArm, added_config
 from raybench.audit import declared_options, differences
+from raybench.detection import what_it_detects
 from raybench.plan import Leg, Plan
 from raybench.protocol import Protocol, Train
 from raybench.space import Space
 
-# Standard deviation of one trial's log ratio between neighbouring legs of one process, as found on an idle 2-core
-# machine; another machine has another, and only a measurement tells.
-ASSUMED_SD = 0.018
 
+def print_plan(plan: Plan, space: Space, results: Path, console: Console | None = None) -> None:
+    """Print settings, arms, the order of legs, how much there is to run and what it could detect.
 
-def print_plan(plan: Plan, space: Space, console: Console | None = None) -> None:
-    """Print settings, arms, the order of legs, how much there is to run and what it could detect."""
+    `results` is where calibrations are looked for. Raises UserError for one that cannot be read.
+    """
     console = console or Console()
     trials, legs = plan.trials, plan.legs()
     settings = {trial.setting_id: trial for trial in trials}
@@ -53,13 +52,10 @@ def print_plan(plan: Plan, space: Space, console: Console | None = None) -> None
     console.print(arms)
     for line in [*_declared_differences(plan, list(space.arms)), *_added_to_deepspeed(first)]:
         console.print(line)
-    console.print(
-        f"each leg: {_leg_in_words(space.protocol, len(legs))} How long a step takes is not known before it is "
-        f"measured; starting the processes of a trial takes about 20 s on a laptop, so {len(trials) * 20 / 60:.0f} min "
-        "of that."
-    )
+    console.print(f"each leg: {_leg_in_words(space.protocol, len(legs))}")
     console.print(f"order of the first trial: {' '.join(leg.arm_name for leg in trials[0].legs)}")
-    console.print(what_it_detects(space))
+    for line in what_it_detects(plan, space, results):
+        console.print(line, soft_wrap=True)
 
 
 def _leg_in_words(protocol: Protocol, num_legs: int) -> str:
@@ -115,21 +111,3 @@ def _added_to_deepspeed(legs: Mapping[str, Leg]) -> Iterator[str]:
     for text, names in arms.items():
         if len(names) < number:
             yield f"added to that of {', '.join(names)}: {text}"
-
-
-def half_width(trials: int, alpha: float, sd: float = ASSUMED_SD) -> float:
-    """Half the width of the paired t interval of the speedup (a ratio minus 1) with `trials` trials."""
-    return math.expm1(float(t_quantile(trials, alpha / 2)) * sd / math.sqrt(trials))
-
-
-def what_it_detects(space: Space) -> str:
-    """One sentence on the smallest effect that this number of trials can show."""
-    if space.repeats < 2:
-        return "one trial a setting gives no interval: every verdict will be undecided; repeats=5 or more can decide"
-    width = half_width(space.repeats, space.question.alpha)
-    level = 1 - space.question.alpha
-    return (
-        f"with {space.repeats} trials a {level:.0%} interval reaches about {width:.1%} to each side where a trial's "
-        f"log ratio scatters by {ASSUMED_SD:.1%} (an assumption: this machine's scatter is not measured); "
-        f"the margin is {space.question.margin:.0%}"
-    )

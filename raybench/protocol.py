@@ -7,7 +7,7 @@ target. A mapping without `kind` is `throughput`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -45,6 +45,10 @@ class Train(Strict):
     target_accuracy: float | None = Field(default=None, gt=0, le=1)
     stop_at_target: bool = True
     evaluate_every: Positive = 1  # epochs
+
+
+# The fields that switch an instrument on, whose price a calibration measures.
+INSTRUMENTS: Final = ("phases", "telemetry")
 
 
 def _with_kind(values: Any) -> Any:

@@ -80,6 +80,12 @@ def main(argv: list[str]) -> int:
 
 def run_sweep(request: Request, console: Console) -> None:
     """Run what the ledger lacks of a plan, then print the answer. Raises UserError and NothingMeasured."""
+    unrun, fresh = measure(request, console)
+    _finish(request, console, unrun, fresh=fresh)
+
+
+def measure(request: Request, console: Console) -> tuple[list[str], bool]:
+    """Run what the ledger lacks of a plan. Returns what could not be run, a line a trial, and whether any leg was."""
     plan = request.plan
     if request.folder.exists():
         with sweep_lock(request.folder):
@@ -90,8 +96,7 @@ def run_sweep(request: Request, console: Console) -> None:
     console.print(f"raybench: sweep [bold]{plan.sweep}[/] of space [bold]{plan.space}[/]: {_counts(plan)}")
     if missing < total:
         console.print(f"resumed: {total - missing} of {total} legs are in the ledger; {missing} to run")
-    unrun = _run_missing(request, missing, console) if missing else []
-    _finish(request, console, unrun, fresh=missing > 0)
+    return (_run_missing(request, missing, console) if missing else []), missing > 0
 
 
 def _counts(plan: Plan) -> str:

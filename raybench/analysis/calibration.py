@@ -1,53 +1,37 @@
-"""What an A/A ledger says of a machine: how its noise is made up, and what sweeps on it can see.
+"""A calibration: what an A/A ledger says of a machine, and what sweeps on that machine can see.
 
-A calibration runs the baseline against itself (`again`). Per setting: the standard deviation of a trial's log
-ratio, which is what every interval and every plan rests on, with its own chi-squared interval; and where it comes
-from, as variance components of the log ratio of a round (two legs, baseline against baseline):
-
-    d[trial, round] = trial's effect + round's effect + what the legs' steps leave
-
-by analysis of variance with trials as groups (Henderson's first method; Searle, Casella and McCulloch 1992, 3.6),
-the share of the steps being 2 step^2 / steps. A negative estimate is shown as 0; a drift that alternates with the
-order of the legs lands in the rounds' part, although it cancels in the trial's mean. Steps of a leg are taken for
-independent: where they are not, the rounds' part has the rest.
-
-All deviations are standard deviations of log seconds (0.01 is about 1 %). No ray, torch or mlflow here.
+`read_calibration` makes it from the ledgers of `python -m raybench.calibrate`; it is kept beside them as
+`_calibration.json`, where `python -m raybench.plan` looks for one of the same machine (`find_noise`). Deviations
+are of log seconds (0.01 is about 1 %), a price is a ratio minus 1. No ray, torch or mlflow here.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from scipy import special
 
-from raybench.analysis.inference import Floats, Integers
+from raybench.analysis.analysis import analyse
+from raybench.analysis.duration import Row, Times, legs_a_trial, machine_times
+from raybench.analysis.hardware import hardware_of
 from raybench.analysis.planning import chance_of_claim, chance_of_no_effect, detectable_effect
+from raybench.analysis.results import Comparison, plain
+from raybench.analysis.variance import Components, Isolation, Spread, compare_isolation, read_rounds, spread
+from raybench.ledger import read_ledger
+from raybench.machine import Fingerprint, fingerprint
 
+FILE: Final = "_calibration.json"
+SCHEMA_VERSION: Final = 1
 TRIALS: Final = (3, 5, 8, 12, 20)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A standard deviation with its 95 % interval and the degrees of freedom that it rests on."""
-
-    deviation: float
-    low: float
-    high: float
-    degrees: int
-
-
-@dataclass(frozen=True)
-class Components:
-    """Where the scatter comes from; standard deviations on the log scale, None where the data cannot tell."""
-
-    step: float | None  # of a step, within its leg
-    round: float | None  # of a round's log ratio within its trial, beyond what the steps leave
-    trial: float | None  # of a trial's log ratio, beyond what its rounds leave
-    level: float | None  # of a trial's level of log seconds, which pairing takes away
+_COLUMNS: Final = [
+    "setting_id", "setting", "trial_id", "arm", "round", "repeat", "status", "step_seconds", "warmup_steps",
+    "environment", "process_group", "started_at", "protocol",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,154 +46,173 @@ class Outlook:
 
 
 @dataclass(frozen=True)
-class Isolation:
-    """Processes of their own for each leg (`fresh`) against legs that share them."""
+class Instrument:
+    """What an instrument costs: the step's seconds with it over those without it, minus 1, and the 95 % interval."""
 
-    shared_deviation: float
-    fresh_deviation: float
-    shared_trial_seconds: float
-    fresh_trial_seconds: float
-    variance_ratio: float  # fresh over shared, at equal machine time: how many times longer `fresh` must measure
-    low: float  # 95 %, F distribution
-    high: float
-
-
-def spread(values: Sequence[Floats]) -> Spread | None:
-    """The pooled standard deviation of several groups around their own means; None without two values in one.
-
-    Its interval is that of the chi-squared distribution.
-    """
-    degrees = sum(len(group) - 1 for group in values if len(group))
-    if degrees < 1:
-        return None
-    squares = sum(float(np.sum((group - group.mean()) ** 2)) for group in values if len(group))
-    low, high = (float(np.sqrt(squares / special.chdtri(degrees, tail))) for tail in (0.025, 0.975))
-    return Spread(float(np.sqrt(squares / degrees)), low, high, degrees)
-
-
-def one_way(values: Floats, group: Integers) -> tuple[float | None, float | None]:
-    """(variance within groups, variance between them) of (n,) values; unequal groups may be.
-
-    Within: the mean square. Between: (mean square between - within) / n0, not below 0, with
-    n0 = (N - sum n_i^2 / N) / (groups - 1). None where there is nothing to estimate it from.
-    """
-    _, owner, sizes = np.unique(group, return_inverse=True, return_counts=True)
-    total, groups = len(values), len(sizes)
-    means = np.bincount(owner, values) / sizes
-    within = float(np.sum((values - means[owner]) ** 2)) / (total - groups) if total > groups else None
-    if within is None or groups < 2:
-        return within, None
-    between = float(np.sum(sizes * (means - values.mean()) ** 2)) / (groups - 1)
-    per_group = (total - float(np.sum(sizes**2)) / total) / (groups - 1)
-    return within, max(0.0, (between - within) / per_group)
+    name: str
+    price: float | None
+    low: float | None
+    high: float | None
+    n_trials: int
 
 
 @dataclass(frozen=True)
-class Rounds:
-    """The paired rounds of one setting's A/A trials; arrays of shape (rounds,)."""
+class SettingNoise:
+    """One setting on one machine."""
 
-    trial: Integers
-    difference: Floats  # log seconds of the baseline's mean step - the same of `again`
-    level: Floats  # mean of the two logs
-    step_variance: Floats  # of log step seconds within the two legs, their mean
-    num_steps: Floats  # measured, of a leg
-
-    def of_trials(self, values: Floats) -> Floats:
-        """The mean of each trial's rounds, (trials,)."""
-        owner = np.unique(self.trial, return_inverse=True)[1]
-        return np.asarray(np.bincount(owner, values) / np.bincount(owner))
-
-    def components(self) -> Components:
-        """The variance components, see the module's docstring."""
-        within, between = one_way(self.difference, self.trial)
-        step = float(np.average(self.step_variance, weights=self.num_steps - 1)) if len(self.trial) else None
-        levels = self.of_trials(self.level)
-        rest = None
-        if within is not None:
-            rest = max(0.0, within - float(np.mean(2 * self.step_variance / self.num_steps)))
-        return Components(
-            _root(step), _root(rest), _root(between), float(np.std(levels, ddof=1)) if len(levels) > 1 else None
-        )
-
-
-def _root(variance: float | None) -> float | None:
-    return None if variance is None else float(np.sqrt(variance))
-
-
-def read_rounds(rows: Iterable[Mapping[str, Any]], baseline: str, again: str) -> Rounds:
-    """The rounds in which both arms were measured, from ledger rows of one setting."""
-    legs = {
-        (row["trial_id"], row["round"], row["arm"]): np.log(row["step_seconds"][row["warmup_steps"] :])
-        for row in rows
-        if row["status"] == "ok" and row["arm"] in (baseline, again)
-    }
-    both = [key[:2] for key in legs if key[2] == baseline and (*key[:2], again) in legs]
-    numbers = {trial: number for number, trial in enumerate(dict.fromkeys(trial for trial, _ in both))}
-    pairs = [(legs[(*key, baseline)], legs[(*key, again)]) for key in both]
-    costs = np.array([[np.log(np.mean(np.exp(logs))) for logs in pair] for pair in pairs]).reshape(-1, 2)
-    return Rounds(
-        trial=np.array([numbers[trial] for trial, _ in both], dtype=np.int64),
-        difference=costs[:, 0] - costs[:, 1],
-        level=costs.mean(axis=1),
-        step_variance=np.array([np.mean([np.var(logs, ddof=1) for logs in pair]) for pair in pairs]),
-        num_steps=np.array([np.mean([len(logs) for logs in pair]) for pair in pairs]),
-    )
-
-
-@dataclass(frozen=True)
-class Times:
-    """Machine time, as medians over a setting's trials; None where the ledger has too little to tell."""
-
+    setting_id: str
+    setting: str
+    machine: Fingerprint
+    protocol: dict[str, Any]
+    n_trials: int
+    scatter: Spread | None  # of a trial's log ratio; None with fewer than two trials
+    components: Components
+    speedup: float | None  # of the baseline over itself
+    ci_low: float | None
+    ci_high: float | None
+    verdict: str
     leg_seconds: float | None  # from one leg's start to the next one's
-    trial_seconds: float | None  # from a trial's first leg to the next trial's, starting processes included
-
-    def of_trial(self, legs: int, own_legs: int) -> float | None:
-        """Seconds of a trial of `legs` legs, from those of a calibration's trial, which has `own_legs`."""
-        if self.leg_seconds is None or self.trial_seconds is None:
-            return None
-        return max(0.0, self.trial_seconds - own_legs * self.leg_seconds) + legs * self.leg_seconds
+    start_seconds: float | None  # of a trial, beyond its legs: starting the processes
+    outlook: tuple[Outlook, ...]
+    instruments: tuple[Instrument, ...]
+    isolation: Isolation | None
+    failures: int
 
 
-def machine_times(rows: Iterable[Mapping[str, Any]]) -> dict[str, Times]:
-    """For each setting_id what its legs and trials take, from when the legs of the ledger began.
+@dataclass(frozen=True)
+class Calibration:
+    """What `python -m raybench.calibrate` found."""
 
-    Medians, so that a sweep that was stopped and resumed counts its pause as one odd value.
+    space: str
+    baseline: str
+    margin: float
+    alpha: float
+    num_arms: int  # of the space, for which machine time is told
+    rounds: int
+    settings: tuple[SettingNoise, ...]
+    ledgers: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and None."""
+        return {"schema_version": SCHEMA_VERSION, **plain(self)}
+
+    def write(self, folder: Path) -> Path:
+        """Write `_calibration.json` into a folder, whole or not at all; returns its path."""
+        aside, path = folder / f".{FILE}.writing", folder / FILE
+        aside.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return aside.replace(path)
+
+
+def read_calibration(
+    folder: Path,
+    *,
+    space: str,
+    baseline: str,
+    again: str,
+    instruments: Mapping[str, str],
+    num_arms: int,
+    rounds: int,
+    fresh: Path | None = None,
+) -> Calibration:
+    """The calibration whose ledger lies in `folder`; that of `fresh` holds the same with processes a leg.
+
+    `again` is the baseline's other name, `instruments` names the arm that does without each. Raises UserError as
+    reading ledgers does.
     """
-    ordered = sorted(rows, key=lambda row: row["started_at"])
-    legs: dict[str, list[float]] = {}
-    trials: dict[str, list[float]] = {}
-    last: dict[str, Mapping[str, Any]] = {}  # group of processes -> its latest leg
-    first: dict[str, Mapping[str, Any]] = {}  # node -> the first leg of its present trial
-    for row in ordered:
-        group, node = row["process_group"] or row["trial_id"], _node(row)
-        if group in last:
-            legs.setdefault(row["setting_id"], []).append(_seconds_between(last[group], row))
-        last[group] = row
-        if node not in first or first[node]["trial_id"] != row["trial_id"]:
-            if node in first:
-                trials.setdefault(first[node]["setting_id"], []).append(_seconds_between(first[node], row))
-            first[node] = row
-    settings = dict.fromkeys(row["setting_id"] for row in ordered)
-    return {setting: Times(_median(legs.get(setting)), _median(trials.get(setting))) for setting in settings}
+    analysis = analyse([folder])
+    rows = _by_place(folder)
+    fresh_rows = _by_place(fresh) if fresh else {}
+    times, fresh_times = (machine_times(itertools.chain(*places.values())) for places in (rows, fresh_rows))
+    twins = {(c.setting_id, c.hardware, c.arm): c for c in analysis.comparisons}
+    settings = []
+    for (setting_id, hardware, arm), twin in twins.items():
+        if arm != again:
+            continue
+        own = rows[setting_id, hardware]
+        took = times[setting_id]
+        found = read_rounds(own, baseline, again)
+        scatter = spread([found.of_trials(found.difference)])
+        costs = [
+            _price(name, twins.get((setting_id, hardware, without)), analysis.alpha)
+            for name, without in instruments.items()
+        ]
+        settings.append(
+            SettingNoise(
+                setting_id=setting_id,
+                setting=twin.setting,
+                machine=fingerprint(json.loads(own[0]["environment"] or "{}")),
+                protocol=json.loads(own[0].get("protocol") or "{}"),
+                n_trials=twin.n_trials,
+                scatter=scatter,
+                components=found.components(),
+                speedup=twin.speedup,
+                ci_low=twin.ci_low,
+                ci_high=twin.ci_high,
+                verdict=twin.verdict,
+                leg_seconds=took.leg_seconds,
+                start_seconds=took.start_seconds,
+                outlook=outlook(
+                    scatter,
+                    margin=analysis.margin,
+                    alpha=analysis.alpha,
+                    trial_seconds=took.of_trial(num_arms * rounds),
+                ),
+                instruments=tuple(costs),
+                isolation=_isolation(
+                    own, fresh_rows.get((setting_id, hardware), []), took, fresh_times.get(setting_id), baseline, again
+                ),
+                failures=sum(row["status"] != "ok" for row in own),
+            )
+        )
+    return Calibration(
+        space, baseline, analysis.margin, analysis.alpha, num_arms, rounds, tuple(settings),
+        tuple(str(one) for one in (folder, fresh) if one),
+    )  # fmt: skip
 
 
-def _node(row: Mapping[str, Any]) -> str:
-    return str(json.loads(row["environment"] or "{}").get("node", ""))
+def _by_place(folder: Path) -> dict[tuple[str, str], list[Row]]:
+    """A ledger's rows by setting and hardware; those that do not say where they ran are with those that do."""
+    rows = read_ledger(folder, _COLUMNS).to_pylist()
+    stated = [hardware_of(json.loads(row["environment"] or "{}")) for row in rows]
+    where = {row["trial_id"]: hardware for row, hardware in zip(rows, stated, strict=True) if hardware}
+    places: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["status"] == "failed"):
+        places.setdefault((row["setting_id"], where.get(row["trial_id"], "")), []).append(row)
+    return places
 
 
-def _seconds_between(one: Mapping[str, Any], later: Mapping[str, Any]) -> float:
-    return float((later["started_at"] - one["started_at"]).total_seconds())
+def _price(name: str, without: Comparison | None, alpha: float) -> Instrument:
+    """The arm that does without it is compared with the baseline: its speedup is the instrument's price."""
+    if without is None or without.speedup is None:
+        return Instrument(name, None, None, None, 0)
+    low, high = (None if end is None else end - 1 for end in (without.ci_low, without.ci_high))
+    return Instrument(name, without.speedup - 1, low, high, without.n_trials)
 
 
-def _median(values: list[float] | None) -> float | None:
-    return float(np.median(values)) if values else None
+def _isolation(
+    shared: Sequence[Row], fresh: Sequence[Row], times: Times, fresh_times: Times | None, baseline: str, again: str
+) -> Isolation | None:
+    """Both kinds of trial with the two arms alone: the instruments' legs are not counted."""
+    if fresh_times is None:
+        return None
+    ours = [row for row in shared if row["arm"] in (baseline, again)]
+    seconds, fresh_seconds = times.of_trial(legs_a_trial(ours)), fresh_times.trial_seconds
+    one, other = (
+        spread([rounds.of_trials(rounds.difference)])
+        for rounds in (read_rounds(rows, baseline, again) for rows in (shared, fresh))
+    )
+    if one is None or other is None or not one.deviation or not other.deviation or not seconds or not fresh_seconds:
+        return None
+    return compare_isolation(one, other, seconds, fresh_seconds)
 
 
 def outlook(
-    deviation: float, *, margin: float, alpha: float, trial_seconds: float | None, trials: Sequence[int] = TRIALS
+    scatter: Spread | None, *, margin: float, alpha: float, trial_seconds: float | None, trials: Sequence[int] = TRIALS
 ) -> tuple[Outlook, ...]:
-    """What so many trials see of a setting whose log ratios scatter by `deviation`. `margin` is a ratio minus 1."""
-    log_margin = float(np.log1p(margin))
+    """What so many trials see of a setting with this scatter; nothing where it is not known. `margin` is a ratio."""
+    if scatter is None:
+        return ()
+    log_margin, deviation = float(np.log1p(margin)), scatter.deviation
     return tuple(
         Outlook(
             n,
@@ -219,13 +222,4 @@ def outlook(
             None if trial_seconds is None else n * trial_seconds,
         )
         for n in trials
-    )
-
-
-def compare_isolation(shared: Spread, fresh: Spread, shared_seconds: float, fresh_seconds: float) -> Isolation:
-    """Variance of the mean after the same machine time: variance x seconds a trial, `fresh` over `shared`."""
-    ratio = (fresh.deviation**2 * fresh_seconds) / (shared.deviation**2 * shared_seconds)
-    low, high = (1 / special.fdtri(fresh.degrees, shared.degrees, p) for p in (0.975, 0.025))
-    return Isolation(
-        shared.deviation, fresh.deviation, shared_seconds, fresh_seconds, ratio, float(ratio * low), float(ratio * high)
     )

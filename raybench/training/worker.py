@@ -102,7 +102,9 @@ def run_legs(
             ranks.barrier()
             faulthandler.dump_traceback_later(trial.leg_timeout_seconds, exit=True, file=2)
             try:
-                outcome = _outcome(trial, leg, ranks, telemetry)
+                measured = trial.as_measured(leg)
+                sampled = telemetry if measured.protocol.telemetry else Telemetry(ranks, False)
+                outcome = _outcome(measured, leg, ranks, sampled)
             finally:
                 faulthandler.cancel_dump_traceback_later()
             memory.release(ranks.device)

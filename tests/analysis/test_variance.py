@@ -9,17 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raybench.analysis.calibration import (
-    compare_isolation,
-    machine_times,
-    one_way,
-    outlook,
-    read_rounds,
-    spread,
-)
+from raybench.analysis.calibration import outlook
+from raybench.analysis.duration import machine_times
 from raybench.analysis.inference import judge
 from raybench.analysis.planning import chance_of_claim, chance_of_no_effect, detectable_effect
 from raybench.analysis.simulation import Truth, simulate_ledger
+from raybench.analysis.variance import Spread, compare_isolation, one_way, read_rounds, spread
 from raybench.ledger import read_ledger
 from tests.analysis.ledgers import leg
 
@@ -99,12 +94,12 @@ def test_at_the_margin_a_claim_is_made_as_often_as_alpha_says() -> None:
 
 
 def test_the_outlook_improves_with_trials_and_adds_up_time() -> None:
-    found = outlook(0.02, margin=0.03, alpha=0.05, trial_seconds=30.0)
+    found = outlook(Spread(0.02, 0.01, 0.03, 5), margin=0.03, alpha=0.05, trial_seconds=30.0)
     assert [one.trials for one in found] == [3, 5, 8, 12, 20]
     assert [one.machine_seconds for one in found] == [90.0, 150.0, 240.0, 360.0, 600.0]
     assert all(a.detectable > b.detectable > 1.03 for a, b in itertools.pairwise(found))
     assert found[1].detectable == detectable_effect(5, 0.02, margin=MARGIN, alpha=0.05)
-    assert outlook(0.02, margin=0.03, alpha=0.05, trial_seconds=None)[0].machine_seconds is None
+    assert outlook(Spread(0.02, 0.01, 0.03, 5), margin=0.03, alpha=0.05, trial_seconds=None)[0].machine_seconds is None
 
 
 def test_isolation_is_compared_at_equal_machine_time() -> None:
@@ -130,5 +125,5 @@ def test_machine_time_is_read_off_the_starts_of_legs() -> None:
     assert times.trial_seconds == pytest.approx((35 + 3635) / 2)  # of two gaps the median is their mean
     times = machine_times([row for row in rows if row["repeat"] < 2])["s0"]
     assert times.trial_seconds == pytest.approx(35)
-    assert times.of_trial(legs=10, own_legs=4) == pytest.approx(25 + 10 * 2.5)
-    assert machine_times(rows[:1])["s0"].of_trial(4, 4) is None
+    assert times.of_trial(10) == pytest.approx(25 + 10 * 2.5)
+    assert machine_times(rows[:1])["s0"].of_trial(4) is None

@@ -1,0 +1,142 @@
+"""Calibration: how finely this machine lets a sweep see.
+
+    python -m raybench.calibrate space=cnns [isolation=both] [key=value ...] [--json]
+
+Runs the baseline against itself through the same trials, legs and ledger as a sweep (A/A), and without each of its
+instruments. What it finds is printed and kept beside its ledger, where `python -m raybench.plan` uses it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from raybench.analysis.calibration import read_calibration
+from raybench.cli import parse_arguments, run_command
+from raybench.errors import UserError
+from raybench.plan import Plan, build_plan, check_name, content_hash
+from raybench.protocol import INSTRUMENTS
+from raybench.space import Space, load_space
+
+USAGE = """
+usage: python -m raybench.calibrate space=NAME|PATH [isolation=both] [key=value ...] [--json]
+
+Run the baseline of a space against itself (A/A) on this machine, and say how finely a sweep here can see: the
+noise and where it comes from, false verdicts, the smallest effect that 3 to 20 trials show and the machine time that
+they take, and what raybench's own instruments cost. `python -m raybench.plan` uses it from then on.
+
+  space=cnns           search_spaces/cnns.yaml, or the one that ships with raybench
+  size=small           one of the sizes that the space has
+  repeats=6            trials of each setting; 6 where not given, whatever the space says
+  isolation=both       also run each leg in processes of its own, and compare: takes several times as long
+  results=mlruns/ledger  the ledger is written to <results>/calibration/<space>-<hash>
+  setting.model=lenet  any other key=value overrides that field of the space, as for a sweep
+  --json               what was found as JSON on stdout; all else goes to stderr
+
+The same command again runs what is missing, and repeats=12 adds trials.
+
+example: python -m raybench.calibrate space=quickstart setting.model=lenet
+"""
+REPEATS = 6
+SPACE = "calibration"  # the folder of the ledgers, and the experiment's name in MLflow
+
+
+def main(argv: list[str]) -> int:
+    """Calibrate. Returns 0; raises UserError for bad input, and what a sweep raises."""
+    arguments = parse_arguments(argv, usage=USAGE, flags={"json"})
+    values = {"repeats": str(REPEATS), **arguments.values}
+    if "space" not in values:
+        raise UserError("space= is missing: name a space, as in space=quickstart, or --help")
+    if "sweep" in values:
+        raise UserError("sweep=: a calibration is named after its space and what it measures; take sweep= out")
+    both = values.get("isolation") == "both"
+    if both:
+        del values["isolation"]
+    results = Path(values.pop("results", "mlruns/ledger"))
+    name, space = load_space(values.pop("space"), size=values.pop("size", ""), overrides=values)
+    check_name("space", name)
+    if both and space.isolation == "fresh":
+        raise UserError("isolation=both compares with shared processes, and this space has isolation: fresh")
+    command = "python -m raybench.calibrate " + " ".join(shlex.quote(token) for token in argv)
+    console = Console(stderr="json" in arguments.flags)
+
+    from raybench.sweep import Request, measure
+
+    plan = calibration_plan(name, space)
+    request = Request(plan, space, (results / SPACE / plan.sweep).absolute(), command)
+    measure(request, console)
+    fresh = None
+    if both:
+        fresh_plan = isolated_plan(plan, space)
+        fresh = request.folder.with_name(fresh_plan.sweep)
+        measure(replace(request, plan=fresh_plan, folder=fresh), console)
+    calibration = read_calibration(
+        request.folder, space=name, baseline=space.baseline, again=_again(space), instruments=_without(space),
+        num_arms=len(space.arms), rounds=space.protocol.rounds, fresh=fresh,
+    )  # fmt: skip
+    path = calibration.write(request.folder)
+    if "json" in arguments.flags:
+        print(json.dumps(calibration.to_json(), allow_nan=False, indent=1))
+        return 0
+    from raybench.analysis.calibration_view import print_calibration
+
+    print_calibration(calibration, console)
+    console.print(f"\nkept in {path}; python -m raybench.plan on this machine uses it", soft_wrap=True)
+    return 0
+
+
+def _again(space: Space) -> str:
+    return f"{space.baseline}_again"
+
+
+def _without(space: Space) -> dict[str, str]:
+    """Each instrument that the protocol switches on, and the name of the arm that does without it."""
+    on = [name for name in INSTRUMENTS if getattr(space.protocol, name, False)]
+    return {name: f"{space.baseline}_without_{name}" for name in on}
+
+
+def calibration_plan(name: str, space: Space) -> Plan:
+    """The A/A plan of a space: its baseline, the same under another name, and the same without each instrument."""
+    without = _without(space)
+    arms = dict.fromkeys([space.baseline, _again(space), *without.values()], space.arms[space.baseline])
+    return _with_protocols(_plan(name, space, {"arms": arms}), space, {arm: name for name, arm in without.items()})
+
+
+def isolated_plan(shared: Plan, space: Space) -> Plan:
+    """The A/A trials again, with processes of their own for each leg; in a ledger of their own."""
+    arms = dict.fromkeys([space.baseline, _again(space)], space.arms[space.baseline])
+    plan = _plan("", space, {"arms": arms, "isolation": "fresh"})
+    return plan.model_copy(update={"sweep": f"{shared.sweep}-fresh"})
+
+
+def _plan(name: str, space: Space, changes: dict[str, Any]) -> Plan:
+    aa = space.model_copy(update={**changes, "chain": False})
+    measured = aa.model_dump(mode="json", exclude={"question", "repeats", "leg_timeout_seconds"}, exclude_defaults=True)
+    return build_plan(SPACE, aa, f"{name}-{content_hash(measured)[:8]}")
+
+
+def _with_protocols(plan: Plan, space: Space, off: dict[str, str]) -> Plan:
+    """The plan with the instrument that `off` names for an arm switched off in that arm's legs."""
+    protocols = {arm: space.protocol.model_copy(update={name: False}) for arm, name in off.items()}
+    trials = [
+        trial.model_copy(
+            update={
+                "legs": tuple(
+                    leg.model_copy(update={"protocol": protocols.get(leg.arm_name)}) for leg in trial.legs
+                )
+            }
+        )
+        for trial in plan.trials
+    ]  # fmt: skip
+    return plan.model_copy(update={"trials": tuple(trials)})
+
+
+if __name__ == "__main__":
+    from raybench.calibrate import main as _main
+
+    run_command(_main)

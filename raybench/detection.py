@@ -1,0 +1,151 @@
+"""What a sweep would be able to detect, and how long it would take: from a calibration of this machine, or assumed.
+
+No ray, torch or mlflow here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from raybench.analysis.inference import t_quantile
+from raybench.analysis.planning import detectable_effect
+from raybench.errors import UserError
+from raybench.machine import Fingerprint, this_machine
+from raybench.plan import Plan, Trial
+from raybench.protocol import INSTRUMENTS, Protocol
+from raybench.space import Space
+
+# Standard deviation of one trial's log ratio between neighbouring legs of one process, as found on an idle 2-core
+# machine; another machine has another, and only a measurement tells.
+ASSUMED_SD: Final = 0.018
+CALIBRATIONS: Final = "calibration/*/_calibration.json"
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What one calibration found of one setting; seconds are None where it could not tell."""
+
+    path: Path
+    machine: Fingerprint
+    setting_id: str
+    protocol: dict[str, Any]
+    deviation: float  # of a trial's log ratio
+    degrees: int
+    leg_seconds: float | None
+    start_seconds: float | None
+
+
+def find_noise(results: Path, machine: Fingerprint) -> list[Noise]:
+    """What the calibrations below a results folder found on machines like this one.
+
+    Raises UserError naming a file that is no calibration.
+    """
+    return [one for path in sorted(results.glob(CALIBRATIONS)) for one in _read(path) if one.machine == machine]
+
+
+def _read(path: Path) -> Iterator[Noise]:
+    try:
+        for one in json.loads(path.read_text(encoding="utf-8"))["settings"]:
+            if one["scatter"] is not None:
+                yield Noise(
+                    path, one["machine"], one["setting_id"], one["protocol"], float(one["scatter"]["deviation"]),
+                    int(one["scatter"]["degrees"]), one["leg_seconds"], one["start_seconds"],
+                )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a calibration ({type(error).__name__}: {error}); take it away or make it anew"
+        ) from None
+
+
+def pooled_deviation(noise: Sequence[Noise]) -> float:
+    """The root mean square of their deviations, each weighted with its degrees of freedom."""
+    return math.sqrt(sum(n.deviation**2 * n.degrees for n in noise) / sum(n.degrees for n in noise))
+
+
+def half_width(trials: int, alpha: float, sd: float = ASSUMED_SD) -> float:
+    """Half the width of the paired t interval of the speedup (a ratio minus 1) with `trials` trials."""
+    return math.expm1(float(t_quantile(trials, alpha / 2)) * sd / math.sqrt(trials))
+
+
+def what_it_detects(plan: Plan, space: Space, results: Path) -> list[str]:
+    """Sentences on the smallest effect that this number of trials can show, and on how long the sweep takes."""
+    on_gpu = plan.trials[0].setting.device != "cpu"
+    noise = find_noise(results, this_machine(with_gpu=on_gpu))
+    settings = {trial.setting_id: trial for trial in plan.trials}
+    own = {
+        one.setting_id: one
+        for one in noise
+        if one.setting_id in settings and _measured_as(one, settings[one.setting_id])
+    }
+    known = [own[setting] for setting in settings if setting in own]
+    sentences = []
+    if space.repeats < 2:
+        sentences.append(
+            "one trial a setting gives no interval: every verdict will be undecided; repeats=5 or more can decide"
+        )
+    elif noise:
+        sentences.append(_detects(space, pooled_deviation(known or noise), _source(known, noise, len(settings))))
+    else:
+        sentences.append(_detects(space, ASSUMED_SD, "an assumption: this machine's scatter is not measured"))
+    sentences.append(_takes(plan, own) if len(known) == len(settings) else _calibrate_first(plan, bool(noise)))
+    return sentences
+
+
+def _measured_as(noise: Noise, trial: Trial) -> bool:
+    """Whether a calibration measured under the trial's protocol, whatever instruments were on."""
+    try:
+        protocol: Protocol = TypeAdapter(Protocol).validate_python(noise.protocol)
+    except ValidationError:  # of another version of raybench
+        return False
+    off = dict.fromkeys(INSTRUMENTS, False)
+    return protocol.model_copy(update=off) == trial.protocol.model_copy(update=off)
+
+
+def _source(known: Sequence[Noise], noise: Sequence[Noise], settings: int) -> str:
+    if not known:
+        return f"calibrated on this machine with other settings or another protocol, {_places(noise)}"
+    which = "" if len(known) == settings else f" with {len(known)} of the {settings} settings"
+    return f"calibrated on this machine{which}, {_places(known)}"
+
+
+def _places(noise: Sequence[Noise]) -> str:
+    folders = list(dict.fromkeys(str(one.path.parent) for one in noise))
+    return folders[-1] if len(folders) == 1 else f"{folders[-1]} and {len(folders) - 1} more"
+
+
+def _detects(space: Space, deviation: float, source: str) -> str:
+    question = space.question
+    width = half_width(space.repeats, question.alpha, deviation)
+    log_margin = math.log1p(question.margin)
+    least = detectable_effect(space.repeats, deviation, margin=log_margin, alpha=question.alpha) - 1
+    return (
+        f"with {space.repeats} trials a {1 - question.alpha:.0%} interval reaches about {width:.1%} to each side where "
+        f"a trial's log ratio scatters by {deviation:.1%} ({source}); the margin is {question.margin:.0%}, and an arm "
+        f"that is faster by {least:.1%} would be judged `helps` with a chance of 80 %"
+    )
+
+
+def _takes(plan: Plan, own: dict[str, Noise]) -> str:
+    seconds = 0.0
+    for trial in plan.trials:
+        noise = own[trial.setting_id]
+        if noise.leg_seconds is None or noise.start_seconds is None:
+            return "how long it takes is not known: the calibration has too few trials to tell"
+        seconds += noise.start_seconds + len(trial.legs) * noise.leg_seconds
+    hours = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(1, round(seconds / 60))} min"
+    return f"about {hours} of machine time, where every arm takes as long as the baseline took in the calibration"
+
+
+def _calibrate_first(plan: Plan, there: bool) -> str:
+    again = "these settings" if there else "this machine"
+    return (
+        f"how long a step takes is not known before it is measured; starting the processes of a trial takes about 20 s "
+        f"on a laptop, so {len(plan.trials) * 20 / 60:.0f} min of that. python -m raybench.calibrate measures {again}"
+    )

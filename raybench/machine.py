@@ -1,0 +1,61 @@
+"""What a machine is, told without its name: two machines with equal fingerprints measure alike.
+
+Processor, cores, GPUs, and the versions of torch and DeepSpeed. From a ledger row's environment, or of the machine
+that this runs on; no torch here.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+_PACKAGES: Final = ("torch", "deepspeed")
+Fingerprint = dict[str, str | int | None]
+
+
+def fingerprint(environment: Mapping[str, Any]) -> Fingerprint:
+    """That of the machine on which a leg ran; `gpu` is None where it ran on the CPU."""
+    packages = environment.get("packages") or {}
+    return {
+        **{name: environment.get(name) for name in ("cpu", "cpu_cores", "gpu")},
+        **{name: packages.get(name) for name in _PACKAGES},
+    }
+
+
+def this_machine(*, with_gpu: bool = True) -> Fingerprint:
+    """That of this machine, as a leg that runs here will state it; `with_gpu` for one that may use a GPU."""
+    gpus = _gpu_models() if with_gpu else []
+    return {
+        "cpu": cpu_model(),
+        "cpu_cores": os.cpu_count(),
+        "gpu": gpus[0] if gpus else None,
+        **{name: _version(name) for name in _PACKAGES},
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name as Linux tells it, else as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _gpu_models() -> list[str]:
+    """The names of this machine's NVIDIA GPUs, as the driver tells them."""
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    return [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
