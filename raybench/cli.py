@@ -1,7 +1,7 @@
 """The command line's common ground: `key=value` tokens, flags, `--help`, one-line errors, exit codes.
 
 Exit codes: 0 done, 1 nothing could be measured or what was checked does not hold, 2 bad input, 130 stopped by
-the user.
+the user (143 by SIGTERM, 129 by SIGHUP).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from raybench.errors import NothingMeasured, UserError
+from raybench.errors import Interrupted, NothingMeasured, UserError
 
 _KEY = re.compile(r"[A-Za-z_][\w.\-]*")
 _LONGEST_MESSAGE = 1500  # characters; what is longer quotes an input that no person wrote
@@ -107,6 +107,9 @@ def _guarded(main: Callable[[list[str]], int], argv: list[str]) -> int:
     except NothingMeasured as error:
         print(f"raybench: {one_line(str(error))}", file=sys.stderr)
         return 1
+    except Interrupted as error:
+        print(f"raybench: {one_line(str(error))}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("raybench: stopped; what was measured is kept", file=sys.stderr)
         return 130

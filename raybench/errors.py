@@ -1,4 +1,4 @@
-"""What a user can put right: one exception type that every command turns into one line and exit code 2."""
+"""How a command ends early: exceptions that every command turns into one line and an exit code."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,11 @@ class UserError(ValueError):
 
 class NothingMeasured(RuntimeError):
     """A sweep that ended without a single measurement: one line, exit code 1."""
+
+
+class Interrupted(RuntimeError):
+    """A command that was stopped before its end: one line that says what is kept and how to go on."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -16,7 +16,6 @@ from typing import Any
 
 from raybench import outcome as outcomes
 from raybench.ledger import Ledger
-from raybench.outcome import Failure
 from raybench.plan import Leg, Plan, Trial
 
 ACTOR_NAMESPACE = "raybench"
@@ -32,7 +31,9 @@ class Recorder:
         self.legs: dict[str, tuple[Trial, Leg]] = {leg.leg_id: (trial, leg) for trial, leg in self.plan.legs()}
         self.trials = {trial.trial_id: trial for trial in self.plan.trials}
         self.done = self.ledger.leg_ids()
-        self.running: dict[str, tuple[str, float]] = {}  # process group -> its leg and when that began
+        self.running: dict[str, tuple[str, float, str]] = {}  # process group -> its leg, when that began, on which node
+        self.active: dict[str, float] = {}  # trial -> when its processes were asked for
+        self.draining = False
         self.events: list[dict[str, Any]] = []
         self.unlogged: dict[str, list[dict[str, Any]]] = {}  # trial -> rows that MLflow does not have
         self.mlflow = MlflowThread(tracking_uri, artifact_root, self.plan.space, self.plan.sweep)
@@ -42,24 +43,37 @@ class Recorder:
         """The trial as JSON."""
         return self.trials[trial_id].model_dump_json()
 
+    def trial_began(self, trial_id: str) -> str:
+        """A trial is about to start its processes. Returns it as JSON."""
+        self.active[trial_id] = time.time()
+        return self.trial(trial_id)
+
     def remaining(self, trial_id: str) -> list[str]:
-        """The trial's legs that have no outcome yet, in their order."""
+        """The trial's legs that have no outcome yet, in their order; none once the sweep is to stop."""
+        if self.draining:
+            return []
         return [leg.leg_id for leg in self.trials[trial_id].legs if leg.leg_id not in self.done]
 
-    def begin(self, process_group: str, leg_id: str) -> None:
-        """A process group is about to run this leg."""
-        self.running[process_group] = (leg_id, time.time())
+    def drain(self) -> None:
+        """Begin no further leg: those that run end, and what is left waits for the same command again."""
+        self.draining = True
+
+    def begin(self, process_group: str, leg_id: str, node: str = "") -> bool:
+        """A process group is about to run this leg. Returns whether it may: False once the sweep is to stop."""
+        if not self.draining:
+            self.running[process_group] = (leg_id, time.time(), node)
+        return not self.draining
 
     def unfinished(self, process_group: str) -> tuple[str, float] | None:
         """The leg that a process group had begun and not ended, and the seconds since it began."""
         if process_group not in self.running:
             return None
-        leg_id, begun = self.running.pop(process_group)
+        leg_id, begun, _ = self.running.pop(process_group)
         return None if leg_id in self.done else (leg_id, time.time() - begun)
 
     def record(self, process_group: str, leg_id: str, values: dict[str, Any]) -> None:
         """Write a leg's outcome; durable when this returns. A leg that has one keeps its first."""
-        self.running.pop(process_group, None)
+        _, begun, _ = self.running.pop(process_group, (leg_id, time.time(), ""))
         if leg_id in self.done:
             return
         outcome = replace(outcomes.from_dict(values), process_group=process_group)
@@ -69,16 +83,27 @@ class Recorder:
         row = self.ledger.add(self.plan.sweep, self.plan.space, trial, leg, outcome)
         self.done.add(leg_id)
         self.unlogged.setdefault(trial.trial_id, []).append(row)
-        self.events.append(_event(trial, leg, outcome))
+        now = time.time()
+        times = {"seconds": now - begun, "trial_seconds": now - self.active.get(trial.trial_id, begun)}
+        self.events.append({**leg_event(row), **times})
 
     def trial_ended(self, trial_id: str) -> None:
         """A trial's processes have ended: now MLflow may be written."""
+        self.active.pop(trial_id, None)
         self.mlflow.log(self.unlogged.pop(trial_id, []))
 
-    def news(self, since: int) -> tuple[list[dict[str, Any]], list[str]]:
-        """What happened since event number `since`, and the arms and settings that run now."""
-        running = [f"{self.legs[leg][0].label}: {self.legs[leg][1].arm_name}" for leg, _ in self.running.values()]
-        return self.events[since:], running
+    def news(self, since: int) -> dict[str, Any]:
+        """What happened since event number `since`, the legs that run now, and how many trials have processes."""
+        now = time.time()
+        running = [
+            {
+                "setting": self.legs[leg_id][0].label, "arm": self.legs[leg_id][1].arm_name,
+                "repeat": self.legs[leg_id][0].repeat, "round": self.legs[leg_id][1].round,
+                "seconds": now - begun, "node": node,
+            }
+            for leg_id, begun, node in self.running.values()
+        ]  # fmt: skip
+        return {"events": self.events[since:], "running": running, "num_active": len(self.active)}
 
     def finish(self, summary: dict[str, Any], artifacts: dict[str, str]) -> list[str]:
         """Write what MLflow lacks, and the sweep's summary on its parent run; returns MLflow's errors, if any."""
@@ -87,14 +112,27 @@ class Recorder:
         return self.mlflow.finish(summary, artifacts)
 
 
-def _event(trial: Trial, leg: Leg, outcome: outcomes.Outcome) -> dict[str, Any]:
-    event: dict[str, Any] = {
-        "setting": trial.label, "repeat": trial.repeat, "arm": leg.arm_name, "round": leg.round,
-    }  # fmt: skip
-    if isinstance(outcome, Failure):
-        return {**event, "failure": f"{outcome.kind}: {outcome.message}"}
-    measured = outcome.step_seconds[outcome.warmup_steps :]
-    return {**event, "mean_step_seconds": sum(measured) / len(measured)}
+EVENT_COLUMNS = [
+    "setting_id", "setting", "repeat", "arm", "round", "leg_id", "is_baseline", "status", "failure_kind",
+    "failure_message", "step_seconds", "warmup_steps", "samples_per_step", "setup_seconds", "train_seconds",
+    "eval_seconds",
+]  # fmt: skip
+
+
+def leg_event(row: dict[str, Any]) -> dict[str, Any]:
+    """What there is to tell of a leg: the ledger row without its lists."""
+    kept = ("setting_id", "setting", "repeat", "arm", "round", "leg_id", "is_baseline")
+    event: dict[str, Any] = {key: row[key] for key in kept}
+    if row["status"] == "failed":
+        return {**event, "failure": f"{row['failure_kind']}: {row['failure_message']}"}
+    measured = row["step_seconds"][row["warmup_steps"] :]
+    taken = sum(row[key] or 0.0 for key in ("setup_seconds", "train_seconds", "eval_seconds"))
+    return {
+        **event,
+        "mean_step_seconds": sum(measured) / len(measured),
+        "samples_per_step": row["samples_per_step"],
+        "seconds": taken,
+    }
 
 
 class MlflowThread:

@@ -38,7 +38,7 @@ def run_trial(config: dict[str, Any]) -> dict[str, Any]:
     Raises GroupNeverStarted when no group could be started.
     """
     recorder = ray.get_actor(config["recorder"], namespace=ACTOR_NAMESPACE)
-    trial = Trial.model_validate_json(ray.get(recorder.trial.remote(config["trial_id"])))
+    trial = Trial.model_validate_json(ray.get(recorder.trial_began.remote(config["trial_id"])))
     starts_left = _STARTS
     try:
         while leg_ids := ray.get(recorder.remaining.remote(trial.trial_id)):
@@ -128,8 +128,8 @@ def _worker(config: dict[str, Any]) -> None:
     device = torch.device("cuda", torch.cuda.current_device()) if config["use_gpu"] else torch.device("cpu")
     ranks = Ranks.joined(device, trial.leg_timeout_seconds)
 
-    def begin(leg: Leg) -> None:
-        ray.get(recorder.begin.remote(group, leg.leg_id))
+    def begin(leg: Leg) -> bool:
+        return bool(ray.get(recorder.begin.remote(group, leg.leg_id, socket.gethostname())))
 
     def record(leg: Leg, outcome: Outcome) -> None:
         ray.get(recorder.record.remote(group, leg.leg_id, outcomes.to_dict(outcome)))

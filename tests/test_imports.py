@@ -14,7 +14,7 @@ from tests.conftest import ROOT, command_environment
 PACKAGE = ROOT / "raybench"
 HEAVY = {"ray", "torch", "deepspeed", "mlflow", "timm", "torchvision"}
 ALLOWED = {
-    "ray": {"trial", "cluster", "sweep"},
+    "ray": {"trial", "cluster", "schedule"},
     "mlflow": {"tracking"},
 }
 

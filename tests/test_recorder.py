@@ -74,11 +74,29 @@ def test_what_happened_is_told_once(recorder: Recorder, plan: Plan) -> None:
     record(recorder, first.leg_id)
     recorder.begin("group", second.leg_id)
     recorder.record("group", second.leg_id, outcomes.to_dict(Failure("timeout", "too long")))
-    events, running = recorder.news(0)
-    assert [event.get("failure") for event in events] == [None, "timeout: too long"]
-    assert events[0]["mean_step_seconds"] == pytest.approx(0.1875)
-    assert running == []
-    assert recorder.news(2)[0] == []
+    news = recorder.news(0)
+    assert [event.get("failure") for event in news["events"]] == [None, "timeout: too long"]
+    assert news["events"][0]["mean_step_seconds"] == pytest.approx(0.1875)
+    assert 0 <= news["events"][0]["seconds"] < 60
+    assert news["running"] == []
+    assert recorder.news(2)["events"] == []
+    recorder.begin("group", plan.trials[0].legs[2].leg_id, "node7")
+    (runs,) = recorder.news(2)["running"]
+    assert (runs["arm"], runs["node"]) == (plan.trials[0].legs[2].arm_name, "node7")
+
+
+def test_a_sweep_that_is_to_stop_begins_no_leg_and_keeps_the_one_that_runs(recorder: Recorder, plan: Plan) -> None:
+    trial = plan.trials[0]
+    recorder.trial_began(trial.trial_id)
+    assert recorder.begin("group", trial.legs[0].leg_id)
+    recorder.drain()
+    assert recorder.news(0)["num_active"] == 1
+    recorder.record("group", trial.legs[0].leg_id, outcomes.to_dict(MEASUREMENT))
+    assert not recorder.begin("group", trial.legs[1].leg_id)
+    assert recorder.remaining(trial.trial_id) == []
+    assert recorder.unfinished("group") is None
+    recorder.trial_ended(trial.trial_id)
+    assert recorder.news(1) == {"events": [], "running": [], "num_active": 0}
 
 
 def test_a_recorder_begun_anew_knows_what_the_ledger_holds(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:

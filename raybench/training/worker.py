@@ -85,21 +85,22 @@ def run_legs(
     trial: Trial,
     legs: Sequence[Leg],
     ranks: Ranks,
-    begin: Callable[[Leg], None],
+    begin: Callable[[Leg], bool | None],
     record: Callable[[Leg, Outcome], None],
 ) -> None:
     """Run legs in their order. On rank 0, `begin` is called before each and `record` with its outcome after it.
 
-    A leg that fails on every rank alike (a refused config, say) is recorded and the next one runs. Raises LegDied
-    when a leg failed on this rank while others are caught in it. A leg that takes longer than the trial's limit
-    ends the process, with the stacks of its threads on standard error.
+    Where `begin` answers False, that leg and those after it are not run. A leg that fails on every rank alike (a
+    refused config, say) is recorded and the next one runs. Raises LegDied when a leg failed on this rank while
+    others are caught in it. A leg that takes longer than the trial's limit ends the process, with the stacks of its
+    threads on standard error.
     """
     prepare(trial, legs, ranks)
     with Telemetry(ranks, trial.protocol.telemetry) as telemetry:
         for leg in legs:
-            if ranks.rank == 0:
-                begin(leg)
-            ranks.barrier()
+            answer = begin(leg) if ranks.rank == 0 else None
+            if ranks.gather(answer)[0] is False:
+                return
             faulthandler.dump_traceback_later(trial.leg_timeout_seconds, exit=True, file=2)
             try:
                 measured = trial.as_measured(leg)

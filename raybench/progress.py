@@ -1,0 +1,157 @@
+"""How far a sweep is: legs done and to come, the time left, the speedups so far. Pure: it is fed events and a clock.
+
+It costs the driver microseconds a leg, which matters: the driver shares the machine with what is being timed. So
+the speedups come from the legs' mean steps as they arrive and not from reading the ledger again; a trial enters
+them when all its legs have an outcome. There is no verdict before the end: looking at one while the sweep runs, and
+stopping when it pleases, is how false ones are made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raybench.analysis.inference import t_interval
+from raybench.plan import Plan, Trial
+
+
+@dataclass(frozen=True)
+class SpeedupSoFar:
+    """An arm in a setting over its `n` complete trials; the paired t interval is None for one trial."""
+
+    setting: str
+    arm: str
+    n: int
+    speedup: float
+    interval: tuple[float, float] | None
+
+
+@dataclass
+class _Cell:
+    """The log ratios of one arm in one setting: their number, mean and sum of squared deviations (Welford 1962)."""
+
+    n: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        self.n += 1
+        step = value - self.mean
+        self.mean += step / self.n
+        self.squares += step * (value - self.mean)
+
+
+@dataclass
+class _RunningTrial:
+    """What is known of a trial whose legs are not all done."""
+
+    events: list[Mapping[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0  # of its legs run now
+    trial_seconds: float = 0.0  # since its processes were asked for
+
+
+class Progress:
+    """The state of a running sweep as the driver knows it. `add` what is in the ledger first, then what comes."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.alpha = plan.question.alpha
+        self.num_done = 0  # legs with an outcome
+        self.num_run = 0  # of these, by this command
+        self.num_failed = 0
+        self.num_trials_done = 0
+        self._trials: dict[tuple[str, int], Trial] = {(t.setting_id, t.repeat): t for t in plan.trials}
+        self._left: dict[tuple[str, str], int] = defaultdict(int)  # (setting, arm) -> legs without an outcome
+        for trial, leg in plan.legs():
+            self._left[trial.setting_id, leg.arm_name] += 1
+        self._seconds: dict[tuple[str, str], _Cell] = defaultdict(_Cell)
+        self._open: dict[tuple[str, int], _RunningTrial] = defaultdict(_RunningTrial)
+        self._ratios: dict[tuple[str, str], _Cell] = {}  # (setting's label, arm), the latest last
+        self._seconds_run = 0.0  # of legs run by this command
+        self._starts: dict[tuple[str, int], float] = {}  # trial begun by this command -> seconds that were no leg's
+
+    @property
+    def num_legs(self) -> int:
+        return sum(len(trial.legs) for trial in self.plan.trials)
+
+    def add(self, event: Mapping[str, Any], *, run_now: bool = True) -> bool:
+        """Take in a leg's outcome (see `recorder.leg_event`). Returns whether its trial is complete with it."""
+        key = (event["setting_id"], event["repeat"])
+        if key not in self._trials:
+            return False  # a row of a sweep of this name with more repeats
+        self.num_done += 1
+        self.num_failed += "failure" in event
+        self._left[event["setting_id"], event["arm"]] -= 1
+        trial = self._open[key]
+        trial.events.append(event)
+        if "seconds" in event:
+            self._seconds[event["setting_id"], event["arm"]].add(event["seconds"])
+        if run_now:
+            self.num_run += 1
+            self._seconds_run += event["seconds"]
+            trial.seconds += event["seconds"]
+            self._starts[key] = max(0.0, event["trial_seconds"] - trial.seconds)
+        if len(trial.events) < len(self._trials[key].legs):
+            return False
+        self.num_trials_done += 1
+        self._compare(self._open.pop(key).events)
+        return True
+
+    def _compare(self, events: list[Mapping[str, Any]]) -> None:
+        """Add a complete trial's log ratios: the mean over rounds of log(baseline's step) - log(the arm's)."""
+        cost = {
+            (e["arm"], e["round"]): math.log(e["mean_step_seconds"] / e["samples_per_step"])
+            for e in events
+            if "failure" not in e
+        }
+        baseline = next(e["arm"] for e in events if e["is_baseline"])
+        for arm in sorted({e["arm"] for e in events} - {baseline}):
+            rounds = [r for name, r in cost if name == arm and (baseline, r) in cost]
+            if rounds:
+                cell = self._ratios.pop((events[0]["setting"], arm), _Cell())
+                cell.add(sum(cost[baseline, r] - cost[arm, r] for r in rounds) / len(rounds))
+                self._ratios[events[0]["setting"], arm] = cell
+
+    def speedups(self) -> list[SpeedupSoFar]:
+        """Every arm in every setting that has a complete trial, those that changed last at the end."""
+        return [self._speedup(setting, arm, cell) for (setting, arm), cell in self._ratios.items()]
+
+    def _speedup(self, setting: str, arm: str, cell: _Cell) -> SpeedupSoFar:
+        interval = None
+        if cell.n > 1:
+            low, high = t_interval(cell.n, cell.mean, math.sqrt(cell.squares / (cell.n - 1)), self.alpha)
+            interval = (_exp(float(low)), _exp(float(high)))
+        return SpeedupSoFar(setting, arm, cell.n, math.exp(cell.mean), interval)
+
+    def seconds_left(self, elapsed: float) -> float | None:
+        """About how long the rest takes, when this command has run for `elapsed` seconds; None before its first leg.
+
+        Work is counted in seconds of legs, each as long as those of its arm and setting took so far, and in starts
+        of a trial's processes; then what is left takes as long as the same amount of work took until now.
+        """
+        if not self._seconds_run or not self._seconds:
+            return None
+        start = sum(self._starts.values()) / len(self._starts)
+        done = self._seconds_run + start * len(self._starts)
+        to_start = len(self._trials) - self.num_trials_done - sum(key in self._starts for key in self._open)
+        legs = sum(count * self._expected(*key) for key, count in self._left.items() if count > 0)
+        return elapsed * (legs + start * max(0, to_start)) / done
+
+    def _expected(self, setting_id: str, arm: str) -> float:
+        """Seconds of a leg: the mean of its arm in its setting, else of its setting, else of all."""
+        known = self._seconds
+        if (setting_id, arm) in known:
+            return known[setting_id, arm].mean
+        return _mean(cell for (other, _), cell in known.items() if other == setting_id) or _mean(known.values())
+
+
+def _mean(cells: Iterable[_Cell]) -> float:
+    means = [cell.mean for cell in cells]
+    return sum(means) / len(means) if means else 0.0
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf

@@ -1,0 +1,159 @@
+"""The sweep on Ray: a recorder, Ray Tune that runs the trials and decides nothing else, and a thread that tells of it.
+
+A sweep ends early when the user asks for it (the running legs end, no other begins) or when the recorder dies,
+without which nothing can be kept.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Tune would take Ctrl-C for itself and cut the running legs; raybench.interruption says what it means here.
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+
+import ray
+from ray import tune
+
+from raybench.cluster import Cluster
+from raybench.display import Display
+from raybench.interruption import Interruption
+from raybench.plan import Plan
+from raybench.recorder import ACTOR_NAMESPACE, Recorder
+from raybench.trial import run_trial
+
+_ON_HEAD = {"node:__internal_head__": 0.0001}
+_SECONDS_BETWEEN_LOOKS = 1.0  # at the recorder
+_PATIENCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the trials ended: what could not be run, a line a trial, and what MLflow lacks, a line an error."""
+
+    unrun: list[str] = field(default_factory=list)
+    mlflow_errors: list[str] = field(default_factory=list)
+    recorder_died: str = ""  # why, where it did
+
+
+def run_trials(
+    plan: Plan,
+    folder: Path,
+    space_yaml: str,
+    cluster: Cluster,
+    display: Display,
+    interruption: Interruption,
+    summarise: Callable[[], tuple[dict[str, Any], dict[str, str]]],
+) -> Ended:
+    """Run the legs of a plan that the ledger in `folder` lacks. `summarise` makes what MLflow's parent run gets.
+
+    Raises StoppedNow when the user wants the end at once.
+    """
+    storage = folder.parent / f".ray-{plan.sweep}"
+    name = f"recorder-{plan.space}-{plan.sweep}"
+    recorder = (
+        ray.remote(Recorder)
+        .options(name=name, namespace=ACTOR_NAMESPACE, num_cpus=0, resources=_ON_HEAD, max_concurrency=1)
+        .remote(plan.model_dump_json(), str(folder), space_yaml, *_tracking())
+    )
+    ray.get(recorder.remaining.remote(plan.trials[0].trial_id))
+    watch = _Watch(recorder, display, interruption)
+    config = {
+        "trial_id": tune.grid_search([trial.trial_id for trial in plan.trials]),
+        "recorder": name,
+        "cluster": cluster,
+        "storage": str(storage),
+        "working_tree": str(Path.cwd()),
+    }
+    tuner = tune.Tuner(
+        tune.with_resources(run_trial, tune.PlacementGroupFactory([_ON_HEAD])),
+        param_space=config,
+        tune_config=tune.TuneConfig(max_concurrent_trials=cluster.slots or 1, num_samples=1),
+        run_config=tune.RunConfig(name="tune", storage_path=str(storage), verbose=0, stop=_WhenOver(watch)),
+    )
+    try:
+        with display, watch:
+            results = tuner.fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+    if watch.recorder_died:
+        return Ended(recorder_died=watch.recorder_died)
+    labels = {trial.trial_id: f"{trial.label}, repeat {trial.repeat}" for trial in plan.trials}
+    unrun = [f"{labels[r.config['trial_id']]}: {_reason(r.error)}" for r in results if r.error is not None]
+    errors = ray.get(recorder.finish.remote(*summarise()))
+    return Ended(unrun, list(dict.fromkeys(errors)))
+
+
+class _Watch:
+    """The thread that carries the recorder's news to the display, and the user's wish to stop to the recorder."""
+
+    def __init__(self, recorder: Any, display: Display, interruption: Interruption) -> None:
+        self.over = False  # no trial is to go on
+        self.recorder_died = ""
+        self._recorder, self._display, self._interruption = recorder, display, interruption
+        self._told = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join(_PATIENCE_SECONDS)
+
+    def _run(self) -> None:
+        draining = ended = False
+        while not ended and not self.over:
+            ended = self._end.wait(_SECONDS_BETWEEN_LOOKS)
+            try:
+                if self._interruption.requested and not draining:
+                    ray.get(self._recorder.drain.remote(), timeout=_PATIENCE_SECONDS)
+                    draining = True
+                    self._display.stop()
+                news = ray.get(self._recorder.news.remote(self._told), timeout=_PATIENCE_SECONDS)
+            except ray.exceptions.GetTimeoutError:
+                continue  # the recorder is busy; what it has to tell is told later
+            except ray.exceptions.RayError as error:
+                if not ended:
+                    self.recorder_died = " ".join(str(error).split())[:300] or type(error).__name__
+                self.over = True
+                return
+            self._told += len(news["events"])
+            self._display.update(news)
+            self.over = draining and not news["num_active"]
+
+
+class _WhenOver(tune.Stopper):  # type: ignore[misc]
+    """Stops Tune when the watch says so; Tune asks ten times a second. A copy that was pickled stops nothing."""
+
+    def __init__(self, watch: _Watch | None = None) -> None:
+        self._watch = watch
+
+    def __reduce__(self) -> tuple[type[_WhenOver], tuple[()]]:
+        return (_WhenOver, ())
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._watch is not None and self._watch.over
+
+
+def _tracking() -> tuple[str, str]:
+    """MLflow's address and where a local store keeps its artifacts."""
+    from raybench.tracking import default_tracking_uri
+
+    return default_tracking_uri(), str(Path("mlruns/artifacts").absolute())
+
+
+def _reason(error: BaseException) -> str:
+    """The last words of an error that came out of a trial: those of the exception, below Ray's traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    start = next((i for i in range(len(lines) - 1, -1, -1) if not lines[i].startswith(" ")), 0)
+    return " ".join(line.strip() for line in lines[start:])[:500] or type(error).__name__
