@@ -121,7 +121,7 @@ class Display:
             "legs",
             ProgressBar(total=progress.num_legs, completed=progress.num_done, width=max(10, width - 30)),
             f"{progress.num_done}/{progress.num_legs}",
-            percent(share),
+            f"{100 * share:.0f} %",
         )
         failed = f"; [red]{progress.num_failed} legs failed[/]" if progress.num_failed else ""
         elapsed = in_words(self._clock() - self._begun)
@@ -160,7 +160,8 @@ class Display:
         level = percent(1 - self.progress.alpha)
         table = Table(
             title=f"speedup so far and its {level} interval; no verdict before the end",
-            title_justify="left", title_style="dim", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, min_width=min(self.console.width, 72),
+            title_justify="left", title_style="dim", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+            show_edge=False, min_width=min(self.console.width, 72),
         )  # fmt: skip
         table.add_column("setting", overflow="ellipsis", no_wrap=True)
         table.add_column("arm", no_wrap=True)

@@ -1,0 +1,122 @@
+"""Ctrl-C in a real terminal on a real sweep: once finishes the running legs, twice stops now; both are resumed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import command_environment
+from tests.terminal import CTRL_C, Terminal
+
+ARGUMENTS = [
+    "space=quickstart", "sweep=i", "setting.model=lenet", "repeats=3", "protocol.warmup_steps=2", "protocol.steps=60",
+]  # fmt: skip
+MARK = "RAYBENCH_TEST_MARK"
+
+
+def processes_of(mark: str) -> list[str]:
+    """The command lines of the processes that inherited this mark, zombies left out."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return [line for line in found if line]
+
+
+def assert_nothing_is_left(mark: str, folder: Path) -> None:
+    deadline = time.monotonic() + 20
+    while processes_of(mark):
+        assert time.monotonic() < deadline, processes_of(mark)
+        time.sleep(0.2)
+    assert not [path for path in folder.rglob(".*") if path.is_file()]  # no lock, nothing half written
+    assert not (folder / ".ray-i").exists()
+
+
+@pytest.mark.slow
+def test_once_finishes_the_running_leg_and_twice_stops_now(tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+    environment = command_environment(**{MARK: mark})
+    command = [sys.executable, "-m", "raybench.sweep", *ARGUMENTS]
+    ledgers = tmp_path / "mlruns/ledger/quickstart"
+
+    with Terminal(command, tmp_path, environment) as first:
+        first.until(r"runs   lenet digits b32 fp32 w2 \| \w+ \| repeat 0 round 0")
+        assert processes_of(mark)
+        first.press(CTRL_C)
+        first.until("stopping: finishing 1 running leg, then no more; Ctrl-C again stops now")
+        assert first.end() == 130
+    rows = pq.read_table(ledgers / "i").to_pylist()
+    assert 1 <= len(rows) <= 2  # a leg may have ended as the key was pressed
+    assert {row["status"] for row in rows} == {"ok"}
+    told = " ".join(first.text.split())
+    assert f"raybench: stopped; {len(rows)} of 18 legs are in the ledger" in told
+    assert "the same command runs the others: python -m raybench.sweep space=quickstart" in told
+    assert "Traceback" not in told
+    assert_nothing_is_left(mark, ledgers)
+
+    with Terminal(command, tmp_path, environment) as second:
+        second.until(rf"resumed: {len(rows)} of 18 legs are in the ledger; {18 - len(rows)} to run")
+        second.until(rf"{len(rows) + 1}/18")
+        pressed = time.monotonic()
+        second.press(CTRL_C)
+        second.press(CTRL_C)
+        assert second.end() == 130
+        assert time.monotonic() - pressed < 60
+    again = pq.read_table(ledgers / "i").to_pylist()
+    assert len(rows) < len(again) < 18
+    assert len({row["leg_id"] for row in again}) == len(again)
+    told = " ".join(second.text.split())
+    assert f"raybench: stopped; {len(again)} of 18 legs are in the ledger" in told
+    assert "Traceback" not in told
+    assert_nothing_is_left(mark, ledgers)
+
+
+HANDLING = """
+import sys, time
+from raybench.interruption import StoppedNow, interruptible
+try:
+    with interruptible() as interruption:
+        print("ready", flush=True)
+        while True:
+            time.sleep(0.05)
+            if interruption and interruption.requested:
+                print("requested", flush=True)
+                interruption = None
+except StoppedNow as stop:
+    sys.exit(stop.exit_code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [
+        ([signal.SIGINT, signal.SIGINT], 130),
+        ([signal.SIGTERM], 143),
+        ([signal.SIGINT, signal.SIGTERM], 143),
+        ([signal.SIGHUP], 129),
+    ],
+)
+def test_what_signals_ask_for(signals: list[signal.Signals], code: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HANDLING], stdout=subprocess.PIPE, text=True, env=command_environment()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            for number in signals[:-1]:
+                process.send_signal(number)
+                assert process.stdout.readline() == "requested\n"
+            process.send_signal(signals[-1])
+            assert process.wait(timeout=30) == code
+        finally:
+            process.kill()
