@@ -32,7 +32,8 @@ DATASETS: dict[str, DatasetFacts] = {
     "mnist": DatasetFacts(32, 3, 10, 60_000),
     "fashion_mnist": DatasetFacts(32, 3, 10, 60_000),
 }
-OWN_MODELS = ("lenet",)
+OWN_MODELS = ("lenet", "lenet5")
+HF_MODELS = ("cvt_13", "cvt_21")  # of the optional extra `hf`
 
 _REGISTERED = re.compile(r"^@register_model(?:\((?P<arguments>[^)]*)\))?\s*\n(?:@.*\n)*def (?P<name>\w+)", re.MULTILINE)
 # Source modules of the families that are not plain CNNs.
@@ -50,6 +51,8 @@ _FAMILY_OF_SOURCE = {
     **dict.fromkeys(_VIT_SOURCES.split(), "vit"),
     **dict.fromkeys(_HYBRID_SOURCES.split(), "hybrid"),
     "mlp_mixer": "mlp",
+    "cvt": "hybrid",
+    "lenet": "lenet",
 }
 
 
@@ -79,7 +82,27 @@ def torchvision_models() -> dict[str, str]:
 
 def known_models() -> set[str]:
     """Every model name that a space may use; only raybench's own where neither library is installed."""
-    return {*OWN_MODELS, *timm_models(), *torchvision_models()}
+    return {*OWN_MODELS, *HF_MODELS, *timm_models(), *torchvision_models()}
+
+
+def origin(model: str) -> tuple[str, str]:
+    """Where a model comes from: its library and the module there that defines it.
+
+    Libraries are `raybench`, `transformers`, `timm`, `torchvision`, `own` (module:function) and `unknown`. A name that
+    timm and torchvision both have is timm's; `torchvision/NAME` is the other.
+    """
+    prefix, _, name = model.rpartition("/")
+    if ":" in model:
+        return "own", model.partition(":")[0]
+    if not prefix and name in OWN_MODELS:
+        return "raybench", "lenet"
+    if not prefix and name in HF_MODELS:
+        return "transformers", "cvt"
+    if prefix in ("", "timm") and name in timm_models():
+        return "timm", timm_models()[name]
+    if prefix in ("", "torchvision") and name in torchvision_models():
+        return "torchvision", torchvision_models()[name]
+    return "unknown", ""
 
 
 def own_model_file(model: str) -> Path:
@@ -98,10 +121,7 @@ def own_model_file(model: str) -> Path:
 
 def family(model: str) -> str:
     """The family of a model, for grouping: `lenet`, `cnn`, `vit`, `hybrid`, `mlp`, or `own` for module:function."""
-    name = model.removeprefix("timm/")
-    if ":" in name:
+    library, source = origin(model)
+    if library == "own":
         return "own"
-    if name in OWN_MODELS:
-        return "lenet"
-    source = timm_models().get(name) or torchvision_models().get(name) or name
     return _FAMILY_OF_SOURCE.get(source, "cnn")

@@ -76,9 +76,10 @@ DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
         "first_gradient_norm",
         "threads",
     ),
-    "model": ("model", "model_options", *_OF_THE_MODEL),
+    "model": ("model", "model_options", "small_images", "image_size", "image_shape", "first_batch", *_OF_THE_MODEL),
     "model_options": ("model_options", *_OF_THE_MODEL),
-    "image_size": ("image_shape", "first_batch", *_OF_THE_MODEL),
+    "small_images": ("model_options", "image_size", "image_shape", "first_batch", *_OF_THE_MODEL),
+    "image_size": ("image_shape", "small_images", "model_options", "first_batch", *_OF_THE_MODEL),
     "dataset": (
         "dataset",
         "samples_per_epoch_per_rank",

@@ -106,9 +106,9 @@ def build_plan(name: str, space: Space, sweep: str = "") -> Plan:
     settings = [Setting.model_validate(values) for values in space.settings()]
     labels = _labels(settings, space.axes())
     trials = tuple(
-        _build_trial(space, setting, label, repeat)
+        _build_trial(space, values, label, repeat)
         for repeat in range(space.repeats)
-        for setting, label in zip(settings, labels, strict=True)
+        for values, label in zip(space.settings(), labels, strict=True)
     )
     measured = space.model_dump(
         mode="json", exclude={"question", "repeats", "leg_timeout_seconds"}, exclude_defaults=True
@@ -116,13 +116,14 @@ def build_plan(name: str, space: Space, sweep: str = "") -> Plan:
     return Plan(space=name, sweep=sweep or content_hash(measured)[:8], question=space.question, trials=trials)
 
 
-def _build_trial(space: Space, setting: Setting, label: str, repeat: int) -> Trial:
+def _build_trial(space: Space, values: Mapping[str, Any], label: str, repeat: int) -> Trial:
+    setting = Setting.model_validate(values)
     setting_id = content_hash(setting.model_dump(mode="json", exclude_defaults=True))
     protocol = space.protocol.model_dump(mode="json", exclude_defaults=True)
     trial_id = content_hash(setting_id, repeat, space.seed, protocol, space.isolation)
     order = leg_order(list(space.arms), space.protocol.rounds, space.seed, setting_id, repeat)
     legs = tuple(
-        _build_leg(space, setting, trial_id, name, round_, position) for position, (name, round_) in enumerate(order)
+        _build_leg(space, values, trial_id, name, round_, position) for position, (name, round_) in enumerate(order)
     )
     return Trial(
         trial_id=trial_id,
@@ -140,14 +141,14 @@ def _build_trial(space: Space, setting: Setting, label: str, repeat: int) -> Tri
     )
 
 
-def _build_leg(space: Space, setting: Setting, trial_id: str, name: str, round_: int, position: int) -> Leg:
+def _build_leg(space: Space, values: Mapping[str, Any], trial_id: str, name: str, round_: int, position: int) -> Leg:
     arm = space.arms[name]
     return Leg(
         leg_id=content_hash(trial_id, name, arm.model_dump(mode="json", exclude_defaults=True), round_),
         arm_name=name,
         arm=arm,
         is_baseline=name == space.baseline,
-        setting=Setting.model_validate({**setting.model_dump(mode="json"), **arm.setting}),
+        setting=Setting.model_validate({**values, **arm.setting}),
         round=round_,
         position=position,
         chain=list(space.arms).index(name) if space.chain else None,

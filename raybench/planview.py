@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +14,8 @@ from raybench.audit import declared_options, differences
 from raybench.detection import what_it_detects
 from raybench.plan import Leg, Plan
 from raybench.protocol import Protocol, Train
+from raybench.setting import Setting
+from raybench.small_images import in_words
 from raybench.space import Space
 
 
@@ -50,7 +52,8 @@ def print_plan(plan: Plan, space: Space, results: Path, console: Console | None 
     for name, arm in space.arms.items():
         arms.add_row(name + (" (baseline)" if name == space.baseline else ""), arm.engine, _configuration(first[name]))
     console.print(arms)
-    for line in [*_declared_differences(plan, list(space.arms)), *_added_to_deepspeed(first)]:
+    fitted = _fitted_to_images(trial.setting for trial in settings.values())
+    for line in [*fitted, *_declared_differences(plan, list(space.arms)), *_added_to_deepspeed(first)]:
         console.print(line)
     console.print(f"each leg: {_leg_in_words(space.protocol, len(legs))}")
     console.print(f"order of the first trial: {' '.join(leg.arm_name for leg in trials[0].legs)}")
@@ -79,6 +82,17 @@ def _configuration(leg: Leg) -> str:
     """What an arm asks for beyond its engine's defaults."""
     config = leg.arm.model_dump(mode="json", exclude={"engine"}, exclude_defaults=True)
     return ", ".join(f"{key}: {value}" for key, value in config.items()) or "as it comes"
+
+
+def _fitted_to_images(settings: Iterable[Setting]) -> Iterator[str]:
+    """What is done to each model for the sake of small images, with the models that it is done to."""
+    models: dict[str, list[str]] = {}
+    for s in settings:
+        assert s.image_size is not None
+        if words := in_words(s.model, s.small_images, s.image_size):
+            models.setdefault(f"small_images {s.small_images}: {words}", []).append(s.model)
+    for what, names in models.items():
+        yield f"{what} ({', '.join(dict.fromkeys(names))})"
 
 
 def _declared_differences(plan: Plan, arms: list[str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from raybench import catalog
 from raybench.cli import suggest
+from raybench.small_images import SMALL_IMAGES, SmallImages, resolve
 
 Positive = Annotated[int, Field(gt=0, lt=2**31)]  # a column of the ledger holds it
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -143,6 +144,8 @@ class Setting(Strict):
     loader_workers: int = Field(default=0, ge=0, le=64)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     model_options: dict[str, Any] = Field(default_factory=dict)
+    # What fits the model to images of under 64 pixels. A space may say `auto`, or nothing: never so in a Setting.
+    small_images: SmallImages = "none"
 
     @field_validator("optimizer", "schedule", mode="before")
     @classmethod
@@ -158,12 +161,18 @@ class Setting(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _native_size(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("image_size") is None:
-            dataset = values.get("dataset")
-            if isinstance(dataset, str) and dataset in catalog.DATASETS:
-                return {**values, "image_size": catalog.DATASETS[dataset].image_size}
-        return values
+    def _fitted(cls, values: Any) -> Any:
+        """The image size and what fits the model to it, made explicit where both can be told."""
+        if not isinstance(values, Mapping):
+            return values
+        model, dataset, size = values.get("model"), values.get("dataset"), values.get("image_size")
+        asked = values.get("small_images", "auto")
+        if not isinstance(model, str) or not isinstance(dataset, str) or dataset not in catalog.DATASETS:
+            return values
+        if asked not in SMALL_IMAGES or not (size is None or (type(size) is int and size > 0)):
+            return values  # refused below, each by its own field
+        asked, size = resolve(model, catalog.DATASETS[dataset].image_size, size, asked)
+        return {**values, "small_images": asked, "image_size": size}
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

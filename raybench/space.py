@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -137,11 +138,14 @@ def check_model_name(name: str) -> None:
     Asked where a space is read, and not of every Setting: a plan goes to machines that have other files.
     """
     known = catalog.known_models()
-    plain = name.removeprefix("timm/")
+    prefix, _, plain = name.rpartition("/")
     if ":" in name:
         catalog.own_model_file(name)
-    elif plain not in known and known != set(catalog.OWN_MODELS):
-        raise ValueError(f"unknown model {name!r}; {suggest(plain, known)}")
+    elif name in catalog.HF_MODELS and find_spec("transformers") is None:
+        raise ValueError(f"{name!r} comes from transformers, which is not installed: pip install 'raybench[hf]'")
+    elif catalog.origin(name)[0] == "unknown" and (catalog.timm_models() or catalog.torchvision_models()):
+        where = f" of {prefix}" if prefix in ("timm", "torchvision") and plain in known else ""
+        raise ValueError(f"unknown model {name!r}{where}; {suggest(plain, known)}")
 
 
 def _check_settings(space: Space, file: SpaceFile) -> list[dict[str, Any]]:

@@ -1,11 +1,12 @@
-"""Models by name: raybench's own LeNet, any timm model, any torchvision classifier, a user's
-`module:function`; random weights always."""
+"""Models by name: raybench's own LeNets, any timm model, any torchvision classifier, CvT of transformers, a user's
+`module:function`; random weights always, nothing is downloaded."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,104 +16,158 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raybench import catalog
 from raybench.setting import Setting
+from raybench.small_images import patch_size
+from raybench.training.cvt import build_cvt
+from raybench.training.engines import InvalidConfig
+from raybench.training.lenets import LENETS
+from raybench.training.stems import open_stem
 from raybench.training.torchvision_ops import declare_missing
 
-
-class LeNet(nn.Module):
-    """The LeNet variant of DeepSpeed's CIFAR-10 example: two 5x5 convolutions, three linear layers."""
-
-    def __init__(self, channels: int, classes: int, image_size: int) -> None:
-        super().__init__()
-        side = ((image_size - 4) // 2 - 4) // 2
-        if side < 1:
-            raise ValueError(f"lenet needs images of 16 pixels a side or more, not {image_size}")
-        self.features = nn.Sequential(
-            nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)
-        )
-        self.classifier = nn.Sequential(
-            nn.Linear(16 * side * side, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)
-        )
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, classes) of images (batch, channels, side, side)."""
-        logits: torch.Tensor = self.classifier(self.features(images).flatten(1))
-        return logits
+Options = dict[str, Any]
+# In training they answer with the logits of auxiliary classifiers too, which no loss here is made for.
+_WITHOUT_AUXILIARIES = {"googlenet": {"aux_logits": False, "init_weights": True}, "inception": {"aux_logits": False}}
 
 
-def build_model(setting: Setting) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of a setting on the CPU, from torch's current random state, and the options it was built with."""
-    data = catalog.DATASETS[setting.dataset]
-    name = setting.model.removeprefix("timm/")
-    assert setting.image_size is not None
-    if name == "lenet":
-        return LeNet(data.channels, data.classes, setting.image_size), {}
-    if ":" in name:
-        return _own_model(name, setting, data)
-    declare_missing()
-    if name in catalog.timm_models():
-        return _timm_model(name, setting.image_size, data, setting.model_options)
-    import torchvision
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of a model before it is built: how it is built, its work, or why it cannot be."""
 
-    options = dict(setting.model_options)
-    return torchvision.models.get_model(name, weights=None, num_classes=data.classes, **options), options
+    sized: bool  # whether it is built for one image size, told by a constructor's argument
+    flops: int | None  # of one image's forward pass; None where it cannot be counted without computing
+    problem: str = ""
 
 
-@cache
-def forward_flops(model: str, dataset: str, image_size: int, model_options: str) -> int | None:
-    """FLOPs of one image's forward pass of the plain model, as torch.utils.flop_counter counts them.
+def build_model(setting: Setting) -> tuple[nn.Module, Options]:
+    """The model of a setting on the CPU, from torch's current random state, and the options it was built with.
 
-    `model_options` is JSON. Counted on meta tensors, where nothing is computed; None for a model that cannot run
-    on them.
+    It gives logits (batch, classes) of images (batch, channels, side, side). Raises InvalidConfig where it cannot be
+    built with these options, or cannot take such images.
     """
-    setting = Setting(
-        model=model, dataset=dataset, image_size=image_size, batch_size=1, model_options=json.loads(model_options)
-    )
-    channels = catalog.DATASETS[dataset].channels
-    try:
-        with torch.device("meta"):
-            network, _ = build_model(setting)
-            with FlopCounterMode(display=False) as counter:
-                network.eval()(torch.empty(1, channels, image_size, image_size))
-    except (RuntimeError, NotImplementedError):  # a model of the user's own that looks at values
-        return None
-    return int(counter.get_total_flops())
+    if catalog.origin(setting.model)[0] == "own":
+        return _construct(setting, sized=True)
+    found = inspect_model(setting)
+    if found.problem:
+        raise InvalidConfig(found.problem)
+    return _construct(setting, sized=found.sized)
+
+
+def inspect_model(setting: Setting) -> Inspection:
+    """Try a model on meta tensors, where nothing is computed; once for each model, its options and its images."""
+    options = json.dumps(setting.model_options, sort_keys=True)
+    images = min(setting.micro_batch, 2)  # of one image alone, some batch norms cannot train
+    assert setting.image_size is not None
+    return _inspected(setting.model, setting.dataset, setting.image_size, options, setting.small_images, images)
 
 
 def work_facts(setting: Setting, num_parameters: int) -> dict[str, Any]:
     """How much there is to compute: FLOPs of an image forward, and FLOPs of its training step (three times that, by
     the usual rule for the backward pass) for each byte of fp32 gradient that ranks exchange."""
-    assert setting.image_size is not None
-    options = json.dumps(setting.model_options, sort_keys=True)
-    flops = forward_flops(setting.model, setting.dataset, setting.image_size, options)
+    flops = inspect_model(setting).flops
     if flops is None:
         return {}
     return {"flops_per_image": flops, "flops_per_byte": 3 * flops / (4 * num_parameters)}
 
 
-def _own_model(name: str, setting: Setting, data: catalog.DatasetFacts) -> tuple[nn.Module, dict[str, Any]]:
-    """A user's `module:function`, called with num_classes, in_chans, image_size and the model_options."""
+@cache
+def _inspected(
+    model: str, dataset: str, image_size: int, model_options: str, small_images: Any, images: int
+) -> Inspection:
+    setting = Setting(
+        model=model, dataset=dataset, image_size=image_size, batch_size=images,
+        model_options=json.loads(model_options), small_images=small_images,
+    )  # fmt: skip
+    problem = ""
+    with torch.random.fork_rng(devices=[]):
+        for sized in (True, False):
+            try:
+                network = _on_meta(setting, sized=sized)
+            except InvalidConfig as error:
+                return Inspection(sized, None, str(error))
+            except Exception as error:  # a constructor may raise anything; all of it is told
+                if not (sized and "unexpected keyword argument 'im" in str(error)):
+                    problem = problem or _in_one_line(setting, error)
+                continue
+            try:
+                return Inspection(sized, _forward_flops(network, setting))
+            except Exception as error:
+                if "meta" in str(error).lower():  # it looks at values, which are not there to see
+                    return Inspection(sized, None)
+                problem = problem or _in_one_line(setting, error)
+    return Inspection(False, None, problem)
+
+
+def _in_one_line(setting: Setting, error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return f"{setting.model} at {setting.image_size}x{setting.image_size}: {type(error).__name__}: {words:.500}"
+
+
+def _on_meta(setting: Setting, *, sized: bool) -> nn.Module:
+    """The model with shapes and no values, built with them where its constructor needs them."""
+    try:
+        with torch.device("meta"):
+            return _construct(setting, sized=sized)[0]
+    except (RuntimeError, NotImplementedError) as error:
+        if "meta" not in str(error).lower():
+            raise
+    return _construct(setting, sized=sized)[0].to("meta")
+
+
+def _forward_flops(network: nn.Module, setting: Setting) -> int:
+    """FLOPs of one image's forward pass, as torch.utils.flop_counter counts them: an addition and a multiplication
+    are two. Raises whatever the model raises, and ValueError where it gives no logits."""
+    data, size = catalog.DATASETS[setting.dataset], setting.image_size
+    assert size is not None
+    with torch.device("meta"):
+        logits = network.train()(torch.empty(setting.micro_batch, data.channels, size, size))
+        if not isinstance(logits, torch.Tensor) or logits.shape != (setting.micro_batch, data.classes):
+            given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ValueError(
+                f"it is no classifier: it gives {given}, not {setting.micro_batch} x {data.classes} logits"
+            )
+        with FlopCounterMode(display=False) as counter:
+            network.eval()(torch.empty(1, data.channels, size, size))
+    return int(counter.get_total_flops())
+
+
+def _construct(setting: Setting, *, sized: bool) -> tuple[nn.Module, Options]:
+    """The model on torch's default device. `sized`: its constructor is told the image size."""
+    data, size = catalog.DATASETS[setting.dataset], setting.image_size
+    library, source = catalog.origin(setting.model)
+    name = setting.model.rpartition("/")[2]
+    assert size is not None
+    options: Options
+    if library == "own":
+        options = dict(setting.model_options)
+        return _own_function(setting.model)(
+            num_classes=data.classes, in_chans=data.channels, image_size=size, **options
+        ), options
+    if library == "raybench":
+        return LENETS[name](data.channels, data.classes, size, **setting.model_options), dict(setting.model_options)
+    if library == "transformers":
+        return build_cvt(name, data, patched=setting.small_images == "patch", asked=setting.model_options)
+    declare_missing()
+    if library == "timm":
+        import timm
+
+        options = {"num_classes": data.classes, "in_chans": data.channels}
+        options |= {"img_size": size} if sized else {}
+        options |= {"patch_size": patch_size(size)} if setting.small_images == "patch" else {}
+        options |= setting.model_options
+        model: nn.Module = timm.create_model(name, pretrained=False, **options)
+    else:
+        import torchvision
+
+        options = {"num_classes": data.classes, **_WITHOUT_AUXILIARIES.get(source, {})}
+        options |= {"image_size": size} if sized else {}
+        options |= setting.model_options
+        model = torchvision.models.get_model(name, weights=None, **options)
+    if setting.small_images == "stem":
+        options["stem"] = open_stem(model, setting.model, data.channels)
+    return model, options
+
+
+def _own_function(name: str) -> Callable[..., nn.Module]:
+    """A user's `module:function`, which is called with num_classes, in_chans, image_size and the model_options."""
     module, _, function = name.partition(":")
-    build = getattr(importlib.import_module(module), function)
-    options = dict(setting.model_options)
-    return build(num_classes=data.classes, in_chans=data.channels, image_size=setting.image_size, **options), options
-
-
-def _timm_model(
-    name: str, image_size: int, data: catalog.DatasetFacts, asked: dict[str, Any]
-) -> tuple[nn.Module, dict[str, Any]]:
-    import timm
-
-    options: dict[str, Any] = {"num_classes": data.classes, "in_chans": data.channels}
-    if _takes_image_size(name):
-        options["img_size"] = image_size
-        if image_size < 64 and catalog.timm_models()[name] in ("vision_transformer", "deit"):
-            options["patch_size"] = max(1, image_size // 8)  # 64 patches, as CIFAR-sized ViTs have
-    options |= asked
-    return timm.create_model(name, pretrained=False, **options), options
-
-
-def _takes_image_size(name: str) -> bool:
-    """Whether a timm model is built for one image size, told from the class that its module builds."""
-    source = importlib.import_module(f"timm.models.{catalog.timm_models()[name]}")
-    classes = [value for _, value in inspect.getmembers(source, inspect.isclass) if value.__module__ == source.__name__]
-    return any({"img_size", "num_classes"} <= set(inspect.signature(value).parameters) for value in classes)
+    build: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
+    return build

@@ -49,7 +49,7 @@ RESNET: dict[str, tuple[dict[str, Any], str]] = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "lenet": {"model": "lenet", "optimizer": {"name": "adamw", "lr": 1e-3}},
     "decayed": {"model": "lenet", "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01}},  # torch's default
-    "resnet": {"model": "test_resnet", "image_size": 32},
+    "resnet": {"model": "test_resnet", "image_size": 32, "small_images": "none"},
 }
 SPACES = {"lenet": LENET, "decayed": DECAYED, "resnet": RESNET}
 CASES = [(space, arm) for space, arms in SPACES.items() for arm in arms if arm != "ddp"]

@@ -50,7 +50,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 SOME = ("ddp", "fsdp", "zero0", "zero3")  # for what need not be tried in all of them
 COSINE = {"optimizer": OPTIMIZERS["sgd"], "schedule": {"name": "cosine", "warmup_steps": 4, "total_steps": 30}}
-RESNET = {"model": "test_resnet", "dataset": "digits", "image_size": 32, "batch_size": 16, "accumulation": 2}
+RESNET = {
+    "model": "test_resnet",
+    "dataset": "digits",
+    "image_size": 32,
+    "small_images": "none",
+    "batch_size": 16,
+    "accumulation": 2,
+}
 LAMB = {"optimizer": {"name": "lamb", "lr": 0.01, "weight_decay": 0.01}}
 LAST = "adamw accumulated clipped"  # what is run a second time, after everything else
 

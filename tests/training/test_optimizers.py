@@ -11,7 +11,7 @@ from torch import nn
 
 from raybench.setting import Optimizer, Schedule
 from raybench.training.blocks import blocks_of, checkpoint_activations, num_checkpointed
-from raybench.training.models import LeNet
+from raybench.training.lenets import LeNet
 from raybench.training.optimizers import (
     StepCounter,
     build_optimizer,
