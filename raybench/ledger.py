@@ -90,11 +90,13 @@ EXTRA = pa.schema(
         ("optimizer_seconds", _SECONDS),
         ("steady_from_step", pa.int32()),  # first step of the last steady segment
         ("process_group", pa.string()),  # the fresh set of processes that ran the leg
+        ("skipped_steps", pa.int32()),  # optimizer steps passed over for an overflow, in the whole leg
         ("telemetry", pa.string()),  # JSON: a reading for each node
         ("energy_joules", pa.float64()),  # of all GPUs, in the measured steps
         ("foreign_cpu_cores", pa.float64()),  # busy with something else than the trial
         ("contaminated", pa.list_(pa.string())),  # why; empty where clean, null where not known
         ("missing_instruments", pa.list_(pa.string())),
+        ("matmul_tflops", pa.float64()),  # what a worker reached in a matrix product, where no datasheet says more
     ]
 )
 SCHEMA = pa.schema([*CONTRACT, *EXTRA])

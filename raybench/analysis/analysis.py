@@ -94,6 +94,9 @@ def _caveats(legs: Legs, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
         found.append("the ledger holds legs of the baseline alone, so there is nothing to compare")
     elif not any(c.n_trials for c in comparisons):
         found.append("nothing could be compared: no trial holds a measured leg of both an arm and the baseline")
+    missing = {text for texts in _present(legs.text["missing_instruments"]) for text in texts.split("\n") if text}
+    if missing:
+        found.append(f"instruments that were not there: {', '.join(sorted(missing))}")
     return tuple(found)
 
 

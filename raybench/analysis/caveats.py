@@ -6,14 +6,16 @@ something to say. The thresholds are judgements, named here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from raybench.analysis.columns import parse_object
+from raybench.analysis.doubts import contaminated_legs, cut_rounds, suspect_legs
 from raybench.analysis.hardware import hardware_of, versions_of
 from raybench.analysis.inference import Floats, holm, p_against
 from raybench.analysis.pairs import Pairs, group_moments, mean_by
@@ -38,6 +40,8 @@ def collect(pairs: Pairs, margin: float, alpha: float) -> list[list[str]]:
         _fleet,
         _sweeps,
         _not_steady,
+        _contaminated,
+        _skipped_steps,
         _input_bound,
     )
     for finder in finders:
@@ -119,19 +123,6 @@ def _batch_arithmetic(pairs: Pairs) -> Iterator[Caveat]:
             )
 
 
-def cut_rounds(pairs: Pairs) -> np.ndarray:
-    """Paired rounds, (c,), whose two legs ran in different sets of processes: a trial that was cut and resumed.
-
-    Where that is so in every round of a comparison each leg has processes of its own by design (`fresh`).
-    """
-    group = pairs.legs.text["process_group"].codes
-    arm, base = group[pairs.arm_leg], group[pairs.base_leg]
-    apart = (arm != base) & (arm >= 0) & (base >= 0)
-    owner = pairs.comparison[pairs.round_trial]
-    together = np.bincount(owner[~apart], minlength=len(pairs.counts))
-    return np.asarray(apart & (together[owner] > 0))
-
-
 def _cut_trials(pairs: Pairs) -> Iterator[Caveat]:
     owner = pairs.comparison[pairs.round_trial]
     cut = np.bincount(owner[cut_rounds(pairs)], minlength=len(pairs.counts))
@@ -154,6 +145,21 @@ def _fleet(pairs: Pairs) -> Iterator[Caveat]:
         for k, values in _several(pairs, codes, blank):
             yield k, f"mixed {what}: " + _changes([names[value] for value in values])
         yield from _confounded(pairs, codes, blank, what, names)
+    yield from _unlike_nodes(pairs, [_differing_nodes(one) for one in parsed])
+
+
+def _unlike_nodes(pairs: Pairs, described: list[str]) -> Iterator[Caveat]:
+    codes = pairs.legs.text["environment"].codes[pairs.arm_leg]
+    cases = np.unique(np.stack([pairs.comparison[pairs.round_trial], codes]), axis=1)
+    said = {(int(k), described[code]) for k, code in cases.T if described[code]}
+    for k, text in sorted(said):
+        yield k, f"the nodes of a trial are not alike: {text}"
+
+
+def _differing_nodes(environment: Mapping[str, Any]) -> str:
+    """Which nodes differ from the first one, and in what."""
+    nodes = environment.get("differences") or {}
+    return "; ".join(f"{node} in {', '.join(sorted(entries))}" for node, entries in sorted(nodes.items()))
 
 
 def _confounded(pairs: Pairs, codes: np.ndarray, blank: int, what: str, names: list[str]) -> Iterator[Caveat]:
@@ -195,11 +201,6 @@ def _sweeps(pairs: Pairs) -> Iterator[Caveat]:
         yield k, f"trials of {len(names)} sweeps are taken together: {', '.join(names)}"
 
 
-def suspect_legs(pairs: Pairs) -> np.ndarray:
-    """Legs whose measured window was not steady: the last steady segment begins inside it. Shape (legs,)."""
-    return np.asarray(pairs.legs.number["steady_from_step"] > pairs.legs.number["warmup_steps"])
-
-
 def _not_steady(pairs: Pairs) -> Iterator[Caveat]:
     suspect = suspect_legs(pairs)
     owner = pairs.comparison[pairs.round_trial]
@@ -208,6 +209,31 @@ def _not_steady(pairs: Pairs) -> Iterator[Caveat]:
     for k in np.flatnonzero(flagged):
         legs = f"{flagged[k]:.0f} of {2 * rounds[k]} legs"
         yield int(k), f"{legs} were not steady in the measured window; a longer warm-up may help"
+
+
+def _contaminated(pairs: Pairs) -> Iterator[Caveat]:
+    """Legs beside which something else was at work, with what it was."""
+    owner, column = pairs.comparison[pairs.round_trial], pairs.legs.text["contaminated"]
+    flagged = contaminated_legs(pairs)
+    if not flagged.any():
+        return
+    rounds = np.bincount(owner, minlength=len(pairs.counts))
+    legs = np.concatenate([pairs.arm_leg, pairs.base_leg])
+    owners = np.concatenate([owner, owner])[flagged[legs]]
+    codes = column.codes[legs[flagged[legs]]]
+    num_legs = np.bincount(owners, minlength=len(pairs.counts))
+    reasons: dict[int, Counter[str]] = {}
+    for (k, code), count in zip(*np.unique(np.stack([owners, codes], axis=1), axis=0, return_counts=True), strict=True):
+        for reason in column.names[code].split("\n"):
+            reasons.setdefault(int(k), Counter())[reason] += int(count)
+    for k, counts in reasons.items():
+        why = ", ".join(f"{reason} in {count}" for reason, count in sorted(counts.items()))
+        yield k, f"{num_legs[k]} of {2 * rounds[k]} legs are contaminated: {why}"
+
+
+def _skipped_steps(pairs: Pairs) -> Iterator[Caveat]:
+    for name, skipped, k in _by_side(pairs, pairs.legs.number["skipped_steps"]):
+        yield k, f"{name} passed over {skipped:.3g} optimizer steps a leg, whose gradients had overflowed"
 
 
 def _input_bound(pairs: Pairs) -> Iterator[Caveat]:

@@ -41,7 +41,7 @@ def text_array(table: pa.Table, name: str) -> pa.Array:
     if name not in table.column_names:
         return pa.nulls(len(table), pa.string()).dictionary_encode()
     column = table[name].combine_chunks()
-    if name == "differs":
+    if pa.types.is_list(column.type):
         column = pc.binary_join(column, "\n")
     return column.dictionary_encode()
 

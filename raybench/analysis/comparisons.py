@@ -19,9 +19,11 @@ from raybench.analysis import tradeoffs
 from raybench.analysis.comparability import declared, undeclared_differences, without_facts
 from raybench.analysis.inference import UNDECIDED, Floats, Integers, Judgement, judge, sign_flip_ps
 from raybench.analysis.metrics import Metric
-from raybench.analysis.pairs import Mask, Pairs, group_moments, mean_by
+from raybench.analysis.pairs import Mask, Pairs
 from raybench.analysis.planning import trials_needed
-from raybench.analysis.results import Comparison, FailureCause, Sensitivity, number
+from raybench.analysis.results import Comparison, FailureCause, number
+from raybench.analysis.sensitivity import judge_otherwise
+from raybench.analysis.work import work
 
 
 def build_comparisons(
@@ -38,7 +40,7 @@ def build_comparisons(
     found = judge(pairs.counts, mean, deviation, margin=margin, alpha=alpha, claims=same)
     verdicts = _verdicts(pairs, found, same)
     needed = trials_needed(pairs.counts, mean, deviation, margin=margin, alpha=alpha, level=found.level)
-    sensitivity = _sensitivity(pairs, metric, margin, alpha, same)
+    sensitivity = judge_otherwise(pairs, metric, margin, alpha, same)
     causes = _failure_causes(pairs, metric)
     differs = [declared(pairs.legs.text["differs"][leg]) for leg in pairs.example]
     columns: dict[str, Sequence[Any]] = {
@@ -64,9 +66,11 @@ def build_comparisons(
         "failures": [sum(cause.num_legs for cause in several) for several in causes],
         "failure_causes": causes,
         **_trade_offs(pairs, alpha, quality_margin),
+        **_percentiles(pairs),
         "differs": differs,
         "sensitivity": [tuple(others) for others in sensitivity],
     }
+    columns |= work(pairs, columns["baseline_samples_per_second"], columns["arm_samples_per_second"])
     columns["caveats"] = _caveats(pairs, columns, unequal, margin, alpha, quality_margin)
     names = list(columns)
     records = [Comparison(**dict(zip(names, row, strict=True))) for row in zip(*columns.values(), strict=True)]
@@ -86,6 +90,16 @@ def _throughput(pairs: Pairs, metric: Metric, leg: Integers, log_cost: Floats) -
     log_samples = pairs.by_trial(np.log(np.where(samples > 0, samples, np.nan)))
     by_step = ~pairs.per_sample[pairs.comparison]
     return np.asarray(np.exp(pairs.moments(np.where(by_step, log_samples, 0.0) - log_cost)[0]))
+
+
+def _percentiles(pairs: Pairs) -> dict[str, Sequence[Any]]:
+    """p50, p90 and p99 of both sides' measured steps, by comparison: the geometric mean over its trials."""
+    steps = pairs.legs.steps
+    return {
+        f"{side}_step_{name}_seconds": _numbers(np.exp(pairs.moments(pairs.by_trial(np.log(values[leg])))[0]))
+        for side, leg in (("baseline", pairs.base_leg), ("arm", pairs.arm_leg))
+        for name, values in (("p50", steps.median_seconds), ("p90", steps.p90_seconds), ("p99", steps.p99_seconds))
+    }
 
 
 def _names(pairs: Pairs) -> dict[str, Sequence[Any]]:
@@ -144,9 +158,7 @@ def _caveats(
             sentences.append(_quality_caveat(columns, k, quality_margin))
         sentences += found[k]
         sentences += [
-            f"with the {other.kind} the verdict would be {other.verdict!r}"
-            for other in columns["sensitivity"][k]
-            if other.verdict != verdict and k not in unequal
+            other.sentence() for other in columns["sensitivity"][k] if other.verdict != verdict and k not in unequal
         ]
         result.append(tuple(sentences))
     return result
@@ -172,43 +184,6 @@ def _verdicts(pairs: Pairs, found: Judgement, same: Mask) -> list[str]:
     ]
     names = ["unlocks", "blocked", "both failed", UNDECIDED, "not comparable"]
     return [str(name) for name in np.select(cases, names, found.verdict)]
-
-
-def _sensitivity(pairs: Pairs, metric: Metric, margin: float, alpha: float, same: Mask) -> list[list[Sensitivity]]:
-    """The comparisons judged with the median step, without legs that were not steady, without rounds that were cut."""
-    results: list[list[Sensitivity]] = [[] for _ in pairs.counts]
-    if metric.name != "step_seconds":
-        return results
-    owner, steps = pairs.comparison[pairs.round_trial], pairs.legs.steps
-    suspect = words.suspect_legs(pairs)
-    unsteady = suspect[pairs.arm_leg] | suspect[pairs.base_leg]
-    for kind, seconds, left_out in (
-        ("median step", steps.median_seconds, np.zeros(len(owner), dtype=bool)),
-        ("steady legs only", steps.mean_seconds, unsteady),
-        ("uncut rounds only", steps.mean_seconds, words.cut_rounds(pairs)),
-    ):
-        keep = ~left_out
-        shown = np.bincount(owner[left_out], minlength=len(pairs.counts)) > 0
-        if kind == "median step":
-            shown = pairs.counts > 0
-        if not shown.any():
-            continue
-        rounds = np.log(seconds[pairs.base_leg] / seconds[pairs.arm_leg])
-        rounds = rounds + np.where(pairs.per_sample[owner], _log_samples(pairs), 0.0)
-        trials = mean_by(pairs.round_trial[keep], rounds[keep], len(pairs.differences))
-        there = np.isfinite(trials)
-        counts = np.bincount(pairs.comparison[there], minlength=len(pairs.counts))
-        mean, deviation = group_moments(trials[there], pairs.comparison[there], len(counts))
-        found = judge(counts, mean, deviation, margin=margin, alpha=alpha, claims=same)
-        for k in np.flatnonzero(shown):
-            results[k].append(Sensitivity(kind, number(np.exp(mean[k])), str(found.verdict[k])))
-    return results
-
-
-def _log_samples(pairs: Pairs) -> Floats:
-    samples = pairs.legs.number["samples_per_step"]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.log(samples[pairs.arm_leg] / samples[pairs.base_leg]))
 
 
 def _failure_causes(pairs: Pairs, metric: Metric) -> list[tuple[FailureCause, ...]]:

@@ -49,6 +49,8 @@ TEXTS: Final = (
     "process_group",
     "differs",
     "arm_config",
+    "contaminated",
+    "missing_instruments",
 )
 NUMBERS: Final = (
     "global_batch",
@@ -66,6 +68,8 @@ NUMBERS: Final = (
     "train_seconds",
     "accuracy",
     "steady_from_step",
+    "skipped_steps",
+    "matmul_tflops",
 )
 _LISTS: Final = ("step_seconds", "data_seconds")
 _EPOCH_LISTS: Final = ("epoch_seconds", "epoch_accuracy")

@@ -46,9 +46,15 @@ class FailureCause:
 class Sensitivity:
     """The same comparison, judged another way."""
 
-    kind: str  # `median step`, `steady legs only` or `uncut rounds only`
+    kind: str  # `median step`, `steady legs only`, `clean legs only` or `uncut rounds only`
     speedup: float | None
     verdict: str
+
+    def sentence(self) -> str:
+        """As a caveat says it."""
+        if self.speedup is None:
+            return f"with {self.kind} no trial would be left"
+        return f"with the {self.kind} the verdict would be {self.verdict!r}"
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,18 @@ class Comparison:
     break_even_steps: float | None  # until a longer set-up is repaid; None where never, or not known
     break_even_low: float | None
     break_even_high: float | None  # None also where it is not bounded
+    baseline_step_p50_seconds: float | None  # percentiles of the measured steps, geometric mean over trials
+    baseline_step_p90_seconds: float | None
+    baseline_step_p99_seconds: float | None
+    arm_step_p50_seconds: float | None
+    arm_step_p90_seconds: float | None
+    arm_step_p99_seconds: float | None
+    flops_per_sample: float | None  # of a training step: 3 x the plain model's forward pass, the same for every arm
+    baseline_tflops: float | None  # achieved, 10^12 floating-point operations a second of all workers together
+    arm_tflops: float | None
+    baseline_peak_share: float | None  # achieved over the peak of the workers' devices; None where it is not known
+    arm_peak_share: float | None
+    peak: str | None  # which peak: the device's, for what type, and by whom it is said
     differs: tuple[str, ...]  # what the space declares the arms to differ in, beside the engine
     sensitivity: tuple[Sensitivity, ...]
     caveats: tuple[str, ...]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +23,14 @@ class StepStatistics:
 
     mean_seconds: Floats
     median_seconds: Floats
+    p90_seconds: Floats
+    p99_seconds: Floats
     drift: Floats  # log of the second half's mean step over the first half's
     data_share: Floats  # of the time, spent waiting for data; nan where it was not recorded
     num_steps: Floats  # all steps, warm-up included
+
+
+_QUANTILES: Final = {"median_seconds": 0.5, "p90_seconds": 0.9, "p99_seconds": 0.99}
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,9 @@ def summarize(steps: pa.ListArray, data: pa.ListArray, warmup: Floats, ok: np.nd
     for rows, count in _blocks(lengths - first, ok):
         window = values[(starts[rows] + first[rows])[:, None] + np.arange(count)]
         result["mean_seconds"][rows] = window.mean(axis=1)
-        result["median_seconds"][rows] = np.median(window, axis=1)
+        quantiles = np.quantile(window, list(_QUANTILES.values()), axis=1)
+        for name, values_of in zip(_QUANTILES, quantiles, strict=True):
+            result[name][rows] = values_of
         half = count // 2
         if half:
             result["drift"][rows] = np.log(window[:, count - half :].mean(axis=1) / window[:, :half].mean(axis=1))

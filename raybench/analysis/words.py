@@ -138,6 +138,18 @@ def trade_off(c: Comparison) -> str | None:
     return f"{c.arm} {speed} of the throughput of {c.setting} and {memory} {more} {c.memory_of} memory"
 
 
+def work_done(c: Comparison) -> str | None:
+    """As `zero1 in resnet18: 1.21 TFLOP/s, 61 % of the peak; ddp 1.30 TFLOP/s, 65 %; the peak is ...`; else None."""
+    if c.arm_tflops is None or c.baseline_tflops is None:
+        return None
+    sides = [
+        f"{tflops:.3g} TFLOP/s" + ("" if share is None else f" ({percent(share)} of the peak)")
+        for tflops, share in ((c.arm_tflops, c.arm_peak_share), (c.baseline_tflops, c.baseline_peak_share))
+    ]
+    peak = "" if c.peak is None else f"; the peak is {c.peak}"
+    return f"{c.arm} in {c.setting}: {sides[0]} against {sides[1]}{peak}"
+
+
 def break_even(c: Comparison) -> str | None:
     """As `zero1 in resnet18: a longer set-up is repaid after 1,200 steps [900, 1,700]`; else None."""
     if c.verdict != "helps" or not c.break_even_steps:
