@@ -27,6 +27,7 @@ _COMMANDS = {
     "report": "an HTML page, figures and a Markdown summary from a ledger",
     "compare": "two sweeps against each other: what got better, what got worse",
     "predict": "the speedup to expect of a setting that was not measured",
+    "doctor": "is this machine fit for sweeps, and if not, what to do",
     "sync": "bring MLflow up to date with a ledger",
     "verify": "check a ledger and its report from the raw rows up",
 }

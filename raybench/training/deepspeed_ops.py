@@ -41,7 +41,7 @@ def build_adam(*, offloaded: bool) -> None:
 @contextlib.contextmanager
 def _only_builder() -> Iterator[None]:
     """Hold raybench's lock on the extensions cache, with what a dead builder left behind cleared."""
-    cache = _extensions_cache()
+    cache = extensions_cache()
     with (cache / ".raybench.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, or its holder dies
         clear_stale_locks(cache)
@@ -56,7 +56,7 @@ def clear_stale_locks(cache: Path) -> list[Path]:
     return stale
 
 
-def _extensions_cache() -> Path:
+def extensions_cache() -> Path:
     """The folder in which torch keeps built extensions, one folder each."""
     from torch.utils.cpp_extension import _get_build_directory
 

@@ -1,0 +1,116 @@
+"""`python -m raybench.doctor`: is this machine fit for sweeps, and if not, what is to be done?"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from raybench.cli import parse_arguments, run_command, suggest
+from raybench.doctor import hardware, services, software
+from raybench.doctor.finding import Finding
+from raybench.errors import UserError
+
+USAGE = """
+usage: python -m raybench.doctor [--build-ops] [--json] [results=FOLDER]
+
+Is this machine fit for sweeps? Looks at Python, the compiler, the libraries and whether they fit each other,
+DeepSpeed's operators, accelerators, memory, disk, limits, Ray and its token, and MLflow. Each is ok, a warning, or
+an error with what to do about it. Takes some seconds and changes nothing.
+
+  results=FOLDER     where the ledgers are to go; default: mlruns/ledger
+  --build-ops        build DeepSpeed's operators now (a minute or two), and clear the locks that a killed build left
+                     behind; otherwise a sweep's first trial builds what it needs
+  --json             the findings as one JSON object
+
+The surroundings count: run it with the environment variables that the sweep will have (RAY_ADDRESS, RAY_AUTH_MODE,
+MLFLOW_TRACKING_URI), in the same folder, and on a cluster on every kind of node.
+
+Exit code 0: no errors (there may be warnings); 1: an error; 2: bad input.
+
+examples:
+  python -m raybench.doctor
+  python -m raybench.doctor --build-ops
+  RAY_ADDRESS=10.0.0.5:6379 python -m raybench.doctor --json
+"""
+_MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
+
+
+def main(argv: list[str]) -> int:
+    """Print the diagnosis. Returns 0, or 1 where there is an error; raises UserError for bad input."""
+    arguments = parse_arguments(argv, usage=USAGE, flags={"build-ops", "json"})
+    for key in arguments.values:
+        if key != "results":
+            raise UserError(f"unknown key {key}=; {suggest(key, ['results'])}")
+    findings = diagnose(Path(arguments.values.get("results", "mlruns/ledger")), "build-ops" in arguments.flags)
+    counts: Counter[str] = Counter(finding.status for finding in findings)
+    if "json" in arguments.flags:
+        report = {"schema_version": 1, "errors": counts["error"], "warnings": counts["warning"]}
+        print(json.dumps({**report, "findings": [asdict(finding) for finding in findings]}, indent=1))
+    else:
+        print_findings(findings, Console())
+    return 1 if counts["error"] else 0
+
+
+def diagnose(results: Path, build_ops: bool = False) -> list[Finding]:
+    """Every finding, in reading order. Checks that wait for something run side by side."""
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(check) for check in (services.ray_cluster, services.mlflow, services.ports)]
+        answer = software.probe(build_ops)
+        ray, mlflow, ports = (future.result() for future in waiting)
+    built = software.ops_built(answer)
+    return [
+        software.python(),
+        software.compiler(built),
+        software.ninja(built),
+        *software.versions(),
+        *software.imports(answer),
+        *software.operators(answer),
+        hardware.accelerators(answer),
+        hardware.cores(),
+        hardware.memory(),
+        hardware.shared_memory(),
+        *hardware.disks(results),
+        hardware.open_files(),
+        hardware.temporary_folder(),
+        services.host_name(),
+        services.loopback(),
+        ports,
+        ray,
+        services.ray_token(),
+        mlflow,
+    ]
+
+
+def print_findings(findings: list[Finding], console: Console) -> None:
+    """A line a finding, the remedy below it where there is one to take, and the sum of it."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for one in findings:
+        table.add_row(_MARKS[one.status], one.name, escape(one.found))
+        if one.remedy and one.status != "ok":
+            table.add_row("", "", f"[bold]->[/] {escape(one.remedy)}")
+    console.print(table)
+    counts: Counter[str] = Counter(finding.status for finding in findings)
+    console.print(f"\n{_sum(counts)}")
+
+
+def _sum(counts: Counter[str]) -> str:
+    warnings = f"{counts['warning']} warning" + ("s" if counts["warning"] != 1 else "")
+    if counts["error"]:
+        return (
+            f"{counts['error']} error" + ("s" if counts["error"] != 1 else "") + f", {warnings}: not fit for sweeps yet"
+        )
+    return f"fit for sweeps; {warnings}" if counts["warning"] else "fit for sweeps"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,155 @@
+"""The machine: accelerators, cores and memory as this process may use them, disk, open files."""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from raybench.doctor.finding import Finding
+
+GIB = 2**30
+_MIN_MEMORY = 2 * GIB  # Ray, MLflow and two workers with torch take about 1.5 GiB before any model
+_MIN_SHM = GIB
+_MIN_DISK, _LOW_DISK = GIB // 2, 5 * GIB
+_FULL = 0.95  # from here on Ray's raylet takes a disk for full
+_MIN_FILES = 1024
+_LONGEST_TMP = 50  # Ray's sockets lie 50 characters deeper, and Unix allows 107
+
+
+def accelerators(answer: dict[str, Any]) -> Finding:
+    """GPUs that torch can use, and those that it should but cannot."""
+    torch = answer.get("torch", {})
+    gpus = torch.get("gpus", [])
+    there = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    if gpus:
+        names = ", ".join(f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus))
+        return Finding("accelerators", "ok", f"{names}; CUDA {torch['cuda']}")
+    if there:
+        why = "is built for the CPU alone" if torch.get("cuda") is None else f"(CUDA {torch['cuda']}) cannot use them"
+        return Finding(
+            "accelerators", "warning", f"{there} NVIDIA GPUs, but torch {torch.get('version', '')} {why}",
+            "install a torch built for CUDA, or a driver that fits it (nvidia-smi shows the driver's CUDA version)",
+        )  # fmt: skip
+    return Finding("accelerators", "ok", "none; sweeps run on the CPU (over gloo)")
+
+
+def cores() -> Finding:
+    """Cores that are there, and those that this process may use: Ray counts the former."""
+    there, usable = os.cpu_count() or 1, len(os.sched_getaffinity(0))
+    quota = _cgroup_cores()
+    usable_now = min(usable, quota) if quota else usable
+    if usable_now < there - 0.5:
+        return Finding(
+            "cores", "warning", f"{there} are there, {usable_now:g} may be used (a container's quota, or taskset)",
+            f"start Ray with --num-cpus={max(1, int(usable_now))}, so that it does not plan with all of them",
+        )  # fmt: skip
+    return Finding("cores", "ok", str(there))
+
+
+def _cgroup_cores() -> float | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def memory() -> Finding:
+    """Memory that is free for workers and models."""
+    memory = psutil.virtual_memory()
+    found = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
+    if memory.available < _MIN_MEMORY:
+        return Finding(
+            "memory", "warning", found, "end what uses it: Ray and two workers take about 1.5 GiB before any model"
+        )
+    return Finding("memory", "ok", found)
+
+
+def shared_memory() -> Finding:
+    """/dev/shm, where Ray keeps its objects and loaders hand over batches; containers often have 64 MiB."""
+    remedy = "docker run --shm-size=8g, or mount -o remount,size=8G /dev/shm"
+    try:
+        stats = os.statvfs("/dev/shm")
+        with tempfile.TemporaryFile(dir="/dev/shm"):
+            pass
+    except OSError as error:
+        return Finding("shared memory", "error", f"/dev/shm cannot be used: {error}", remedy)
+    size, free = stats.f_blocks * stats.f_frsize, stats.f_bavail * stats.f_frsize
+    found = f"/dev/shm: {free / GIB:.2f} of {size / GIB:.2f} GiB free"
+    return (
+        Finding("shared memory", "warning", found, remedy) if free < _MIN_SHM else Finding("shared memory", "ok", found)
+    )
+
+
+def disks(results: Path) -> list[Finding]:
+    """Room where the results go and where Ray keeps its session, and that the results can be written."""
+    findings = [_writable(results)]
+    for name, folder in (("disk of the results", results), ("disk of Ray's session", Path(tempfile.gettempdir()))):
+        usage = psutil.disk_usage(str(_existing(folder)))
+        found = f"{usage.free / GIB:.1f} GiB free at {_existing(folder)}"
+        remedy = "make room, or put it elsewhere: results=FOLDER for results, TMPDIR for Ray's session"
+        if usage.free < _MIN_DISK:
+            findings.append(Finding(name, "error", found, remedy))
+        elif usage.free < _LOW_DISK or usage.free < (1 - _FULL) * usage.total:
+            findings.append(Finding(name, "warning", found, remedy))
+        else:
+            findings.append(Finding(name, "ok", found))
+    return findings
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
+
+
+def _writable(results: Path) -> Finding:
+    """Whether a ledger could be written: a file made, flushed to disk and renamed."""
+    folder = _existing(results)
+    remedy = "make it writable, or name another folder: results=FOLDER (raybench.sweep takes it too)"
+    blocked = next(
+        (p for p in (results.absolute(), *results.absolute().parents) if p.exists() and not p.is_dir()), None
+    )
+    if blocked is not None:
+        return Finding("results folder", "error", f"{results}: {blocked} is a file", remedy)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".raybench-doctor-") as inner:
+            path = Path(inner) / "file"
+            with path.open("w") as file:
+                file.write("x")
+                file.flush()
+                os.fsync(file.fileno())
+            path.rename(path.with_name("renamed"))
+    except OSError as error:
+        return Finding("results folder", "error", f"{folder} cannot be written: {error.strerror or error}", remedy)
+    return Finding("results folder", "ok", f"{results.absolute()} can be written")
+
+
+def open_files() -> Finding:
+    """How many files a process may have open. Ray raises the soft limit to the hard one by itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = f"{_limit(soft)}, at most {_limit(hard)}"
+    if hard != resource.RLIM_INFINITY and hard < _MIN_FILES:
+        return Finding("open files", "error", found, "ulimit -n 65536 (as root, or in /etc/security/limits.conf)")
+    if hard != resource.RLIM_INFINITY and hard < 8 * _MIN_FILES:
+        return Finding("open files", "warning", found, "Ray asks for 65536 on a large machine: ulimit -n 65536")
+    return Finding("open files", "ok", found)
+
+
+def _limit(value: int) -> str:
+    return "no limit" if value == resource.RLIM_INFINITY else str(value)
+
+
+def temporary_folder() -> Finding:
+    """The path under which Ray makes its sockets, whose length Unix limits."""
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(folder) > _LONGEST_TMP:
+        return Finding(
+            "temporary folder", "error", f"{folder} is {len(folder)} characters long; Ray's socket paths would not fit",
+            f"a path of at most {_LONGEST_TMP} characters: export RAY_TMPDIR=/tmp",
+        )  # fmt: skip
+    return Finding("temporary folder", "ok", folder)

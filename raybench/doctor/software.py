@@ -1,0 +1,164 @@
+"""Python, the compiler, the libraries and whether they fit each other, DeepSpeed's operators."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import struct
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from raybench.doctor.finding import Finding, ask_child
+
+_PROBE_SECONDS = 60.0
+_BUILD_SECONDS = 900.0
+_CORE = ("torch", "torchvision", "deepspeed", "ray", "mlflow", "timm")
+INSTALL = "pip install 'raybench' in a fresh virtual environment, with constraints.txt where you have it"
+
+
+def python() -> Finding:
+    """The interpreter: 64 bits, and new enough for the raybench that is installed."""
+    found = f"{platform.python_version()} at {sys.executable}"
+    asked = _requires_python()
+    if platform.python_version() not in asked:
+        return Finding("Python", "error", found, f"raybench needs Python {asked}")
+    if struct.calcsize("P") != 8:
+        return Finding("Python", "error", f"{found}, 32 bits", "torch exists for 64-bit Python only")
+    return Finding("Python", "ok", found)
+
+
+def compiler(ops_built: bool) -> Finding:
+    """A C++ compiler, without which DeepSpeed cannot build its operators."""
+    path = next((found for name in ("g++", "c++", "clang++") if (found := shutil.which(name))), None)
+    if path is None:
+        return _needed_for_ops(
+            "C++ compiler",
+            "none on PATH",
+            ops_built,
+            "apt-get install g++ (Debian, Ubuntu), dnf install gcc-c++ (Fedora)",
+        )
+    try:
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding("C++ compiler", "error", f"{path} does not run: {error}", "install g++ anew")
+    return Finding("C++ compiler", "ok", f"{answer.stdout.splitlines()[0]} at {path}")
+
+
+def ninja(ops_built: bool) -> Finding:
+    """ninja, which drives the build of DeepSpeed's operators; workers look beside the interpreter, too."""
+    beside = Path(sys.executable).parent / "ninja"
+    path = shutil.which("ninja") or (str(beside) if beside.exists() else None)
+    if path is None:
+        return _needed_for_ops("ninja", "not found", ops_built, "pip install ninja")
+    return Finding("ninja", "ok", path)
+
+
+def _needed_for_ops(name: str, found: str, ops_built: bool, remedy: str) -> Finding:
+    if ops_built:
+        return Finding(name, "warning", f"{found}; the operators of DeepSpeed are built already", remedy)
+    return Finding(name, "error", f"{found}: DeepSpeed builds its operators on first use", remedy)
+
+
+def versions() -> list[Finding]:
+    """The libraries that raybench names, in versions that it and torchvision ask for."""
+    findings = []
+    asked: dict[str, list[Requirement]] = {name: [] for name in _CORE}
+    for dist in ("raybench", "torchvision", "deepspeed"):
+        for text in _requires(dist):
+            requirement = Requirement(text)
+            if requirement.name in asked and (requirement.marker is None or requirement.marker.evaluate()):
+                asked[requirement.name].append(requirement)
+    for name, requirements in asked.items():
+        version = _version(name)
+        if version is None:
+            findings.append(Finding(name, "error", "not installed", INSTALL))
+            continue
+        unfit = [r for r in requirements if Version(version.partition("+")[0]) not in r.specifier]
+        if unfit:
+            wants = ", ".join(f"{name}{r.specifier}" for r in unfit)
+            findings.append(Finding(name, "error", f"{version}, where {wants} is asked for", INSTALL))
+        else:
+            findings.append(Finding(name, "ok", version))
+    return findings
+
+
+def _requires(dist: str) -> list[str]:
+    try:
+        return metadata.requires(dist) or []
+    except metadata.PackageNotFoundError:
+        return []  # said of the library itself, or raybench runs from a source tree
+
+
+def _requires_python() -> SpecifierSet:
+    try:
+        return SpecifierSet(str(metadata.metadata("raybench").json.get("requires_python", "")))
+    except metadata.PackageNotFoundError:
+        return SpecifierSet("")
+
+
+def _version(dist: str) -> str | None:
+    try:
+        return metadata.version(dist)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def probe(build_ops: bool) -> dict[str, Any]:
+    """What torch and DeepSpeed say in a process of their own."""
+    arguments = ["raybench.training.probe", *(["--build-ops"] if build_ops else [])]
+    return ask_child(arguments, _BUILD_SECONDS if build_ops else _PROBE_SECONDS)
+
+
+def imports(answer: dict[str, Any]) -> list[Finding]:
+    """Whether torch, torchvision and DeepSpeed can be imported at all."""
+    if "error" in answer:
+        return [Finding("imports", "error", f"torch or DeepSpeed cannot be asked: {answer['error']}", INSTALL)]
+    failed = [name for name in ("torch", "torchvision", "deepspeed") if "error" in answer.get(name, {})]
+    if not failed:
+        return [Finding("imports", "ok", "torch, torchvision and DeepSpeed import")]
+    return [Finding("imports", "error", f"{name} does not import: {answer[name]['error']}", INSTALL) for name in failed]
+
+
+def ops_built(answer: dict[str, Any]) -> bool:
+    """Whether every operator that raybench's arms use is built."""
+    ops = answer.get("deepspeed", {}).get("ops", {})
+    return bool(ops) and all(ops.values())
+
+
+def operators(answer: dict[str, Any]) -> list[Finding]:
+    """DeepSpeed's operators, built or not, and locks that killed builds left behind."""
+    findings = []
+    if "error" in answer.get("built", {}):
+        findings.append(
+            Finding("DeepSpeed operators", "error", f"cannot be built: {answer['built']['error']}", "see the compiler")
+        )
+    ops = answer.get("deepspeed", {}).get("ops", {})
+    missing = [name for name, built in ops.items() if not built]
+    if missing:
+        findings.append(
+            Finding(
+                "DeepSpeed operators", "warning", f"not built yet: {', '.join(missing)}; a sweep builds what it uses",
+                "python -m raybench.doctor --build-ops builds them now (a minute or two)",
+            )
+        )  # fmt: skip
+    elif ops:
+        findings.append(Finding("DeepSpeed operators", "ok", f"built: {', '.join(ops)}"))
+    locks = answer.get("cache", {}).get("locks", {})
+    stale = [path for path, held in locks.items() if not held]
+    if stale:
+        findings.append(
+            Finding(
+                "build locks", "warning", f"left by a build that died: {', '.join(stale)}; torch waits for it for ever",
+                "python -m raybench.doctor --build-ops clears it, and so does a sweep",
+            )
+        )  # fmt: skip
+    elif locks:
+        findings.append(Finding("build locks", "ok", f"a build is under way: {', '.join(locks)}"))
+    return findings

@@ -1,0 +1,110 @@
+"""What torch and DeepSpeed say of this machine, as one JSON object on the last line of standard output.
+
+    python -m raybench.training.probe [--build-ops]
+
+A child process of `raybench.doctor`. With `--build-ops` DeepSpeed's operators are built first, as a sweep's first
+trial would, with locks that a killed build left behind cleared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def main(argv: list[str]) -> int:
+    """Print the probe. Returns 0: what does not work is part of the answer."""
+    answer: dict[str, Any] = {}
+    if _tried(answer, "torch", _torch):
+        _tried(answer, "torchvision", _torchvision)
+        _tried(answer, "cache", _cache)
+        if "--build-ops" in argv:
+            _tried(answer, "built", _build)
+        _tried(answer, "deepspeed", _deepspeed)
+    print()
+    print(json.dumps(answer))
+    return 0
+
+
+def _tried(answer: dict[str, Any], name: str, what: Callable[[], dict[str, Any]]) -> bool:
+    try:
+        answer[name] = what()
+    except BaseException as error:  # an import may even call sys.exit
+        traceback.print_exc()
+        answer[name] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
+    return "error" not in answer[name]
+
+
+def _torch() -> dict[str, Any]:
+    import torch
+
+    available = torch.cuda.is_available()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if available else []
+    return {"version": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus}
+
+
+def _torchvision() -> dict[str, Any]:
+    from raybench.training.torchvision_ops import declare_missing
+
+    declare_missing()
+    import torchvision
+
+    return {"version": torchvision.__version__}
+
+
+def _cache() -> dict[str, Any]:
+    """torch's folder of built extensions, and the locks of builds in it: held by a process, or left by a dead one."""
+    from raybench.training.deepspeed_ops import extensions_cache
+
+    cache = extensions_cache()
+    locks = {str(lock): _is_open_somewhere(lock) for lock in sorted(cache.glob("*/lock"))}
+    return {"folder": str(cache), "locks": locks}
+
+
+def _is_open_somewhere(path: Path) -> bool:
+    """Whether a process of this machine that we may look at has the file open, as torch's builder has its lock."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(link) == str(path):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _build() -> dict[str, Any]:
+    import torch
+
+    from raybench.training.deepspeed_ops import build_adam, import_deepspeed
+    from raybench.training.ranks import Ranks
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    import_deepspeed(Ranks(0, 1, device, None))
+    build_adam(offloaded=True)
+    if device.type == "cuda":
+        build_adam(offloaded=False)
+    return {}
+
+
+def _deepspeed() -> dict[str, Any]:
+    """DeepSpeed's version, and which of the operators that raybench's arms use are built."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
+    import deepspeed
+
+    from raybench.training.deepspeed_ops import extensions_cache
+
+    names = ["cpu_adam", "fused_adam"] if on_gpu else ["deepspeed_shm_comm", "cpu_adam"]
+    cache = extensions_cache()
+    return {"version": deepspeed.__version__, "ops": {name: any((cache / name).glob("*.so")) for name in names}}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
