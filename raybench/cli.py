@@ -19,18 +19,28 @@ from raybench.errors import Interrupted, NothingMeasured, UserError
 
 _KEY = re.compile(r"[A-Za-z_][\w.\-]*")
 _LONGEST_MESSAGE = 1500  # characters; what is longer quotes an input that no person wrote
-_COMMANDS = {
-    "sweep": "run a space: every setting with and without DeepSpeed, on Ray",
-    "plan": "show what a sweep would run; runs nothing",
-    "calibrate": "how finely this machine lets a sweep see: the baseline against itself",
-    "analysis": "from a ledger to speedups and verdicts",
-    "report": "an HTML page, figures and a Markdown summary from a ledger",
-    "compare": "two sweeps against each other: what got better, what got worse",
-    "predict": "the speedup to expect of a setting that was not measured",
-    "doctor": "is this machine fit for sweeps, and if not, what to do",
-    "sync": "bring MLflow up to date with a ledger",
-    "verify": "check a ledger and its report from the raw rows up",
+_GROUPS = {
+    "before": {
+        "doctor": "is this machine fit for sweeps, and if not, what to do",
+        "plan": "what a sweep would run, for how long, and what it could detect; runs nothing",
+        "calibrate": "how finely this machine lets a sweep see: the baseline against itself",
+    },
+    "measure": {
+        "sweep": "run a space: every setting with and without DeepSpeed, on Ray",
+    },
+    "read": {
+        "analysis": "from a ledger to speedups and verdicts",
+        "report": "an HTML page, figures and a Markdown summary from a ledger",
+        "compare": "two sweeps against each other: what got better, what got worse",
+        "predict": "the speedup to expect of a setting that was not measured",
+    },
+    "keep": {
+        "sync": "bring MLflow up to date with a ledger",
+        "verify": "check a ledger and its report from the raw rows up",
+        "completion": "the script with which bash, zsh or fish completes `raybench`",
+    },
 }
+COMMANDS = {name: meaning for group in _GROUPS.values() for name, meaning in group.items()}
 
 
 @dataclass(frozen=True)
@@ -128,14 +138,34 @@ def one_line(text: str) -> str:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<10}{meaning}" for name, meaning in _COMMANDS.items()]
-    return "\n".join(
-        ["usage: raybench COMMAND [key=value ...] [--option ...]", "", *lines, "", "raybench COMMAND --help says more."]
-    )
+    lines = []
+    for group, commands in _GROUPS.items():
+        for number, (name, meaning) in enumerate(commands.items()):
+            lines.append(f"  {'' if number else group:<9}{name:<12}{meaning}")
+    return "\n".join([_HEAD, *lines, _TAIL])
+
+
+_HEAD = """
+usage: raybench COMMAND [key=value ...] [--option ...]
+
+Does DeepSpeed help my model on my machines, by how much, and am I sure?
+""".lstrip()
+_TAIL = """
+raybench COMMAND --help     its manual page, with examples (also: raybench help COMMAND)
+raybench --version          the version
+python -m raybench.COMMAND  is the same as raybench COMMAND
+
+examples:
+  raybench doctor
+  raybench plan space=quickstart
+  raybench sweep space=cnns size=small
+  raybench analysis mlruns/ledger/quickstart/*"""
 
 
 def main(argv: list[str]) -> int:
     """`raybench COMMAND ...`: the same as `python -m raybench.COMMAND ...`."""
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("--help", "-h"):
         print(_usage())
         return 0 if argv else 2
@@ -144,8 +174,13 @@ def main(argv: list[str]) -> int:
 
         print(f"raybench {__version__}")
         return 0
-    if argv[0] not in _COMMANDS:
-        raise UserError(f"unknown command {argv[0]!r}; {suggest(argv[0], _COMMANDS)}")
+    if argv[0] == "complete":  # asked by the script of `raybench completion` at each press of the key
+        from raybench.completion import complete
+
+        sys.stdout.writelines(f"{word}\n" for word in complete(" ".join(argv[1:])))
+        return 0
+    if argv[0] not in COMMANDS:
+        raise UserError(f"unknown command {argv[0]!r}; {suggest(argv[0], COMMANDS)}")
     module = f"raybench.{argv[0]}"
     if Path(__file__).with_name(argv[0]).is_dir():
         module += ".__main__"  # as `python -m` runs a package

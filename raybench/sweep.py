@@ -32,25 +32,44 @@ from raybench.recorder import EVENT_COLUMNS, leg_event
 from raybench.space import Space
 
 USAGE = """
-usage: python -m raybench.sweep space=NAME|PATH [size=NAME] [sweep=NAME] [results=FOLDER] [key=value ...] [--yes]
+usage: python -m raybench.sweep space=NAME|PATH [key=value ...] [--quiet | --verbose] [--yes]
 
-Train every setting of a space with each of its arms, on Ray, and say what DeepSpeed does for it.
+Train every setting of a space with each of its arms, on Ray, and say what DeepSpeed does for it. Ends with the
+answer, a table, and a report. `python -m raybench.plan` with the same words shows beforehand what it would run.
 
+what to run
   space=cnns                     search_spaces/cnns.yaml, or the one that ships with raybench
   space=path/to/mine.yaml        a file of your own
   size=small                     one of the sizes that the space has: small is for 2 CPU cores
-  sweep=friday                   names the sweep; the same name again resumes it. Without it the name is made
-                                 from the space's content, so that the same command again resumes it too
-  results=mlruns/ledger          the ledger is written to <results>/<space>/<sweep>
   setting.batch_size=[64,128]    any other key=value overrides that field of the space
   --yes                          a plan of more than 10,000 legs is meant
 
-Runs on the Ray cluster of RAY_ADDRESS or of this node, else on this machine. MLflow: MLFLOW_TRACKING_URI, else
-its own default. Exit code 0: measured; 1: nothing could be measured; 2: bad input.
+where it goes
+  sweep=friday                   names the sweep; the same name again resumes it. Without it the name is made
+                                 from the space's content, so that the same command again resumes it too
+  results=mlruns/ledger          the ledger is written to <results>/<space>/<sweep>, the report below it
+  MLFLOW_TRACKING_URI            where MLflow is; without it MLflow's own default, sqlite:///mlflow.db
+
+where it runs
+  RAY_ADDRESS=HOST:PORT          a Ray cluster; without it that of this node, else a Ray of its own on this machine
+
+what is told meanwhile
+  In a terminal a live view: legs and trials, what runs, the time left, speedups so far, failures as they happen.
+  Elsewhere a line a leg, and for more than 200 legs some lines a minute.
+  --quiet                        only the answer at the end
+  --verbose                      a line for every leg in any case
+  What Ray, the workers and DeepSpeed print goes to log files, whose folder is named at the start.
+
+stopping it
+  Ctrl-C finishes the running legs and stops; Ctrl-C again, SIGTERM or a closed terminal stops now. Every finished
+  leg is kept, and the same command runs the others.
+
+Exit code 0: measured; 1: nothing could be measured; 2: bad input; 130: stopped by Ctrl-C (143: SIGTERM).
 
 examples:
   python -m raybench.sweep space=quickstart
-  python -m raybench.sweep space=cnns size=small
+  python -m raybench.sweep space=cnns size=small sweep=friday
+  python -m raybench.sweep space=cnns setting.model=[resnet18,vgg11] setting.batch_size=256 repeats=12 --quiet
 """
 
 

@@ -59,5 +59,5 @@ def test_the_console_command_is_the_module(commands: Commands) -> None:
     assert shown.stdout == commands.run("plan", "space=quickstart").stdout
     unknown = commands.run("__main__", "swep")
     assert (unknown.returncode, unknown.stderr) == (2, "raybench: unknown command 'swep'; did you mean sweep?\n")
-    for command in cli._COMMANDS:
+    for command in cli.COMMANDS:
         assert commands.run("__main__", command, "--help").stdout.startswith("usage: python -m raybench")
