@@ -7,9 +7,11 @@ nothing is timed; if MLflow is slow or gone, measuring goes on and `raybench syn
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 from raybench import outcome as outcomes
 from raybench.ledger import Ledger
 from raybench.plan import Leg, Plan, Trial
+from raybench.redaction import first_line
 
 ACTOR_NAMESPACE = "raybench"
 
@@ -24,7 +27,17 @@ ACTOR_NAMESPACE = "raybench"
 class Recorder:
     """The state of a running sweep: which legs have an outcome, which one runs. A Ray actor in a sweep."""
 
-    def __init__(self, plan_json: str, folder: str, space_yaml: str, tracking_uri: str, artifact_root: str) -> None:
+    def __init__(
+        self,
+        plan_json: str,
+        folder: str,
+        space_yaml: str,
+        tracking_uri: str,
+        artifact_root: str,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """`variables`: the driver's MLFLOW_* variables, which do not reach an actor of a cluster by themselves."""
+        os.environ.update(variables or {})
         self.plan = Plan.model_validate_json(plan_json)
         self.ledger = Ledger(Path(folder))
         self.space_yaml = space_yaml
@@ -105,11 +118,11 @@ class Recorder:
         ]  # fmt: skip
         return {"events": self.events[since:], "running": running, "num_active": len(self.active)}
 
-    def finish(self, summary: dict[str, Any], artifacts: dict[str, str]) -> list[str]:
-        """Write what MLflow lacks, and the sweep's summary on its parent run; returns MLflow's errors, if any."""
+    def finish(self) -> list[str]:
+        """Write the legs that MLflow lacks; returns MLflow's errors, if any. What is left is for `publishing`."""
         for trial_id in list(self.unlogged):
             self.trial_ended(trial_id)
-        return self.mlflow.finish(summary, artifacts)
+        return self.mlflow.finish()
 
 
 EVENT_COLUMNS = [
@@ -142,7 +155,6 @@ class MlflowThread:
         self._arguments = (tracking_uri, artifact_root, space, sweep)
         self._rows: queue.Queue[list[dict[str, Any]] | None] = queue.Queue()
         self._errors: list[str] = []
-        self._finish: tuple[dict[str, Any], dict[str, str]] | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name="mlflow")
         self._thread.start()
 
@@ -151,9 +163,8 @@ class MlflowThread:
         if rows:
             self._rows.put(rows)
 
-    def finish(self, summary: dict[str, Any], artifacts: dict[str, str]) -> list[str]:
-        """Write everything, then the parent's summary; returns the errors met."""
-        self._finish = (summary, artifacts)
+    def finish(self) -> list[str]:
+        """Write everything that was handed over; returns the errors met."""
         self._rows.put(None)
         self._thread.join()
         return self._errors
@@ -162,20 +173,11 @@ class MlflowThread:
         from raybench.tracking import Tracker
 
         tracker: Tracker | None = None
-        backlog: list[dict[str, Any]] = []
-        while True:
-            rows = self._rows.get()
-            backlog += rows or []
-            if rows is not None and self._errors:
-                continue  # after one trouble MLflow is left alone until the end, which tries once more
+        while (rows := self._rows.get()) is not None:
+            if self._errors:
+                continue  # after one trouble MLflow is left alone until the sweep's end, which tries once more
             try:
                 tracker = tracker or Tracker(*self._arguments)
-                tracker.log_rows(backlog)
-                backlog = []
-                if self._finish is not None:
-                    tracker.finish(*self._finish)
-                    self._errors.clear()
+                tracker.log_rows(rows)
             except Exception as error:  # MLflow's trouble must not stop a measurement: it is told at the end
-                self._errors.append(f"{type(error).__name__}: {error}")
-            if rows is None:
-                return
+                self._errors.append(f"{type(error).__name__}: {first_line(error)}")

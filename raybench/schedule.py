@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from raybench.cluster import Cluster
 from raybench.display import Display
 from raybench.interruption import Interruption
 from raybench.plan import Plan
+from raybench.publishing import destination, mlflow_variables
 from raybench.recorder import ACTOR_NAMESPACE, Recorder
 from raybench.trial import run_trial
 
@@ -34,10 +34,9 @@ _PATIENCE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Ended:
-    """How the trials ended: what could not be run, a line a trial, and what MLflow lacks, a line an error."""
+    """How the trials ended: what could not be run, a line a trial."""
 
     unrun: list[str] = field(default_factory=list)
-    mlflow_errors: list[str] = field(default_factory=list)
     recorder_died: str = ""  # why, where it did
 
 
@@ -48,9 +47,8 @@ def run_trials(
     cluster: Cluster,
     display: Display,
     interruption: Interruption,
-    summarise: Callable[[], tuple[dict[str, Any], dict[str, str]]],
 ) -> Ended:
-    """Run the legs of a plan that the ledger in `folder` lacks. `summarise` makes what MLflow's parent run gets.
+    """Run the legs of a plan that the ledger in `folder` lacks.
 
     Raises StoppedNow when the user wants the end at once.
     """
@@ -59,7 +57,7 @@ def run_trials(
     recorder = (
         ray.remote(Recorder)
         .options(name=name, namespace=ACTOR_NAMESPACE, num_cpus=0, resources=_ON_HEAD, max_concurrency=1)
-        .remote(plan.model_dump_json(), str(folder), space_yaml, *_tracking())
+        .remote(plan.model_dump_json(), str(folder), space_yaml, *destination(), mlflow_variables())
     )
     ray.get(recorder.remaining.remote(plan.trials[0].trial_id))
     watch = _Watch(recorder, display, interruption)
@@ -85,8 +83,8 @@ def run_trials(
         return Ended(recorder_died=watch.recorder_died)
     labels = {trial.trial_id: f"{trial.label}, repeat {trial.repeat}" for trial in plan.trials}
     unrun = [f"{labels[r.config['trial_id']]}: {_reason(r.error)}" for r in results if r.error is not None]
-    errors = ray.get(recorder.finish.remote(*summarise()))
-    return Ended(unrun, list(dict.fromkeys(errors)))
+    ray.get(recorder.finish.remote())  # its troubles come up again, and are told, when the sweep is published
+    return Ended(unrun)
 
 
 class _Watch:
@@ -143,13 +141,6 @@ class _WhenOver(tune.Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         return self._watch is not None and self._watch.over
-
-
-def _tracking() -> tuple[str, str]:
-    """MLflow's address and where a local store keeps its artifacts."""
-    from raybench.tracking import default_tracking_uri
-
-    return default_tracking_uri(), str(Path("mlruns/artifacts").absolute())
 
 
 def _reason(error: BaseException) -> str:

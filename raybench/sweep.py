@@ -8,7 +8,6 @@ and at the end hands the ledger to the analysis. The same command again runs wha
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from raybench.analysis import analyse, answer_in_words
+from raybench.analysis import analyse
 from raybench.analysis.terminal import print_analysis
 from raybench.cli import parse_arguments, run_command
 from raybench.display import Display, Level
@@ -28,6 +27,7 @@ from raybench.ledger import Ledger
 from raybench.lock import sweep_lock
 from raybench.plan import Plan, plan_from_arguments
 from raybench.progress import Progress
+from raybench.publishing import destination, publish
 from raybench.recorder import EVENT_COLUMNS, leg_event
 from raybench.space import Space
 
@@ -175,10 +175,7 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
         display = Display(progress, console, request.level)
         with sweep_lock(request.folder), interruptible() as interruption:
             try:
-                ended = run_trials(
-                    plan, request.folder, space_yaml(request), cluster, display, interruption,
-                    lambda: mlflow_summary(request.folder),
-                )  # fmt: skip
+                ended = run_trials(plan, request.folder, space_yaml(request), cluster, display, interruption)
                 stopped = 130 if interruption.requested else 0
             finally:
                 clusters.disconnect()
@@ -186,10 +183,6 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
         stopped = stop.exit_code
     finally:
         clusters.disconnect()
-    for error in ended.mlflow_errors:
-        console.print(f"[yellow]MLflow lacks something of this sweep[/]: {escape(error)}", soft_wrap=True)
-    if ended.mlflow_errors:
-        console.print(f"when it is back: python -m raybench.sync {request.folder}", soft_wrap=True)
     if ended.recorder_died:
         raise Interrupted(f"the recorder died ({ended.recorder_died}); {_how_to_go_on(request)}", 1)
     if stopped and len(outcomes_there(plan, Ledger(request.folder))) < len(plan.legs()):
@@ -211,29 +204,8 @@ def space_yaml(request: Request) -> str:
     return head + yaml.safe_dump(request.space.model_dump(mode="json"), sort_keys=False)
 
 
-def mlflow_summary(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a sweep's parent run carries: speedups as metrics, the answer in words, the analysis and the space."""
-    if not Ledger(folder).leg_ids():
-        return {"metrics": {}, "note": "no leg has an outcome"}, {}
-    analysis = analyse([folder])
-    report = analysis.to_json()
-    metrics = {
-        f"speedup/{c['arm']}/{c['setting']}": c["speedup"] for c in report["comparisons"] if c["speedup"] is not None
-    }
-    metrics |= {
-        f"speedup_geometric_mean/{a['arm']}": a["geometric_mean"]
-        for a in report["arms"]
-        if a["geometric_mean"] is not None
-    }
-    note = answer_in_words(analysis)
-    artifacts = {"analysis.json": json.dumps(report, indent=1), "answer.md": note + "\n"}
-    if (folder / "_space.yaml").exists():
-        artifacts["_space.yaml"] = (folder / "_space.yaml").read_text(encoding="utf-8")
-    return {"metrics": metrics, "note": note}, artifacts
-
-
 def _finish(request: Request, console: Console, unrun: list[str], *, fresh: bool) -> None:
-    """The end of a sweep: the answer in the terminal, and a report where legs were run.
+    """The end of a sweep: the answer in the terminal; where legs were run, MLflow brought up to date and a report.
 
     Raises NothingMeasured where no leg was measured.
     """
@@ -249,14 +221,21 @@ def _finish(request: Request, console: Console, unrun: list[str], *, fresh: bool
         analysis = analyse([request.folder])
         print_analysis(analysis, console)
         if fresh:
-            from raybench.report import write_report
-
-            page = write_report(analysis, [request.folder], request.folder / "_report")[0]
-            console.print(f"report: {page}", soft_wrap=True)
+            _publish(request, console)
         console.print(f"ledger: {request.folder}", soft_wrap=True)
         console.print(f"again:  python -m raybench.analysis {shlex.quote(str(request.folder))}", soft_wrap=True)
     if not any(row["status"] == "ok" for row in rows):
         raise NothingMeasured(f"nothing could be measured: {len(rows)} legs failed, {len(unrun)} trials could not run")
+
+
+def _publish(request: Request, console: Console) -> None:
+    """Bring MLflow up to date and write the report; MLflow's trouble is told, and ends nothing."""
+    published = publish(request.folder, *destination())
+    if published.error:
+        console.print(f"[yellow]MLflow lacks something of this sweep[/]: {escape(published.error)}", soft_wrap=True)
+        again = f"python -m raybench.sync {shlex.quote(str(request.folder))}"
+        console.print(f"when it is back: {again}", soft_wrap=True)
+    console.print(f"report: {published.report}", soft_wrap=True)
 
 
 if __name__ == "__main__":

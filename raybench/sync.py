@@ -1,6 +1,6 @@
-"""Bring MLflow up to date with a ledger.
+"""Bring MLflow up to date with ledgers.
 
-    python -m raybench.sync LEDGER
+    python -m raybench.sync LEDGER...
 
 Writes what MLflow lacks and nothing twice; an empty server is filled from the ledger alone.
 """
@@ -13,41 +13,48 @@ from rich.console import Console
 
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
-from raybench.ledger import Ledger, read_ledger
-from raybench.sweep import mlflow_summary
+from raybench.ledger import ledger_files, read_ledger
+from raybench.lock import sweep_lock
+from raybench.redaction import without_secrets
 
 USAGE = """
-usage: python -m raybench.sync LEDGER
+usage: python -m raybench.sync LEDGER...
 
-Bring MLflow (MLFLOW_TRACKING_URI, else its own default) up to date with the ledger of a sweep. Nothing is written
-twice: run it as often as you like.
+Bring MLflow (MLFLOW_TRACKING_URI, else its own default) up to date with the ledgers of sweeps: the legs that it
+lacks, the speedups and verdicts, the report. Nothing is written twice: run it as often as you like.
 
-example: python -m raybench.sync mlruns/ledger/quickstart/friday
+  LEDGER    the folder of a sweep, or one above several: mlruns/ledger brings everything
+
+A server with basic authentication takes MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+
+examples:
+  python -m raybench.sync mlruns/ledger/quickstart/friday
+  MLFLOW_TRACKING_URI=http://tracking.example:5000 python -m raybench.sync mlruns/ledger
 """
 
 
 def main(argv: list[str]) -> int:
-    """Write a ledger's sweeps to MLflow. Returns 0; raises UserError for what is no ledger or no reachable MLflow."""
-    arguments = parse_arguments(argv, usage=USAGE, positionals=(1, 1))
+    """Write the sweeps of ledgers to MLflow. Returns 0; raises UserError for what is no ledger or no willing MLflow."""
+    arguments = parse_arguments(argv, usage=USAGE, positionals=(1, 1_000_000))
     if arguments.values:
-        raise UserError(f"unknown key {next(iter(arguments.values))!r}; this command takes a ledger only")
-    folder = Path(arguments.positionals[0])
-    read_ledger(folder, ["leg_id"])
-    rows = Ledger(folder).rows()
-    from raybench.tracking import MlflowException, Tracker, default_tracking_uri
+        raise UserError(f"unknown key {next(iter(arguments.values))!r}; this command takes ledgers only")
+    paths = [Path(path) for path in arguments.positionals]
+    folders = dict.fromkeys(file.parent.absolute() for path in paths for file in ledger_files(path))
+    for folder in folders:
+        read_ledger(folder, ["leg_id"])
+    from raybench.publishing import destination, publish
 
-    uri = default_tracking_uri()
-    written = 0
-    try:
-        for space, sweep in dict.fromkeys((row["space"], row["sweep"]) for row in rows):
-            tracker = Tracker(uri, str(Path("mlruns/artifacts").absolute()), space, sweep)
-            written += tracker.log_rows([row for row in rows if (row["space"], row["sweep"]) == (space, sweep)])
-            tracker.finish(*mlflow_summary(folder))
-    except MlflowException as error:
-        raise UserError(f"{uri}: MLflow does not take it: {str(error).splitlines()[0]}") from None
-    Console().print(
-        f"MLflow at {uri}: {written} legs written, {len(rows) - written} were there already", soft_wrap=True
-    )
+    uri, artifact_root = destination()
+    written = there = 0
+    for folder in folders:
+        with sweep_lock(folder):
+            done = publish(folder, uri, artifact_root)
+        if done.error:
+            raise UserError(f"{without_secrets(uri)}: MLflow does not take it: {done.error}")
+        written += done.written
+        there += done.there
+    told = f"MLflow at {without_secrets(uri)}: {written} legs written, {there} were there already"
+    Console().print(told, soft_wrap=True)
     return 0
 
 

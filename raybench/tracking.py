@@ -1,4 +1,5 @@
-"""MLflow as a view of the ledger: one experiment a space, one parent run a sweep, one child run a leg.
+"""MLflow as a view of the ledger: an experiment a space, a run a sweep, below it a run an arm and setting, below that
+a run a leg.
 
 Everything is made from ledger rows, and a leg that MLflow has already is passed over, so writing the same rows
 again changes nothing, and an empty server is filled from the ledger. The only module that imports mlflow.
@@ -8,30 +9,44 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # A server that is gone is noticed within a minute, and not after MLflow's usual many.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, ExperimentTag, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils import mlflow_tags
 
-__all__ = ["MlflowException", "Tracker", "default_tracking_uri", "leg_metrics", "leg_params"]
+from raybench import runs, views
 
-LEG_TAG, SWEEP_TAG, KIND_TAG = "raybench.leg_id", "raybench.sweep", "raybench.kind"
-_UNFIT = re.compile(r"[^\w\-. :/]")
+__all__ = ["MlflowException", "SweepSummary", "Tracker", "default_tracking_uri"]
+
+SWEEP_TAG, KIND_TAG, LEG_TAG = "raybench.sweep", "raybench.kind", "raybench.leg_id"
+SETTING_TAG, ARM_TAG = "raybench.setting_id", "raybench.arm"
+_MAX_METRICS, _MAX_PARAMS_AND_TAGS = 800, 90  # of one request; MLflow takes 1,000 in all and 100 of each
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """What the runs of a sweep and of its arms carry once its legs are there."""
+
+    note: str  # Markdown
+    metrics: dict[str, float]
+    arm_metrics: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)  # by setting_id and arm
+    arm_tags: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    arm_rows: dict[tuple[str, str], runs.Row] = field(default_factory=dict)  # one leg of each arm
 
 
 def default_tracking_uri() -> str:
@@ -44,154 +59,178 @@ def default_tracking_uri() -> str:
 
 
 class Tracker:
-    """Writes one sweep's legs and summary to MLflow. Raises mlflow's own exceptions."""
+    """Writes one sweep to MLflow. Raises mlflow's own exceptions.
+
+    A run that was cut while it was written, or written twice because an answer got lost, is deleted here.
+    """
 
     def __init__(self, tracking_uri: str, artifact_root: str, space: str, sweep: str) -> None:
         self.client = MlflowClient(tracking_uri=tracking_uri)
         self.sweep = sweep
         local = tracking_uri.startswith(("sqlite:", "file:", "/"))
         self.experiment_id = self._experiment(space, f"{artifact_root}/{space}" if local else None)
-        self.parent = self._parent()
-        self.logged = self._legs_logged()
+        self.sweep_run: Run | None = None
+        self.arm_runs: dict[tuple[str, str], Run] = {}
+        self.logged: set[str] = set()
+        self._find_runs()
 
     def _experiment(self, name: str, artifact_location: str | None) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            return str(self.client.create_experiment(name, artifact_location=artifact_location))
+            tags: dict[str, Any] = views.experiment_tags(name)
+            return str(self.client.create_experiment(name, artifact_location=artifact_location, tags=tags))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
+        for tag in (ExperimentTag(*item) for item in views.experiment_tags(name).items()):
+            if found.tags.get(tag.key) != tag.value:
+                self.client.set_experiment_tag(found.experiment_id, tag.key, tag.value)
         return str(found.experiment_id)
 
-    def _search(self, kind: str) -> list[Run]:
-        text = f"tags.`{SWEEP_TAG}` = '{self.sweep}' and tags.`{KIND_TAG}` = '{kind}'"
-        runs: list[Run] = []
+    def _find_runs(self) -> None:
+        """What MLflow has of this sweep; of runs for one thing, those with children stay, then the oldest."""
+        found = self._search(f"tags.`{SWEEP_TAG}` = {_quoted(self.sweep)}")
+        children = Counter(run.data.tags.get(mlflow_tags.MLFLOW_PARENT_RUN_ID) for run in found)
+        found.sort(key=lambda run: (-children[run.info.run_id], run.info.start_time, run.info.run_id))
+        for run in found:
+            tags = run.data.tags
+            kind, key = tags.get(KIND_TAG), (tags.get(SETTING_TAG, ""), tags.get(ARM_TAG, ""))
+            cut = kind == "leg" and run.info.status == "RUNNING"
+            if kind == "sweep" and self.sweep_run is None:
+                self.sweep_run = run
+            elif kind == "arm" and key not in self.arm_runs:
+                self.arm_runs[key] = run
+            elif kind == "leg" and not cut and tags[LEG_TAG] not in self.logged:
+                self.logged.add(tags[LEG_TAG])
+            else:
+                self.client.delete_run(run.info.run_id)
+
+    def _search(self, text: str) -> list[Run]:
+        found: list[Run] = []
         token = None
         while True:
             page = self.client.search_runs([self.experiment_id], text, max_results=1000, page_token=token)
-            runs += page
+            found += page
             token = page.token
             if not token:
-                return runs
+                return found
 
-    def _parent(self) -> str:
-        found = self._search("sweep")
-        if found:
-            return str(found[0].info.run_id)
-        tags = {SWEEP_TAG: self.sweep, KIND_TAG: "sweep"}
-        return str(self.client.create_run(self.experiment_id, run_name=self.sweep, tags=tags).info.run_id)
-
-    def _legs_logged(self) -> set[str]:
-        """The legs whose run is complete; a run that was cut while it was written is deleted."""
-        logged = set()
-        for run in self._search("leg"):
-            if run.info.status == "RUNNING":
-                self.client.delete_run(run.info.run_id)
-            else:
-                logged.add(run.data.tags[LEG_TAG])
-        return logged
-
-    def log_rows(self, rows: list[dict[str, Any]]) -> int:
-        """Write the ledger rows that MLflow lacks, a child run each. Returns how many those were."""
+    def log_rows(self, rows: Sequence[runs.Row]) -> int:
+        """Write the ledger rows that MLflow lacks, a run each. Returns how many those were."""
         missing = [row for row in rows if row["leg_id"] not in self.logged]
+        if rows and self.sweep_run is None:
+            begun = min(_milliseconds(row) for row in rows)
+            self.sweep_run = self._create("sweep", self.sweep, begun, {})
         for row in missing:
-            self._log_leg(row)
+            self._log_leg(row, self._arm_run(row))
             self.logged.add(row["leg_id"])
         return len(missing)
 
-    def _log_leg(self, row: dict[str, Any]) -> None:
-        started = int(row["started_at"].timestamp() * 1000)
-        environment = json.loads(row["environment"])
+    def _create(self, kind: str, name: str, start: int, tags: Mapping[str, str], parent: Run | None = None) -> Run:
         tags = {
-            mlflow_tags.MLFLOW_PARENT_RUN_ID: self.parent,
-            mlflow_tags.MLFLOW_SOURCE_NAME: "raybench",
             SWEEP_TAG: self.sweep,
-            KIND_TAG: "leg",
+            KIND_TAG: kind,
+            mlflow_tags.MLFLOW_SOURCE_NAME: "raybench",
+            mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
+            **({mlflow_tags.MLFLOW_PARENT_RUN_ID: parent.info.run_id} if parent is not None else {}),
+            **tags,
+        }
+        return self.client.create_run(self.experiment_id, start_time=start, run_name=name, tags=tags)
+
+    def _arm_run(self, row: runs.Row) -> Run:
+        """The run of the row's arm in its setting, made with its first leg; facts come from the first that ran."""
+        key = (row["setting_id"], row["arm"])
+        run = self.arm_runs.get(key)
+        if run is None:
+            tags = {**_tags(row), "raybench.setting": row["setting"]}
+            run = self._create("arm", runs.arm_name(row), _milliseconds(row), tags, self.sweep_run)
+            self.arm_runs[key] = run
+        if "arm" not in run.data.params and row["status"] == "ok":
+            self._describe_arm(key, row)
+        return run
+
+    def _describe_arm(self, key: tuple[str, str], row: runs.Row) -> None:
+        """What an arm's run says of the arm; parameters come last, because by them it counts as described."""
+        run_id = self.arm_runs[key].info.run_id
+        for name in ("environment", "facts", "arm_config"):
+            self.client.log_dict(run_id, json.loads(row[name]), f"{name}.json")
+        self._log_inputs(self.arm_runs[key], row)
+        self._write(self.arm_runs[key], {}, runs.arm_params(row), [])
+        self.arm_runs[key] = self.client.get_run(run_id)
+
+    def _log_leg(self, row: runs.Row, parent: Run) -> None:
+        started = _milliseconds(row)
+        tags = {
+            **_tags(row),
             LEG_TAG: row["leg_id"],
-            "raybench.setting_id": row["setting_id"],
             "raybench.trial_id": row["trial_id"],
             "raybench.setting": row["setting"],
         }
-        if environment.get("git_commit"):
-            tags[mlflow_tags.MLFLOW_GIT_COMMIT] = environment["git_commit"]
         if row["status"] == "failed":
             tags |= {"raybench.failure_kind": row["failure_kind"], "raybench.failure": row["failure_message"][:5000]}
-        name = f"{row['arm']} | {row['setting']} | repeat {row['repeat']} round {row['round']}"
-        run = self.client.create_run(self.experiment_id, start_time=started, run_name=name, tags=tags)
-        run_id = run.info.run_id
+        run = self._create("leg", runs.leg_name(row), started, tags, parent)
         end = started + int(1000 * sum(row[key] or 0 for key in ("setup_seconds", "train_seconds", "eval_seconds")))
-        params = [Param(key, str(value)[:6000]) for key, value in leg_params(row).items()]
-        metrics = [Metric(key, value, end, 0) for key, value in leg_metrics(row).items()]
-        self.client.log_batch(run_id, metrics=metrics, params=params, tags=[])
-        config = json.loads(row["facts"]).get("informative", {}).get("deepspeed_config")
-        self.client.log_dict(run_id, environment, "environment.json")
-        self.client.log_dict(run_id, json.loads(row["facts"]), "facts.json")
-        if config is not None or row["engine"] == "deepspeed":
-            config = config or json.loads(row["arm_config"]).get("deepspeed_config")
-            self.client.log_dict(run_id, config, "deepspeed_config.json")
-        self.client.set_terminated(run_id, "FAILED" if row["status"] == "failed" else "FINISHED", end)
+        metrics = [Metric(key, value, end, 0) for key, value in runs.leg_metrics(row).items()]
+        for name, points in runs.leg_curves(row).items():
+            metrics += [Metric(name, value, started + int(1000 * after), step) for step, after, value in points]
+        self._write(run, {}, runs.leg_params(row), metrics)
+        self._log_inputs(run, row)
+        self.client.set_terminated(run.info.run_id, "FAILED" if row["status"] == "failed" else "FINISHED", end)
 
-    def finish(self, summary: dict[str, Any], artifacts: dict[str, str]) -> None:
-        """Put the sweep's speedups, its answer in words and its files on the parent run.
+    def _log_inputs(self, run: Run, row: runs.Row) -> None:
+        context = InputTag("mlflow.data.context", "training")
+        self.client.log_inputs(run.info.run_id, [DatasetInput(Dataset(**runs.dataset(row)), [context])])
 
-        `summary`: {"metrics": {name: number}, "note": Markdown, "tags": {...}}; `artifacts`: file name -> text.
-        """
-        end = 0
-        metrics = [Metric(_UNFIT.sub("_", key), value, end, 0) for key, value in summary["metrics"].items()]
-        for begin in range(0, len(metrics), 1000):
-            self.client.log_batch(self.parent, metrics=metrics[begin : begin + 1000])
-        tags = {"mlflow.note.content": summary["note"], **summary.get("tags", {})}
-        self.client.log_batch(self.parent, tags=[RunTag(key, str(value)[:8000]) for key, value in tags.items()])
-        with tempfile.TemporaryDirectory() as folder:
-            for name, text in artifacts.items():
-                (Path(folder) / name).write_text(text, encoding="utf-8")
-            self.client.log_artifacts(self.parent, folder)
-        self.client.set_terminated(self.parent)
+    def _write(self, run: Run, tags: Mapping[str, str], params: Mapping[str, str], metrics: Sequence[Metric]) -> None:
+        """Tags, parameters and metrics in as few requests as MLflow takes; of tags, those that are new."""
+        new = [RunTag(key, value[:8000]) for key, value in tags.items() if run.data.tags.get(key) != value[:8000]]
+        written = [Param(key, value) for key, value in params.items()]
+        for begin in range(0, len(new), _MAX_PARAMS_AND_TAGS):
+            self.client.log_batch(run.info.run_id, tags=new[begin : begin + _MAX_PARAMS_AND_TAGS])
+        for begin in range(0, max(len(metrics), len(written) and 1), _MAX_METRICS):
+            self.client.log_batch(
+                run.info.run_id, metrics[begin : begin + _MAX_METRICS], params=written if begin == 0 else []
+            )
+
+    def links(self) -> dict[str, Any]:
+        """Where this sweep's runs are: experiment_id, sweep_run, and arm_runs as {setting_id: {arm: run id}}."""
+        found: dict[str, dict[str, str]] = {}
+        for (setting_id, arm), run in sorted(self.arm_runs.items()):
+            found.setdefault(setting_id, {})[arm] = run.info.run_id
+        sweep = self.sweep_run.info.run_id if self.sweep_run else None
+        return {"experiment_id": self.experiment_id, "sweep_run": sweep, "arm_runs": found}
+
+    def finish(self, summary: SweepSummary, artifacts: Path) -> None:
+        """Put what the analysis found on the runs of sweep and arms, the folder's files on the first, and end them."""
+        assert self.sweep_run is not None, "log_rows comes first"
+        for key, run in list(self.arm_runs.items()):
+            if "arm" not in run.data.params and key in summary.arm_rows:
+                self._describe_arm(key, summary.arm_rows[key])
+            self._update(run, summary.arm_metrics.get(key, {}), summary.arm_tags.get(key, {}))
+        self.client.log_artifacts(self.sweep_run.info.run_id, str(artifacts))
+        self._update(self.sweep_run, summary.metrics, {mlflow_tags.MLFLOW_RUN_NOTE: summary.note})
+
+    def _update(self, run: Run, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Write what is new or has changed: a resumed sweep revises its speedups, a second sync changes nothing."""
+        now = int(time.time() * 1000)
+        changed = [Metric(key, value, now, 0) for key, value in metrics.items() if run.data.metrics.get(key) != value]
+        self._write(run, tags, {}, changed)
+        if run.info.status == "RUNNING":
+            status = "FAILED" if metrics.get("legs_measured") == 0 else "FINISHED"
+            self.client.set_terminated(run.info.run_id, status)
 
 
-def leg_params(row: dict[str, Any]) -> dict[str, Any]:
-    """The flat parameters of a leg's run, by which MLflow compares and groups."""
-    facts, config = json.loads(row["facts"]), json.loads(row["arm_config"])
-    optimizer = facts.get("optimizer", {})
-    zero = (config.get("deepspeed_config") or {}).get("zero_optimization") or {}
-    params = {
-        key: row[key]
-        for key in (
-            "model", "family", "dataset", "precision", "arm", "engine", "is_baseline", "workers", "micro_batch",
-            "accumulation", "repeat", "round", "position", "seed", "setting",
-        )
-    }  # fmt: skip
-    params |= {
-        "batch": row["global_batch"],
-        "zero_stage": zero.get("stage", 0) if row["engine"] == "deepspeed" else "none",
-    }
-    if optimizer:
-        params |= {f"optimizer_{key}": value for key, value in optimizer.items()}
-    params |= {key: facts[key] for key in ("num_parameters", "autocast", "gradient_clipping") if key in facts}
-    return params
+def _tags(row: runs.Row) -> dict[str, str]:
+    """Where a row belongs, and the commit that measured it."""
+    tags = {SETTING_TAG: row["setting_id"], ARM_TAG: row["arm"]}
+    commit = json.loads(row["environment"]).get("git_commit")
+    return tags | ({mlflow_tags.MLFLOW_GIT_COMMIT: commit} if commit else {})
 
 
-def leg_metrics(row: dict[str, Any]) -> dict[str, float]:
-    """The metrics of a leg's run: step time, throughput, memory, loss; none for a failure."""
-    if row["status"] != "ok":
-        return {}
-    measured = np.asarray(row["step_seconds"][row["warmup_steps"] :])
-    data = np.asarray(row["data_seconds"][row["warmup_steps"] :])
-    p50, p90, p99 = np.percentile(measured, [50, 90, 99])
-    values = {
-        "step_seconds_mean": measured.mean(),
-        "step_seconds_p50": p50,
-        "step_seconds_p90": p90,
-        "step_seconds_p99": p99,
-        "samples_per_second": row["samples_per_step"] / measured.mean(),
-        "data_wait_share": data.sum() / measured.sum(),
-    }
-    for key in ("forward_seconds", "backward_seconds", "optimizer_seconds"):
-        if row.get(key) is not None:
-            values[f"{key}_mean"] = np.mean(row[key][row["warmup_steps"] :])
-    for key in (
-        "peak_device_bytes", "peak_host_bytes", "setup_seconds", "train_seconds", "eval_seconds", "first_loss",
-        "final_loss", "accuracy",
-    ):  # fmt: skip
-        if row[key] is not None:
-            values[key] = row[key]
-    return {key: float(value) for key, value in values.items()}
+def _milliseconds(row: runs.Row) -> int:
+    """When the leg began, since the epoch."""
+    return int(row["started_at"].timestamp() * 1000)
+
+
+def _quoted(text: str) -> str:
+    """A text in MLflow's filter language, which knows no escapes but two kinds of quotes."""
+    return f'"{text}"' if "'" in text else f"'{text}'"

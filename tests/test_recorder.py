@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,7 +104,7 @@ def test_a_recorder_begun_anew_knows_what_the_ledger_holds(recorder: Recorder, p
         plan.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/n.db", str(tmp_path / "b")
     )
     assert len(again.remaining(plan.trials[0].trial_id)) == len(plan.trials[0].legs) - 1
-    assert again.finish({"metrics": {}, "note": "n"}, {}) == []
+    assert again.finish() == []
 
 
 def test_without_mlflow_the_rows_are_kept_and_the_error_is_told(plan: Plan, tmp_path: Path) -> None:
@@ -117,27 +116,6 @@ def test_without_mlflow_the_rows_are_kept_and_the_error_is_told(plan: Plan, tmp_
     record(recorder, plan.trials[1].legs[0].leg_id)
     for trial in plan.trials:
         recorder.trial_ended(trial.trial_id)
-    errors = recorder.finish({"metrics": {}, "note": ""}, {})
+    errors = recorder.finish()
     assert errors
     assert len(Ledger(tmp_path / "led").rows()) == 2
-
-
-def test_an_mlflow_that_comes_back_has_everything_at_the_end(plan: Plan, tmp_path: Path) -> None:
-    from mlflow.tracking import MlflowClient
-
-    store = tmp_path / "store"
-    uri = f"sqlite:///{store}/m.db"
-    store.write_text("in the way")
-    recorder = Recorder(plan.model_dump_json(), str(tmp_path / "led"), "", uri, str(tmp_path / "a"))
-    for trial in plan.trials:
-        record(recorder, trial.legs[0].leg_id)
-        recorder.trial_ended(trial.trial_id)
-    while not recorder.mlflow._errors:
-        time.sleep(0.05)
-    store.unlink()
-    store.mkdir()
-    assert recorder.finish({"metrics": {"speedup/zero1/x": 1.5}, "note": "n"}, {}) == []
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("quickstart")
-    assert experiment is not None
-    assert len(client.search_runs([experiment.experiment_id])) == 3

@@ -1,0 +1,170 @@
+"""A ledger in MLflow, in a real SQLite store: every run equals its row, and doing it again changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from raybench import publishing
+from raybench.analysis import analyse
+from raybench.errors import UserError
+from raybench.ledger import read_ledger
+from tests.analysis.ledgers import leg, paired, write
+from tests.report.ledgers import rich_ledger
+
+pytestmark = pytest.mark.slow
+
+
+def all_runs(client: MlflowClient, space: str = "cnns") -> list[Run]:
+    experiment = client.get_experiment_by_name(space)
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def of_kind(runs: list[Run], kind: str) -> list[Run]:
+    return [run for run in runs if run.data.tags["raybench.kind"] == kind]
+
+
+def check_runs_equal_rows(client: MlflowClient, rows: list[dict[str, Any]], space: str = "cnns") -> None:
+    """Every leg has one run, with the row's numbers, below its arm's, below the sweep's."""
+    runs = all_runs(client, space)
+    (sweep,) = of_kind(runs, "sweep")
+    arms = {run.info.run_id: run for run in of_kind(runs, "arm")}
+    legs = {run.data.tags["raybench.leg_id"]: run for run in of_kind(runs, "leg")}
+    assert len(legs) == len(of_kind(runs, "leg")) == len(rows)
+    assert {run.data.tags["mlflow.parentRunId"] for run in arms.values()} == {sweep.info.run_id}
+    for row in rows:
+        run = legs[row["leg_id"]]
+        parent = arms[run.data.tags["mlflow.parentRunId"]]
+        for name in ("arm", "setting", "model", "engine"):
+            assert run.data.params[name] == parent.data.params[name] == row[name]
+        assert run.info.start_time == int(row["started_at"].timestamp() * 1000)
+        assert run.data.params["repeat"] == str(row["repeat"])
+        assert run.inputs.dataset_inputs[0].dataset.name == row["dataset"]
+        if row["status"] == "failed":
+            assert run.info.status == "FAILED"
+            assert run.data.tags["raybench.failure"] == row["failure_message"]
+            assert not run.data.metrics
+            continue
+        measured = row["step_seconds"][row["warmup_steps"] :]
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["step_seconds_mean"] == pytest.approx(sum(measured) / len(measured))
+        assert run.data.metrics["peak_host_bytes"] == row["peak_host_bytes"]
+        assert run.data.metrics["final_loss"] == row["final_loss"]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MlflowClient, str, str]:
+    """The rich ledger in a store that was empty: (ledger, client, address, artifact root)."""
+    folder = tmp_path_factory.mktemp("published")
+    ledger = rich_ledger(folder / "friday")
+    (ledger / "_space.yaml").write_text("question: {margin: 0.03}\n")
+    uri, artifacts = f"sqlite:///{folder}/m.db", str(folder / "artifacts")
+    done = publishing.publish(ledger, uri, artifacts)
+    assert (done.written, done.there, done.error) == (96, 0, None)
+    return ledger, MlflowClient(uri), uri, artifacts
+
+
+def test_every_run_equals_its_row(published: tuple[Path, MlflowClient, str, str]) -> None:
+    ledger, client, _, _ = published
+    check_runs_equal_rows(client, read_ledger(ledger).to_pylist())
+
+
+def test_arms_carry_what_the_analysis_found(published: tuple[Path, MlflowClient, str, str]) -> None:
+    ledger, client, _, _ = published
+    arms = {
+        (run.data.tags["raybench.setting_id"], run.data.params["arm"]): run for run in of_kind(all_runs(client), "arm")
+    }
+    for found in analyse([ledger]).comparisons:
+        run = arms[found.setting_id, found.arm]
+        assert run.data.tags["raybench.verdict"] == found.verdict
+        assert run.data.metrics.get("speedup") == found.speedup
+        assert run.data.metrics.get("speedup_low") == found.verdict_low
+    assert {run.data.metrics["speedup"] for key, run in arms.items() if key[1] == "ddp"} == {1.0}
+    assert arms["c", "zero3"].info.status == "FAILED"  # none of its legs ran; its parameters are there all the same
+    assert len({tuple(sorted(run.data.params)) for run in arms.values()}) == 1
+
+
+def test_the_sweep_carries_answer_report_and_ledger(
+    published: tuple[Path, MlflowClient, str, str], tmp_path: Path
+) -> None:
+    ledger, client, _, _ = published
+    (sweep,) = of_kind(all_runs(client), "sweep")
+    note = sweep.data.tags["mlflow.note.content"]
+    assert note.startswith("**compiled helps all 4 settings")
+    assert "<script>" not in note
+    assert sweep.data.metrics["speedup/zero3/net a b8"] == analyse([ledger]).comparisons[2].speedup
+    got = Path(client.download_artifacts(sweep.info.run_id, "", str(tmp_path)))
+    assert {path.name for path in got.iterdir()} == {"report", "ledger", "analysis.json", "_space.yaml"}
+    assert (got / "report/report.html").read_bytes() == (ledger / "_report/report.html").read_bytes()
+    assert (got / "report/figures/forest.svg").is_file()
+    there = pq.read_table(got / "ledger/ledger.parquet").sort_by("leg_id")
+    assert there.to_pylist() == read_ledger(ledger).sort_by("leg_id").to_pylist()
+
+
+def test_doing_it_again_changes_nothing(published: tuple[Path, MlflowClient, str, str]) -> None:
+    ledger, client, uri, artifacts = published
+
+    def state() -> list[Any]:
+        runs = sorted(all_runs(client), key=lambda run: run.info.run_id)
+        arms = [run.info.run_id for run in of_kind(runs, "arm")]
+        history = [len(client.get_metric_history(run_id, "speedup")) for run_id in arms]
+        return [history, *((dict(run.data), run.info.status, run.info.end_time) for run in runs)]
+
+    before = state()
+    links = (ledger / "_mlflow.json").read_bytes()
+    page = (ledger / "_report/report.html").read_bytes()
+    done = publishing.publish(ledger, uri, artifacts)
+    assert (done.written, done.there, done.error) == (0, 96, None)
+    assert state() == before
+    assert (ledger / "_mlflow.json").read_bytes() == links
+    assert (ledger / "_report/report.html").read_bytes() == page
+
+
+def test_links_lead_to_the_runs(published: tuple[Path, MlflowClient, str, str]) -> None:
+    ledger, client, uri, _ = published
+    links = json.loads((ledger / "_mlflow.json").read_text())
+    assert links["tracking_uri"] == uri
+    run = client.get_run(links["arm_runs"]["a"]["zero3"])
+    assert (run.data.params["setting"], run.data.params["arm"]) == ("net a b8", "zero3")
+    assert client.get_run(links["sweep_run"]).data.tags["raybench.kind"] == "sweep"
+
+
+def test_cut_and_doubled_runs_are_mended(tmp_path: Path) -> None:
+    ledger, uri = write(tmp_path / "led/legs.parquet", paired([1.1, 1.2])).parent, f"sqlite:///{tmp_path}/m.db"
+    publishing.publish(ledger, uri, str(tmp_path / "a"), report=False)
+    client = MlflowClient(uri)
+    runs = all_runs(client)
+    for kind in ("sweep", "arm", "leg"):  # what a lost answer leaves behind: the same run once more, without children
+        run = of_kind(runs, kind)[0]
+        client.create_run(run.info.experiment_id, tags=dict(run.data.tags), start_time=1)
+    assert len(all_runs(client)) == len(runs) + 3
+    done = publishing.publish(ledger, uri, str(tmp_path / "a"), report=False)
+    assert (done.written, done.error) == (0, None)
+    check_runs_equal_rows(client, read_ledger(ledger).to_pylist())
+    assert {run.info.run_id for run in all_runs(client)} == {run.info.run_id for run in runs}
+
+
+def test_a_resumed_sweep_gets_its_new_legs_and_revised_speedups(tmp_path: Path) -> None:
+    ledger, uri = tmp_path / "led", f"sqlite:///{tmp_path}/m.db"
+    rows = paired([1.5, 1.5, 1.1, 1.1])
+    write(ledger / "a.parquet", rows[:4])
+    publishing.publish(ledger, uri, str(tmp_path / "a"), report=False)
+    write(ledger / "b.parquet", rows[4:])
+    done = publishing.publish(ledger, uri, str(tmp_path / "a"), report=False)
+    assert (done.written, done.there) == (4, 4)
+    (run,) = [run for run in of_kind(all_runs(MlflowClient(uri)), "arm") if run.data.params["arm"] == "zero1"]
+    assert run.data.metrics["speedup"] == analyse([ledger]).comparisons[0].speedup
+    assert run.data.metrics["speedup"] == pytest.approx((1.5 * 1.1) ** 0.5)
+
+
+def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
+    ledger = write(tmp_path / "led/legs.parquet", [leg("ddp"), leg("ddp", 1, sweep="monday")]).parent
+    with pytest.raises(UserError, match="rows of 2 sweeps in one folder"):
+        publishing.publish(ledger, f"sqlite:///{tmp_path}/m.db", str(tmp_path / "a"))

@@ -1,0 +1,60 @@
+"""What MLflow is shown of ledger rows: parameters that fit together, metrics and curves computed by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from raybench import runs
+from tests.analysis.ledgers import leg
+
+
+def test_all_arms_have_the_same_parameters() -> None:
+    config = {"deepspeed_config": {"zero_optimization": {"stage": 3}}, "offload": "optimizer"}
+    facts = {"optimizer": {"class": "AdamW", "lr": 0.001}, "autocast": "off", "image_shape": [3, 32, 32]}
+    torch = runs.arm_params(leg("ddp", facts={}))
+    deepspeed = runs.arm_params(leg("zero3", engine="deepspeed", arm_config=json.dumps(config), facts=facts))
+    assert list(torch) == list(deepspeed)
+    assert (torch["zero_stage"], deepspeed["zero_stage"]) == ("none", "3")
+    assert (torch["optimizer"], deepspeed["optimizer"]) == ("none", "AdamW")
+    assert deepspeed["image_size"] == "32"
+    assert all(isinstance(value, str) and value for value in (*torch.values(), *deepspeed.values()))
+
+
+def test_the_metrics_of_a_leg_are_those_of_its_measured_steps() -> None:
+    row = leg("ddp", seconds=[9.0, 1.0, 3.0], warmup_steps=1, data_seconds=[9.0, 0.5, 0.5], samples_per_step=8)
+    found = runs.leg_metrics(row)
+    assert found["step_seconds_mean"] == 2.0
+    assert found["samples_per_second"] == 4.0
+    assert found["data_wait_share"] == 0.25
+    assert "forward_seconds_mean" not in found
+    assert runs.leg_metrics(leg("ddp", failure_kind="error")) == {}
+
+
+def test_an_arm_has_the_means_of_its_legs_and_counts_them() -> None:
+    rows = [leg("a", 0, seconds=1.0), leg("a", 1, seconds=3.0), leg("a", 2, failure_kind="timeout")]
+    found = runs.arm_metrics(rows)
+    assert found["step_seconds_mean"] == 2.0
+    assert found["samples_per_second"] == 4.0  # 8 images in a mean step of 2 s
+    assert (found["legs_measured"], found["legs_failed"]) == (2, 1)
+    assert runs.arm_metrics(rows[2:]) == {"legs_measured": 0, "legs_failed": 1}
+
+
+@pytest.mark.parametrize("num_steps", [1, 99, 100, 101, 12_345])
+def test_a_thinned_curve_keeps_ends_and_mean(num_steps: int) -> None:
+    steps = [0.001 * (1 + i % 7) for i in range(num_steps)]
+    (points,) = runs.leg_curves(leg("ddp", seconds=steps)).values()
+    assert len(points) == min(num_steps, runs.CURVE_POINTS)
+    assert points[-1][0] == num_steps - 1
+    assert points[-1][1] == pytest.approx(sum(steps))
+    lengths = [end - begin for (begin, _, _), (end, _, _) in zip([(-1, 0.0, 0.0), *points], points, strict=False)]
+    assert sum(n * value for n, (_, _, value) in zip(lengths, points, strict=True)) == pytest.approx(sum(steps))
+    if num_steps <= runs.CURVE_POINTS:
+        assert [value for _, _, value in points] == steps
+
+
+def test_a_dataset_is_named_by_its_own_digest_where_it_states_one() -> None:
+    plain = runs.dataset(leg("ddp", facts={"image_shape": [3, 32, 32]}))
+    assert (plain["name"], plain["digest"]) == ("digits", "digits-3x32x32")
+    assert runs.dataset(leg("ddp", facts={"dataset_digest": "a" * 64}))["digest"] == "a" * 36
