@@ -1,4 +1,4 @@
-"""The names that a space may use for models and datasets, known without importing torch.
+"""The names that a space may use for models, known without importing torch.
 
 timm and torchvision declare each model with a `register_model` decorator; reading their sources for it
 takes a tenth of a second, where importing them takes five.
@@ -7,31 +7,10 @@ takes a tenth of a second, where importing them takes five.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class DatasetFacts:
-    """What a dataset is before it is loaded: sizes and counts."""
-
-    image_size: int  # pixels a side, as trained on by default
-    channels: int
-    classes: int
-    train_samples: int
-
-
-DATASETS: dict[str, DatasetFacts] = {
-    "digits": DatasetFacts(32, 3, 10, 1437),  # 8x8 originals, resized; the last fifth is for evaluation
-    "synthetic": DatasetFacts(32, 3, 10, 50_000),  # one random batch on the device, no loader at all
-    "synthetic_loader": DatasetFacts(32, 3, 10, 50_000),  # random images through the real loader
-    "cifar10": DatasetFacts(32, 3, 10, 50_000),
-    "cifar100": DatasetFacts(32, 3, 100, 50_000),
-    "mnist": DatasetFacts(32, 3, 10, 60_000),
-    "fashion_mnist": DatasetFacts(32, 3, 10, 60_000),
-}
 OWN_MODELS = ("lenet", "lenet5")
 HF_MODELS = ("cvt_13", "cvt_21")  # of the optional extra `hf`
 

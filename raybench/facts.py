@@ -17,13 +17,14 @@ INFORMATIVE: Final = "informative"
 # Every fact that a leg may state, but for those under INFORMATIVE.
 COMPARED: Final = (
     "initial_weights", "num_parameters", "num_parameter_tensors", "flops_per_image", "flops_per_byte",
-    "model_options", "memory_format", "image_shape",
-    "global_batch", "micro_batch", "accumulation", "workers", "samples_per_epoch_per_rank", "shuffle", "drop_last",
-    "sampler_sets_epoch", "loader_workers", "pin_memory", "first_batch", "threads", "device", "tf32",
-    "cudnn_benchmark", "compiled", "activation_checkpointing", "optimizer", "optimizer_steps", "lr_schedule",
-    "gradient_clipping", "parameter_dtype", "gradient_dtype", "master_dtype", "optimizer_state_dtype",
-    "communication_dtype", "autocast", "loss_scale", "skipped_steps", "buffer_broadcasts", "first_loss",
-    "first_gradient_norm",
+    "model_options", "memory_format", "image_shape", "global_batch", "micro_batch", "accumulation", "workers",
+    "samples_per_epoch_per_rank", "shuffle", "drop_last", "sampler_sets_epoch", "loader_workers", "pin_memory",
+    "prefetch_factor", "persistent_workers", "augmentation", "first_batch", "threads", "device", "tf32",
+    "cudnn_benchmark", "deterministic", "compiled", "activation_checkpointing", "optimizer", "optimizer_steps",
+    "lr_schedule", "gradient_clipping", "parameter_dtype", "gradient_dtype", "master_dtype",
+    "optimizer_state_dtype", "communication_dtype", "autocast", "loss_scale", "skipped_steps", "buffer_broadcasts",
+    "first_loss", "first_gradient_norm",
+    "steps_per_epoch", "evaluated_samples",  # where a protocol has epochs, or evaluates
 )  # fmt: skip
 
 _OF_THE_MODEL: Final = (
@@ -39,6 +40,7 @@ _DTYPES: Final = (
 # A word that is not here stands for the fact of that name and everything below it.
 DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
     "optimizer": ("optimizer", "optimizer_steps", "lr_schedule"),
+    "augmentation": ("first_batch", "first_loss", "first_gradient_norm"),
     "learning_rate": ("optimizer.lr", "lr_schedule"),
     "lr": ("optimizer.lr", "lr_schedule"),
     "weight_decay": ("optimizer.weight_decay", "weight_decay"),
@@ -61,6 +63,7 @@ DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
         "samples_per_step",
         "samples_per_epoch_per_rank",
         "optimizer_steps",
+        "steps_per_epoch",
         "first_batch",
         "first_loss",
         "first_gradient_norm",
@@ -84,6 +87,8 @@ DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
         "dataset",
         "samples_per_epoch_per_rank",
         "optimizer_steps",
+        "steps_per_epoch",
+        "evaluated_samples",
         "first_batch",
         "first_loss",
         "first_gradient_norm",
@@ -95,7 +100,8 @@ DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
     "channels_last": ("memory_format",),
     "communication": ("communication_dtype",),
     "clipping": ("gradient_clipping",),
-    "loader": ("loader_workers", "pin_memory"),
+    "loader": ("loader_workers", "pin_memory", "prefetch_factor", "persistent_workers"),
+    "loader_workers": ("persistent_workers", "prefetch_factor"),
     "weights": ("initial_weights", "first_loss", "first_gradient_norm"),
 }
 

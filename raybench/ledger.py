@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 ASIDE = "_aside"  # where a ledger keeps the files that could not be read
-_SECONDS = pa.list_(pa.float64())
+_FLOATS = pa.list_(pa.float64())
 
 
 class DamagedFile(UserError):
@@ -63,9 +63,9 @@ CONTRACT = pa.schema(
         ("status", pa.string()),
         ("failure_kind", pa.string()),
         ("failure_message", pa.string()),
-        ("step_seconds", _SECONDS),
+        ("step_seconds", _FLOATS),
         ("warmup_steps", pa.int32()),
-        ("data_seconds", _SECONDS),
+        ("data_seconds", _FLOATS),
         ("samples_per_step", pa.int32()),
         ("peak_device_bytes", pa.int64()),
         ("peak_host_bytes", pa.int64()),
@@ -85,10 +85,15 @@ EXTRA = pa.schema(
     [
         ("protocol", pa.string()),  # JSON: the protocol that the leg followed
         ("differs", pa.list_(pa.string())),  # what the space declares the arms to differ in
-        ("forward_seconds", _SECONDS),
-        ("backward_seconds", _SECONDS),
-        ("optimizer_seconds", _SECONDS),
+        ("forward_seconds", _FLOATS),
+        ("backward_seconds", _FLOATS),
+        ("optimizer_seconds", _FLOATS),
         ("steady_from_step", pa.int32()),  # first step of the last steady segment
+        ("step_losses", _FLOATS),  # of every step, the mean over ranks and micro-batches
+        ("epoch_seconds", _FLOATS),  # training alone; null without epochs
+        ("epoch_accuracy", _FLOATS),  # null for an epoch that was not evaluated
+        ("accuracy_top5", pa.float64()),
+        ("eval_loss", pa.float64()),  # mean cross entropy over the test samples
         ("process_group", pa.string()),  # the fresh set of processes that ran the leg
         ("skipped_steps", pa.int32()),  # optimizer steps passed over for an overflow, in the whole leg
         ("telemetry", pa.string()),  # JSON: a reading for each node
@@ -100,9 +105,6 @@ EXTRA = pa.schema(
     ]
 )
 SCHEMA = pa.schema([*CONTRACT, *EXTRA])
-# What a reader takes where a ledger has it: whole epochs of a run that trains to a target.
-_EPOCHS = pa.schema([("epoch_seconds", _SECONDS), ("epoch_accuracy", pa.list_(pa.float64()))])
-_READABLE = pa.schema([*SCHEMA, *_EPOCHS])
 _SMALL_FILE_ROWS = 256
 
 
@@ -345,7 +347,7 @@ def _conform(table: pa.Table) -> pa.Table:
     """The columns in the contract's types, whatever tool wrote them (pandas: wide integers, nanoseconds)."""
     columns = []
     for name, column in zip(table.column_names, table.columns, strict=True):
-        wanted = _READABLE.field(name).type
+        wanted = SCHEMA.field(name).type
         if column.type == wanted:
             columns.append(column)
             continue
@@ -358,7 +360,7 @@ def _conform(table: pa.Table) -> pa.Table:
             columns.append(column.cast(wanted, safe=not pa.types.is_timestamp(wanted)))
         except pa.ArrowException as error:
             raise pa.ArrowInvalid(f"column {name}: {error}") from error
-    return pa.table(columns, schema=pa.schema([_READABLE.field(name) for name in table.column_names]))
+    return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in table.column_names]))
 
 
 def _check_version(path: Path, versions: pa.ChunkedArray) -> None:

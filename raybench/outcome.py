@@ -27,7 +27,12 @@ class Measurement:
     eval_seconds: float
     first_loss: float
     final_loss: float
-    accuracy: float | None = None
+    accuracy: float | None = None  # top-1, a fraction of the test samples; None where nothing was evaluated
+    accuracy_top5: float | None = None
+    eval_loss: float | None = None  # mean cross entropy over the test samples
+    step_losses: list[float] | None = None  # of every step, the mean over ranks and micro-batches
+    epoch_seconds: list[float] | None = None  # training alone; None without epochs
+    epoch_accuracy: list[float | None] | None = None  # None for an epoch that was not evaluated
     forward_seconds: list[float] | None = None  # None with phases off
     backward_seconds: list[float] | None = None
     optimizer_seconds: list[float] | None = None

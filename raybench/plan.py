@@ -113,12 +113,13 @@ def build_plan(name: str, space: Space, sweep: str = "") -> Plan:
     measured = space.model_dump(
         mode="json", exclude={"question", "repeats", "leg_timeout_seconds"}, exclude_defaults=True
     )
+    measured["setting"] = {key: value for key, value in measured["setting"].items() if key != "download"}
     return Plan(space=name, sweep=sweep or content_hash(measured)[:8], question=space.question, trials=trials)
 
 
 def _build_trial(space: Space, values: Mapping[str, Any], label: str, repeat: int) -> Trial:
     setting = Setting.model_validate(values)
-    setting_id = content_hash(setting.model_dump(mode="json", exclude_defaults=True))
+    setting_id = content_hash(setting.identity())
     protocol = space.protocol.model_dump(mode="json", exclude_defaults=True)
     trial_id = content_hash(setting_id, repeat, space.seed, protocol, space.isolation)
     order = leg_order(list(space.arms), space.protocol.rounds, space.seed, setting_id, repeat)

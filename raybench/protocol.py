@@ -56,3 +56,8 @@ def _with_kind(values: Any) -> Any:
 
 
 Protocol = Annotated[Throughput | Train, Field(discriminator="kind"), BeforeValidator(_with_kind)]
+
+
+def evaluates(protocol: Throughput | Train) -> bool:
+    """Whether a leg is evaluated on the test split."""
+    return isinstance(protocol, Train) or protocol.evaluate

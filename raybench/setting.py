@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from raybench import catalog
 from raybench.cli import suggest
+from raybench.datasets import DATASETS
 from raybench.small_images import SMALL_IMAGES, SmallImages, resolve
 
 Positive = Annotated[int, Field(gt=0, lt=2**31)]  # a column of the ledger holds it
@@ -122,11 +122,48 @@ class LossScale(Strict):
         return initial
 
 
+class RandAugment(Strict):
+    """torchvision's RandAugment (Cubuk et al. 2020): `num_ops` random operations an image at `magnitude` of 30."""
+
+    num_ops: Positive = 2
+    magnitude: int = Field(default=9, ge=0, le=30)
+
+
+class Augmentation(Strict):
+    """What is done to training images at random, the same in every arm of a trial; evaluation sees none of it.
+
+    `crop` pads by that many pixels and crops at random; `resized_crop` crops a random part and resizes it. With
+    `mixup` and `cutmix` (their alpha; 0 is off) whole batches are mixed and labels become soft; with both, each batch
+    gets one of them.
+    """
+
+    crop: int = Field(default=0, ge=0)
+    resized_crop: bool = False
+    flip: bool = False
+    randaugment: RandAugment | Literal[False] = False
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
+
+    @field_validator("randaugment", mode="before")
+    @classmethod
+    def _by_default(cls, value: Any) -> Any:
+        return RandAugment() if value is True else value
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> Self:
+        if self.crop and self.resized_crop:
+            raise ValueError("crop and resized_crop are two ways to crop; take one")
+        return self
+
+
 class Setting(Strict):
     """What is trained. Batch sizes count images; `batch_size` is global: micro x accumulation x workers."""
 
     model: str
     dataset: str
+    data_root: str = "data"  # a folder; a relative one is taken from where the command was started
+    download: bool = False  # fetch the dataset into data_root where it is not there
+    augmentation: Augmentation = Augmentation()
     image_size: Positive | None = None  # pixels a side; the dataset's own where not given
     batch_size: Positive
     accumulation: Positive = 1
@@ -142,6 +179,8 @@ class Setting(Strict):
     channels_last: bool = False
     compile: bool = False  # torch.compile
     loader_workers: int = Field(default=0, ge=0, le=64)
+    prefetch_factor: Positive = 2  # micro-batches that each loader worker reads ahead
+    deterministic: bool = False  # deterministic kernels alone: bit-identical runs, and slower ones
     device: Literal["auto", "cpu", "cuda"] = "auto"
     model_options: dict[str, Any] = Field(default_factory=dict)
     # What fits the model to images of under 64 pixels. A space may say `auto`, or nothing: never so in a Setting.
@@ -155,8 +194,8 @@ class Setting(Strict):
     @field_validator("dataset")
     @classmethod
     def _known_dataset(cls, name: str) -> str:
-        if name not in catalog.DATASETS:
-            raise ValueError(f"unknown dataset {name!r}; {suggest(name, catalog.DATASETS)}")
+        if name not in DATASETS:
+            raise ValueError(f"unknown dataset {name!r}; {suggest(name, DATASETS)}")
         return name
 
     @model_validator(mode="before")
@@ -167,11 +206,11 @@ class Setting(Strict):
             return values
         model, dataset, size = values.get("model"), values.get("dataset"), values.get("image_size")
         asked = values.get("small_images", "auto")
-        if not isinstance(model, str) or not isinstance(dataset, str) or dataset not in catalog.DATASETS:
+        if not isinstance(model, str) or not isinstance(dataset, str) or dataset not in DATASETS:
             return values
         if asked not in SMALL_IMAGES or not (size is None or (type(size) is int and size > 0)):
             return values  # refused below, each by its own field
-        asked, size = resolve(model, catalog.DATASETS[dataset].image_size, size, asked)
+        asked, size = resolve(model, DATASETS[dataset].image_size, size, asked)
         return {**values, "small_images": asked, "image_size": size}
 
     @model_validator(mode="after")
@@ -182,10 +221,23 @@ class Setting(Strict):
                 f"batch_size {self.batch_size} is not divisible by workers {self.workers} x accumulation "
                 f"{self.accumulation}; the global batch is micro x accumulation x workers"
             )
-        samples = catalog.DATASETS[self.dataset].train_samples
-        if self.batch_size > samples:
+        samples = DATASETS[self.dataset].train_samples
+        if samples and self.batch_size > samples:  # an image folder's are counted where it lies
             raise ValueError(f"batch_size {self.batch_size} is more than the {samples} images of {self.dataset}")
         return self
+
+    @model_validator(mode="after")
+    def _has_what_to_augment(self) -> Self:
+        if self.dataset == "synthetic" and self.augmentation != Augmentation():
+            raise ValueError("augmentation: synthetic is one batch without a loader; use synthetic_loader")
+        if self.download and not DATASETS[self.dataset].files:
+            raise ValueError(f"download: there is nothing to fetch for {self.dataset}; take it out")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What names the setting: every field that has not its default, but for where its data lie."""
+        places = {"download"} if self.dataset == "imagefolder" else {"download", "data_root"}
+        return self.model_dump(mode="json", exclude_defaults=True, exclude=places)
 
     @property
     def micro_batch(self) -> int:

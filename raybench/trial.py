@@ -19,6 +19,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from raybench import outcome as outcomes
 from raybench.cluster import SLOT, Cluster, threads_per_worker, use_gpu
+from raybench.datasets import WORKING_TREE
 from raybench.outcome import Failure, FailureKind, Outcome
 from raybench.plan import Leg, Trial
 from raybench.recorder import ACTOR_NAMESPACE
@@ -107,6 +108,7 @@ def worker_variables(on_gpu: bool, threads: int, working_tree: str) -> dict[str,
     variables = {
         "OMP_NUM_THREADS": str(threads),
         "DS_ACCELERATOR": "cuda" if on_gpu else "cpu",
+        WORKING_TREE: working_tree,
         "PYTHONPATH": os.pathsep.join(filter(None, [working_tree, os.environ.get("PYTHONPATH")])),  # own models
     }
     if not on_gpu:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from raybench.plan import Leg
-from raybench.training.data import Batch, Batches
+from raybench.training.loader import Batch, Batches
 from raybench.training.ranks import Ranks
 
 
@@ -67,12 +67,39 @@ def run_facts(leg: Leg, batches: Batches, first: Batch, ranks: Ranks) -> dict[st
         "sampler_sets_epoch": batches.epochs_begun > 0,
         "loader_workers": batches.loader.num_workers,
         "pin_memory": batches.loader.pin_memory,
+        "prefetch_factor": batches.loader.prefetch_factor,
+        "persistent_workers": batches.loader.persistent_workers,
+        "augmentation": batches.augmentation,
         "first_batch": ranks.gather(tensors_hash(*first)),
         "threads": torch.get_num_threads(),
         "device": ranks.device.type,
         "tf32": torch.backends.cuda.matmul.allow_tf32,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
+
+
+def for_an_epoch(facts: dict[str, Any], num_epochs: int) -> dict[str, Any]:
+    """The facts of a leg of whole epochs: what grows with them becomes informative, or is given for one epoch.
+
+    Arms that reach a target after different numbers of epochs are the same experiment.
+    """
+    steps, skipped = facts["optimizer_steps"], facts["skipped_steps"]
+    schedule = {key: value for key, value in facts["lr_schedule"].items() if key != "lr"}
+    found = {
+        **facts,
+        "lr_schedule": schedule,
+        "steps_per_epoch": (steps + skipped) / num_epochs,
+        "informative": {
+            **facts["informative"],
+            "epochs": num_epochs,
+            "optimizer_steps": steps,
+            "skipped_steps": skipped,
+            "last_lr": facts["lr_schedule"]["lr"],
+        },
+    }
+    del found["optimizer_steps"], found["skipped_steps"]
+    return found
 
 
 class ForwardSeen:

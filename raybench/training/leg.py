@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
-import gc
-import itertools
-import math
+import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
 
 from raybench.outcome import Measurement
 from raybench.plan import Leg, Trial
-from raybench.protocol import Throughput
+from raybench.protocol import evaluates
 from raybench.setting import Setting
 from raybench.steady import steady_from_step
 from raybench.training import facts, memory
-from raybench.training.blocks import checkpoint_activations, num_checkpointed
-from raybench.training.data import Batch, Batches
-from raybench.training.engines import Engine, Unsupported, build_engine
+from raybench.training.blocks import checkpoint_activations
+from raybench.training.engines import build_engine
 from raybench.training.environment import environment
-from raybench.training.loop import run_steps
+from raybench.training.evaluation import Evaluator
+from raybench.training.loader import Batches
 from raybench.training.models import build_model, work_facts
+from raybench.training.protocols import Procedure, Run
 from raybench.training.ranks import Ranks
-from raybench.training.stopwatch import Clock, DeviceClock, HostClock, StepTimes, marks_per_step, step_times
 from raybench.training.telemetry import Telemetry
 
 
 class NotFinite(ArithmeticError):
     """A loss that is no number, or infinite."""
-
-
-class NothingTrained(AssertionError):
-    """The steps ran, but gradients were zero or no parameter changed."""
-
-
-def criterion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy in fp32 whatever the engine computes in, outside any autocast: the same in every arm."""
-    return cross_entropy(logits.float(), labels)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What one rank brings out of its steps."""
-
-    times: StepTimes
-    losses: list[float]  # mean over a step's micro-batches
-    facts: dict[str, Any]
 
 
 def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measurement:
@@ -63,7 +39,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
     started_at = time.time()
     telemetry.begin_leg()
     seed_everything(trial.seed)
-    set_precision(leg.setting)
+    set_kernels(leg.setting)
     peaks_reset = memory.reset_peaks(ranks.device)
     begun = time.perf_counter()
     model, options = build_model(leg.setting)
@@ -74,11 +50,12 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
     if leg.setting.activation_checkpointing:
         checkpoint_activations(model)
     batches = Batches(leg.setting, ranks.rank, trial.seed, ranks.device)
+    evaluator = Evaluator(leg.setting, ranks) if evaluates(trial.protocol) else None
     engine = build_engine(leg, model, ranks.device)
     try:
         ranks.barrier()
         setup_seconds = time.perf_counter() - begun
-        run = _run_protocol(trial, leg, model, engine, batches, ranks, telemetry)
+        run = Procedure(trial, leg, model, engine, batches, evaluator, ranks, telemetry).run()
         peak_host = memory.peak_host_bytes(peaks_reset)
         peak_device = memory.peak_device_bytes(ranks.device)
     finally:
@@ -101,9 +78,11 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
         peak_host_bytes=max(peak for *_, peak, _ in everyone),
         setup_seconds=max(seconds for _, _, seconds, _, _ in everyone),
         train_seconds=float(times.step.sum()),
-        eval_seconds=0.0,
+        eval_seconds=sum(evaluation.seconds for evaluation in run.evaluations),
         first_loss=float(losses[0]),
         final_loss=float(losses[-1]),
+        step_losses=losses.tolist(),
+        **_evaluated(run, times.step),
         steady_from_step=steady_from_step(times.step.tolist()),
         telemetry=reading.nodes,
         energy_joules=reading.energy_joules,
@@ -127,93 +106,36 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
-def set_precision(setting: Setting) -> None:
-    """TF32 on for `precision: tf32` alone, in matrix products and convolutions; cudnn autotunes on every leg."""
+def set_kernels(setting: Setting) -> None:
+    """TF32 on for `precision: tf32` alone, in matrix products and convolutions; cudnn autotunes on every leg.
+
+    With `deterministic`, deterministic kernels alone, chosen without autotuning; torch raises where there is none.
+    """
     tf32 = setting.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = not setting.deterministic
+    torch.backends.cudnn.deterministic = setting.deterministic
+    torch.use_deterministic_algorithms(setting.deterministic)
+    if setting.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
 
 
-class _Probed:
-    """An engine for its first step: looks at what the layers meet, and takes the gradient's norm before it steps."""
-
-    def __init__(self, engine: Engine, model: nn.Module, device_type: str) -> None:
-        self._engine = engine
-        self.forward, self.backward = engine.forward, engine.backward
-        self.seen = facts.ForwardSeen(model, device_type)
-        self.gradient_norm = math.nan
-
-    def step(self) -> None:
-        self.gradient_norm = self._engine.gradient_norm()
-        self._engine.step()
-        self.seen.remove()
-
-
-def _run_protocol(
-    trial: Trial, leg: Leg, model: nn.Module, engine: Engine, batches: Batches, ranks: Ranks, telemetry: Telemetry
-) -> _Run:
-    """Warm-up steps, then measured steps; the checks that something trained stand outside both."""
-    protocol, accumulation = trial.protocol, leg.setting.accumulation
-    if not isinstance(protocol, Throughput):
-        raise Unsupported("protocol: kind train cannot be run yet")
-    stream = iter(batches)
-    first = next(stream)
-    run_facts = facts.run_facts(leg, batches, first, ranks)
-    before = engine.checksum()
-    probed = _Probed(engine, model, ranks.device.type)
-    windows = [
-        _timed(probed, itertools.chain([first], stream), ranks, 1, accumulation, protocol.phases),  # type: ignore[arg-type]
-        _timed(engine, stream, ranks, protocol.warmup_steps - 1, accumulation, protocol.phases),
-    ]
-    with _no_garbage_collection(), telemetry.window():
-        windows.append(_timed(engine, stream, ranks, protocol.steps, accumulation, protocol.phases))
-    losses = [float(loss) for _, window in windows for loss in window]
-    per_step = np.asarray(losses).reshape(-1, accumulation).mean(axis=1)
-    gradient_norm = probed.gradient_norm
-    overflowed = leg.setting.precision == "fp16" and not math.isfinite(gradient_norm)  # the loss scale comes down
-    if np.isfinite(per_step).all() and not gradient_norm > 0 and not overflowed:
-        raise NothingTrained(f"the first step's gradient norm is {gradient_norm}: nothing can have been trained")
-    if engine.checksum() == before:
-        raise NothingTrained("no parameter changed in the whole leg: nothing was trained")
-    times = windows[0][0]
-    for window_times, _ in windows[1:]:
-        times = times.joined(window_times)
-    found = {
-        **run_facts,
-        "compiled": facts.is_compiled(model),
-        "activation_checkpointing": num_checkpointed(model) > 0,
-        **engine.facts(),
-        **probed.seen.facts(),
+def _evaluated(run: Run, step_seconds: np.ndarray) -> dict[str, Any]:
+    """The measurement's fields that say how well the model was trained; none where nothing was evaluated."""
+    if not run.evaluations:
+        return {}
+    last = run.evaluations[-1]
+    fields = {"accuracy": last.accuracy, "accuracy_top5": last.accuracy_top5, "eval_loss": last.loss}
+    if not run.epochs:
+        return fields
+    elapsed = np.concatenate([[0.0], np.cumsum(step_seconds)])
+    ends = [0, *(end for end, _ in run.epochs)]
+    return {
+        **fields,
+        "epoch_seconds": np.diff(elapsed[ends]).tolist(),
+        "epoch_accuracy": [None if e is None else e.accuracy for _, e in run.epochs],
     }
-    if math.isfinite(gradient_norm):
-        found["first_gradient_norm"] = gradient_norm
-    return _Run(times, per_step.tolist(), found)
-
-
-def _timed(
-    engine: Engine, stream: Iterator[Batch], ranks: Ranks, num_steps: int, accumulation: int, phases: bool
-) -> tuple[StepTimes, list[torch.Tensor]]:
-    clock: Clock = HostClock()
-    if ranks.device.type == "cuda":
-        clock = DeviceClock(num_steps * marks_per_step(accumulation, phases) + 1)
-        torch.cuda.synchronize()
-    ranks.barrier()
-    losses = run_steps(engine, stream, criterion, clock, num_steps=num_steps, accumulation=accumulation, phases=phases)
-    return step_times(clock.seconds(), accumulation, phases), losses
-
-
-class _no_garbage_collection:
-    """Nothing is collected inside; what is alive on entry is not looked at again until the exit."""
-
-    def __enter__(self) -> None:
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-
-    def __exit__(self, *_: object) -> None:
-        gc.enable()
-        gc.unfreeze()
 
 
 def _listed(values: np.ndarray | None) -> list[float] | None:

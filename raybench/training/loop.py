@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from raybench.training.data import Batch
 from raybench.training.engines import Engine
+from raybench.training.loader import Batch
 from raybench.training.stopwatch import Clock
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

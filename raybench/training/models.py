@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from raybench import catalog
+from raybench.datasets import facts_of
 from raybench.setting import Setting
 from raybench.small_images import patch_size
 from raybench.training.cvt import build_cvt
@@ -115,7 +116,7 @@ def _on_meta(setting: Setting, *, sized: bool) -> nn.Module:
 def _forward_flops(network: nn.Module, setting: Setting) -> int:
     """FLOPs of one image's forward pass, as torch.utils.flop_counter counts them: an addition and a multiplication
     are two. Raises whatever the model raises, and ValueError where it gives no logits."""
-    data, size = catalog.DATASETS[setting.dataset], setting.image_size
+    data, size = facts_of(setting.dataset, setting.data_root), setting.image_size
     assert size is not None
     with torch.device("meta"):
         logits = network.train()(torch.empty(setting.micro_batch, data.channels, size, size))
@@ -131,7 +132,7 @@ def _forward_flops(network: nn.Module, setting: Setting) -> int:
 
 def _construct(setting: Setting, *, sized: bool) -> tuple[nn.Module, Options]:
     """The model on torch's default device. `sized`: its constructor is told the image size."""
-    data, size = catalog.DATASETS[setting.dataset], setting.image_size
+    data, size = facts_of(setting.dataset, setting.data_root), setting.image_size
     library, source = catalog.origin(setting.model)
     name = setting.model.rpartition("/")[2]
     assert size is not None

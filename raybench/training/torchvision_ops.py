@@ -7,6 +7,8 @@ enough to declare the two schemas that torchvision's Python code refers to.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 _LIBRARY: torch.library.Library | None = None  # a Library's declarations live as long as it does
@@ -21,6 +23,22 @@ def declare_missing() -> None:
     _LIBRARY = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         _LIBRARY.define(f"{name}{_SCHEMA}")
+
+
+def import_v2() -> Any:
+    """The module torchvision.transforms.v2."""
+    declare_missing()
+    from torchvision.transforms import v2
+
+    return v2
+
+
+def import_datasets() -> Any:
+    """The module torchvision.datasets."""
+    declare_missing()
+    from torchvision import datasets
+
+    return datasets
 
 
 def _operators_load() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import time
 import traceback
 import warnings
@@ -12,10 +13,13 @@ from dataclasses import replace
 import torch
 
 from raybench.arms import DeepSpeedArm
+from raybench.datasets import BadData
 from raybench.outcome import Failure, FailureKind, Outcome
 from raybench.plan import Leg, Trial
+from raybench.protocol import evaluates
+from raybench.setting import Setting
 from raybench.training import memory
-from raybench.training.data import load_train_data
+from raybench.training.datasets import check_data, fetch
 from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.environment import environment
 from raybench.training.leg import NotFinite, run_leg
@@ -41,7 +45,7 @@ def classify(error: BaseException) -> FailureKind:
     """Which kind of failure an exception is."""
     if isinstance(error, NotFinite):
         return "not_finite"
-    if isinstance(error, InvalidConfig):
+    if isinstance(error, (InvalidConfig, BadData)):
         return "invalid_config"
     if isinstance(error, (Unsupported, NotImplementedError)):
         return "unsupported"
@@ -56,6 +60,8 @@ def classify(error: BaseException) -> FailureKind:
 
 def describe(error: BaseException) -> str:
     """One line of an exception: its type, its words, and the place that raised it."""
+    if isinstance(error, BadData):  # a loader worker's comes with that process's traceback, its own words last
+        return str(error).strip().splitlines()[-1].rpartition("BadData: ")[2]
     words = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
@@ -64,10 +70,11 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {words[:2000]}{place}"
 
 
-def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> None:
+def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failure]:
     """What all legs share and none should pay for: the data in memory, DeepSpeed imported, its operators built.
 
-    Errors are left to the legs, which meet them again and record them.
+    Returns the failures of legs whose data will not do, by leg_id, the same on every rank. Other errors are left to
+    the legs, which meet them again and record them.
     """
     warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed calls torch names that will change
     try:
@@ -75,10 +82,37 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> None:
             from raybench.training.deepspeed_ops import import_deepspeed
 
             import_deepspeed(ranks)
-        assert trial.setting.image_size is not None
-        load_train_data(trial.setting.dataset, trial.setting.image_size)
     except Exception:
         traceback.print_exc()
+    settings = {leg.setting.model_dump_json(): leg.setting for leg in legs}
+    started_at = time.time()
+    test_too = evaluates(trial.protocol)
+    found = {name: _wrong_with_data(setting, ranks, test_too) for name, setting in settings.items()}
+    wrong = {name: message for name, message in found.items() if message is not None}
+    return {
+        leg.leg_id: Failure("invalid_config", wrong[name], environment=environment(), started_at=started_at)
+        for leg in legs
+        if (name := leg.setting.model_dump_json()) in wrong
+    }
+
+
+def _wrong_with_data(setting: Setting, ranks: Ranks, test_too: bool) -> str | None:
+    """Fetch the data where asked to, one process a node, and look at them; what is wrong with them on any rank."""
+    message = None
+    try:
+        if setting.download and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            fetch(setting)
+    except BadData as error:
+        message = str(error)
+    ranks.barrier()
+    try:
+        if message is None:
+            check_data(setting, test_too=test_too, rank=ranks.rank, world=ranks.world)
+    except BadData as error:
+        message = str(error)
+    messages = ranks.gather(message)
+    told = [f"rank {rank}: {other}" for rank, other in enumerate(messages) if other is not None]
+    return messages[0] if len(set(messages)) == 1 else told[0]
 
 
 def run_legs(
@@ -95,7 +129,7 @@ def run_legs(
     others are caught in it. A leg that takes longer than the trial's limit ends the process, with the stacks of its
     threads on standard error.
     """
-    prepare(trial, legs, ranks)
+    unfit = prepare(trial, legs, ranks)
     with Telemetry(ranks, trial.protocol.telemetry) as telemetry:
         for leg in legs:
             answer = begin(leg) if ranks.rank == 0 else None
@@ -105,7 +139,7 @@ def run_legs(
             try:
                 measured = trial.as_measured(leg)
                 sampled = telemetry if measured.protocol.telemetry else Telemetry(ranks, False)
-                outcome = _outcome(measured, leg, ranks, sampled)
+                outcome = unfit.get(leg.leg_id) or _outcome(measured, leg, ranks, sampled)
             finally:
                 faulthandler.cancel_dump_traceback_later()
             memory.release(ranks.device)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from raybench.ledger import Ledger
 from raybench.outcome import Outcome
 from raybench.plan import Leg, Plan
-from raybench.training import data, leg
+from raybench.training import leg, loader
 from raybench.training.engines import deepspeed_engine, fsdp_engine, torch_engine
 from raybench.training.ranks import Ranks
 from raybench.training.worker import run_legs
@@ -45,7 +45,7 @@ def _without_clipping(*arguments: Any) -> dict[str, Any]:
     return config
 
 
-class _Ordered(data.Batches):
+class _Ordered(loader.Batches):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.sampler.shuffle = False
@@ -60,7 +60,7 @@ CHANGES: dict[str, Callable[[], Any]] = {
     "hidden_betas": lambda: patch.object(fsdp_engine, "build_optimizer", _optimizer({"betas": (0.9, 0.95)})),
     "hidden_clipping": lambda: patch.object(deepspeed_engine, "deepspeed_config", _without_clipping),
     "hidden_order": lambda: patch.object(leg, "Batches", _Ordered),
-    "hidden_last_batch": lambda: patch.object(data, "DataLoader", _keeping_the_last),
+    "hidden_last_batch": lambda: patch.object(loader, "DataLoader", _keeping_the_last),
 }
 # What a leg's setting is changed to.
 SETTINGS: dict[str, dict[str, Any]] = {

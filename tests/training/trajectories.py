@@ -22,12 +22,13 @@ from raybench.plan import Leg
 from raybench.setting import Setting
 from raybench.training import memory
 from raybench.training.blocks import checkpoint_activations
-from raybench.training.data import Batches
 from raybench.training.deepspeed_ops import import_deepspeed
 from raybench.training.engines import Engine, InvalidConfig, Unsupported, build_engine
-from raybench.training.leg import criterion, seed_everything, set_precision
+from raybench.training.leg import seed_everything, set_kernels
+from raybench.training.loader import Batches
 from raybench.training.loop import run_steps
 from raybench.training.models import build_model
+from raybench.training.protocols import criterion
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import HostClock
 from tests.training import references
@@ -66,7 +67,7 @@ def _run(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     arm: Arm = TypeAdapter(Arm).validate_python(case["arm"])
     leg = Leg(leg_id="", arm_name="", arm=arm, is_baseline=False, setting=setting, round=0, position=0)
     seed_everything(SEED)
-    set_precision(setting)
+    set_kernels(setting)
     model, _ = build_model(setting)
     model.train()
     if setting.channels_last:

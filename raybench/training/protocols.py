@@ -1,0 +1,214 @@
+"""What a leg does with its engine: a number of steps, or whole epochs with evaluation between them.
+
+Only training steps are timed (`loop.run_steps`). What a user's epoch begins with (`set_epoch`, a new iterator over
+the loader) is part of the wait for data of its first step, in every arm; evaluation, the look at the losses and
+garbage collection stand between epochs and are not.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from raybench.plan import Leg, Trial
+from raybench.protocol import Throughput, Train
+from raybench.training import facts
+from raybench.training.blocks import num_checkpointed
+from raybench.training.engines import Engine, InvalidConfig
+from raybench.training.evaluation import Evaluation, Evaluator
+from raybench.training.loader import Batch, Batches
+from raybench.training.loop import run_steps
+from raybench.training.ranks import Ranks
+from raybench.training.stopwatch import Clock, DeviceClock, HostClock, StepTimes, marks_per_step, step_times
+from raybench.training.telemetry import Telemetry
+
+
+class NothingTrained(AssertionError):
+    """The steps ran, but gradients were zero or no parameter changed."""
+
+
+def criterion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy in fp32 whatever the engine computes in, outside any autocast: the same in every arm.
+
+    Labels are class numbers (batch,), or probabilities (batch, classes) where samples are mixed.
+    """
+    return cross_entropy(logits.float(), labels)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one rank brings out of its steps."""
+
+    times: StepTimes
+    losses: list[float]  # mean over a step's micro-batches
+    facts: dict[str, Any]
+    epochs: list[tuple[int, Evaluation | None]]  # steps up to an epoch's end, and its evaluation; none of throughput
+    evaluations: list[Evaluation]
+
+
+@dataclass
+class Steps:
+    """The timed steps of one rank so far, window after window."""
+
+    ranks: Ranks
+    accumulation: int
+    phases: bool
+    times: list[StepTimes] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # mean over a step's micro-batches
+
+    def run(self, engine: Engine, stream: Iterator[Batch], num_steps: int) -> None:
+        """Run and time `num_steps` steps; the losses are read when they are over."""
+        clock: Clock = HostClock()
+        if self.ranks.device.type == "cuda":
+            clock = DeviceClock(num_steps * marks_per_step(self.accumulation, self.phases) + 1)
+            torch.cuda.synchronize()
+        self.ranks.barrier()
+        losses = run_steps(
+            engine, stream, criterion, clock,
+            num_steps=num_steps, accumulation=self.accumulation, phases=self.phases,
+        )  # fmt: skip
+        self.times.append(step_times(clock.seconds(), self.accumulation, self.phases))
+        values = [float(loss) for loss in losses]
+        self.losses += np.reshape(values, (-1, self.accumulation)).mean(axis=1).tolist()
+
+    def joined(self) -> StepTimes:
+        """The times of all steps."""
+        times = self.times[0]
+        for window in self.times[1:]:
+            times = times.joined(window)
+        return times
+
+
+class _Probed:
+    """An engine for its first step: looks at what the layers meet, and takes the gradient's norm before it steps."""
+
+    def __init__(self, engine: Engine, model: nn.Module, device_type: str) -> None:
+        self._engine = engine
+        self.forward, self.backward = engine.forward, engine.backward
+        self.seen = facts.ForwardSeen(model, device_type)
+        self.gradient_norm = math.nan
+
+    def step(self) -> None:
+        self.gradient_norm = self._engine.gradient_norm()
+        self._engine.step()
+        self.seen.remove()
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """A leg's protocol on one rank, with all that it needs."""
+
+    trial: Trial
+    leg: Leg
+    model: nn.Module
+    engine: Engine
+    batches: Batches
+    evaluator: Evaluator | None
+    ranks: Ranks
+    telemetry: Telemetry
+
+    def run(self) -> Run:
+        """Follow the protocol; the checks that something trained stand at its end.
+
+        Raises NothingTrained, and InvalidConfig where an epoch is shorter than the warm-up.
+        """
+        protocol, accumulation = self.trial.protocol, self.leg.setting.accumulation
+        steps = Steps(self.ranks, accumulation, protocol.phases)
+        stream = iter(self.batches) if isinstance(protocol, Throughput) else self.batches.epoch()
+        first = next(stream)
+        run_facts = facts.run_facts(self.leg, self.batches, first, self.ranks)
+        before = self.engine.checksum()
+        probed = _Probed(self.engine, self.model, self.ranks.device.type)
+        stream = itertools.chain([first], stream)
+        epochs: list[tuple[int, Evaluation | None]] = []
+        if isinstance(protocol, Throughput):
+            self._warm_up(steps, probed, stream)
+            with _no_garbage_collection(), self.telemetry.window():
+                steps.run(self.engine, stream, protocol.steps)
+            evaluations = [self._evaluate()] if protocol.evaluate else []
+        else:
+            epochs = self._train(protocol, steps, probed, stream)
+            evaluations = [evaluation for _, evaluation in epochs if evaluation is not None]
+        self._check(steps.losses, probed.gradient_norm, before)
+        found = {
+            **run_facts,
+            "compiled": facts.is_compiled(self.model),
+            "activation_checkpointing": num_checkpointed(self.model) > 0,
+            **self.engine.facts(),
+            **probed.seen.facts(),
+        }
+        if math.isfinite(probed.gradient_norm):
+            found["first_gradient_norm"] = probed.gradient_norm
+        if evaluations:
+            found["evaluated_samples"] = evaluations[-1].num_samples
+        if epochs:
+            found = facts.for_an_epoch(found, len(epochs))
+        return Run(steps.joined(), steps.losses, found, epochs, evaluations)
+
+    def _warm_up(self, steps: Steps, probed: _Probed, stream: Iterator[Batch]) -> None:
+        steps.run(probed, stream, 1)  # type: ignore[arg-type]
+        if self.trial.protocol.warmup_steps > 1:
+            steps.run(self.engine, stream, self.trial.protocol.warmup_steps - 1)
+
+    def _train(
+        self, protocol: Train, steps: Steps, probed: _Probed, stream: Iterator[Batch]
+    ) -> list[tuple[int, Evaluation | None]]:
+        """Epochs until the last, the target, or a loss that is no number; all ranks end together."""
+        per_epoch = self.batches.steps_per_epoch
+        if protocol.warmup_steps >= per_epoch:
+            raise InvalidConfig(
+                f"protocol.warmup_steps {protocol.warmup_steps} must be less than the {per_epoch} steps of an epoch"
+            )
+        self._warm_up(steps, probed, stream)
+        epochs: list[tuple[int, Evaluation | None]] = []
+        for epoch in range(1, protocol.epochs + 1):
+            with _no_garbage_collection(), self.telemetry.window():
+                steps.run(self.engine, stream, epoch * per_epoch - len(steps.losses))
+            stream = self.batches.epoch()
+            due = epoch % protocol.evaluate_every == 0 or epoch == protocol.epochs
+            evaluation = self._evaluate() if due else None
+            epochs.append((len(steps.losses), evaluation))
+            finite = all(self.ranks.gather(bool(np.isfinite(steps.losses).all())))
+            if not finite or (evaluation is not None and _reaches(protocol, evaluation)):
+                break
+        return epochs
+
+    def _evaluate(self) -> Evaluation:
+        assert self.evaluator is not None
+        return self.evaluator.evaluate(self.engine, self.model)
+
+    def _check(self, losses: list[float], gradient_norm: float, before: float) -> None:
+        """Raise NothingTrained unless the first gradient was more than zero and parameters changed."""
+        overflowed = self.leg.setting.precision == "fp16" and not math.isfinite(gradient_norm)  # the scale comes down
+        if np.isfinite(losses).all() and not gradient_norm > 0 and not overflowed:
+            raise NothingTrained(f"the first step's gradient norm is {gradient_norm}: nothing can have been trained")
+        if self.engine.checksum() == before:
+            raise NothingTrained("no parameter changed in the whole leg: nothing was trained")
+
+
+def _reaches(protocol: Train, evaluation: Evaluation) -> bool:
+    """Whether a leg ends here because its target is reached."""
+    target = protocol.target_accuracy
+    return protocol.stop_at_target and target is not None and evaluation.accuracy >= target
+
+
+class _no_garbage_collection:
+    """Nothing is collected inside; what is alive on entry is not looked at again until the exit."""
+
+    def __enter__(self) -> None:
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        gc.enable()
+        gc.unfreeze()
