@@ -95,6 +95,10 @@ EXTRA = pa.schema(
         ("accuracy_top5", pa.float64()),
         ("eval_loss", pa.float64()),  # mean cross entropy over the test samples
         ("process_group", pa.string()),  # the fresh set of processes that ran the leg
+        ("peak_host_bytes_sum", pa.int64()),  # the ranks' peaks added up
+        ("peak_device_reserved_bytes", pa.int64()),
+        ("allocation_retries", pa.int32()),
+        ("memory_parts", pa.string()),  # JSON: bytes by what they hold, a value a rank
         ("skipped_steps", pa.int32()),  # optimizer steps passed over for an overflow, in the whole leg
         ("telemetry", pa.string()),  # JSON: a reading for each node
         ("energy_joules", pa.float64()),  # of all GPUs, in the measured steps
@@ -153,7 +157,7 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
     return row
 
 
-_JSON = ("telemetry",)  # columns of a measurement that are JSON in the ledger
+_JSON = ("memory_parts", "telemetry")  # columns of a measurement that are JSON in the ledger
 _MEASURED = [
     name
     for name in SCHEMA.names

@@ -37,11 +37,17 @@ class Measurement:
     backward_seconds: list[float] | None = None
     optimizer_seconds: list[float] | None = None
     steady_from_step: int | None = None  # first step of the last steady segment
+    peak_host_bytes_sum: int | None = None  # the ranks' peaks added up, pages that they share in each of them
+    peak_device_reserved_bytes: int | None = None  # maximum over ranks, of what the allocator took from the driver
+    allocation_retries: int | None = None  # all ranks; None without an accelerator
+    memory_parts: dict[str, list[int | None]] | None = None  # bytes by what they hold, a value a rank
+    skipped_steps: int | None = None  # optimizer steps passed over for an overflow, in the whole leg
+    matmul_tflops: float | None = None  # what a worker reached in a matrix product before the group's legs
     telemetry: list[dict[str, Any]] | None = None  # a reading for each node; None with telemetry off
     energy_joules: float | None = None  # of all GPUs, in the measured steps
     foreign_cpu_cores: float | None = None  # busy with something else than the trial, mean; of the node that had most
     contaminated: list[str] | None = None  # why; empty where clean, None where not known
-    missing_instruments: list[str] | None = None  # wanted and not there; None with telemetry off
+    missing_instruments: list[str] | None = None  # wanted and not there
     facts: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     started_at: float = 0.0  # seconds since the epoch

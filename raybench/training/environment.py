@@ -1,54 +1,94 @@
-"""Where a leg ran: taken once in a process, on the machine that ran it, and part of every row."""
+"""Where a leg ran: taken once in a process, on every node that ran it, and part of every row.
+
+Of the environment's variables only those in a list are taken: none of them carries a secret.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
+from raybench.datasets import WORKING_TREE
+from raybench.training import machine
+from raybench.training.ranks import Ranks
+
 _PACKAGES = ("raybench", "torch", "torchvision", "deepspeed", "timm", "ray", "numpy")
-# Variables that change how a training step runs. None of them carries a secret.
+# Variables that change how a training step runs.
 _VARIABLES = (
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "DS_ACCELERATOR", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF",
-    "TORCH_NCCL_ASYNC_ERROR_HANDLING", "NCCL_P2P_DISABLE", "NCCL_IB_DISABLE", "NCCL_SOCKET_IFNAME",
-    "GLOO_SOCKET_IFNAME", "CUDA_LAUNCH_BLOCKING", "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_BLOCKTIME",
+    "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX", "LD_PRELOAD", "DS_ACCELERATOR",
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_AVOID_RECORD_STREAMS",
+    "TORCH_DISTRIBUTED_DEBUG", "TORCHINDUCTOR_FREEZING", "TORCHINDUCTOR_MAX_AUTOTUNE", "NCCL_ALGO", "NCCL_PROTO",
+    "NCCL_DEBUG", "NCCL_P2P_DISABLE", "NCCL_P2P_LEVEL", "NCCL_SHM_DISABLE", "NCCL_IB_DISABLE", "NCCL_IB_HCA",
+    "NCCL_NET_GDR_LEVEL", "NCCL_NVLS_ENABLE", "NCCL_MIN_NCHANNELS", "NCCL_MAX_NCHANNELS", "NCCL_BUFFSIZE",
+    "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "FI_PROVIDER",
 )  # fmt: skip
 
 
-@cache
-def environment() -> dict[str, Any]:
-    """Versions, hardware, threads, the git commit and the variables that matter, of this process's node."""
-    facts: dict[str, Any] = {
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, hardware, threads, git commits and the variables that matter, of this process."""
+    tree = os.environ.get(WORKING_TREE, ".")
+    return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "node": platform.node(),
-        "cpu": _cpu_model(),
-        "cpu_cores": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
+        **machine.processors(),
+        **machine.container(),
         "threads": torch.get_num_threads(),
+        "threads_interop": torch.get_num_interop_threads(),
         "niceness": os.nice(0),
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        **_git("git", Path(__file__).parent),
+        **_git("working_tree", Path(tree)),
+        **machine.gpu(device),
     }
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_properties(torch.cuda.current_device())
-        facts |= {
-            "gpu": device.name,
-            "gpu_memory_bytes": device.total_memory,
-            "gpu_uuid": str(device.uuid),
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
+
+
+def gather_environment(ranks: Ranks) -> dict[str, Any]:
+    """The environment of the first rank, with what is otherwise on other nodes; every rank calls it, and has it.
+
+    `gpu_uuids` names the GPUs of all ranks, `nodes` the nodes where there are several; `differences` has, for each
+    node that is not as the first one is, the entries that differ.
+    """
+    own = environment(ranks.device)
+    uuid = own.pop("gpu_uuid", None)
+    places = ranks.gather((own["node"], uuid))
+    if uuid is not None:
+        own["gpu_links"] = machine.gpu_links([other for node, other in places if node == own["node"]])
+    nodes: dict[str, dict[str, Any]] = {}
+    for other in ranks.gather(own):
+        nodes.setdefault(other["node"], other)
+    first = next(iter(nodes.values()))
+    differing = differences(nodes)
+    return {
+        **first,
+        **({"gpu_uuids": [other for _, other in places]} if uuid is not None else {}),
+        **({"nodes": list(nodes)} if len(nodes) > 1 else {}),
+        **({"differences": differing} if differing else {}),
+    }
+
+
+def differences(nodes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By node, the entries of its environment that are not as on the first node."""
+    first, *others = nodes.values()
+    found = {
+        other["node"]: {
+            key: other.get(key)
+            for key in sorted((first.keys() | other.keys()) - {"node"})
+            if other.get(key) != first.get(key)
         }
-    return facts
+        for other in others
+    }
+    return {node: entries for node, entries in found.items() if entries}
 
 
 def _version(package: str) -> str | None:
@@ -58,19 +98,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+def _git(name: str, folder: Path) -> dict[str, Any]:
+    """Commit and dirt of the source tree around a folder; None outside of one, or without git."""
+    commit = _git_says(folder, "rev-parse", "HEAD")
+    changed = _git_says(folder, "status", "--porcelain", "--untracked-files=no") if commit else None
+    return {f"{name}_commit": commit, f"{name}_dirty": None if changed is None else bool(changed)}
 
 
-def _git(*arguments: str) -> str | None:
-    """What git says of the source tree that raybench runs from; None outside of one."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+def _git_says(folder: Path, *arguments: str) -> str | None:
     try:
+        command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -17,13 +17,14 @@ from raybench.steady import steady_from_step
 from raybench.training import facts, memory
 from raybench.training.blocks import checkpoint_activations
 from raybench.training.engines import build_engine
-from raybench.training.environment import environment
 from raybench.training.evaluation import Evaluator
 from raybench.training.loader import Batches
 from raybench.training.models import build_model, work_facts
 from raybench.training.protocols import Procedure, Run
 from raybench.training.ranks import Ranks
 from raybench.training.telemetry import Telemetry
+
+_NO_HOST_PEAK = "host memory peak (it cannot be reset here: the size at a leg's end stands in its place)"
 
 
 class NotFinite(ArithmeticError):
@@ -40,7 +41,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
     telemetry.begin_leg()
     seed_everything(trial.seed)
     set_kernels(leg.setting)
-    peaks_reset = memory.reset_peaks(ranks.device)
+    peaks_reset = memory.begin_peaks(ranks.device)
     begun = time.perf_counter()
     model, options = build_model(leg.setting)
     model_facts = facts.model_facts(model, options)
@@ -56,11 +57,10 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
         ranks.barrier()
         setup_seconds = time.perf_counter() - begun
         run = Procedure(trial, leg, model, engine, batches, evaluator, ranks, telemetry).run()
-        peak_host = memory.peak_host_bytes(peaks_reset)
-        peak_device = memory.peak_device_bytes(ranks.device)
+        peaks = memory.read_peaks(ranks.device, peaks_reset)
     finally:
         engine.destroy()
-    everyone = ranks.gather((run.times, run.losses, setup_seconds, peak_host, peak_device))
+    everyone = ranks.gather((run.times, run.losses, setup_seconds, peaks, run.memory_parts))
     times = run.times.slowest([other[0] for other in everyone])
     losses = np.mean([other[1] for other in everyone], axis=0)
     if not np.isfinite(losses).all():
@@ -74,9 +74,8 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
         backward_seconds=_listed(times.backward),
         optimizer_seconds=_listed(times.optimizer),
         samples_per_step=leg.setting.batch_size,
-        peak_device_bytes=max((p for *_, p in everyone if p is not None), default=None),
-        peak_host_bytes=max(peak for *_, peak, _ in everyone),
-        setup_seconds=max(seconds for _, _, seconds, _, _ in everyone),
+        **_memory([other[3] for other in everyone], [other[4] for other in everyone]),
+        setup_seconds=max(other[2] for other in everyone),
         train_seconds=float(times.step.sum()),
         eval_seconds=sum(evaluation.seconds for evaluation in run.evaluations),
         first_loss=float(losses[0]),
@@ -88,14 +87,14 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
         energy_joules=reading.energy_joules,
         foreign_cpu_cores=reading.foreign_cpu_cores,
         contaminated=reading.contaminated,
-        missing_instruments=reading.missing,
+        missing_instruments=[*(reading.missing or []), *({_NO_HOST_PEAK} if not peaks_reset else {})],
+        skipped_steps=run.facts.get("skipped_steps"),
         facts={
             **model_facts,
             **work_facts(leg.setting, model_facts["num_parameters"]),
             **run.facts,
             "first_loss": float(losses[0]),
         },
-        environment=environment(),
         started_at=started_at,
     )
 
@@ -135,6 +134,19 @@ def _evaluated(run: Run, step_seconds: np.ndarray) -> dict[str, Any]:
         **fields,
         "epoch_seconds": np.diff(elapsed[ends]).tolist(),
         "epoch_accuracy": [None if e is None else e.accuracy for _, e in run.epochs],
+    }
+
+
+def _memory(peaks: list[memory.Peaks], parts: list[dict[str, int | None]]) -> dict[str, Any]:
+    """The measurement's fields of memory, from what each rank held."""
+    on_device = [p for p in peaks if p.device_allocated is not None]
+    return {
+        "peak_host_bytes": max(p.host for p in peaks),
+        "peak_host_bytes_sum": sum(p.host for p in peaks),
+        "peak_device_bytes": max((p.device_allocated or 0 for p in on_device), default=None),
+        "peak_device_reserved_bytes": max((p.device_reserved or 0 for p in on_device), default=None),
+        "allocation_retries": sum(p.allocation_retries or 0 for p in on_device) if on_device else None,
+        "memory_parts": {part: [rank[part] for rank in parts] for part in parts[0]},
     }
 
 

@@ -1,22 +1,40 @@
-"""Memory peaks of one leg: the host's resident set and the accelerator's allocations."""
+"""Memory of one leg: peaks of the host and the accelerator, and bytes by what they hold, on this rank."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
+from torch import nn
 
 _PROC = Path("/proc/self")
+# A tensor that serves two of these is counted for the first.
+PARTS = ("parameters", "gradients", "master_weights", "optimizer_state")
 
 
-def reset_peaks(device: torch.device) -> bool:
-    """Begin a new peak here. False where the host's peak cannot be reset (it is then read as the size at the end)."""
+@dataclass(frozen=True)
+class Peaks:
+    """The most that one rank held in a leg, in bytes; the device's are None on a CPU."""
+
+    host: int
+    host_is_peak: bool  # False: it is the size at the leg's end, because the peak of an earlier leg would stand here
+    device_allocated: int | None = None  # by tensors
+    device_reserved: int | None = None  # by torch's allocator, from the driver
+    allocation_retries: int | None = None  # how often it had to give its cache back to find room
+
+
+def begin_peaks(device: torch.device) -> bool:
+    """Begin a new peak here. False where the host's peak cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.reset_accumulated_memory_stats(device)
     try:
         (_PROC / "clear_refs").write_text("5")  # Linux: resets VmHWM
     except OSError:
@@ -24,18 +42,29 @@ def reset_peaks(device: torch.device) -> bool:
     return True
 
 
-def peak_host_bytes(was_reset: bool) -> int:
-    """The largest resident set since `reset_peaks`, in bytes; the present one where the peak cannot be reset."""
-    if was_reset:
+def read_peaks(device: torch.device, was_reset: bool) -> Peaks:
+    """The peaks since `begin_peaks`, which said `was_reset`."""
+    host = _largest_resident_set() if was_reset else None
+    host_is_peak = host is not None
+    if host is None:
+        host = int(psutil.Process().memory_info().rss)
+    if device.type != "cuda":
+        return Peaks(host, host_is_peak)
+    return Peaks(
+        host,
+        host_is_peak,
+        int(torch.cuda.max_memory_allocated(device)),
+        int(torch.cuda.max_memory_reserved(device)),
+        int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0)),
+    )
+
+
+def _largest_resident_set() -> int | None:
+    with contextlib.suppress(OSError):
         for line in (_PROC / "status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    return int(psutil.Process().memory_info().rss)
-
-
-def peak_device_bytes(device: torch.device) -> int | None:
-    """The most bytes that tensors took on the accelerator since `reset_peaks`; None on a CPU."""
-    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+    return None
 
 
 def release(device: torch.device) -> None:
@@ -45,3 +74,74 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
     with contextlib.suppress(AttributeError, OSError):  # another C library: its freed pages stay with the process
         ctypes.CDLL(None).malloc_trim(0)  # glibc: hand freed pages back
+
+
+def bytes_by_part(held: Mapping[str, Iterable[torch.Tensor] | None], device: torch.device) -> dict[str, int | None]:
+    """Bytes of this rank's tensors by `PARTS`, each storage once; None for a part that `held` does not show.
+
+    `offloaded` is how many of all these lie in host memory while the training's device is an accelerator, else None.
+    """
+    seen: set[int] = set()
+    found: dict[str, int | None] = {}
+    offloaded = 0
+    for part in PARTS:
+        tensors = held.get(part)
+        found[part] = None if tensors is None else 0
+        for tensor in tensors or ():
+            address, size = _storage(tensor)
+            if size and address not in seen:
+                seen.add(address)
+                found[part] = (found[part] or 0) + size
+                offloaded += size if tensor.device.type != device.type else 0
+    return {**found, "offloaded": None if device.type == "cpu" else offloaded}
+
+
+def _storage(tensor: torch.Tensor) -> tuple[int, int]:
+    """Where a tensor's bytes lie, and how many the whole storage has; of a DTensor, this rank's share."""
+    local: torch.Tensor = getattr(tensor, "_local_tensor", tensor)
+    storage = local.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
+
+
+class SavedForBackward:
+    """Bytes that the forward pass keeps for the backward pass: the activations, the input and the weights left out.
+
+    Looked at in one micro-batch of a leg's first step. Copies of weights that autocast makes are counted, because they
+    are kept too. None of a compiled model, whose kernels decide what they keep, and of one that recomputes its
+    activations, which are kept nowhere that a hook sees.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._weights: list[int] = []  # storages of the layers that are at work, whole only meanwhile when sharded
+        self._kept: dict[int, int] = {}
+        self.num_bytes: int | None = None
+
+    @contextlib.contextmanager
+    def watch(self, images: torch.Tensor) -> Iterator[None]:
+        """Watch the forward pass inside; then `num_bytes` says what it kept."""
+        given = _storage(images)[0]
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            address, size = _storage(tensor)
+            if address != given and address not in self._weights:
+                self._kept[address] = size
+            return tensor
+
+        layers = [module for module in self._model.modules() if module._parameters]
+        handles = [layer.register_forward_pre_hook(self._enter) for layer in layers]
+        handles += [layer.register_forward_hook(self._leave) for layer in layers]
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.num_bytes = sum(self._kept.values())
+
+    def _enter(self, layer: nn.Module, _: Any) -> None:
+        self._weights += [_storage(weight)[0] for weight in layer._parameters.values() if weight is not None]
+
+    def _leave(self, layer: nn.Module, *_: Any) -> None:
+        count = sum(weight is not None for weight in layer._parameters.values())
+        del self._weights[len(self._weights) - count :]

@@ -161,13 +161,23 @@ def schedule_facts(scheduler: Any, optimizer: torch.optim.Optimizer) -> dict[str
 
 def state_dtypes(optimizer: torch.optim.Optimizer) -> list[torch.dtype]:
     """The types of the optimizer's state tensors, as momenta, not of single numbers such as step counts."""
+    return [tensor.dtype for tensor in state_tensors(optimizer) if tensor.dim() > 0]
+
+
+def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """The tensors of the optimizer's state, single numbers included."""
     return [
-        value.dtype
+        value
         for state in optimizer.state.values()
         if isinstance(state, dict)
         for value in state.values()
-        if isinstance(value, torch.Tensor) and value.dim() > 0
+        if isinstance(value, torch.Tensor)
     ]
+
+
+def stepped_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """The weights that the optimizer really steps: the model's own, or master copies of them."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _kernel(optimizer: torch.optim.Optimizer, library: str) -> str:

@@ -25,6 +25,7 @@ from raybench.training import facts
 from raybench.training.blocks import num_checkpointed
 from raybench.training.engines import Engine, InvalidConfig
 from raybench.training.evaluation import Evaluation, Evaluator
+from raybench.training.firststep import Probed
 from raybench.training.loader import Batch, Batches
 from raybench.training.loop import run_steps
 from raybench.training.ranks import Ranks
@@ -51,6 +52,7 @@ class Run:
     times: StepTimes
     losses: list[float]  # mean over a step's micro-batches
     facts: dict[str, Any]
+    memory_parts: dict[str, int | None]  # bytes by what they hold
     epochs: list[tuple[int, Evaluation | None]]  # steps up to an epoch's end, and its evaluation; none of throughput
     evaluations: list[Evaluation]
 
@@ -88,21 +90,6 @@ class Steps:
         return times
 
 
-class _Probed:
-    """An engine for its first step: looks at what the layers meet, and takes the gradient's norm before it steps."""
-
-    def __init__(self, engine: Engine, model: nn.Module, device_type: str) -> None:
-        self._engine = engine
-        self.forward, self.backward = engine.forward, engine.backward
-        self.seen = facts.ForwardSeen(model, device_type)
-        self.gradient_norm = math.nan
-
-    def step(self) -> None:
-        self.gradient_norm = self._engine.gradient_norm()
-        self._engine.step()
-        self.seen.remove()
-
-
 @dataclass(frozen=True)
 class Procedure:
     """A leg's protocol on one rank, with all that it needs."""
@@ -127,7 +114,7 @@ class Procedure:
         first = next(stream)
         run_facts = facts.run_facts(self.leg, self.batches, first, self.ranks)
         before = self.engine.checksum()
-        probed = _Probed(self.engine, self.model, self.ranks.device.type)
+        probed = Probed(self.engine, self.model, self.ranks.device)
         stream = itertools.chain([first], stream)
         epochs: list[tuple[int, Evaluation | None]] = []
         if isinstance(protocol, Throughput):
@@ -152,15 +139,15 @@ class Procedure:
             found["evaluated_samples"] = evaluations[-1].num_samples
         if epochs:
             found = facts.for_an_epoch(found, len(epochs))
-        return Run(steps.joined(), steps.losses, found, epochs, evaluations)
+        return Run(steps.joined(), steps.losses, found, probed.memory_parts(), epochs, evaluations)
 
-    def _warm_up(self, steps: Steps, probed: _Probed, stream: Iterator[Batch]) -> None:
+    def _warm_up(self, steps: Steps, probed: Probed, stream: Iterator[Batch]) -> None:
         steps.run(probed, stream, 1)  # type: ignore[arg-type]
         if self.trial.protocol.warmup_steps > 1:
             steps.run(self.engine, stream, self.trial.protocol.warmup_steps - 1)
 
     def _train(
-        self, protocol: Train, steps: Steps, probed: _Probed, stream: Iterator[Batch]
+        self, protocol: Train, steps: Steps, probed: Probed, stream: Iterator[Batch]
     ) -> list[tuple[int, Evaluation | None]]:
         """Epochs until the last, the target, or a loss that is no number; all ranks end together."""
         per_epoch = self.batches.steps_per_epoch

@@ -14,16 +14,16 @@ import torch
 
 from raybench.arms import DeepSpeedArm
 from raybench.datasets import BadData
-from raybench.outcome import Failure, FailureKind, Outcome
+from raybench.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.plan import Leg, Trial
 from raybench.protocol import evaluates
 from raybench.setting import Setting
 from raybench.training import memory
 from raybench.training.datasets import check_data, fetch
 from raybench.training.engines import InvalidConfig, Unsupported
-from raybench.training.environment import environment
-from raybench.training.leg import NotFinite, run_leg
-from raybench.training.models import inspect_model
+from raybench.training.environment import gather_environment
+from raybench.training.leg import NotFinite, run_leg, set_kernels
+from raybench.training.peak import measured_tflops
 from raybench.training.ranks import Ranks, RanksParted
 from raybench.training.telemetry import Telemetry
 
@@ -72,8 +72,7 @@ def describe(error: BaseException) -> str:
 
 
 def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failure]:
-    """What all legs share and none should pay for: the data in memory, DeepSpeed imported, its operators built, the
-    models tried on shapes.
+    """What all legs share and none should pay for: the data in memory, DeepSpeed imported, its operators built.
 
     Returns the failures of legs whose data will not do, by leg_id, the same on every rank. Other errors are left to
     the legs, which meet them again and record them.
@@ -91,11 +90,8 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     test_too = evaluates(trial.protocol)
     found = {name: _wrong_with_data(setting, ranks, test_too) for name, setting in settings.items()}
     wrong = {name: message for name, message in found.items() if message is not None}
-    for name, setting in settings.items():
-        if name not in wrong and ":" not in setting.model:  # a user's own code runs in its legs alone
-            inspect_model(setting)
     return {
-        leg.leg_id: Failure("invalid_config", wrong[name], environment=environment(), started_at=started_at)
+        leg.leg_id: Failure("invalid_config", wrong[name], started_at=started_at)
         for leg in legs
         if (name := leg.setting.model_dump_json()) in wrong
     }
@@ -135,6 +131,11 @@ def run_legs(
     threads on standard error.
     """
     unfit = prepare(trial, legs, ranks)
+    environment = gather_environment(ranks)
+    matmul_tflops = None
+    if trial.protocol.telemetry:
+        set_kernels(trial.setting)
+        matmul_tflops = measured_tflops(ranks, trial.setting.precision)
     with Telemetry(ranks, trial.protocol.telemetry) as telemetry:
         for leg in legs:
             answer = begin(leg) if ranks.rank == 0 else None
@@ -145,6 +146,9 @@ def run_legs(
                 measured = trial.as_measured(leg)
                 sampled = telemetry if measured.protocol.telemetry else Telemetry(ranks, False)
                 outcome = unfit.get(leg.leg_id) or _outcome(measured, leg, ranks, sampled)
+                outcome = replace(outcome, environment=environment)
+                if isinstance(outcome, Measurement):
+                    outcome = replace(outcome, matmul_tflops=matmul_tflops)
             finally:
                 faulthandler.cancel_dump_traceback_later()
             memory.release(ranks.device)
@@ -161,7 +165,7 @@ def _outcome(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Outc
         measurement = run_leg(trial, leg, ranks, telemetry)
     except Exception as error:
         traceback.print_exc()
-        failure = Failure(classify(error), describe(error), environment=environment(), started_at=started_at)
+        failure = Failure(classify(error), describe(error), started_at=started_at)
     try:
         ranks.meet(failed=failure is not None)
     except RanksParted:

@@ -55,10 +55,19 @@ def _keeping_the_last(*arguments: Any, **options: Any) -> DataLoader[Any]:
     return DataLoader(*arguments, **{**options, "drop_last": False})
 
 
+def _with_ballast(*arguments: Any) -> Any:
+    from raybench.training.engines import build_engine
+
+    engine: Any = build_engine(*arguments)
+    engine.ballast = torch.ones(50_000_000)  # 200 MB, every page of it touched
+    return engine
+
+
 CHANGES: dict[str, Callable[[], Any]] = {
     "hidden_weight_decay": lambda: patch.object(torch_engine, "build_optimizer", _optimizer({"weight_decay": 0.01})),
     "hidden_betas": lambda: patch.object(fsdp_engine, "build_optimizer", _optimizer({"betas": (0.9, 0.95)})),
     "hidden_clipping": lambda: patch.object(deepspeed_engine, "deepspeed_config", _without_clipping),
+    "hidden_memory": lambda: patch.object(leg, "build_engine", _with_ballast),
     "hidden_order": lambda: patch.object(leg, "Batches", _Ordered),
     "hidden_last_batch": lambda: patch.object(loader, "DataLoader", _keeping_the_last),
 }

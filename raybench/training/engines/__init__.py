@@ -40,6 +40,12 @@ class Engine(Protocol):
     def checksum(self) -> float:
         """A number that changes when any of this rank's parameters does."""
 
+    def held(self) -> dict[str, Any]:
+        """This rank's own tensors by what they are for, the keys being `memory.PARTS`; None where it does not show.
+
+        Asked between the last backward and `step` for the gradients, and after the steps for the rest.
+        """
+
     def facts(self) -> dict[str, Any]:
         """What the live engine says of itself after its steps; the key `informative` holds what is not compared."""
 

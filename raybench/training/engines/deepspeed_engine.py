@@ -20,6 +20,8 @@ from raybench.training.optimizers import (
     optimizer_facts,
     schedule_facts,
     state_dtypes,
+    state_tensors,
+    stepped_tensors,
 )
 
 _BUCKETS = ("reduce_bucket_size", "allgather_bucket_size")
@@ -134,6 +136,30 @@ class DeepSpeedEngine:
         shares = (getattr(parameter, "ds_tensor", parameter) for parameter in self.model.parameters())
         return float(sum(share.detach().double().abs().sum() for share in shares))
 
+    def held(self) -> dict[str, Any]:
+        # ZeRO-3 keeps this rank's share of a parameter in ds_tensor, beside the whole where it does not let that go.
+        shares = (getattr(parameter, "ds_tensor", None) for parameter in self.model.parameters())
+        return {
+            "parameters": [
+                *self.model.parameters(),
+                *self.model.buffers(),
+                *(share for share in shares if share is not None),
+            ],
+            "gradients": self._gradients(),
+            "master_weights": self._master_weights(),
+            "optimizer_state": state_tensors(self.basic),
+        }
+
+    def _gradients(self) -> list[torch.Tensor] | None:
+        """Every place in which DeepSpeed keeps gradients between backward and step, as far as they are in use."""
+        places = [parameter.grad for parameter in self.model.parameters()]
+        places += getattr(self.optimizer, "fp32_groups_gradients_flat", ())  # its BF16_Optimizer
+        places.append(getattr(self.optimizer, "grad_partitions_flat_buffer", None))  # ZeRO-3
+        for partition in getattr(self.optimizer, "averaged_gradients", {}).values():  # ZeRO 1 and 2
+            places += partition or ()
+        places += [weight.grad for weight in self._master_weights()]  # ZeRO with an offloaded optimizer
+        return [place for place in places if place is not None] or None
+
     def facts(self) -> dict[str, Any]:
         engine = self.engine
         steps, skipped = self._steps()
@@ -199,7 +225,7 @@ class DeepSpeedEngine:
     def _master_weights(self) -> list[torch.Tensor]:
         """The tensors that the optimizer really steps on this rank: ZeRO-3 keeps them apart from its groups."""
         partitions = getattr(self.optimizer, "fp32_partitioned_groups_flat", None)
-        return partitions or [parameter for group in self.basic.param_groups for parameter in group["params"]]
+        return partitions or stepped_tensors(self.basic)
 
     def destroy(self) -> None:
         from deepspeed.runtime import torch_autocast

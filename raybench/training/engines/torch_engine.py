@@ -25,6 +25,8 @@ from raybench.training.optimizers import (
     optimizer_facts,
     schedule_facts,
     state_dtypes,
+    state_tensors,
+    stepped_tensors,
 )
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -154,6 +156,15 @@ class TorchEngine:
         shares = (getattr(parameter, "to_local", lambda p=parameter: p)() for parameter in self.model.parameters())
         return float(sum(share.detach().double().abs().sum() for share in shares))
 
+    def held(self) -> dict[str, Any]:
+        basic = getattr(self.optimizer, "optim", self.optimizer)  # ZeroRedundancyOptimizer's own
+        return {
+            "parameters": [*self.model.parameters(), *self.model.buffers()],
+            "gradients": [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None],
+            "master_weights": stepped_tensors(basic),
+            "optimizer_state": state_tensors(basic),
+        }
+
     def facts(self) -> dict[str, Any]:
         basic = getattr(self.optimizer, "optim", self.optimizer)  # ZeroRedundancyOptimizer's own
         steps = self.counter.taken
@@ -166,7 +177,7 @@ class TorchEngine:
             "lr_schedule": schedule_facts(self.scheduler, self.optimizer),
             "gradient_clipping": float(self.clipping),
             "gradient_dtype": self.gradient_dtype,
-            "master_dtype": dtype_names(p.dtype for group in basic.param_groups for p in group["params"]),
+            "master_dtype": dtype_names(tensor.dtype for tensor in stepped_tensors(basic)),
             "optimizer_state_dtype": dtype_names(state_dtypes(basic)),
             "loss_scale": self.initial_scale,
             "skipped_steps": self.skipped_steps,

@@ -1,0 +1,122 @@
+"""The machine that a process runs on: processors, memory, limits of its container, GPUs and how they are joined.
+
+Every entry is None where the system does not say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from raybench.telemetry import nvml
+
+_CPUS = Path("/sys/devices/system/cpu")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def processors() -> dict[str, Any]:
+    """Model and number of the processors, and what decides how fast they run."""
+    return {
+        "cpu": _cpu_model(),
+        "cpu_cores": os.cpu_count(),
+        "cpu_cores_physical": psutil.cpu_count(logical=False),
+        "cpu_cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_governor": _read(_CPUS / "cpu0/cpufreq/scaling_governor"),
+        "cpu_turbo_off": _read(_CPUS / "intel_pstate/no_turbo"),
+        "numa_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or None,
+        "memory_bytes": psutil.virtual_memory().total,
+        "huge_pages": _chosen(_read(Path("/sys/kernel/mm/transparent_hugepage/enabled"))),
+    }
+
+
+def container() -> dict[str, Any]:
+    """Whether this is a virtual machine or a container, and what the container may use at most."""
+    return {
+        "virtual_machine": _has_flag("hypervisor"),
+        "container": _container(),
+        "cpu_limit": _cpu_limit(),
+        "memory_limit_bytes": _memory_limit(),
+    }
+
+
+def gpu(device: torch.device) -> dict[str, Any]:
+    """This process's GPU and the software below it; nothing on a CPU."""
+    if device.type != "cuda":
+        return {}
+    properties = torch.cuda.get_device_properties(device)
+    missing: list[str] = []
+    library = nvml.open_library(missing)
+    return {
+        "gpu": properties.name,
+        "gpu_memory_bytes": properties.total_memory,
+        "gpu_uuid": str(properties.uuid),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "nccl": ".".join(str(part) for part in torch.cuda.nccl.version()),
+        "driver": nvml.driver_version(library) if library is not None else None,
+    }
+
+
+def gpu_links(uuids: list[str]) -> list[str] | None:
+    """How each two of these GPUs of one node are joined, in their order, as `0-1 NVLink`."""
+    missing: list[str] = []
+    library = nvml.open_library(missing) if uuids else None
+    if library is None:
+        return None
+    return nvml.links(nvml.open_gpus(uuids, library, missing), library)
+
+
+def _cpu_model() -> str:
+    lines = (_read(Path("/proc/cpuinfo")) or "").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _has_flag(flag: str) -> bool | None:
+    flags = [line for line in (_read(Path("/proc/cpuinfo")) or "").splitlines() if line.startswith("flags")]
+    return flag in flags[0].split() if flags else None
+
+
+def _container() -> str | None:
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return "kubernetes"
+    if Path("/run/.containerenv").exists():
+        return "podman"
+    return "docker" if Path("/.dockerenv").exists() else None
+
+
+def _cpu_limit() -> float | None:
+    """Processors' worth of time that the cgroup allows; version 2's cpu.max, or version 1's quota and period."""
+    quota, _, period = (_read(_CGROUPS / "cpu.max") or "").partition(" ")
+    if not period:
+        quota = _read(_CGROUPS / "cpu/cpu.cfs_quota_us") or ""
+        period = _read(_CGROUPS / "cpu/cpu.cfs_period_us") or ""
+    with contextlib.suppress(ValueError, ZeroDivisionError):
+        limit = int(quota) / int(period)
+        return limit if limit > 0 else None
+    return None
+
+
+def _memory_limit() -> int | None:
+    text = _read(_CGROUPS / "memory.max") or _read(_CGROUPS / "memory/memory.limit_in_bytes") or ""
+    limit = int(text) if text.isdigit() else None
+    return limit if limit is not None and limit < psutil.virtual_memory().total else None  # no limit is a huge one
+
+
+def _chosen(choices: str | None) -> str | None:
+    """The bracketed one of `always [madvise] never`."""
+    return choices.partition("[")[2].partition("]")[0] or None if choices else None
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
