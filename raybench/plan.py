@@ -175,26 +175,29 @@ def leg_order(arms: list[str], rounds: int, seed: int, setting_id: str, repeat: 
 
 
 def _labels(settings: list[Setting], axes: list[str]) -> list[str]:
-    """A readable name for each setting; what differs and the usual name does not show is spelt out."""
-    shown = {"model", "dataset", "batch_size", "precision", "workers"}
-    others = [_flat({axis: getattr(setting, axis) for axis in axes if axis not in shown}) for setting in settings]
-    names = dict.fromkeys(name for other in others for name in other)
-    differing = [name for name in names if len({other.get(name) for other in others}) > 1]
-    labels = []
-    for setting, other in zip(settings, others, strict=True):
-        parts = [setting.model, setting.dataset, f"b{setting.batch_size}", setting.precision, f"w{setting.workers}"]
-        parts += [
-            other[name] if name == "optimizer.name" else f"{name.removeprefix('optimizer.')}={other[name]}"
-            for name in differing
-            if name in other
-        ]
-        labels.append(" ".join(parts))
+    """A readable name for each setting: the usual one, and what tells settings of the same name apart."""
+    labels = [f"{s.model} {s.dataset} b{s.batch_size} {s.precision} w{s.workers}" for s in settings]
+    fields = [_flat({axis: getattr(setting, axis) for axis in axes}) for setting in settings]
+    for name in dict.fromkeys(name for field in fields for name in field):
+        alike: dict[str, list[int]] = {}
+        for index, label in enumerate(labels):
+            alike.setdefault(label, []).append(index)
+        for indices in alike.values():
+            if len({fields[index].get(name) for index in indices}) > 1:
+                for index in indices:
+                    labels[index] += _spelt(name, fields[index].get(name))
     if len(set(labels)) < len(labels):
         labels = [
             f"{label} {content_hash(setting.model_dump(mode='json'))[:4]}"
             for label, setting in zip(labels, settings, strict=True)
         ]
     return labels
+
+
+def _spelt(name: str, value: str | None) -> str:
+    if value is None:
+        return ""
+    return f" {value}" if name == "optimizer.name" else f" {name.removeprefix('optimizer.')}={value}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

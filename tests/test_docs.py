@@ -7,8 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
-from raybench.space import load_space
+from raybench.setting import Setting
+from raybench.space import Space, load_space
 from tests.conftest import ROOT, Commands
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,3 +63,10 @@ def test_the_annotated_tree_names_what_is_there() -> None:
     there = {path.name for path in (ROOT / "raybench").glob("*.py")} - {"__init__.py", "__main__.py"}
     assert named <= there
     assert there - named <= {"cli.py", "errors.py"}
+
+
+def test_every_key_of_a_space_has_an_example() -> None:
+    text = (ROOT / "docs" / "spaces.md").read_text()
+    spaces = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    assert {key for space in spaces for key in space} == set(Space.model_fields) | {"sizes"}
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) >= set(Setting.model_fields) | {"stem", "resize"}

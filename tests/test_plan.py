@@ -103,15 +103,18 @@ def test_labels_tell_settings_apart() -> None:
     assert labels == {"lenet digits b32 fp32 w2 accumulation=1", "lenet digits b32 fp32 w2 accumulation=2"}
 
 
-def test_labels_show_what_differs_within_an_optimizer() -> None:
+def test_labels_tell_optimizers_apart() -> None:
     optimizers = [{"name": "adamw", "lr": 1e-3}, {"name": "adamw", "lr": 1e-2}, {"name": "sgd", "lr": 1e-2}]
     name, space = load_space("quickstart", {"setting.model": "lenet", "repeats": "1"})
     space = space.model_copy(update={"setting": {**space.setting, "optimizer": optimizers}})
     labels = [trial.label for trial in build_plan(name, space).trials]
-    usual = "lenet digits b32 fp32 w2"
-    assert labels[0].startswith(f"{usual} adamw lr=0.001")
-    assert labels[1].startswith(f"{usual} adamw lr=0.01")
-    assert labels[2].startswith(f"{usual} sgd lr=0.01 momentum=0.9")
+    assert labels == [f"lenet digits b32 fp32 w2 {it}" for it in ("adamw lr=0.001", "adamw lr=0.01", "sgd")]
+
+
+def test_labels_say_no_more_than_is_needed() -> None:
+    labels = [trial.label for trial in build_plan(*load_space("paper")).trials[:27]]
+    assert labels[0] == "lenet mnist b64 fp32 w4"  # its learning rate goes with its batch
+    assert len(set(labels)) == 27
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "search_spaces").glob("*.yaml")))

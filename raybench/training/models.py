@@ -57,7 +57,8 @@ def inspect_model(setting: Setting) -> Inspection:
     options = json.dumps(setting.model_options, sort_keys=True)
     images = min(setting.micro_batch, 2)  # of one image alone, some batch norms cannot train
     assert setting.image_size is not None
-    return _inspected(setting.model, setting.dataset, setting.image_size, options, setting.small_images, images)
+    data = setting.dataset, setting.data_root
+    return _inspected(setting.model, data, setting.image_size, options, setting.small_images, images)
 
 
 def work_facts(setting: Setting, num_parameters: int) -> dict[str, Any]:
@@ -71,10 +72,10 @@ def work_facts(setting: Setting, num_parameters: int) -> dict[str, Any]:
 
 @cache
 def _inspected(
-    model: str, dataset: str, image_size: int, model_options: str, small_images: Any, images: int
+    model: str, data: tuple[str, str], image_size: int, model_options: str, small_images: Any, images: int
 ) -> Inspection:
     setting = Setting(
-        model=model, dataset=dataset, image_size=image_size, batch_size=images,
+        model=model, dataset=data[0], data_root=data[1], image_size=image_size, batch_size=images,
         model_options=json.loads(model_options), small_images=small_images,
     )  # fmt: skip
     problem = ""

@@ -23,6 +23,7 @@ from raybench.training.datasets import check_data, fetch
 from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.environment import gather_environment
 from raybench.training.leg import NotFinite, run_leg, set_kernels
+from raybench.training.models import inspect_model
 from raybench.training.peak import measured_tflops
 from raybench.training.ranks import Ranks, RanksParted
 from raybench.training.telemetry import Telemetry
@@ -72,7 +73,8 @@ def describe(error: BaseException) -> str:
 
 
 def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failure]:
-    """What all legs share and none should pay for: the data in memory, DeepSpeed imported, its operators built.
+    """What all legs share and none should pay for: the data in memory, DeepSpeed imported, its operators built, the
+    models tried on shapes.
 
     Returns the failures of legs whose data will not do, by leg_id, the same on every rank. Other errors are left to
     the legs, which meet them again and record them.
@@ -90,6 +92,9 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     test_too = evaluates(trial.protocol)
     found = {name: _wrong_with_data(setting, ranks, test_too) for name, setting in settings.items()}
     wrong = {name: message for name, message in found.items() if message is not None}
+    for name, setting in settings.items():
+        if name not in wrong and ":" not in setting.model:  # a user's own code runs in its legs alone
+            inspect_model(setting)
     return {
         leg.leg_id: Failure("invalid_config", wrong[name], started_at=started_at)
         for leg in legs

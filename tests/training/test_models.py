@@ -15,6 +15,7 @@ from raybench.setting import Setting
 from raybench.small_images import PATCHED, STEMS
 from raybench.training.engines import InvalidConfig
 from raybench.training.models import build_model, inspect_model, work_facts
+from tests.training.datafiles import write_folder
 
 
 def setting(model: str, size: int | None = None, dataset: str = "cifar100", **fields: object) -> Setting:
@@ -34,6 +35,12 @@ def setting(model: str, size: int | None = None, dataset: str = "cifar100", **fi
 def test_models_by_name(model: str, size: int) -> None:
     network, _ = build_model(setting(model, size))
     assert network.train()(torch.randn(2, 3, size, size)).shape == (2, 100)
+
+
+def test_an_image_folder_says_how_many_classes_there_are(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    network, _ = build_model(setting("test_resnet", 32, dataset="imagefolder", data_root=str(tmp_path)))
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 3)
 
 
 def test_flops_are_those_of_the_layers() -> None:
