@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from raybench import catalog
+from raybench.space import check_model_name
 from raybench.training.torchvision_ops import declare_missing
 
 
@@ -39,3 +40,36 @@ def test_own_models_come_from_the_working_tree_only(name: str, tmp_path: Path, m
         catalog.own_model_file(name)
     (tmp_path / "mine.py").write_text("")
     assert catalog.own_model_file("mine:f") == tmp_path / "mine.py"
+
+
+@pytest.mark.parametrize(
+    ("model", "origin", "family"),
+    [
+        ("lenet5", ("raybench", "lenet"), "lenet"),
+        ("cvt_13", ("transformers", "cvt"), "hybrid"),
+        ("resnet18", ("timm", "resnet"), "cnn"),
+        ("timm/resnet18", ("timm", "resnet"), "cnn"),
+        ("torchvision/resnet18", ("torchvision", "resnet"), "cnn"),
+        ("torchvision/swin_t", ("torchvision", "swin_transformer"), "vit"),
+        ("swin_t", ("torchvision", "swin_transformer"), "vit"),
+        ("mine.models:net", ("own", "mine.models"), "own"),
+        ("timm/swin_t", ("unknown", ""), "cnn"),
+        ("torchvision/lenet", ("unknown", ""), "cnn"),
+    ],
+)
+def test_where_models_come_from(model: str, origin: tuple[str, str], family: str) -> None:
+    assert catalog.origin(model) == origin
+    assert catalog.family(model) == family
+
+
+def test_names_of_the_wrong_library_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown model 'timm/swin_t' of timm"):
+        check_model_name("timm/swin_t")
+    for name in ("torchvision/swin_t", "swin_t", "timm/resnet18", "lenet5", "cvt_21"):
+        check_model_name(name)
+
+
+def test_cvt_wants_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raybench.space.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'raybench\[hf\]'"):
+        check_model_name("cvt_13")

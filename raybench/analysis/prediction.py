@@ -137,25 +137,26 @@ def _settings(analysis: Analysis, arm: str) -> tuple[list[Comparison], list[dict
 
 
 def _sizes(analysis: Analysis) -> dict[str, dict[str, float]]:
-    """Parameters and tensors by model, from the facts of its first leg that states them."""
+    """Parameters, tensors and work by setting_id, from the facts of its first leg that states them: the work depends
+    on the images too."""
     legs = analysis.pairs.legs
+    settings, facts_of = legs.text["setting_id"], legs.text["facts"]
     sizes: dict[str, dict[str, float]] = {}
-    for row in np.unique(legs.text["model"].codes * (len(legs.text["facts"].names) + 1) + legs.text["facts"].codes + 1,
-                         return_index=True)[1]:  # fmt: skip
-        model = legs.text["model"][row]
-        if len(sizes.get(model, {})) == len(MODEL_FACTS):
+    for row in np.unique(settings.codes * (len(facts_of.names) + 1) + facts_of.codes + 1, return_index=True)[1]:
+        of_setting = sizes.setdefault(settings[row], {})
+        if len(of_setting) == len(MODEL_FACTS):
             continue
-        facts = parse_object(legs.text["facts"][row])
+        facts = parse_object(facts_of[row])
         facts = {**(facts.get("informative") or {}), **facts}
         for name in MODEL_FACTS:
             if isinstance(facts.get(name), int | float) and facts[name] > 0:
-                sizes.setdefault(model, {})[name] = float(facts[name])
+                of_setting[name] = float(facts[name])
     return sizes
 
 
 def _describe(c: Comparison, sizes: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     row = {"model": c.model, "family": c.family, "precision": c.precision, "dataset": c.dataset}
-    return row | {"batch_size": c.global_batch, "workers": c.workers} | dict(sizes.get(c.model, {}))
+    return row | {"batch_size": c.global_batch, "workers": c.workers} | dict(sizes.get(c.setting_id, {}))
 
 
 def _complete(wanted: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -163,8 +164,9 @@ def _complete(wanted: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> d
     target = dict(wanted)
     same = [row for row in rows if row["model"] == wanted["model"]]
     for name in ("family", *MODEL_FACTS):
-        if name not in target and same and same[0].get(name) is not None:
-            target[name] = same[0][name]
+        values = {row.get(name) for row in same}
+        if name not in target and len(values) == 1 and values != {None}:
+            target[name] = values.pop()
     for name in ("batch_size", "workers", "precision", "dataset"):
         values = {row[name] for row in rows}
         if name not in target and len(values) == 1:
