@@ -1,11 +1,10 @@
-"""The cluster that a sweep runs on: an existing one, or this machine; whether the plan fits, in which slots."""
+"""Joining the Ray cluster that a sweep runs on, or starting one of this machine."""
 
 from __future__ import annotations
 
 import logging
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +16,8 @@ if (Path.home() / ".ray" / "auth_token").exists():
 import ray
 
 from raybench.errors import UserError
-from raybench.plan import Plan
+from raybench.placement import SLOT, Cluster
 from raybench.recorder import ACTOR_NAMESPACE
-
-SLOT = "bench_slot"
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What the nodes offer: CPUs and GPUs a node, and the number of slots (None where no node declares any)."""
-
-    nodes: tuple[dict[str, float], ...]
-    is_local: bool
-
-    @property
-    def slots(self) -> int | None:
-        """Trials that may run side by side without disturbing each other."""
-        count = int(sum(node.get(SLOT, 0) for node in self.nodes))
-        return count or None
-
-    def largest(self, resource: str) -> int:
-        """The most of a resource that one node has."""
-        return int(max((node.get(resource, 0) for node in self.nodes), default=0))
-
-    @property
-    def has_gpus(self) -> bool:
-        return self.largest("GPU") > 0
-
-    def describe(self) -> str:
-        """The cluster in a few words."""
-        where = "this machine" if self.is_local else f"a Ray cluster of {len(self.nodes)} nodes"
-        gpus = f", {self.largest('GPU')} GPUs" if self.has_gpus else ", no GPU"
-        return f"{where}: {self.largest('CPU')} CPUs{gpus}{'' if self.is_local else ' on its largest node'}"
 
 
 def connect() -> Cluster:
@@ -90,30 +59,6 @@ def disconnect() -> None:
 
 def _nodes() -> tuple[dict[str, float], ...]:
     return tuple(dict(node["Resources"]) for node in ray.nodes() if node["Alive"])
-
-
-def use_gpu(device: str, cluster: Cluster) -> bool:
-    """Whether a setting's `device` means the GPU on this cluster."""
-    return device == "cuda" or (device == "auto" and cluster.has_gpus)
-
-
-def check_fits(plan: Plan, cluster: Cluster) -> None:
-    """Raise UserError when a trial asks for more than any node has."""
-    for trial in plan.trials:
-        workers, gpu = trial.setting.workers, use_gpu(trial.setting.device, cluster)
-        for resource in ("GPU", "CPU") if gpu else ("CPU",):
-            have = cluster.largest(resource)
-            if workers > have:
-                raise UserError(
-                    f"setting.workers: {workers} workers need {workers} {resource}s on one node, and there are {have} "
-                    f"({cluster.describe()}); {trial.label!r} cannot run; try setting.workers={max(have, 1)}"
-                )
-
-
-def threads_per_worker(workers: int, cluster: Cluster) -> int:
-    """OMP threads of each worker: the smallest node's CPUs shared out among the workers."""
-    capable = [int(node["CPU"]) for node in cluster.nodes if node.get("CPU", 0) >= workers]
-    return max(1, min(capable, default=workers) // workers)
 
 
 def log_folder() -> str:

@@ -1,4 +1,4 @@
-"""What a sweep would be able to detect, and how long it would take: from a calibration of this machine, or assumed.
+"""What a sweep would be able to detect: from a calibration of this machine, or assumed.
 
 No ray, torch or mlflow here.
 """
@@ -74,28 +74,38 @@ def half_width(trials: int, alpha: float, sd: float = ASSUMED_SD) -> float:
     return math.expm1(float(t_quantile(trials, alpha / 2)) * sd / math.sqrt(trials))
 
 
-def what_it_detects(plan: Plan, space: Space, results: Path) -> list[str]:
-    """Sentences on the smallest effect that this number of trials can show, and on how long the sweep takes."""
-    on_gpu = plan.trials[0].setting.device != "cpu"
-    noise = find_noise(results, this_machine(with_gpu=on_gpu))
-    settings = {trial.setting_id: trial for trial in plan.trials}
-    own = {
-        one.setting_id: one
-        for one in noise
-        if one.setting_id in settings and _measured_as(one, settings[one.setting_id])
-    }
-    known = [own[setting] for setting in settings if setting in own]
-    sentences = []
+def what_it_detects(plan: Plan, space: Space, results: Path) -> str:
+    """A sentence on the smallest effect that this number of trials can show. Raises UserError."""
+    noise, known = _found(plan, results)
     if space.repeats < 2:
-        sentences.append(
-            "one trial a setting gives no interval: every verdict will be undecided; repeats=5 or more can decide"
-        )
-    elif noise:
-        sentences.append(_detects(space, pooled_deviation(known or noise), _source(known, noise, len(settings))))
-    else:
-        sentences.append(_detects(space, ASSUMED_SD, "an assumption: this machine's scatter is not measured"))
-    sentences.append(_takes(plan, own) if len(known) == len(settings) else _calibrate_first(plan, bool(noise)))
-    return sentences
+        return "one trial a setting gives no interval: every verdict will be undecided; repeats=5 or more can decide"
+    if not noise:
+        return _detects(space, ASSUMED_SD, "an assumption: this machine's scatter is not measured")
+    num_settings = len({trial.setting_id for trial in plan.trials})
+    return _detects(space, pooled_deviation(known or noise), _source(known, noise, num_settings))
+
+
+def _found(plan: Plan, results: Path) -> tuple[list[Noise], list[Noise]]:
+    """What calibrations found on this machine, and of that what is of the plan's settings under its protocol."""
+    noise = find_noise(results, this_machine(with_gpu=plan.trials[0].setting.device != "cpu"))
+    settings = {trial.setting_id: trial for trial in plan.trials}
+    own = {n.setting_id: n for n in noise if n.setting_id in settings and _measured_as(n, settings[n.setting_id])}
+    return noise, [own[setting] for setting in settings if setting in own]
+
+
+def calibrated_seconds(plan: Plan, results: Path) -> float | None:
+    """Machine time of a plan where every arm takes as long as the baseline took when this machine was calibrated.
+
+    None where a setting is not calibrated, or with too few trials to tell. Raises UserError.
+    """
+    own = {noise.setting_id: noise for noise in _found(plan, results)[1]}
+    seconds = 0.0
+    for trial in plan.trials:
+        noise = own.get(trial.setting_id)
+        if noise is None or noise.leg_seconds is None or noise.start_seconds is None:
+            return None
+        seconds += noise.start_seconds + len(trial.legs) * noise.leg_seconds
+    return seconds
 
 
 def _measured_as(noise: Noise, trial: Trial) -> bool:
@@ -129,23 +139,4 @@ def _detects(space: Space, deviation: float, source: str) -> str:
         f"with {space.repeats} trials a {1 - question.alpha:.0%} interval reaches about {width:.1%} to each side where "
         f"a trial's log ratio scatters by {deviation:.1%} ({source}); the margin is {question.margin:.0%}, and an arm "
         f"that is faster by {least:.1%} would be judged `helps` with a chance of 80 %"
-    )
-
-
-def _takes(plan: Plan, own: dict[str, Noise]) -> str:
-    seconds = 0.0
-    for trial in plan.trials:
-        noise = own[trial.setting_id]
-        if noise.leg_seconds is None or noise.start_seconds is None:
-            return "how long it takes is not known: the calibration has too few trials to tell"
-        seconds += noise.start_seconds + len(trial.legs) * noise.leg_seconds
-    hours = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(1, round(seconds / 60))} min"
-    return f"about {hours} of machine time, where every arm takes as long as the baseline took in the calibration"
-
-
-def _calibrate_first(plan: Plan, there: bool) -> str:
-    again = "these settings" if there else "this machine"
-    return (
-        f"how long a step takes is not known before it is measured; starting the processes of a trial takes about 20 s "
-        f"on a laptop, so {len(plan.trials) * 20 / 60:.0f} min of that. python -m raybench.calibrate measures {again}"
     )

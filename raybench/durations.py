@@ -1,6 +1,56 @@
-"""How long things take, in words."""
+"""How long a plan takes: from legs like its own that this machine has run before, else from a calibration.
+
+Nothing is invented: legs whose like was never measured here have no time, and the estimate says how many those are.
+No ray, torch or mlflow here.
+"""
 
 from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from raybench.detection import calibrated_seconds
+from raybench.errors import UserError
+from raybench.ledger import read_ledger
+from raybench.machine import fingerprint, this_machine
+from raybench.plan import Plan, Trial
+from raybench.protocol import INSTRUMENTS, Protocol
+
+_COLUMNS = [
+    "setting_id", "trial_id", "arm", "status", "protocol", "environment", "started_at", "process_group",
+    "setup_seconds", "train_seconds", "eval_seconds",
+]  # fmt: skip
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of machine time of a plan's legs whose like was measured, with the starts of their trials' processes."""
+
+    seconds: float
+    num_known: int  # legs
+    num_legs: int
+    source: str  # what it rests on, in words
+
+    @property
+    def is_whole(self) -> bool:
+        return self.num_known == self.num_legs
+
+    def in_words(self, slots: int = 1) -> str:
+        """A sentence; on more than one slot the time on the clock, too."""
+        if not self.num_known:
+            return f"not known before legs like these ran here, or raybench.calibrate did ({self.source})"
+        least = "about" if self.is_whole else "at least"
+        clock = f", {in_words(self.seconds / slots)} on {slots} slots" if slots > 1 else ""
+        part = "" if self.is_whole else f" for {self.num_known} of its {self.num_legs} legs; the others are not known"
+        return f"{least} {in_words(self.seconds)} of machine time{clock}{part} ({self.source})"
 
 
 def in_words(seconds: float) -> str:
@@ -8,3 +58,107 @@ def in_words(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def estimate(plan: Plan, results: Path) -> Estimate:
+    """The machine time of a plan on this machine, from the ledgers below `results` or a calibration there.
+
+    Raises UserError for a calibration that cannot be read; a damaged ledger is told of by who reads it.
+    """
+    from_ledgers = _from_ledgers(plan, list(_rows(plan, results)))
+    if from_ledgers.is_whole:
+        return from_ledgers
+    seconds = calibrated_seconds(plan, results)
+    if seconds is None:
+        return from_ledgers
+    legs = len(plan.legs())
+    return Estimate(seconds, legs, legs, "every arm taken to be as fast as the baseline in the calibration")
+
+
+def _rows(plan: Plan, results: Path) -> Iterator[Row]:
+    """The ledger rows of this machine that are like a leg of the plan: its setting, under its protocol."""
+    machine = this_machine(with_gpu=plan.trials[0].setting.device != "cpu")
+    wanted = {trial.setting_id: _essence(trial.protocol) for trial in plan.trials}
+    for folder in sorted({file.parent for file in results.glob("*/*/*.parquet")}):
+        try:
+            rows = read_ledger(folder, _COLUMNS).to_pylist()
+        except UserError:
+            continue  # of another sweep than the one that is asked for; raybench.verify says what is wrong with it
+        for row in rows:
+            same = row["setting_id"] in wanted and _followed(row["protocol"]) == wanted[row["setting_id"]]
+            if same and fingerprint(json.loads(row["environment"])) == machine:
+                yield row
+
+
+def _followed(protocol: str | None) -> Protocol | None:
+    """The essence of the protocol that a row's leg followed; None where that is not known or of another raybench."""
+    try:
+        return _essence(TypeAdapter(Protocol).validate_json(protocol or "null"))
+    except ValidationError:
+        return None
+
+
+def _essence(protocol: Protocol) -> Protocol:
+    """What of a protocol decides how long a leg takes: not the number of rounds, and hardly the instruments."""
+    return protocol.model_copy(update={**dict.fromkeys(INSTRUMENTS, False), "rounds": 1})
+
+
+def _from_ledgers(plan: Plan, rows: Sequence[Row]) -> Estimate:
+    legs = plan.legs()
+    if not rows:
+        return Estimate(0.0, 0, len(legs), "no ledger here holds any of this machine")
+    groups = _groups(rows)
+    seconds, starts = _leg_seconds(groups), _start_seconds(groups)
+    known = [(trial, seconds[key]) for trial, leg in legs if (key := (trial.setting_id, leg.arm_name)) in seconds]
+    total = sum(each for _, each in known) + (median(starts) if starts else 0.0) * _num_starts(known)
+    without = "" if starts else ", the start of processes left out"
+    return Estimate(total, len(known), len(legs), f"as {len(rows)} legs took on this machine before{without}")
+
+
+def _num_starts(known: Sequence[tuple[Trial, float]]) -> int:
+    """How often processes are started for these legs: once a trial, or for each leg of a `fresh` one."""
+    shared = {trial.trial_id for trial, _ in known if trial.isolation == "shared"}
+    return len(shared) + sum(trial.isolation != "shared" for trial, _ in known)
+
+
+def _groups(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each group of processes in the order of its legs, the groups in the order in which they began."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["started_at"]):
+        groups[row["process_group"] or row["trial_id"]].append(row)
+    return list(groups.values())
+
+
+def _leg_seconds(groups: Sequence[Sequence[Row]]) -> dict[tuple[str, str], float]:
+    """(setting_id, arm) -> median seconds of a leg: until the next leg of its processes began, else its own parts."""
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for group in groups:
+        for row, following in zip(group, [*group[1:], None], strict=True):
+            taken = _seconds_between(row, following) if following is not None else _parts(row)
+            if taken is not None:
+                found[row["setting_id"], row["arm"]].append(taken)
+    return {key: median(several) for key, several in found.items()}
+
+
+def _start_seconds(groups: Sequence[Sequence[Row]]) -> list[float]:
+    """Seconds between the end of a group's last leg and the first leg of the next group on the same node."""
+    starts = []
+    last: dict[str, Row] = {}
+    for group in groups:
+        node = str(json.loads(group[0]["environment"]).get("node", ""))
+        parts = _parts(last[node]) if node in last else None
+        if parts is not None:
+            starts.append(max(0.0, _seconds_between(last[node], group[0]) - parts))
+        last[node] = group[-1]
+    return starts
+
+
+def _parts(row: Row) -> float | None:
+    """Seconds of a leg by its own account; None for a failure, which has none."""
+    if row["status"] != "ok":
+        return None
+    return sum(row[key] or 0.0 for key in ("setup_seconds", "train_seconds", "eval_seconds"))
+
+
+def _seconds_between(one: Row, later: Row) -> float:
+    return float((later["started_at"] - one["started_at"]).total_seconds())

@@ -82,6 +82,7 @@ class Plan(_Frozen):
     sweep: str
     question: Question
     trials: tuple[Trial, ...]
+    outlook: dict[str, Any] | None = None  # what `--json` says of time and cost; nothing that runs reads it
 
     def legs(self) -> list[tuple[Trial, Leg]]:
         """Every leg with its trial, in order."""
@@ -215,20 +216,29 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 USAGE = """
-usage: python -m raybench.plan space=NAME|PATH [size=NAME] [sweep=NAME] [key=value ...] [--json] [--yes]
+usage: python -m raybench.plan space=NAME|PATH [key=value ...] [--json] [--yes]
 
-Show what a sweep would run: settings, arms, trials, legs, and how small an effect it could see. Runs nothing,
-and needs neither Ray nor torch.
+Show what a sweep would run: settings, arms and what they are declared to differ in, trials, legs; where, for how
+long and at what cost; and how small an effect it could see. Runs nothing.
 
   space=cnns                     search_spaces/cnns.yaml, or the one that ships with raybench
   space=path/to/mine.yaml        a file of your own
   size=small                     one of the sizes that the space has: small is for 2 CPU cores
   setting.batch_size=[64,128]    any other key=value overrides that field of the space
-  results=mlruns/ledger          where calibrations of this machine are looked for (python -m raybench.calibrate)
+  price=3.06                     what a node costs an hour, in whatever money: gives the cost
+  results=mlruns/ledger          where legs that ran before and calibrations of this machine are looked for
+  sweep=friday                   the sweep's name; it changes nothing else
+  --json                         the whole plan as JSON on stdout; `torchrun -m raybench.training PLAN` runs it.
+                                 Its `outlook` holds time, cost, and where it would run
   --yes                          a plan of more than 10,000 legs is meant
-  --json                         the whole plan as JSON on stdout; `torchrun -m raybench.training PLAN` runs it
 
-example: python -m raybench.plan space=cnns repeats=12
+Time is known for legs whose like ran on this machine before, or where it was calibrated (raybench.calibrate), and is
+not guessed otherwise. With RAY_ADDRESS set the cluster there is looked at, else this machine; no Ray is started.
+
+examples:
+  python -m raybench.plan space=quickstart
+  python -m raybench.plan space=cnns size=small price=3.06
+  python -m raybench.plan space=cnns repeats=12 setting.precision=bf16
 """
 
 
@@ -262,14 +272,25 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments(argv, usage=USAGE, flags={"json", "yes"})
     values = dict(arguments.values)
     results = Path(values.pop("results", "mlruns/ledger"))
+    price = _price(values.pop("price")) if "price" in values else None
     plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
-    if "json" in arguments.flags:
-        print(plan.model_dump_json(indent=1))
-        return 0
-    from raybench.planview import print_plan
+    from raybench.planview import outlook, print_plan
 
-    print_plan(plan, space, results)
+    if "json" in arguments.flags:
+        print(plan.model_copy(update={"outlook": outlook(plan, space, results, price)}).model_dump_json(indent=1))
+        return 0
+    print_plan(plan, space, results, price)
     return 0
+
+
+def _price(text: str) -> float:
+    try:
+        price = float(text)
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < 1e9:
+        raise UserError(f"price={text}: a price is a number of 0 or more, what a node costs an hour, as in price=3.06")
+    return price
 
 
 if __name__ == "__main__":

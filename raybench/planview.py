@@ -5,60 +5,110 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from raybench.arms import DeepSpeedArm, added_config
 from raybench.audit import declared_options, differences
 from raybench.detection import what_it_detects
-from raybench.plan import Leg, Plan
+from raybench.durations import Estimate, estimate
+from raybench.placement import find_cluster
+from raybench.plan import Leg, Plan, Trial
 from raybench.protocol import Protocol, Train
 from raybench.setting import Setting
 from raybench.small_images import in_words
 from raybench.space import Space
 
+MOST_ROWS = 60
 
-def print_plan(plan: Plan, space: Space, results: Path, console: Console | None = None) -> None:
-    """Print settings, arms, the order of legs, how much there is to run and what it could detect.
 
-    `results` is where calibrations are looked for. Raises UserError for one that cannot be read.
+def print_plan(
+    plan: Plan, space: Space, results: Path, price: float | None = None, console: Console | None = None
+) -> None:
+    """Print what a sweep would run, where, for how long, at what cost, and what it could detect.
+
+    `results` is where earlier ledgers and calibrations are looked for; `price` is that of a node and hour. Raises
+    UserError for a calibration that cannot be read.
     """
     console = console or Console()
     trials, legs = plan.trials, plan.legs()
     settings = {trial.setting_id: trial for trial in trials}
     console.print(
         f"space [bold]{plan.space}[/], sweep [bold]{plan.sweep}[/]: {len(settings)} settings x {len(space.arms)} arms, "
-        f"{space.repeats} trials each: {len(trials)} trials, {len(legs)} legs. Nothing is run."
+        f"{space.repeats} trials each: {len(trials)} trials, {len(legs)} legs. Nothing is run.\n"
     )
-    table = Table(
-        "setting", "family", "image", "batch a rank", "workers", "optimizer", title="settings", title_justify="left"
-    )
-    for trial in settings.values():
-        s = trial.setting
-        micro = f"{s.micro_batch}" + (f" x {s.accumulation}" if s.accumulation > 1 else "")
-        table.add_row(
-            trial.label,
-            trial.family,
-            f"{s.image_size}x{s.image_size}",
-            micro,
-            str(s.workers),
-            f"{s.optimizer.name} lr {s.optimizer.lr:g}",
-        )
-    console.print(table)
-    arms = Table("arm", "engine", "configuration", title="arms", title_justify="left")
+    console.print(_settings_table(list(settings.values())))
     by_name = {leg.arm_name: leg for leg in trials[0].legs}
     first = {name: by_name[name] for name in space.arms}
+    console.print(_arms_table(space, first))
+    lines = [*_declared_differences(plan, list(space.arms)), *_added_to_deepspeed(first)]
+    lines.append(f"each leg: {_leg_in_words(space.protocol, len(legs))}")
+    lines.append(f"order of the first trial: {' '.join(leg.arm_name for leg in trials[0].legs)}")
+    there = find_cluster()
+    lines.append(f"where: {there.in_words(plan)}")
+    expected = estimate(plan, results)
+    lines.append(f"time: {expected.in_words(there.slots)}")
+    if price is not None:
+        lines.append(f"cost: {cost_in_words(expected, price)}")
+    lines.append(f"detects: {what_it_detects(plan, space, results)}")
+    for line in lines:
+        head, colon, rest = line.partition(": ")
+        console.print(Text.assemble((head + colon, "bold"), rest))
+
+
+def outlook(plan: Plan, space: Space, results: Path, price: float | None) -> dict[str, Any]:
+    """What `--json` says beside the plan: where it would run, the time, the cost, and what it could detect."""
+    there, expected = find_cluster(), estimate(plan, results)
+    seconds = expected.seconds if expected.num_known else None
+    return {
+        "where": there.in_words(plan),
+        "slots": there.slots,
+        "machine_seconds": seconds,
+        "legs_with_known_time": expected.num_known,
+        "time_from": expected.source,
+        "price_of_a_node_hour": price,
+        "cost": None if price is None or seconds is None else seconds / 3600 * price,
+        "detects": what_it_detects(plan, space, results),
+    }
+
+
+def cost_in_words(expected: Estimate, price: float) -> str:
+    """What the machine time costs: a trial takes a node of its own, so slots change the clock and not the cost."""
+    if not expected.num_known:
+        return f"not known, as the time is not; a node costs {price:g} an hour"
+    least = "about" if expected.is_whole else "at least"
+    cost = expected.seconds / 3600 * price
+    return f"{least} {cost:.2f}, at {price:g} an hour and node; what a node costs while it starts or idles is not in it"
+
+
+def _settings_table(settings: list[Trial]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in ("setting", "family", "image", "batch a rank", "workers", "optimizer"):
+        table.add_column(name, overflow="fold", justify="right" if name in ("batch a rank", "workers") else "left")
+    for trial in settings[:MOST_ROWS]:
+        s = trial.setting
+        micro = f"{s.micro_batch}" + (f" x {s.accumulation}" if s.accumulation > 1 else "")
+        optimizer = f"{s.optimizer.name} lr {s.optimizer.lr:g}"
+        size = f"{s.image_size}x{s.image_size}"
+        table.add_row(escape(trial.label), trial.family, size, micro, str(s.workers), optimizer)
+    if len(settings) > MOST_ROWS:
+        table.add_row(f"... and {len(settings) - MOST_ROWS} more; --json gives all")
+    return table
+
+
+def _arms_table(space: Space, first: Mapping[str, Leg]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in ("arm", "engine", "configuration"):
+        table.add_column(name, overflow="fold")
     for name, arm in space.arms.items():
-        arms.add_row(name + (" (baseline)" if name == space.baseline else ""), arm.engine, _configuration(first[name]))
-    console.print(arms)
-    fitted = _fitted_to_images(trial.setting for trial in settings.values())
-    for line in [*fitted, *_declared_differences(plan, list(space.arms)), *_added_to_deepspeed(first)]:
-        console.print(line)
-    console.print(f"each leg: {_leg_in_words(space.protocol, len(legs))}")
-    console.print(f"order of the first trial: {' '.join(leg.arm_name for leg in trials[0].legs)}")
-    for line in what_it_detects(plan, space, results):
-        console.print(line, soft_wrap=True)
+        shown = escape(name) + (" (baseline)" if name == space.baseline else "")
+        table.add_row(shown, arm.engine, escape(_configuration(first[name])))
+    return table
 
 
 def _leg_in_words(protocol: Protocol, num_legs: int) -> str:
@@ -108,7 +158,7 @@ def _declared_differences(plan: Plan, arms: list[str]) -> Iterator[str]:
                 found[key] = found.get(key, 0) + 1
     for (name, what), count in sorted(found.items(), key=lambda item: arms.index(item[0][0])):
         where = "" if count == len(trials) else f" (in {count} of {len(trials)} settings)"
-        yield f"{name} also differs, as declared, in {what}{where}"
+        yield f"{name} also differs, as declared: in {what}{where}"
 
 
 def _added_to_deepspeed(legs: Mapping[str, Leg]) -> Iterator[str]:

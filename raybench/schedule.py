@@ -19,9 +19,9 @@ os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 import ray
 from ray import tune
 
-from raybench.cluster import Cluster
 from raybench.display import Display
 from raybench.interruption import Interruption
+from raybench.placement import Cluster
 from raybench.plan import Plan
 from raybench.publishing import destination, mlflow_variables
 from raybench.recorder import ACTOR_NAMESPACE, Recorder

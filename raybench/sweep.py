@@ -25,6 +25,7 @@ from raybench.errors import Interrupted, NothingMeasured, UserError
 from raybench.interruption import StoppedNow, interruptible
 from raybench.ledger import Ledger
 from raybench.lock import sweep_lock
+from raybench.placement import check_fits
 from raybench.plan import Plan, plan_from_arguments
 from raybench.progress import Progress
 from raybench.publishing import destination, publish
@@ -166,7 +167,7 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
     plan, ended, stopped = request.plan, Ended(), 0
     try:
         cluster = clusters.connect()
-        clusters.check_fits(plan, cluster)
+        check_fits(plan, cluster)
         if request.level != "quiet":
             console.print(f"on {cluster.describe()}; logs of all processes: {clusters.log_folder()}", soft_wrap=True)
         progress = Progress(plan)

@@ -18,9 +18,9 @@ import ray.train.torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from raybench import outcome as outcomes
-from raybench.cluster import SLOT, Cluster, threads_per_worker, use_gpu
 from raybench.datasets import WORKING_TREE
 from raybench.outcome import Failure, FailureKind, Outcome
+from raybench.placement import SLOT, Cluster, threads_per_worker, use_gpu
 from raybench.plan import Leg, Trial
 from raybench.recorder import ACTOR_NAMESPACE
 

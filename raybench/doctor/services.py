@@ -13,7 +13,9 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from raybench.doctor.finding import Finding, ask_child
+from raybench.child import ask_child
+from raybench.doctor.finding import Finding
+from raybench.placement import connection_problem
 
 _TIMEOUT = 3.0  # of one connection
 _JOIN_SECONDS = 30.0  # of joining a Ray cluster, the import of ray included
@@ -50,7 +52,7 @@ def loopback() -> Finding:
 
 def ports() -> Finding:
     """Well-known ports that are taken; a local sweep needs none of them."""
-    taken = [f"{port} ({use})" for port, use in _PORTS.items() if _connects("127.0.0.1", port) == ""]
+    taken = [f"{port} ({use})" for port, use in _PORTS.items() if not connection_problem(f"127.0.0.1:{port}")]
     if taken:
         return Finding(
             "ports",
@@ -60,15 +62,6 @@ def ports() -> Finding:
     return Finding("ports", "ok", f"free: {', '.join(map(str, _PORTS))}")
 
 
-def _connects(host: str, port: int) -> str:
-    """Why no connection comes about; empty where one does."""
-    try:
-        with socket.create_connection((host, port), timeout=_TIMEOUT):
-            return ""
-    except (OSError, UnicodeError) as error:
-        return str(error) or type(error).__name__
-
-
 def ray_cluster() -> Finding:
     """The Ray that a sweep would join: RAY_ADDRESS's or this node's; else it starts one of its own."""
     asked = os.environ.get("RAY_ADDRESS", "")
@@ -76,18 +69,13 @@ def ray_cluster() -> Finding:
     if asked in ("", "auto", "local"):
         there = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
         address = there.read_text().strip() if there.exists() and asked != "local" else ""
-        if ":" not in address or _connects(*_split(address)):
+        if not address or connection_problem(address):
             return Finding("Ray", "ok", "no cluster runs on this node; a sweep starts its own and ends it")
     name = f"RAY_ADDRESS={asked}" if asked else f"the cluster of this node, {address}"
     remedy = "start it, or correct RAY_ADDRESS (unset: a sweep starts a Ray of its own)" if asked else "ray stop"
-    if not address.startswith("ray://"):
-        try:
-            host, port = _split(address)
-        except ValueError:
-            return Finding("Ray", "error", f"{name} is no HOST:PORT", remedy)
-        if problem := _connects(host, port):
-            return Finding("Ray", "error", f"{name} does not answer: {problem}", remedy)
-    answer = ask_child(["raybench.doctor.ray_probe", address], _JOIN_SECONDS)
+    if "://" not in address and (problem := connection_problem(address)):
+        return Finding("Ray", "error", f"{name} does not answer: {problem}", remedy)
+    answer = ask_child(["raybench.ray_probe", address], _JOIN_SECONDS)
     if "error" in answer:
         return Finding("Ray", "error", f"{name} cannot be joined: {answer['error']}", f"{remedy}; see the token, too")
     if not answer["slots"]:
@@ -96,11 +84,6 @@ def ray_cluster() -> Finding:
             "start each node with --resources='{\"bench_slot\": 1}'",
         )  # fmt: skip
     return Finding("Ray", "ok", f"{name}: {answer['description']}, {answer['slots']} slots")
-
-
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 def ray_token() -> Finding:
@@ -145,7 +128,7 @@ def mlflow() -> Finding:
     port = parts.port or next((p for kind, p in _DATABASES.items() if parts.scheme.startswith(kind)), None)
     if port is None:
         return Finding("MLflow", "ok", f"{shown(uri)}, which is not looked at")
-    if problem := _connects(parts.hostname or "", port):
+    if problem := connection_problem(f"{parts.hostname}:{port}"):
         return Finding("MLflow", "warning", f"{shown(uri)}: {problem}", f"start the database; {without}")
     return Finding("MLflow", "ok", f"{shown(uri)} answers")
 

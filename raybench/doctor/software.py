@@ -15,7 +15,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from raybench.doctor.finding import Finding, ask_child
+from raybench.child import ask_child
+from raybench.doctor.finding import Finding
 
 _PROBE_SECONDS = 60.0
 _BUILD_SECONDS = 900.0

@@ -1,6 +1,6 @@
 """Joining a Ray cluster as a sweep would, as one JSON object on the last line of standard output.
 
-    python -m raybench.doctor.ray_probe ADDRESS
+    python -m raybench.ray_probe ADDRESS
 
 A child process of `raybench.doctor` and `raybench.plan`: it joins what runs and never starts a Ray.
 """
