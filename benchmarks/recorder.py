@@ -1,0 +1,99 @@
+"""How long a worker waits for the recorder: legs with made-up outcomes through the real recorder and a real MLflow.
+
+    python benchmarks/recorder.py [LEGS] [--pause=SECONDS]
+
+Starts a Ray of its own and the recorder as the actor that a sweep starts, hands it LEGS outcomes (default 1,000; 100
+steps and phases each) one after another, a trial's end after each trial's legs, and takes the time of each
+acknowledgement as rank 0 sees it. MLflow (SQLite, in a temporary folder) is written meanwhile, as in a sweep; without
+a pause between legs it always has work left, which is the worst case. Prints percentiles in milliseconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import ray
+
+from raybench import outcome as outcomes
+from raybench.ledger import Ledger
+from raybench.outcome import Measurement
+from raybench.plan import Plan, build_plan
+from raybench.recorder import Recorder
+from raybench.space import load_space
+
+NUM_STEPS = 100
+START_SECONDS = 10  # a trial's processes take longer to start; the recorder imports MLflow meanwhile
+
+
+def main(num_legs: int, pause_seconds: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(num_legs)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        try:
+            waits, seconds_left = measure(plan, Path(folder), pause_seconds)
+        finally:
+            ray.shutdown()
+    milliseconds = 1e3 * np.asarray(waits)
+    p50, p90, p99 = np.percentile(milliseconds, [50, 90, 99])
+    print(f"{len(waits)} legs, pause {pause_seconds:g} s: acknowledged after")
+    print(f"median {p50:.1f} ms, p90 {p90:.1f} ms, p99 {p99:.1f} ms, longest {milliseconds.max():.1f} ms")
+    print(f"MLflow had everything {seconds_left:.1f} s after the last leg")
+
+
+def make_plan(num_legs: int) -> Plan:
+    """A plan of at least so many legs: six a trial."""
+    changes = {"setting.model": "lenet", "repeats": str(-(-num_legs // 6))}
+    return build_plan(*load_space("quickstart", changes), sweep="benchmark")
+
+
+def measure(plan: Plan, folder: Path, pause_seconds: float) -> tuple[list[float], float]:
+    """(seconds until each leg was acknowledged, seconds until MLflow had them all)."""
+    uri, artifacts = f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts")
+    recorder = ray.remote(Recorder).options(num_cpus=0, max_concurrency=1)
+    actor = recorder.remote(plan.model_dump_json(), str(folder / "ledger"), "", uri, artifacts)
+    ray.get(actor.remaining.remote(plan.trials[0].trial_id))
+    time.sleep(START_SECONDS)
+    generator = np.random.default_rng(0)
+    waits = []
+    for trial in plan.trials:
+        ray.get(actor.trial_began.remote(trial.trial_id))
+        for leg in trial.legs:
+            values = outcomes.to_dict(made_up(generator))
+            ray.get(actor.begin.remote(trial.trial_id, leg.leg_id))
+            begun = time.perf_counter()
+            ray.get(actor.record.remote(trial.trial_id, leg.leg_id, values))
+            waits.append(time.perf_counter() - begun)
+            time.sleep(pause_seconds)
+        ray.get(actor.trial_ended.remote(trial.trial_id))
+    begun = time.perf_counter()
+    errors = ray.get(actor.finish.remote())
+    assert not errors, errors
+    assert len(Ledger(folder / "ledger").leg_ids()) == len(waits)
+    return waits, time.perf_counter() - begun
+
+
+def made_up(generator: np.random.Generator) -> Measurement:
+    """A leg of a hundred steps of about 10 ms."""
+    steps = generator.normal(0.01, 0.0003, NUM_STEPS)
+
+    def part(share: float) -> list[float]:
+        values: list[float] = (share * steps).tolist()
+        return values
+
+    return Measurement(
+        step_seconds=steps.tolist(), warmup_steps=20, data_seconds=part(0.05), samples_per_step=32,
+        peak_device_bytes=None, peak_host_bytes=2**30, setup_seconds=0.5, train_seconds=float(steps.sum()),
+        eval_seconds=0.0, first_loss=2.3, final_loss=1.0, forward_seconds=part(0.3), backward_seconds=part(0.5),
+        optimizer_seconds=part(0.1), facts={"optimizer": {"class": "AdamW", "lr": 0.001}},
+        environment={"cpu": "made up"}, started_at=time.time(),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--pause=")]
+    pauses = [float(argument.removeprefix("--pause=")) for argument in sys.argv[1:] if argument.startswith("--pause=")]
+    main(int(arguments[0]) if arguments else 1000, pauses[-1] if pauses else 0.0)
