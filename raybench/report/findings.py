@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -160,8 +161,46 @@ def commands(analysis: Analysis, paths: Sequence[Path]) -> list[str]:
     return list(dict.fromkeys(found + reading))
 
 
+@dataclass(frozen=True)
+class Tracked:
+    """Where MLflow has a sweep: the page of its run, and the pages that compare an arm with the baseline."""
+
+    sweep: str
+    page: str
+    needs_ui: bool  # the runs lie in a store that no server shows by itself
+    compare: dict[tuple[str, str], str]  # by setting_id and arm
+
+
+def tracked(analysis: Analysis, paths: Sequence[Path]) -> list[Tracked]:
+    """What `_mlflow.json` beside the ledgers says; a store without a server is shown by `mlflow ui` on its own port."""
+    found = (_tracked(folder, analysis.baseline) for folder in _folders(paths))
+    return [one for one in found if one is not None]
+
+
+def _tracked(folder: Path, baseline: str) -> Tracked | None:
+    """One ledger's; None where MLflow does not have it, or not as this raybench writes it down."""
+    try:
+        links = json.loads((folder / "_mlflow.json").read_text(encoding="utf-8"))
+        uri, experiment = links["tracking_uri"], links["experiment_id"]
+        served = uri.startswith(("http://", "https://"))
+        base = f"{uri if served else 'http://127.0.0.1:5000'}/#"
+        compare = {}
+        for setting_id, runs in links["arm_runs"].items():
+            for arm, run in runs.items():
+                pair = quote(json.dumps([runs.get(baseline), run], separators=(",", ":")))
+                if arm != baseline and baseline in runs:
+                    compare[setting_id, arm] = f"{base}/compare-runs?runs={pair}&experiments=%5B%22{experiment}%22%5D"
+        page = f"{base}/experiments/{experiment}/runs/{links['sweep_run']}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return Tracked(folder.name, page, not served, compare)
+
+
+def _folders(paths: Sequence[Path]) -> list[Path]:
+    return list(dict.fromkeys(file.parent for path in paths for file in ledger_files(Path(path))))
+
+
 def spaces(paths: Sequence[Path]) -> list[tuple[str, str]]:
     """(folder's name, text) of the resolved spaces that lie beside the ledgers."""
-    folders = dict.fromkeys(file.parent for path in paths for file in ledger_files(Path(path)))
-    found = [(folder.name, folder / "_space.yaml") for folder in folders]
+    found = [(folder.name, folder / "_space.yaml") for folder in _folders(paths)]
     return [(name, file.read_text(encoding="utf-8", errors="replace")) for name, file in found if file.is_file()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any, Final
@@ -51,6 +51,7 @@ class Cell:
 
     text: str
     key: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def render_page(analysis: Analysis, paths: Sequence[Path], plots: Sequence[Plot]
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    header, rows = comparison_table(analysis)
+    sweeps = findings.tracked(analysis, paths)
+    header, rows = comparison_table(analysis, {key: page for one in sweeps for key, page in one.compare.items()})
     figures: list[dict[str, Any]] = [
         {"plot": plot, "svg": Markup(inline_svg(drawings[plot.name], plot.name, escape(plot.title)))} for plot in plots
     ]
@@ -103,14 +105,20 @@ def render_page(analysis: Analysis, paths: Sequence[Path], plots: Sequence[Plot]
         environment=findings.environment(analysis),
         commands=findings.commands(analysis, paths),
         spaces=findings.spaces(paths)[:20],
+        sweeps=sweeps[:MOST_ROWS],
         percent=percent,
         version=__version__,
     )
     return page
 
 
-def comparison_table(analysis: Analysis) -> tuple[list[str], list[Row]]:
-    """Header and rows of the comparisons (the first `MOST_ROWS`), absolute costs beside the ratio."""
+def comparison_table(
+    analysis: Analysis, links: Mapping[tuple[str, str], str] | None = None
+) -> tuple[list[str], list[Row]]:
+    """Header and rows of the comparisons (the first `MOST_ROWS`), absolute costs beside the ratio.
+
+    `links`: where an arm's cell leads, by setting_id and arm.
+    """
     per = _unit(analysis)
     header = [
         "setting",
@@ -128,7 +136,14 @@ def comparison_table(analysis: Analysis) -> tuple[list[str], list[Row]]:
     if any(c.accuracy_difference is not None for c in analysis.comparisons):
         header.append("accuracy, points")
     header.append("failed")
-    return header, [_row(c, label(c, analysis), not per, header) for c in analysis.comparisons[:MOST_ROWS]]
+    rows = [_row(c, label(c, analysis), not per, header) for c in analysis.comparisons[:MOST_ROWS]]
+    if links:
+        pages = [links.get((c.setting_id, c.arm), "") for c in analysis.comparisons]
+        rows = [
+            replace(row, cells=(row.cells[0], replace(row.cells[1], link=page), *row.cells[2:]))
+            for row, page in zip(rows, pages, strict=False)
+        ]
+    return header, rows
 
 
 def _unit(analysis: Analysis) -> str:

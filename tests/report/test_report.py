@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -18,6 +19,7 @@ from raybench.cli import main as raybench
 from raybench.errors import UserError
 from raybench.report import write_report
 from raybench.report.__main__ import main
+from raybench.report.page import render_page
 from raybench.report.steps import read_steps
 from raybench.report.writing import draw_all
 from tests.analysis.ledgers import leg, paired, write
@@ -228,3 +230,24 @@ def test_every_table_and_figure_says_what_arms_are_declared_to_differ_in(tmp_pat
     assert about_arms
     assert all(note in text for text in about_arms)
     assert "arms also differ in batch" in (tmp_path / "led/_report/summary.md").read_text(encoding="utf-8")
+
+
+def test_arms_link_to_their_comparison_in_mlflow(ledger: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "friday"
+    shutil.copytree(ledger, copy)
+    runs = {"a": {"ddp": "11", "zero1": "22"}}
+    links = {"tracking_uri": "http://tracking:5000", "experiment_id": "7", "sweep_run": "33", "arm_runs": runs}
+    (copy / "_mlflow.json").write_text(json.dumps(links))
+    analysis = analyse([copy])
+    page = render_page(analysis, [copy], [], {})
+    compare = "http://tracking:5000/#/compare-runs?runs=%5B%2211%22%2C%2222%22%5D&amp;experiments=%5B%227%22%5D"
+    assert page.count("compare-runs") == page.count(f'<a href="{compare}"') == 1
+    assert '<a href="http://tracking:5000/#/experiments/7/runs/33">friday</a>' in page
+    assert "mlflow ui" not in page
+    for bad in ("[]", "{", json.dumps({**links, "arm_runs": 3}), json.dumps({**links, "tracking_uri": None})):
+        (copy / "_mlflow.json").write_text(bad)
+        assert "compare-runs" not in render_page(analysis, [copy], [], {})
+    (copy / "_mlflow.json").write_text(json.dumps({**links, "tracking_uri": "javascript://x"}))
+    page = render_page(analysis, [copy], [], {})
+    assert "javascript:" not in page
+    assert "mlflow ui" in page
