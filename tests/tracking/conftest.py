@@ -47,7 +47,8 @@ class Server:
                 with urllib.request.urlopen(f"{self.address}/health", timeout=5):
                     return
             except OSError:
-                assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
+                running = self.process.poll() is None and time.monotonic() < deadline
+                assert running, (self.folder / "server.log").read_text()
                 time.sleep(0.5)
 
     def send(self, number: int) -> None:
