@@ -21,14 +21,23 @@ def lenet() -> nn.Sequential:
     )  # fmt: skip
 
 
-def loader(seed: int, batch_size: int) -> DataLoader[Any]:
-    """This rank's share of the first 1,437 digits, 32x32, shuffled by the seed."""
+def split() -> tuple[TensorDataset, TensorDataset]:
+    """1,437 digits to train on and 360 to test with, 32x32."""
     digits = load_digits()
     pixels = torch.tensor(digits.images / 16.0, dtype=torch.float32)[:, None]
     pixels = interpolate(pixels, size=(32, 32), mode="bilinear", align_corners=False)
     pixels = (pixels - pixels.mean()) / pixels.std()
-    keep = torch.randperm(1797, generator=torch.Generator().manual_seed(0))[:1437]
-    data = TensorDataset(pixels[keep].repeat(1, 3, 1, 1), torch.tensor(digits.target)[keep])
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
+    train, test = (
+        TensorDataset(pixels[keep].repeat(1, 3, 1, 1), torch.tensor(digits.target)[keep])
+        for keep in (order[:1437], order[1437:])
+    )
+    return train, test
+
+
+def loader(seed: int, batch_size: int) -> DataLoader[Any]:
+    """This rank's share of the training digits, shuffled by the seed."""
+    data, _ = split()
     sampler = DistributedSampler(data, shuffle=True, seed=seed, drop_last=True)
     return DataLoader(data, batch_size=batch_size, sampler=sampler, drop_last=True)
 
@@ -48,6 +57,34 @@ def ddp(seed: int, batch_size: int, steps: int, clip: float, lr: float) -> list[
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+def epochs(seed: int, world: int, batch_size: int, num_epochs: int, lr: float) -> tuple[list[float], list[float]]:
+    """(losses of the steps, test accuracies of the epochs) of one process that sees what `world` ranks would see.
+
+    `batch_size` is one rank's. AdamW, no weight decay.
+    """
+    train, test = split()
+    torch.manual_seed(seed)
+    model = lenet()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    losses, accuracies = [], []
+    samplers = [DistributedSampler(train, world, rank, seed=seed, drop_last=True) for rank in range(world)]
+    loaders = [DataLoader(train, batch_size, sampler=sampler, drop_last=True) for sampler in samplers]
+    for epoch in range(num_epochs):
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        for batches in zip(*loaders, strict=True):
+            optimizer.zero_grad()
+            images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+            loss = cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        with torch.no_grad():
+            right = model(test.tensors[0]).argmax(1) == test.tensors[1]
+        accuracies.append(right.float().mean().item())
+    return losses, accuracies
 
 
 def zero(seed: int, batch_size: int, steps: int, stage: int, lr: float, config: dict[str, Any]) -> list[float]:
