@@ -154,14 +154,16 @@ def _enabled(config: Mapping[str, Any], key: str) -> bool:
 def added_config(arm: DeepSpeedArm, setting: Setting) -> dict[str, Any]:
     """What raybench adds to an arm's DeepSpeed config, the arm's shorthands not counted.
 
-    From the setting, the same in every arm: batch sizes, and gradient clipping written out, because DeepSpeed 0.19.8
-    clips at norm 1.0 where its config says nothing. For a fair clock: no timers, no monitor, no printing. The
-    setting's precision, where the config names none; with `torch_autocast`, gradients then travel in their own type
-    as they do under DDP, where DeepSpeed's default would send those of linear and convolution layers in the lower one.
+    From the setting, the same in every arm: batch sizes (the largest once it is found), and gradient clipping written
+    out, because DeepSpeed 0.19.8 clips at norm 1.0 where its config says nothing. For a fair clock: no timers, no
+    monitor, no printing. The setting's precision, where the config names none; with `torch_autocast`, gradients then
+    travel in their own type as they do under DDP, where DeepSpeed's default would send those of linear and convolution
+    layers in the lower one.
     """
-    added: dict[str, Any] = {
-        "train_batch_size": setting.batch_size,
-        "train_micro_batch_size_per_gpu": setting.micro_batch,
+    added: dict[str, Any] = {}
+    if setting.batch_size != "max":
+        added |= {"train_batch_size": setting.global_batch, "train_micro_batch_size_per_gpu": setting.micro_batch}
+    added |= {
         "gradient_accumulation_steps": setting.accumulation,
         "gradient_clipping": setting.gradient_clipping,
         **copy.deepcopy(_CLOCK),

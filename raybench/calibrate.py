@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -67,19 +65,19 @@ def main(argv: list[str]) -> int:
 
     from raybench.sweep import Request, measure
 
+    def run(plan: Plan, space: Space) -> Path:
+        folder = (results / SPACE / plan.sweep).absolute()
+        measure(Request(plan, space, folder, command), console)
+        return folder
+
     plan = calibration_plan(name, space)
-    request = Request(plan, space, (results / SPACE / plan.sweep).absolute(), command)
-    measure(request, console)
-    fresh = None
-    if both:
-        fresh_plan = isolated_plan(plan, space)
-        fresh = request.folder.with_name(fresh_plan.sweep)
-        measure(replace(request, plan=fresh_plan, folder=fresh), console)
+    folder = run(plan, shared_space(space))
+    fresh = run(isolated_plan(plan, space), isolated_space(space)) if both else None
     calibration = read_calibration(
-        request.folder, space=name, baseline=space.baseline, again=_again(space), instruments=_without(space),
+        folder, space=name, baseline=space.baseline, again=_again(space), instruments=_without(space),
         num_arms=len(space.arms), rounds=space.protocol.rounds, fresh=fresh,
     )  # fmt: skip
-    path = calibration.write(request.folder)
+    path = calibration.write(folder)
     if "json" in arguments.flags:
         print(json.dumps(calibration.to_json(), allow_nan=False, indent=1))
         return 0
@@ -100,24 +98,29 @@ def _without(space: Space) -> dict[str, str]:
     return {name: f"{space.baseline}_without_{name}" for name in on}
 
 
+def shared_space(space: Space) -> Space:
+    """The A/A space: the baseline, the same under another name, and the same again for each instrument."""
+    names = [space.baseline, _again(space), *_without(space).values()]
+    return space.model_copy(update={"arms": dict.fromkeys(names, space.arms[space.baseline]), "chain": False})
+
+
+def isolated_space(space: Space) -> Space:
+    """The baseline against itself alone, with processes of their own for each leg."""
+    arms = dict.fromkeys([space.baseline, _again(space)], space.arms[space.baseline])
+    return space.model_copy(update={"arms": arms, "chain": False, "isolation": "fresh"})
+
+
 def calibration_plan(name: str, space: Space) -> Plan:
-    """The A/A plan of a space: its baseline, the same under another name, and the same without each instrument."""
-    without = _without(space)
-    arms = dict.fromkeys([space.baseline, _again(space), *without.values()], space.arms[space.baseline])
-    return _with_protocols(_plan(name, space, {"arms": arms}), space, {arm: name for name, arm in without.items()})
+    """The A/A plan of a space, each instrument switched off in the legs of the arm that does without it."""
+    aa = shared_space(space)
+    measured = aa.model_dump(mode="json", exclude={"question", "repeats", "leg_timeout_seconds"}, exclude_defaults=True)
+    plan = build_plan(SPACE, aa, f"{name}-{content_hash(measured)[:8]}")
+    return _with_protocols(plan, space, {arm: instrument for instrument, arm in _without(space).items()})
 
 
 def isolated_plan(shared: Plan, space: Space) -> Plan:
     """The A/A trials again, with processes of their own for each leg; in a ledger of their own."""
-    arms = dict.fromkeys([space.baseline, _again(space)], space.arms[space.baseline])
-    plan = _plan("", space, {"arms": arms, "isolation": "fresh"})
-    return plan.model_copy(update={"sweep": f"{shared.sweep}-fresh"})
-
-
-def _plan(name: str, space: Space, changes: dict[str, Any]) -> Plan:
-    aa = space.model_copy(update={**changes, "chain": False})
-    measured = aa.model_dump(mode="json", exclude={"question", "repeats", "leg_timeout_seconds"}, exclude_defaults=True)
-    return build_plan(SPACE, aa, f"{name}-{content_hash(measured)[:8]}")
+    return build_plan(SPACE, isolated_space(space), f"{shared.sweep}-fresh")
 
 
 def _with_protocols(plan: Plan, space: Space, off: dict[str, str]) -> Plan:

@@ -100,6 +100,7 @@ EXTRA = pa.schema(
         ("allocation_retries", pa.int32()),
         ("memory_parts", pa.string()),  # JSON: bytes by what they hold, a value a rank
         ("skipped_steps", pa.int32()),  # optimizer steps passed over for an overflow, in the whole leg
+        ("batch_probes", pa.string()),  # JSON: how the largest batch was found, where the setting asks for it
         ("telemetry", pa.string()),  # JSON: a reading for each node
         ("energy_joules", pa.float64()),  # of all GPUs, in the measured steps
         ("foreign_cpu_cores", pa.float64()),  # busy with something else than the trial
@@ -115,6 +116,9 @@ _SMALL_FILE_ROWS = 256
 def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> dict[str, Any]:
     """One ledger row: what the plan said of the leg, and what came of it."""
     setting, arm = leg.setting, leg.arm
+    micro_batch = (
+        (outcome.batch_probes or {}).get("micro_batch") if setting.batch_size == "max" else setting.micro_batch
+    )
     row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
     row |= {
         "schema_version": SCHEMA_VERSION,
@@ -128,8 +132,8 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
         "family": trial.family,
         "dataset": setting.dataset,
         "precision": setting.precision,
-        "global_batch": setting.batch_size,
-        "micro_batch": setting.micro_batch,
+        "global_batch": None if micro_batch is None else micro_batch * setting.accumulation * setting.workers,
+        "micro_batch": micro_batch,
         "accumulation": setting.accumulation,
         "workers": setting.workers,
         "arm": leg.arm_name,
@@ -146,6 +150,7 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
         "environment": json.dumps(outcome.environment, sort_keys=True),
         "started_at": datetime.fromtimestamp(outcome.started_at, tz=UTC),
         "process_group": outcome.process_group,
+        "batch_probes": outcome.batch_probes,
     }
     match outcome:
         case Failure(kind=kind, message=message):
@@ -153,11 +158,11 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
         case Measurement():
             row["status"] = "ok"
             row |= {name: getattr(outcome, name) for name in _MEASURED}
-            row |= {name: None if row[name] is None else json.dumps(row[name], sort_keys=True) for name in _JSON}
+    row |= {name: None if row[name] is None else json.dumps(row[name], sort_keys=True) for name in _JSON}
     return row
 
 
-_JSON = ("memory_parts", "telemetry")  # columns of a measurement that are JSON in the ledger
+_JSON = ("batch_probes", "memory_parts", "telemetry")  # what an outcome holds as an object, and the ledger as JSON
 _MEASURED = [
     name
     for name in SCHEMA.names

@@ -48,6 +48,7 @@ class Measurement:
     foreign_cpu_cores: float | None = None  # busy with something else than the trial, mean; of the node that had most
     contaminated: list[str] | None = None  # why; empty where clean, None where not known
     missing_instruments: list[str] | None = None  # wanted and not there
+    batch_probes: dict[str, Any] | None = None  # how the largest batch was found, where it was sought
     facts: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     started_at: float = 0.0  # seconds since the epoch
@@ -64,6 +65,7 @@ class Failure:
     environment: dict[str, Any] = field(default_factory=dict)
     started_at: float = 0.0
     process_group: str = ""
+    batch_probes: dict[str, Any] | None = None  # as a measurement's
 
     def __post_init__(self) -> None:
         assert self.kind in FAILURE_KINDS, self.kind

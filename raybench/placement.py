@@ -51,9 +51,14 @@ def use_gpu(device: str, cluster: Cluster) -> bool:
 
 
 def check_fits(plan: Plan, cluster: Cluster) -> None:
-    """Raise UserError when a trial asks for more than any node has."""
+    """Raise UserError when a trial asks for more than any node has, or for the largest batch without a limit."""
     for trial in plan.trials:
         workers, gpu = trial.setting.workers, use_gpu(trial.setting.device, cluster)
+        if not gpu and any(leg.setting.batch_size == "max" and not leg.setting.memory_limit for leg in trial.legs):
+            raise UserError(
+                f"setting.batch_size: max needs setting.memory_limit where there is no GPU, such as 2GiB a worker; "
+                f"{trial.label!r} has none"
+            )
         for resource in ("GPU", "CPU") if gpu else ("CPU",):
             have = cluster.largest(resource)
             if workers > have:

@@ -45,6 +45,10 @@ class Leg(_Frozen):
     chain: int | None = None  # the arm's place in its chain, from 0
     protocol: Protocol | None = None  # where it is not the trial's: a calibration varies the instruments
 
+    def with_micro_batch(self, micro_batch: int) -> Leg:
+        """The leg with this batch, where its setting asks for the largest."""
+        return self.model_copy(update={"setting": self.setting.with_micro_batch(micro_batch)})
+
     def arm_config(self) -> dict[str, Any]:
         """Everything the arm was asked to be built with; `chain` is its place where the arms form a chain."""
         config = self.arm.model_dump(mode="json")
@@ -136,11 +140,17 @@ def _build_trial(space: Space, values: Mapping[str, Any], label: str, repeat: in
         repeat=repeat,
         seed=int(content_hash("seed", space.seed, setting_id, repeat)[:8], 16) & 0x7FFFFFFF,
         protocol=space.protocol,
-        differs=space.differs,
+        differs=_differs(space, legs),
         isolation=space.isolation,
         leg_timeout_seconds=space.leg_timeout_seconds,
         legs=legs,
     )
+
+
+def _differs(space: Space, legs: tuple[Leg, ...]) -> tuple[str, ...]:
+    """What the arms are meant to differ in: where each takes its largest batch, in the batch too."""
+    largest = any(leg.setting.batch_size == "max" for leg in legs) and "batch_size" not in space.differs
+    return (*space.differs, "batch_size") if largest else space.differs
 
 
 def _build_leg(space: Space, values: Mapping[str, Any], trial_id: str, name: str, round_: int, position: int) -> Leg:

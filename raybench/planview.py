@@ -92,7 +92,8 @@ def _settings_table(settings: list[Trial]) -> Table:
         table.add_column(name, overflow="fold", justify="right" if name in ("batch a rank", "workers") else "left")
     for trial in settings[:MOST_ROWS]:
         s = trial.setting
-        micro = f"{s.micro_batch}" + (f" x {s.accumulation}" if s.accumulation > 1 else "")
+        micro = "the largest" if s.batch_size == "max" else str(s.micro_batch)
+        micro += f" x {s.accumulation}" if s.accumulation > 1 else ""
         optimizer = f"{s.optimizer.name} lr {s.optimizer.lr:g}"
         size = f"{s.image_size}x{s.image_size}"
         table.add_row(escape(trial.label), trial.family, size, micro, str(s.workers), optimizer)

@@ -7,6 +7,7 @@ nothing is timed; if MLflow is slow or gone, measuring goes on and `raybench syn
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import threading
@@ -50,7 +51,11 @@ class Recorder:
         self.events: list[dict[str, Any]] = []
         self.unlogged: dict[str, list[dict[str, Any]]] = {}  # trial -> rows that MLflow does not have
         self.mlflow = MlflowThread(tracking_uri, artifact_root, self.plan.space, self.plan.sweep)
-        self.mlflow.log(self.ledger.rows())
+        rows = self.ledger.rows()
+        self.mlflow.log(rows)
+        self.batches: dict[str, dict[str, dict[str, Any]]] = {}  # setting -> arm -> how its largest batch was found
+        for row in rows:
+            self._note_batch(row)
 
     def trial(self, trial_id: str) -> str:
         """The trial as JSON."""
@@ -66,6 +71,14 @@ class Recorder:
         if self.draining:
             return []
         return [leg.leg_id for leg in self.trials[trial_id].legs if leg.leg_id not in self.done]
+
+    def largest_batches(self, trial_id: str) -> dict[str, dict[str, Any]]:
+        """What is known of the largest batches of the trial's setting, by arm (`Measurement.batch_probes`)."""
+        return self.batches.get(self.trials[trial_id].setting_id, {})
+
+    def _note_batch(self, row: dict[str, Any]) -> None:
+        if row.get("batch_probes"):
+            self.batches.setdefault(row["setting_id"], {})[row["arm"]] = json.loads(row["batch_probes"])
 
     def drain(self) -> None:
         """Begin no further leg: those that run end, and what is left waits for the same command again."""
@@ -95,6 +108,7 @@ class Recorder:
             self.ledger.write_space(self.space_yaml)  # the latest: more repeats may be asked for than at first
         row = self.ledger.add(self.plan.sweep, self.plan.space, trial, leg, outcome)
         self.done.add(leg_id)
+        self._note_batch(row)
         self.unlogged.setdefault(trial.trial_id, []).append(row)
         now = time.time()
         times = {"seconds": now - begun, "trial_seconds": now - self.active.get(trial.trial_id, begun)}

@@ -6,6 +6,7 @@ A field added here needs a default: ids are hashes of what is not default, so a 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -165,7 +166,9 @@ class Setting(Strict):
     download: bool = False  # fetch the dataset into data_root where it is not there
     augmentation: Augmentation = Augmentation()
     image_size: Positive | None = None  # pixels a side; the dataset's own where not given
-    batch_size: Positive
+    batch_size: Positive | Literal["max"]  # max: for each arm workers x the largest micro-batch that fits
+    # Bytes a worker may take, for max; texts such as 2GiB are read too. Without one, all that the GPU has.
+    memory_limit: Annotated[int, Field(gt=0, lt=2**63)] | None = None
     accumulation: Positive = 1
     workers: Positive = 1
     precision: Precision = "fp32"
@@ -191,6 +194,11 @@ class Setting(Strict):
     def _named(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @field_validator("memory_limit", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        return parse_bytes(value) if isinstance(value, str) else value
+
     @field_validator("dataset")
     @classmethod
     def _known_dataset(cls, name: str) -> str:
@@ -215,6 +223,9 @@ class Setting(Strict):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
+        if self.batch_size == "max":
+            self._can_be_sought()
+            return self
         share = self.workers * self.accumulation
         if self.batch_size % share:
             raise ValueError(
@@ -225,6 +236,17 @@ class Setting(Strict):
         if samples and self.batch_size > samples:  # an image folder's are counted where it lies
             raise ValueError(f"batch_size {self.batch_size} is more than the {samples} images of {self.dataset}")
         return self
+
+    def _can_be_sought(self) -> None:
+        if self.accumulation > 1:
+            raise ValueError(
+                f"batch_size max is the largest batch without accumulation, and accumulation is {self.accumulation}; "
+                "take one of them out"
+            )
+        if self.device == "cpu" and self.memory_limit is None:
+            raise ValueError(
+                "batch_size max on a CPU needs memory_limit, the bytes of a worker, as in memory_limit: 2GiB"
+            )
 
     @model_validator(mode="after")
     def _has_what_to_augment(self) -> Self:
@@ -240,6 +262,28 @@ class Setting(Strict):
         return self.model_dump(mode="json", exclude_defaults=True, exclude=places)
 
     @property
+    def global_batch(self) -> int:
+        """Images of one optimizer step over all ranks; where it is `max` it must have been found first."""
+        assert self.batch_size != "max", "the largest batch is not found yet"
+        return self.batch_size
+
+    @property
     def micro_batch(self) -> int:
-        """Images of one forward pass of one rank."""
-        return self.batch_size // (self.workers * self.accumulation)
+        """Images of one forward pass of one rank; as `global_batch`."""
+        return self.global_batch // (self.workers * self.accumulation)
+
+    def with_micro_batch(self, micro_batch: int) -> Setting:
+        """The same setting with this batch."""
+        return self.model_copy(update={"batch_size": micro_batch * self.workers * self.accumulation})
+
+
+_UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+_UNITS |= {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of `2GiB`, `1.5 GB` or `1000000`. Raises ValueError for anything else."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"{text!r} is no number of bytes; write 2147483648, 2GiB or 2GB")
+    return int(float(match[1]) * _UNITS[match[2]])

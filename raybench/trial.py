@@ -136,7 +136,8 @@ def _worker(config: dict[str, Any]) -> None:
     def record(leg: Leg, outcome: Outcome) -> None:
         ray.get(recorder.record.remote(group, leg.leg_id, outcomes.to_dict(outcome)))
 
-    run_legs(trial, [leg for leg in trial.legs if leg.leg_id in wanted], ranks, begin, record)
+    legs = [leg for leg in trial.legs if leg.leg_id in wanted]
+    run_legs(trial, legs, ranks, begin, record, ray.get(recorder.largest_batches.remote(trial.trial_id)))
 
 
 def _failure(trial: Trial, error: Exception, leg_id: str, seconds: float) -> Failure:

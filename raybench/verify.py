@@ -99,7 +99,8 @@ def check_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _problems(row: dict[str, Any]) -> Iterator[str]:
-    if row["global_batch"] != row["micro_batch"] * row["accumulation"] * row["workers"]:
+    sought = row["micro_batch"] is None and row["status"] == "failed"  # a largest batch that was not found
+    if not sought and row["global_batch"] != (row["micro_batch"] or 0) * row["accumulation"] * row["workers"]:
         yield "global_batch is not micro_batch x accumulation x workers"
     if row["status"] == "failed":
         if row["failure_kind"] not in FAILURE_KINDS:

@@ -8,10 +8,12 @@ fresh sample here: take one plan's repeats from several torchrun calls (trial=K)
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -70,7 +72,14 @@ def _run_trial(plan: Plan, trial: Trial, ledger: Ledger, device: torch.device) -
     def record(leg: Leg, outcome: Outcome) -> None:
         ledger.add(plan.sweep, plan.space, trial, leg, replace(outcome, process_group=group))
 
-    run_legs(trial, legs, ranks, begin, record)
+    run_legs(trial, legs, ranks, begin, record, _largest_batches(ledger, trial))
+
+
+def _largest_batches(ledger: Ledger, trial: Trial) -> dict[str, dict[str, Any]]:
+    """What the ledger's rows say of the largest batches of the trial's setting, by arm."""
+    rows = ledger.rows(["setting_id", "arm", "batch_probes"])
+    own = [row for row in rows if row["setting_id"] == trial.setting_id and row.get("batch_probes")]
+    return {row["arm"]: json.loads(row["batch_probes"]) for row in own}
 
 
 def _chosen(plan: Plan, number: str | None) -> tuple[Trial, ...]:

@@ -78,7 +78,8 @@ def check_data(setting: Setting, *, test_too: bool, rank: int = 0, world: int = 
         size, labels = num_samples(data), _labels(data)
         if len(labels) != size:
             raise BadData(f"{where}: {size} images, but {len(labels)} labels; the files do not belong together")
-        needed = setting.batch_size if train else 1
+        smallest = setting.workers if setting.batch_size == "max" else setting.global_batch
+        needed = smallest if train else 1
         if size < needed:
             raise BadData(f"{where}: {size} images are fewer than one global batch of {needed}")
         classes = facts_of(setting.dataset, setting.data_root).classes

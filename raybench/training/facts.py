@@ -54,7 +54,7 @@ def run_facts(leg: Leg, batches: Batches, first: Batch, ranks: Ranks) -> dict[st
     """Batches, data order and the process's switches, as they are on every rank."""
     setting = leg.setting
     images = first[0]
-    assert images.shape[0] * setting.accumulation * ranks.world == setting.batch_size, images.shape
+    assert images.shape[0] * setting.accumulation * ranks.world == setting.global_batch, images.shape
     return {
         "global_batch": images.shape[0] * setting.accumulation * ranks.world,
         "micro_batch": images.shape[0],

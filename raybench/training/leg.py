@@ -73,7 +73,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
         forward_seconds=_listed(times.forward),
         backward_seconds=_listed(times.backward),
         optimizer_seconds=_listed(times.optimizer),
-        samples_per_step=leg.setting.batch_size,
+        samples_per_step=leg.setting.global_batch,
         **_memory([other[3] for other in everyone], [other[4] for other in everyone]),
         setup_seconds=max(other[2] for other in everyone),
         train_seconds=float(times.step.sum()),

@@ -7,13 +7,15 @@ import os
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from raybench.arms import DeepSpeedArm
 from raybench.datasets import BadData
+from raybench.machine import fingerprint
 from raybench.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.plan import Leg, Trial
 from raybench.protocol import evaluates
@@ -22,6 +24,7 @@ from raybench.training import memory
 from raybench.training.datasets import check_data, fetch
 from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.environment import gather_environment
+from raybench.training.largest import LargestBatches, ProbeFailed
 from raybench.training.leg import NotFinite, run_leg, set_kernels
 from raybench.training.models import inspect_model
 from raybench.training.peak import measured_tflops
@@ -127,6 +130,7 @@ def run_legs(
     ranks: Ranks,
     begin: Callable[[Leg], bool | None],
     record: Callable[[Leg, Outcome], None],
+    batches: Mapping[str, dict[str, Any]] | None = None,
 ) -> None:
     """Run legs in their order. On rank 0, `begin` is called before each and `record` with its outcome after it.
 
@@ -134,9 +138,12 @@ def run_legs(
     refused config, say) is recorded and the next one runs. Raises LegDied when a leg failed on this rank while
     others are caught in it. A leg that takes longer than the trial's limit ends the process, with the stacks of its
     threads on standard error.
+    `batches` holds what earlier trials of the setting found to be the largest batches, by arm (`LargestBatches`).
     """
     unfit = prepare(trial, legs, ranks)
     environment = gather_environment(ranks)
+    sought = any(leg.setting.batch_size == "max" for leg in legs)
+    largest = LargestBatches(trial, ranks, fingerprint(environment), batches) if sought else None
     matmul_tflops = None
     if trial.protocol.telemetry:
         set_kernels(trial.setting)
@@ -146,20 +153,45 @@ def run_legs(
             answer = begin(leg) if ranks.rank == 0 else None
             if ranks.gather(answer)[0] is False:
                 return
-            faulthandler.dump_traceback_later(trial.leg_timeout_seconds, exit=True, file=2)
-            try:
-                measured = trial.as_measured(leg)
-                sampled = telemetry if measured.protocol.telemetry else Telemetry(ranks, False)
-                outcome = unfit.get(leg.leg_id) or _outcome(measured, leg, ranks, sampled)
-                outcome = replace(outcome, environment=environment)
-                if isinstance(outcome, Measurement):
-                    outcome = replace(outcome, matmul_tflops=matmul_tflops)
-            finally:
-                faulthandler.cancel_dump_traceback_later()
+            measured = trial.as_measured(leg)
+            sampled = telemetry if measured.protocol.telemetry else Telemetry(ranks, False)
+            outcome = unfit.get(leg.leg_id) or _run_leg(measured, leg, ranks, sampled, largest)
+            outcome = replace(outcome, environment=environment)
+            if isinstance(outcome, Measurement):
+                outcome = replace(outcome, matmul_tflops=matmul_tflops)
             memory.release(ranks.device)
             if ranks.rank == 0:
                 record(leg, outcome)
             ranks.barrier()
+
+
+def _run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, largest: LargestBatches | None) -> Outcome:
+    """The leg's outcome within its limit of time, at the largest batch of its arm where its setting asks for that."""
+    found: dict[str, Any] | None = None
+    if largest is not None and leg.setting.batch_size == "max":
+        sought = _with_largest(leg, largest)
+        if isinstance(sought, Failure):
+            return sought
+        leg, found = sought
+    faulthandler.dump_traceback_later(trial.leg_timeout_seconds, exit=True, file=2)
+    try:
+        return replace(_outcome(trial, leg, ranks, telemetry), batch_probes=found)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _with_largest(leg: Leg, largest: LargestBatches) -> tuple[Leg, dict[str, Any]] | Failure:
+    """The leg with the largest batch that its arm takes, and how that was found; a failure where none is."""
+    started_at = time.time()
+    try:
+        found = largest.of(leg)
+    except ProbeFailed as error:
+        message = f"seeking the largest batch: {error}"
+        return Failure(error.kind, message, started_at=started_at)
+    if found["micro_batch"] is None:
+        message = f"not even a micro-batch of 1 fits: {found['probes'][-1]['reason']}"
+        return Failure("out_of_memory", message, started_at=started_at, batch_probes=found)
+    return leg.with_micro_batch(found["micro_batch"]), found
 
 
 def _outcome(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Outcome:

@@ -1,0 +1,78 @@
+"""One rank's process of a probe (see `raybench.training.largest`): a few real steps of a leg at one micro-batch.
+
+Reads its request as JSON on standard input, and writes `{"state": "fits", "peak_bytes": ...}` to the file that it
+names, or the state `out of memory` or `failed` with a message. It may as well die.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raybench.plan import Leg, Trial
+from raybench.protocol import Throughput
+from raybench.training.leg import run_leg
+from raybench.training.ranks import Ranks
+from raybench.training.telemetry import Telemetry
+from raybench.training.worker import classify, describe, prepare
+
+# The optimizer's state is there from the first step's end on: the second step's peak is a run's peak.
+_STEPS = Throughput(warmup_steps=1, steps=2, rounds=1, phases=False, telemetry=False)
+
+
+def main() -> None:
+    """Run the request on standard input and end the process, whatever its libraries still hold."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the process that started it
+    request = json.load(sys.stdin)
+    answer = Path(request["answer"])
+    try:
+        said = _run(request)
+    except Exception as error:
+        traceback.print_exc()
+        kind = classify(error)
+        said = {"state": "failed", "kind": kind, "message": describe(error)}
+        if kind == "out_of_memory":
+            said = {"state": "out of memory", "message": describe(error)}
+    aside = answer.with_suffix(".writing")
+    aside.write_text(json.dumps(said), encoding="utf-8")
+    aside.replace(answer)
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _run(request: dict[str, Any]) -> dict[str, Any]:
+    trial = Trial.model_validate(request["trial"]).model_copy(update={"protocol": _STEPS})
+    leg = next(leg for leg in trial.legs if leg.leg_id == request["leg_id"])
+    device = torch.device(request["device"])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        _hold_to_limit(leg, device)
+    if request["distributed"]:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    ranks = Ranks.joined(device, trial.leg_timeout_seconds)
+    prepare(trial, trial.legs, ranks)  # all that the leg's own process holds, other arms' libraries included
+    measured = run_leg(trial, leg.with_micro_batch(request["micro_batch"]), ranks, Telemetry(ranks, False))
+    peak = measured.peak_host_bytes if device.type == "cpu" else measured.peak_device_bytes
+    return {"state": "fits", "peak_bytes": peak}
+
+
+def _hold_to_limit(leg: Leg, device: torch.device) -> None:
+    limit = leg.setting.memory_limit
+    if limit is not None:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+
+
+if __name__ == "__main__":
+    main()

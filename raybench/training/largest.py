@@ -1,0 +1,233 @@
+"""The largest micro-batch that fits: by doubling, then bisection, each probe in processes that may die.
+
+A probe is a whole set of processes beside the group's own, one a rank, that runs a few real steps of the arm with
+its engine (`raybench.training.batch_probe`). It does not fit when a process runs out of memory, is killed, or, where
+the setting has a `memory_limit`, takes more: on a GPU the allocator is held to it, on a CPU the resident memory is.
+Every rank calls what is here, and every rank gets the same answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from raybench.datasets import facts_of
+from raybench.machine import Fingerprint
+from raybench.outcome import FailureKind
+from raybench.plan import Leg, Trial
+from raybench.training.ranks import Ranks
+
+_START = 2  # the first probe's micro-batch: BatchNorm cannot train on one value
+_LOOK_SECONDS = 0.1
+_SETTLE_SECONDS = 3.0  # from the first process that ends to the verdict: which of several died of memory
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One attempt. `peak_bytes` is that of the rank with most, of the device where there is one."""
+
+    micro_batch: int
+    fits: bool
+    peak_bytes: int | None
+    reason: str | None  # why it does not fit
+
+
+class ProbeFailed(RuntimeError):
+    """A probe failed of something else than memory, so that no batch can be found."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class LargestBatches:
+    """The largest batch of each arm of a trial, sought when it is first asked for.
+
+    `known` holds what earlier trials of the setting found, by arm (`Measurement.batch_probes`); it counts where it
+    was found on a machine like this one, so that repeats compare equal things.
+    """
+
+    def __init__(
+        self, trial: Trial, ranks: Ranks, machine: Fingerprint, known: Mapping[str, dict[str, Any]] | None = None
+    ) -> None:
+        self._trial, self._ranks = trial, ranks
+        own = {arm: found for arm, found in (known or {}).items() if found["machine"] == machine}
+        self._found: dict[str, dict[str, Any]] = ranks.gather(own)[0]  # rank 0 knows for all
+        self._machine = machine
+        self._failed: dict[str, ProbeFailed] = {}
+
+    def of(self, leg: Leg) -> dict[str, Any]:
+        """`{"micro_batch": int or None, "memory_limit": ..., "machine": ..., "probes": [...]}` of the leg's arm.
+
+        Raises ProbeFailed.
+        """
+        name = leg.arm_name
+        if name in self._failed:
+            raise self._failed[name]
+        if name not in self._found:
+            try:
+                self._found[name] = self._seek(leg)
+            except ProbeFailed as error:
+                self._failed[name] = error
+                raise
+        return self._found[name]
+
+    def _seek(self, leg: Leg) -> dict[str, Any]:
+        limit = leg.setting.memory_limit
+        if limit is None and self._ranks.device.type == "cpu":
+            raise ProbeFailed("invalid_config", "batch_size max on a CPU needs memory_limit, the bytes of a worker")
+        others = [found["micro_batch"] for found in self._found.values() if found["micro_batch"]]
+        start = others[-1] if others else _START  # another arm's is a good first guess
+        most = facts_of(leg.setting.dataset, leg.setting.data_root).train_samples // leg.setting.workers
+        size, probes = find_largest(self._probe(leg), most, start)
+        return {
+            "micro_batch": size or None,
+            "memory_limit": limit,
+            "machine": self._machine,
+            "probes": [asdict(probe) for probe in probes],
+        }
+
+    def _probe(self, leg: Leg) -> Callable[[int], Probe]:
+        return lambda micro_batch: run_probe(self._trial, leg, micro_batch, self._ranks)
+
+
+def find_largest(probe: Callable[[int], Probe], most: int, start: int = _START) -> tuple[int, list[Probe]]:
+    """(the largest of 1 to `most` that fits, 0 where none does; the probes in their order).
+
+    From `start` doubling while it fits (or halving until it does), then bisection. What fits at one size is taken
+    to fit at every smaller one.
+    """
+    fits, fails, size = 0, most + 1, min(start, most)
+    probes: list[Probe] = []
+    while fits + 1 < fails:
+        probes.append(probe(size))
+        if probes[-1].fits:
+            fits = size
+        else:
+            fails = size
+        size = min(2 * fits, most) if fails > most else (fits + fails) // 2
+    return fits, probes
+
+
+def run_probe(trial: Trial, leg: Leg, micro_batch: int, ranks: Ranks) -> Probe:
+    """Run a few steps of a leg with this micro-batch in processes of their own. Raises ProbeFailed."""
+    with tempfile.TemporaryDirectory(prefix="raybench-probe-") as folder:
+        answer = Path(folder) / "answer.json"
+        child = _start(trial, leg, micro_batch, ranks, answer)
+        try:
+            states = _watch(child, answer, leg.setting.memory_limit, trial.leg_timeout_seconds, ranks)
+        finally:
+            child.kill()
+            child.wait()
+    where = "" if len(states) == 1 else "rank {}: "
+    for word in ("out of memory", "failed"):
+        for rank, state in enumerate(states):
+            if state["state"] == word:
+                message = where.format(rank) + str(state["message"])
+                if word == "failed":
+                    raise ProbeFailed(state["kind"], f"at a micro-batch of {micro_batch}: {message}")
+                return Probe(micro_batch, False, state.get("peak_bytes"), message)
+    return Probe(micro_batch, True, max(state["peak_bytes"] for state in states), None)
+
+
+def _start(trial: Trial, leg: Leg, micro_batch: int, ranks: Ranks, answer: Path) -> subprocess.Popen[bytes]:
+    """This rank's process of a probe; rank 0 says where they meet."""
+    address, port = ranks.gather(_meeting_point())[0]
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("TORCHELASTIC_")}
+    variables |= {
+        "MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.world),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }  # fmt: skip
+    request = {
+        "trial": trial.model_dump(mode="json"),
+        "leg_id": leg.leg_id,
+        "micro_batch": micro_batch,
+        "device": str(ranks.device),
+        "distributed": ranks.control is not None,
+        "answer": str(answer),
+    }
+    child = subprocess.Popen(
+        [sys.executable, "-m", "raybench.training.batch_probe"], stdin=subprocess.PIPE, stdout=sys.stderr, env=variables
+    )
+    assert child.stdin is not None
+    child.stdin.write(json.dumps(request).encode())
+    child.stdin.close()
+    return child
+
+
+def _meeting_point() -> tuple[str, int]:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return os.environ.get("MASTER_ADDR", "127.0.0.1"), int(free.getsockname()[1])
+
+
+def _watch(
+    child: subprocess.Popen[bytes], answer: Path, limit: int | None, seconds: float, ranks: Ranks
+) -> list[dict[str, Any]]:
+    """Every rank's state when all processes have ended well, or one of them has not. Never raises."""
+    on_cpu = ranks.device.type == "cpu"
+    deadline, settled = time.monotonic() + seconds, None
+    own: dict[str, Any] = {"state": "running"}
+    while True:
+        if own["state"] == "running":
+            own = _state(child, answer, limit if on_cpu else None)
+            if own["state"] == "running" and time.monotonic() > deadline:
+                own = {"state": "failed", "kind": "timeout", "message": f"no end after {seconds:.0f} s"}
+        states = ranks.gather(own)
+        if all(one["state"] == "fits" for one in states):
+            return states
+        if any(one["state"] not in ("running", "fits") for one in states):
+            settled = settled or time.monotonic() + _SETTLE_SECONDS
+        over = ranks.gather(settled is not None and time.monotonic() > settled)[0]
+        if over or all(one["state"] != "running" for one in states):
+            return states
+        time.sleep(_LOOK_SECONDS)
+
+
+def _state(child: subprocess.Popen[bytes], answer: Path, limit: int | None) -> dict[str, Any]:
+    """What this rank's process has come to; one over its limit is killed."""
+    if limit is not None and (resident := _resident_bytes(child.pid)) > limit:
+        child.kill()
+        return _too_large(resident, limit)
+    code = child.poll()
+    if code is None:
+        return {"state": "running"}
+    if not answer.exists():
+        if code == -signal.SIGKILL:
+            return {
+                "state": "out of memory",
+                "message": "its process was killed, as happens where memory is full",
+            }
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return {"state": "failed", "kind": "crashed", "message": f"its process died of {how}"}
+    said: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+    if said["state"] == "fits" and limit is not None and said["peak_bytes"] > limit:
+        return _too_large(said["peak_bytes"], limit)
+    return said
+
+
+def _too_large(num_bytes: int, limit: int) -> dict[str, Any]:
+    return {
+        "state": "out of memory",
+        "peak_bytes": num_bytes,
+        "message": f"{num_bytes / 2**20:,.0f} MiB resident, and the limit is {limit / 2**20:,.0f} MiB",
+    }
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
