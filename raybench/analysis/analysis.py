@@ -13,6 +13,7 @@ from raybench.analysis.columns import Coded, parse_object
 from raybench.analysis.comparisons import build_comparisons
 from raybench.analysis.hardware import versions_of
 from raybench.analysis.ladder import declared_chain, decompose, find_chain
+from raybench.analysis.largest import largest_batches
 from raybench.analysis.legs import Legs, read_legs
 from raybench.analysis.metrics import find_metric, log_cost
 from raybench.analysis.pairs import pair_trials
@@ -75,6 +76,7 @@ def analyse(
         profiles=performance_profiles(legs, logs),
         scaling=scaling_efficiency(legs, logs, alpha) if chosen.per == "step" else (),
         best=best_against_best(legs, logs, baseline, alpha) if chosen.per == "step" else (),
+        largest=largest_batches(legs),
         caveats=_caveats(legs, comparisons),
         ledgers=tuple(str(path) for path in paths),
         sweeps=_present(legs.text["sweep"]),

@@ -49,6 +49,7 @@ TEXTS: Final = (
     "process_group",
     "differs",
     "arm_config",
+    "batch_probes",
     "contaminated",
     "missing_instruments",
 )

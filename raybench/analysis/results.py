@@ -15,6 +15,7 @@ from raybench.analysis.pairs import Pairs
 
 if TYPE_CHECKING:
     from raybench.analysis.ladder import Ladder
+    from raybench.analysis.largest import LargestBatch
     from raybench.analysis.profiles import Profile
     from raybench.analysis.scaling import BestBatch, Efficiency
 
@@ -181,6 +182,7 @@ class Analysis:
     profiles: tuple[Profile, ...]
     scaling: tuple[Efficiency, ...]
     best: tuple[BestBatch, ...]
+    largest: tuple[LargestBatch, ...]  # how each arm's largest batch was found, where it was sought
     caveats: tuple[str, ...]  # of the whole analysis
     ledgers: tuple[str, ...]
     sweeps: tuple[str, ...]

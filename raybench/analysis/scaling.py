@@ -1,8 +1,8 @@
 """Across settings that differ in one thing: scaling efficiency by workers, and best batch against best batch.
 
 Trials of different settings run in processes of their own and are not paired, so differences of their mean
-logs carry Welch's interval (Welch 1947). Throughput is samples a second. A trial's value is the mean over its
-rounds of the log; the trial is the sample, as everywhere.
+logs carry Welch's interval (Welch 1947); arms that take their largest batches in one setting are paired. Throughput
+is samples a second. A trial's value is the mean over its rounds of the log; the trial is the sample, as everywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from scipy import special
 
 from raybench.analysis.columns import dense
-from raybench.analysis.inference import Floats
+from raybench.analysis.inference import Floats, Integers, t_interval
 from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import mean_by
 from raybench.analysis.results import ratio
@@ -64,6 +64,7 @@ class _Series:
 
     leg: int
     logs: Floats
+    trials: Integers  # which trial each is of, ascending
 
 
 def welch_interval(one: Floats, other: Floats, alpha: float) -> tuple[float, float, float]:
@@ -78,6 +79,18 @@ def welch_interval(one: Floats, other: Floats, alpha: float) -> tuple[float, flo
     degrees = variance**2 / np.sum(parts**2 / np.array([len(one) - 1, len(other) - 1]))
     half = float(special.stdtrit(degrees, 1 - alpha / 2)) * float(np.sqrt(variance))
     return difference, difference - half, difference + half
+
+
+def _interval(one: _Series, other: _Series, alpha: float) -> tuple[float, float, float]:
+    """(difference of means, low, high): paired where both have the same trials, else Welch's."""
+    if not np.array_equal(one.trials, other.trials):
+        return welch_interval(one.logs, other.logs, alpha)
+    differences = one.logs - other.logs
+    count, mean = len(differences), float(differences.mean())
+    if count < 2:
+        return mean, np.nan, np.nan
+    low, high = t_interval(count, mean, differences.std(ddof=1), alpha)
+    return mean, float(low), float(high)
 
 
 def scaling_efficiency(legs: Legs, log_cost: Floats, alpha: float) -> tuple[Efficiency, ...]:
@@ -104,7 +117,8 @@ def scaling_efficiency(legs: Legs, log_cost: Floats, alpha: float) -> tuple[Effi
 def best_against_best(legs: Legs, log_cost: Floats, baseline: str, alpha: float) -> tuple[BestBatch, ...]:
     """Each arm at its fastest batch against the baseline at its own, where the ledger has several batches.
 
-    The batch is chosen on the same trials that are compared, which flatters both sides a little.
+    Batches of one setting (`batch_size: max`) were run side by side, so their trials are paired. The batch is chosen on
+    the same trials that are compared, which flatters both sides a little.
     """
     if _constant(legs, "samples_per_step"):
         return ()
@@ -119,7 +133,7 @@ def best_against_best(legs: Legs, log_cost: Floats, baseline: str, alpha: float)
             continue
         own = best.pop(baseline)
         for arm, series in sorted(best.items()):
-            mean, low, high = welch_interval(series.logs, own.logs, alpha)
+            mean, low, high = _interval(series, own, alpha)
             batch, base_batch = (int(legs.number["samples_per_step"][one.leg]) for one in (series, own))
             found.append(
                 BestBatch(
@@ -160,12 +174,15 @@ def _groups(
     )
     series = dense(group, arm, text["setting_id"].codes[usable], code(vary))
     trial = dense(series, *(text[name].codes[usable] for name in ("space", "sweep", "trial_id")))
+    trial_name = dense(*(text[name].codes[usable] for name in ("space", "sweep", "trial_id")))
     logs = mean_by(trial, -log_cost[usable], int(trial.max()) + 1)
     first = np.unique(trial, return_index=True)[1]
     starts = np.unique(series[first], return_index=True)[1]
     all_series = [
-        _Series(int(usable[first[start]]), values)
-        for start, values in zip(starts, np.split(logs, starts[1:]), strict=True)
+        _Series(int(usable[first[start]]), values, trials)
+        for start, values, trials in zip(
+            starts, np.split(logs, starts[1:]), np.split(trial_name[first], starts[1:]), strict=True
+        )
     ]
     of_series = group[first[starts]]
     varied = number[vary][[one.leg for one in all_series]]

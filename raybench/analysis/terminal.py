@@ -43,6 +43,7 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
     _print_list(console, "Memory for speed", [text for c in analysis.comparisons if (text := trade_off(c))])
     _print_list(console, "Work", [text for c in analysis.comparisons if (text := work_done(c))])
     _print_list(console, "Set-up", [text for c in analysis.comparisons if (text := break_even(c))])
+    _print_list(console, "The largest batch", [one.sentence() for one in analysis.largest])
     _print_list(console, "Best batch against best batch", [_best(one) for one in analysis.best])
     _print_list(console, "Scaling", [_scaling(one) for one in analysis.scaling])
     _print_list(console, "Failures", _failures(analysis))

@@ -293,3 +293,34 @@ def test_every_table_says_what_arms_are_declared_to_differ_in(tmp_path: Path) ->
     assert "arms also differ in batch_size, optimizer" in text.getvalue()
     alike = analyse([write(tmp_path / "alike.parquet", paired([1.1, 1.2, 1.1]))])
     assert all("also differ" not in writer(alike) for writer in WRITERS.values())
+
+
+def test_largest_batches_are_paired_best_against_best_and_shown_with_their_evidence(tmp_path: Path) -> None:
+    def probes(size: int) -> str:
+        tried = [{"micro_batch": size, "fits": True, "peak_bytes": 2**30, "reason": None}]
+        tried.append({"micro_batch": size + 1, "fits": False, "peak_bytes": None, "reason": "no room"})
+        return json.dumps({"micro_batch": size, "probes": tried})
+
+    rows = []
+    for trial, machine in enumerate([1.0, 1.5, 0.7, 1.2]):  # a machine that is slow in one trial is so for both arms
+        common = {"differs": ["batch_size"], "trial": trial}
+        small = {"global_batch": 8, "micro_batch": 4, "samples_per_step": 8, "batch_probes": probes(4)}
+        large = {"global_batch": 32, "micro_batch": 16, "samples_per_step": 32, "batch_probes": probes(16)}
+        rows.append(leg("ddp", seconds=machine, **common, **small))
+        rows.append(leg("zero1", seconds=2.0 * machine * (1 + trial / 1000), **common, **large))
+    found = analyse([write(tmp_path / "legs.parquet", rows)])
+    (best,) = found.best
+    (comparison,) = found.comparisons
+    assert (best.batch, best.baseline_batch) == (32, 8)
+    assert best.speedup == pytest.approx(2.0, rel=0.01)  # four times the samples in twice the time
+    assert (best.speedup, best.ci_low, best.ci_high) == pytest.approx(
+        (comparison.speedup, comparison.ci_low, comparison.ci_high)
+    )
+    assert comparison.verdict == "helps"
+    assert [(one.arm, one.micro_batch, one.refused_batch) for one in found.largest] == [
+        ("ddp", 4, 5),
+        ("zero1", 16, 17),
+    ]
+    assert found.largest[1].sentence() == (
+        "zero1 in net s0: 16 images a worker, 32 in all (1,024 MiB); 17 do not fit: no room"
+    )
