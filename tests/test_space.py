@@ -271,3 +271,29 @@ def test_a_mistake_in_an_override_of_variants_names_the_override(tmp_path: Path)
 def test_a_space_without_sizes_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"size=small: unknown to .*mine.yaml; this space has none"):
         load_space(write(tmp_path, GOOD), size="small")
+
+
+@pytest.mark.parametrize("size", ["", "small"])
+def test_what_a_sweep_writes_of_a_shipped_space_plans_the_same_again(tmp_path: Path, size: str) -> None:
+    for name in sorted(path.stem for path in (ROOT / "search_spaces").glob("*.yaml")):
+        _, space = load_space(name, {"seed": "3"}, size=size)
+        again = tmp_path / f"{name}.yaml"
+        again.write_text(yaml.safe_dump(space.model_dump(mode="json"), sort_keys=False))
+        assert build_plan(name, load_space(str(again))[1]) == build_plan(name, space), name
+
+
+def test_every_shipped_space_has_a_small_size_with_all_of_its_arms() -> None:
+    for name in sorted(path.stem for path in (ROOT / "search_spaces").glob("*.yaml")):
+        (_, whole), (_, small) = load_space(name), load_space(name, size="small")
+        assert list(small.arms) == list(whole.arms), name
+        assert max(values["workers"] for values in small.settings()) == 2
+        offline = {"digits", "synthetic", "synthetic_loader"}
+        assert {values["dataset"] for values in small.settings()} <= offline, name
+
+
+def test_the_paper_has_27_settings_in_both_sizes() -> None:
+    for size in ("", "small"):
+        settings = list(load_space("paper", size=size)[1].settings())
+        models = {values["model"] for values in settings}
+        assert (len(settings), len(models), len({values["dataset"] for values in settings})) == (27, 9, 2)
+        assert all(sum(values["model"] == model for values in settings) == 3 for model in models)

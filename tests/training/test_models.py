@@ -145,33 +145,27 @@ def test_the_stem_that_was_opened_is_told() -> None:
         )
 
 
-# Of the names drawn below, those that cannot be trained as classifiers of digits, and why.
-REFUSED: dict[str, str] = {}
-LARGEST = 40e6, 6e9  # parameters and FLOPs of an image up to which a model is computed here; larger ones are inspected
+LARGEST = 3e9  # FLOPs of an image up to which a model is computed here; larger ones are tried on shapes alone
 
 
 @pytest.mark.slow
-def test_names_drawn_at_random_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_names_drawn_at_random_train(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # nothing may be downloaded
     draw = random.Random(2026)
-    names = [f"timm/{name}" for name in draw.sample(sorted(catalog.timm_models()), 30)]
-    names += [f"torchvision/{name}" for name in draw.sample(sorted(catalog.torchvision_models()), 10)]
-    computed = 0
+    names = [f"timm/{name}" for name in draw.sample(sorted(catalog.timm_models()), 30)[:18]]
+    names += [f"torchvision/{name}" for name in draw.sample(sorted(catalog.torchvision_models()), 10)[:6]]
+    problems, computed = {}, 0
     for name in names:
         one = setting(name, dataset="digits")
         found = inspect_model(one)
-        assert found.problem == "" or (name in REFUSED and REFUSED[name] in found.problem), found.problem
-        if found.problem or found.flops is None or found.flops > LARGEST[1]:
-            continue
-        with torch.device("meta"):
-            parameters = sum(p.numel() for p in build_model(one)[0].parameters())
-        if parameters > LARGEST[0]:
+        problems |= {name: found.problem} if found.problem else {}
+        if found.problem or found.flops is None or found.flops > LARGEST:
             continue
         network, _ = build_model(one)
         assert one.image_size is not None
-        cross_entropy(
-            network.train()(torch.randn(2, 3, one.image_size, one.image_size)), torch.tensor([0, 1])
-        ).backward()
+        logits = network.train()(torch.randn(2, 3, one.image_size, one.image_size))
+        cross_entropy(logits, torch.tensor([0, 1])).backward()
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters()), name
         computed += 1
-    assert computed >= 15
+    assert problems == {}
+    assert computed >= 8
