@@ -55,7 +55,8 @@ def build_model(setting: Setting) -> tuple[nn.Module, Options]:
 def inspect_model(setting: Setting) -> Inspection:
     """Try a model on meta tensors, where nothing is computed; once for each model, its options and its images."""
     options = json.dumps(setting.model_options, sort_keys=True)
-    images = min(setting.micro_batch, 2)  # of one image alone, some batch norms cannot train
+    # Of one image alone, some batch norms cannot train. The largest batch is not known before it was sought.
+    images = 2 if setting.batch_size == "max" else min(setting.micro_batch, 2)
     assert setting.image_size is not None
     data = setting.dataset, setting.data_root
     return _inspected(setting.model, data, setting.image_size, options, setting.small_images, images)

@@ -107,6 +107,11 @@ def test_what_cannot_be_built_is_an_invalid_configuration_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_whose_batch_is_still_sought_is_tried_with_two_images() -> None:
+    one = setting("test_resnet", 32, dataset="digits", batch_size="max", memory_limit="1GiB")
+    assert inspect_model(one).problem == ""
+
+
 def test_cvt_without_transformers_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raybench.training.cvt.find_spec", lambda name: None)
     with pytest.raises(InvalidConfig, match=r"^cvt_21 comes from transformers.*pip install 'raybench\[hf\]'$"):
