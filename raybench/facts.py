@@ -17,7 +17,8 @@ INFORMATIVE: Final = "informative"
 # Every fact that a leg may state, but for those under INFORMATIVE.
 COMPARED: Final = (
     "initial_weights", "num_parameters", "num_parameter_tensors", "flops_per_image", "flops_per_byte",
-    "model_options", "memory_format", "image_shape", "global_batch", "micro_batch", "accumulation", "workers",
+    "model_options", "memory_format", "image_shape", "dataset_digest", "global_batch", "micro_batch", "accumulation",
+    "workers",
     "samples_per_epoch_per_rank", "shuffle", "drop_last", "sampler_sets_epoch", "loader_workers", "pin_memory",
     "prefetch_factor", "persistent_workers", "augmentation", "first_batch", "threads", "device", "tf32",
     "cudnn_benchmark", "deterministic", "compiled", "activation_checkpointing", "optimizer", "optimizer_steps",
@@ -85,6 +86,7 @@ DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
     "image_size": ("image_shape", "small_images", "model_options", "first_batch", *_OF_THE_MODEL),
     "dataset": (
         "dataset",
+        "dataset_digest",
         "samples_per_epoch_per_rank",
         "optimizer_steps",
         "steps_per_epoch",

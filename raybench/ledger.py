@@ -92,6 +92,7 @@ EXTRA = pa.schema(
         ("step_losses", _FLOATS),  # of every step, the mean over ranks and micro-batches
         ("epoch_seconds", _FLOATS),  # training alone; null without epochs
         ("epoch_accuracy", _FLOATS),  # null for an epoch that was not evaluated
+        ("epoch_loss", _FLOATS),  # of the test samples, in the same way
         ("accuracy_top5", pa.float64()),
         ("eval_loss", pa.float64()),  # mean cross entropy over the test samples
         ("process_group", pa.string()),  # the fresh set of processes that ran the leg

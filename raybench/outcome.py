@@ -33,6 +33,7 @@ class Measurement:
     step_losses: list[float] | None = None  # of every step, the mean over ranks and micro-batches
     epoch_seconds: list[float] | None = None  # training alone; None without epochs
     epoch_accuracy: list[float | None] | None = None  # None for an epoch that was not evaluated
+    epoch_loss: list[float | None] | None = None  # of the test samples, in the same way
     forward_seconds: list[float] | None = None  # None with phases off
     backward_seconds: list[float] | None = None
     optimizer_seconds: list[float] | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench.child import ask_child
+from raybench.datasets import BadData, check_present, facts_of
 from raybench.errors import UserError
 from raybench.plan import Plan
 
@@ -66,6 +67,26 @@ def check_fits(plan: Plan, cluster: Cluster) -> None:
                     f"setting.workers: {workers} workers need {workers} {resource}s on one node, and there are {have} "
                     f"({cluster.describe()}); {trial.label!r} cannot run; try setting.workers={max(have, 1)}"
                 )
+
+
+def check_data(plan: Plan) -> None:
+    """Raise UserError where a setting's data are not on this machine, or too few for its batch.
+
+    Where workers run on other machines, only they can tell.
+    """
+    for setting in {trial.setting_id: trial.setting for trial in plan.trials}.values():
+        if setting.download:
+            continue
+        try:
+            check_present(setting.dataset, setting.data_root)
+            samples = facts_of(setting.dataset, setting.data_root).train_samples
+        except BadData as error:
+            raise UserError(f"setting.dataset: {error}") from None
+        if samples < setting.batch_size:
+            raise UserError(
+                f"setting.batch_size: {setting.batch_size} is more than the {samples} training images of "
+                f"{setting.dataset} in {setting.data_root}"
+            )
 
 
 def threads_per_worker(workers: int, cluster: Cluster) -> int:

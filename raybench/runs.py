@@ -108,8 +108,8 @@ def arm_metrics(rows: Sequence[Row]) -> dict[str, float]:
 def leg_curves(row: Row) -> dict[str, list[tuple[int, float, float]]]:
     """Curves of a leg: name -> points (step or epoch, seconds since the leg's first step began, value).
 
-    Step times are thinned to at most `CURVE_POINTS` points, each the mean of as many steps in a row and placed at
-    the last of them; the warm-up is part of the curve. Epochs are not thinned.
+    Step times and losses are thinned to at most `CURVE_POINTS` points, each the mean of as many steps in a row and
+    placed at the last of them; the warm-up is part of the curve. Epochs are not thinned.
     """
     if row["status"] != "ok":
         return {}
@@ -119,6 +119,9 @@ def leg_curves(row: Row) -> dict[str, list[tuple[int, float, float]]]:
     curves = {
         "steps/step_seconds": [(int(part[-1]), float(ends[part[-1]]), float(steps[part].mean())) for part in parts]
     }
+    losses = np.asarray(row.get("step_losses") or [])
+    if len(losses) == len(steps):
+        curves["steps/loss"] = [(int(part[-1]), float(ends[part[-1]]), float(losses[part].mean())) for part in parts]
     epochs = np.cumsum(row.get("epoch_seconds") or [])
     for key, name in (("epoch_accuracy", "epochs/accuracy"), ("epoch_loss", "epochs/loss")):
         values = row.get(key)

@@ -21,6 +21,9 @@ _LONGEST_NAME = 200  # characters of a file's or folder's name; file systems tak
 _SHIPPED = Path(__file__).parent / "search_spaces"  # in a wheel
 _SOURCE_TREE = Path(__file__).parent.parent / "search_spaces"
 
+# What tells kinds of a section apart, and what it is where the section does not say.
+_TAGS = {"kind": "throughput", "name": None, "engine": None}
+
 
 class _Loader(yaml.SafeLoader):
     """YAML as people expect it: `1e-4` is a number, a key written twice is an error, and so is the 99th of May."""
@@ -121,20 +124,24 @@ class SpaceFile:
     def merged(self, overrides: Mapping[str, str]) -> dict[str, Any]:
         """The content with `key=value` overrides merged in, as plain dicts and lists.
 
-        An override of a setting's field wins over the `variants` too: it is merged into each that has the field.
+        An override of a setting's field wins over the `variants` too: it is merged into each that has the field. One
+        that makes a section another kind (`protocol.kind`, `optimizer.name`, an arm's `engine`) replaces it: what the
+        file says of the other kind goes.
         """
         try:
             config: Any = OmegaConf.create(self.content)
         except OmegaConfBaseException as error:
             raise UserError(f"{self.path}: {error}") from None
-        for key, value in overrides.items():
+        for key, value in sorted(overrides.items(), key=lambda one: one[0].rpartition(".")[2] not in _TAGS):
             place = tuple(key.split("."))
             self.overridden[place] = f"{key}={value}"
             try:
                 check_length(value)
                 if (root := yaml.compose(value, Loader=_Loader)) is not None:
                     check_aliases(root)
-                config = OmegaConf.merge(config, OmegaConf.from_dotlist([f"{key}={value}"]))
+                given = OmegaConf.from_dotlist([f"{key}={value}"])
+                _forget_other_kinds(config, given)
+                config = OmegaConf.merge(config, given)
                 if len(place) > 1 and place[0] == "setting" and OmegaConf.is_list(config.get("variants")):
                     within = OmegaConf.from_dotlist([f"{'.'.join(place[1:])}={value}"])
                     for index, variant in enumerate(config.variants):
@@ -230,6 +237,18 @@ def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], path: Pa
         for index, item in enumerate(node.value):
             lines[(*place, str(index))] = item.start_mark.line + 1
             _note_lines(item, (*place, str(index)), lines, path)
+
+
+def _forget_other_kinds(config: Any, given: Any) -> None:
+    """Empty every section of `config` that `given` makes another kind."""
+    for key in given:
+        ours, theirs = config.get(key), given[key]
+        if not OmegaConf.is_dict(ours) or not OmegaConf.is_dict(theirs):
+            continue
+        if any(theirs.get(tag, same) != same for tag in _TAGS if (same := ours.get(tag, _TAGS[tag])) is not None):
+            config[key] = {}
+        else:
+            _forget_other_kinds(ours, theirs)
 
 
 def _folders() -> list[Path]:

@@ -25,7 +25,7 @@ from raybench.errors import Interrupted, NothingMeasured, UserError
 from raybench.interruption import StoppedNow, interruptible
 from raybench.ledger import Ledger
 from raybench.lock import sweep_lock
-from raybench.placement import check_fits
+from raybench.placement import check_data, check_fits
 from raybench.plan import Plan, plan_from_arguments
 from raybench.progress import Progress
 from raybench.publishing import destination, publish
@@ -168,6 +168,8 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
     try:
         cluster = clusters.connect()
         check_fits(plan, cluster)
+        if cluster.is_local:
+            check_data(plan)
         if request.level != "quiet":
             console.print(f"on {cluster.describe()}; logs of all processes: {clusters.log_folder()}", soft_wrap=True)
         progress = Progress(plan)

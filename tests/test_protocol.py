@@ -64,3 +64,25 @@ def test_a_wrong_protocol_is_told_in_one_line(tmp_path: Path, protocol: str, wor
     assert "\n" not in str(told.value)
     for word in words:
         assert word in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"protocol": "{kind: train, epochs: 3}"},
+        {"protocol.epochs": "3", "protocol.kind": "train"},
+    ],
+)
+def test_an_override_that_changes_the_kind_replaces_the_protocol(tmp_path: Path, overrides: dict[str, str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{SPACE}protocol: {{warmup_steps: 5, steps: 30}}\n")
+    assert load_space(str(path), overrides)[1].protocol == Train(kind="train", epochs=3)
+    _, space = load_space(str(path), {"protocol": "{kind: throughput, steps: 4}"})
+    assert space.protocol == Throughput(warmup_steps=5, steps=4)
+
+
+def test_an_override_by_another_optimizer_keeps_nothing_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SPACE.replace("workers: 2", "workers: 2, optimizer: {name: adamw, eps: 0.1}"))
+    _, space = load_space(str(path), {"setting.optimizer": "{name: sgd, lr: 0.1}"})
+    assert space.setting["optimizer"] == {"name": "sgd", "lr": 0.1}

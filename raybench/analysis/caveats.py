@@ -239,7 +239,11 @@ def _skipped_steps(pairs: Pairs) -> Iterator[Caveat]:
 def _input_bound(pairs: Pairs) -> Iterator[Caveat]:
     for name, share, k in _by_side(pairs, pairs.legs.steps.data_share):
         if share > INPUT_BOUND_SHARE:
-            yield k, f"input-bound: {share:.0%} of a step of {name} is waiting for data, which no engine speeds up"
+            yield (
+                k,
+                f"input-bound: {share:.0%} of a step of {name} is waiting for data: this measures your loader, which "
+                "no engine speeds up",
+            )
 
 
 def _drift(pairs: Pairs, margin: float) -> Iterator[Caveat]:

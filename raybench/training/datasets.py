@@ -6,6 +6,7 @@ one made elsewhere, will do; what it fetches itself is held to its checksums.
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,16 @@ def fetch(setting: Setting) -> None:
                 f"{name} could not be fetched ({reason}); put its files into {root} yourself: "
                 f"{', '.join(DATASETS[name].files)}"
             ) from error
+
+
+def data_digest(setting: Setting) -> str:
+    """16 hexadecimal digits that name the training data: all labels in their order, and the sizes of the files."""
+    data = training_data(setting)
+    digest = hashlib.sha256(_labels(data).to(torch.int64).numpy().tobytes())
+    root = data_folder(setting.data_root)
+    for name in DATASETS[setting.dataset].files:
+        digest.update(f"{name} {(root / name).stat().st_size}".encode())
+    return digest.hexdigest()[:16]
 
 
 def check_data(setting: Setting, *, test_too: bool, rank: int = 0, world: int = 1) -> None:

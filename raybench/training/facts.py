@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from raybench.plan import Leg
+from raybench.training.datasets import data_digest
 from raybench.training.loader import Batch, Batches
 from raybench.training.ranks import Ranks
 
@@ -61,6 +62,7 @@ def run_facts(leg: Leg, batches: Batches, first: Batch, ranks: Ranks) -> dict[st
         "accumulation": setting.accumulation,
         "workers": ranks.world,
         "image_shape": list(images.shape[1:]),
+        "dataset_digest": data_digest(setting),
         "samples_per_epoch_per_rank": batches.samples_per_epoch,
         "shuffle": batches.sampler.shuffle,
         "drop_last": batches.loader.drop_last,

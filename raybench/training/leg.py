@@ -134,6 +134,7 @@ def _evaluated(run: Run, step_seconds: np.ndarray) -> dict[str, Any]:
         **fields,
         "epoch_seconds": np.diff(elapsed[ends]).tolist(),
         "epoch_accuracy": [None if e is None else e.accuracy for _, e in run.epochs],
+        "epoch_loss": [None if e is None else e.loss for _, e in run.epochs],
     }
 
 

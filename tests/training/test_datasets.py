@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Callable
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,8 @@ import torch
 from raybench import datasets
 from raybench.datasets import DATASETS, BadData, facts_of
 from raybench.setting import Setting
-from raybench.training.datasets import check_data, evaluation_data, num_samples, training_data
+from raybench.training.datasets import check_data, evaluation_data, fetch, num_samples, training_data
+from raybench.training.torchvision_ops import import_datasets
 from tests.training import datafiles
 
 SIDE = 32
@@ -186,3 +192,48 @@ def test_a_relative_root_is_the_folder_of_the_command(tmp_path: Path, monkeypatc
 def test_settings_that_contradict_themselves_are_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Setting.model_validate({"model": "lenet", "batch_size": 4, **fields})
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A web server of this machine with CIFAR-10's archive, made here, that torchvision takes for the real one."""
+    folder = tmp_path / "site"
+    datafiles.write_cifar(folder)
+    archive = folder / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder / "cifar-10-batches-py", "cifar-10-batches-py")
+
+    def md5(path: Path) -> str:
+        return hashlib.md5(path.read_bytes()).hexdigest()
+
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        kind = import_datasets().CIFAR10
+        batches = folder / "cifar-10-batches-py"
+        monkeypatch.setattr(kind, "url", f"http://127.0.0.1:{server.server_port}/{archive.name}")
+        monkeypatch.setattr(kind, "tgz_md5", md5(archive))
+        for name in ("train_list", "test_list"):
+            monkeypatch.setattr(kind, name, [[file, md5(batches / file)] for file, _ in getattr(kind, name)])
+        monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(batches / "batches.meta")})
+        yield archive
+        server.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torchvision's own call of tarfile
+def test_data_are_fetched_on_request(site: Path, tmp_path: Path) -> None:
+    setting = setting_of("cifar10", tmp_path / "data", download=True)
+    with pytest.raises(BadData, match="cifar10 is not in"):
+        check_data(setting, test_too=True)
+    fetch(setting)
+    check_data(setting, test_too=True)
+    site.unlink()
+    fetch(setting)  # what is there is not fetched again
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_fetched_must_have_the_right_checksum(site: Path, tmp_path: Path) -> None:
+    site.write_bytes(site.read_bytes()[:-100])
+    with pytest.raises(BadData, match=r"cifar10 could not be fetched \(.*\); put its files into .*data_batch_1"):
+        fetch(setting_of("cifar10", tmp_path / "data", download=True))
