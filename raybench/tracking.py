@@ -72,6 +72,7 @@ class Tracker:
         self.sweep_run: Run | None = None
         self.arm_runs: dict[tuple[str, str], Run] = {}
         self.logged: set[str] = set()
+        self.ends: dict[tuple[str, str], int] = {}  # of each arm's last leg so far, in milliseconds since the epoch
         self._find_runs()
 
     def _experiment(self, name: str, artifact_location: str | None) -> str:
@@ -117,6 +118,9 @@ class Tracker:
     def log_rows(self, rows: Sequence[runs.Row]) -> int:
         """Write the ledger rows that MLflow lacks, a run each. Returns how many those were."""
         missing = [row for row in rows if row["leg_id"] not in self.logged]
+        for row in rows:
+            key = (row["setting_id"], row["arm"])
+            self.ends[key] = max(self.ends.get(key, 0), _end(row))
         if rows and self.sweep_run is None:
             begun = min(_milliseconds(row) for row in rows)
             self.sweep_run = self._create("sweep", self.sweep, begun, {})
@@ -168,7 +172,7 @@ class Tracker:
         if row["status"] == "failed":
             tags |= {"raybench.failure_kind": row["failure_kind"], "raybench.failure": row["failure_message"][:5000]}
         run = self._create("leg", runs.leg_name(row), started, tags, parent)
-        end = started + int(1000 * sum(row[key] or 0 for key in ("setup_seconds", "train_seconds", "eval_seconds")))
+        end = _end(row)
         metrics = [Metric(key, value, end, 0) for key, value in runs.leg_metrics(row).items()]
         for name, points in runs.leg_curves(row).items():
             metrics += [Metric(name, value, started + int(1000 * after), step) for step, after, value in points]
@@ -203,20 +207,25 @@ class Tracker:
         """Put what the analysis found on the runs of sweep and arms, the folder's files on the first, and end them."""
         assert self.sweep_run is not None, "log_rows comes first"
         for key, run in list(self.arm_runs.items()):
+            if key not in self.ends:
+                continue  # of another part of the ledger, which is not here
             if "arm" not in run.data.params and key in summary.arm_rows:
                 self._describe_arm(key, summary.arm_rows[key])
-            self._update(run, summary.arm_metrics.get(key, {}), summary.arm_tags.get(key, {}))
+            self._update(
+                self.arm_runs[key], summary.arm_metrics.get(key, {}), summary.arm_tags.get(key, {}), self.ends[key]
+            )
         self.client.log_artifacts(self.sweep_run.info.run_id, str(artifacts))
-        self._update(self.sweep_run, summary.metrics, {mlflow_tags.MLFLOW_RUN_NOTE: summary.note})
+        note = {mlflow_tags.MLFLOW_RUN_NOTE: summary.note}
+        self._update(self.sweep_run, summary.metrics, note, max(self.ends.values()))
 
-    def _update(self, run: Run, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    def _update(self, run: Run, metrics: Mapping[str, float], tags: Mapping[str, str], end: int) -> None:
         """Write what is new or has changed: a resumed sweep revises its speedups, a second sync changes nothing."""
         now = int(time.time() * 1000)
         changed = [Metric(key, value, now, 0) for key, value in metrics.items() if run.data.metrics.get(key) != value]
         self._write(run, tags, {}, changed)
-        if run.info.status == "RUNNING":
+        if run.info.status == "RUNNING" or run.info.end_time != end:
             status = "FAILED" if metrics.get("legs_measured") == 0 else "FINISHED"
-            self.client.set_terminated(run.info.run_id, status)
+            self.client.set_terminated(run.info.run_id, status, end)
 
 
 def _tags(row: runs.Row) -> dict[str, str]:
@@ -229,6 +238,12 @@ def _tags(row: runs.Row) -> dict[str, str]:
 def _milliseconds(row: runs.Row) -> int:
     """When the leg began, since the epoch."""
     return int(row["started_at"].timestamp() * 1000)
+
+
+def _end(row: runs.Row) -> int:
+    """When the leg ended, since the epoch."""
+    seconds = sum(row[key] or 0 for key in ("setup_seconds", "train_seconds", "eval_seconds"))
+    return _milliseconds(row) + int(1000 * seconds)
 
 
 def _quoted(text: str) -> str:

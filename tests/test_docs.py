@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from raybench.cli import main as raybench
 from raybench.setting import Setting
 from raybench.space import Space, load_space
+from tests.analysis.ledgers import paired, write
 from tests.conftest import ROOT, Commands
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,15 +48,84 @@ def test_sweeps_of_the_documents_would_run(line: str, commands: Commands) -> Non
     assert done.returncode == 0, done.stderr
 
 
+READERS = ("analysis", "report", "compare", "predict", "sync", "verify")
+
+
+def reading_commands() -> list[str]:
+    """Commands that take a ledger, each once."""
+    found = [line for line in shell_commands() if re.match(rf"python -m raybench\.({'|'.join(READERS)}) mlruns", line)]
+    return list(dict.fromkeys(found))
+
+
+@pytest.fixture(scope="module")
+def ledgers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the ledgers lie that the documents speak of."""
+    folder = tmp_path_factory.mktemp("documented")
+    for name in ("quickstart/friday", "cnns/friday", "cnns/may", "cnns/june"):
+        space, sweep = name.split("/")
+        rows = [dict(row, space=space, sweep=sweep) for row in paired([1.01, 1.02, 1.0, 1.01])]
+        write(folder / "mlruns/ledger" / name / "legs.parquet", rows)
+    return folder
+
+
+def test_there_are_reading_commands_to_check() -> None:
+    assert {line.split()[2].removeprefix("raybench.") for line in reading_commands()} >= {"analysis", "report", "sync"}
+
+
+@pytest.mark.parametrize("line", reading_commands())
+def test_reading_commands_of_the_documents_run(line: str, ledgers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ledgers)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{ledgers}/mlflow.db")
+    words = shlex.split(re.sub(r"\[[^\]]*\]", "", line))[2:]  # [key=value] may be left out
+    command = words.pop(0).removeprefix("raybench.")
+    expanded = [str(path) for word in words for path in (sorted(ledgers.glob(word)) if "*" in word else [word])]
+    assert raybench([command, *expanded]) == 0
+
+
+def test_every_command_of_the_documents_is_known() -> None:
+    ours = {word.removeprefix("raybench.") for line in shell_commands() for word in line.split() if "raybench." in word}
+    others = {line.split()[0] for line in shell_commands() if "raybench." not in line}
+    assert ours - {"training"} <= {path.stem for path in (ROOT / "raybench").iterdir()}
+    assert others <= {"make", "mlflow", "ray", "export", "pip", "source", "torchrun", "eval", "raybench"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_the_documents_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (document.parent / link).exists()] == []
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {page for page in pages if f"({page})" not in index} == set()
+
+
+def test_the_model_of_the_documents_is_one() -> None:
+    import torch
+
+    (code,) = [block for block in blocks("python") if "def tiny" in block]
+    scope: dict[str, Any] = {"__name__": "mynet"}
+    exec(code, scope)
+    model = scope["tiny"](num_classes=10, in_chans=3, image_size=32, width=16)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
 @pytest.mark.parametrize("line", [line for line in shell_commands() if line.startswith("make ")])
 def test_make_targets_exist(line: str) -> None:
     assert re.search(rf"^{line.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
-def test_spaces_of_the_documents_load(text: str, tmp_path: Path) -> None:
+def test_spaces_of_the_documents_load(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "documented.yaml"
     path.write_text(text)
+    for code in blocks("python"):
+        if code.startswith("# mynet.py"):
+            (tmp_path / "mynet.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
     load_space(str(path))
 
 

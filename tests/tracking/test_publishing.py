@@ -89,6 +89,11 @@ def test_arms_carry_what_the_analysis_found(published: tuple[Path, MlflowClient,
     assert {run.data.metrics["speedup"] for key, run in arms.items() if key[1] == "ddp"} == {1.0}
     assert arms["c", "zero3"].info.status == "FAILED"  # none of its legs ran; its parameters are there all the same
     assert len({tuple(sorted(run.data.params)) for run in arms.values()}) == 1
+    legs = of_kind(all_runs(client), "leg")
+    for run in arms.values():  # an arm lasts from its first leg to its last, whenever it was written
+        own = [leg.info for leg in legs if leg.data.tags["mlflow.parentRunId"] == run.info.run_id]
+        assert run.info.start_time == min(info.start_time for info in own)
+        assert run.info.end_time == max(info.end_time for info in own)
 
 
 def test_the_sweep_carries_answer_report_and_ledger(
