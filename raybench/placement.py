@@ -82,7 +82,7 @@ def check_data(plan: Plan) -> None:
             samples = facts_of(setting.dataset, setting.data_root).train_samples
         except BadData as error:
             raise UserError(f"setting.dataset: {error}") from None
-        if samples < setting.batch_size:
+        if setting.batch_size != "max" and samples < setting.batch_size:
             raise UserError(
                 f"setting.batch_size: {setting.batch_size} is more than the {samples} training images of "
                 f"{setting.dataset} in {setting.data_root}"
