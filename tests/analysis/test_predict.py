@@ -76,6 +76,20 @@ def test_a_clear_case_is_predicted(tmp_path: Path) -> None:
     assert found.measured is None
 
 
+def test_work_is_that_of_the_setting_and_not_of_its_model(tmp_path: Path) -> None:
+    """Every model at two image sizes: only the work for each byte, which the images decide, explains the speedup."""
+    rows: list[dict[str, Any]] = []
+    for i in range(10):
+        for size in (32, 224):
+            flops_per_byte = float((i + 1) * size)
+            speedup = np.exp(-1 + 0.1 * np.log(flops_per_byte)) * np.array([0.999, 1.0, 1.001])
+            rows += paired(speedup, "zero3", setting_id=f"m{i}s{size}", model=f"net{i}",
+                           facts={"num_parameters": 1e6, "flops_per_byte": flops_per_byte})  # fmt: skip
+    found = predict(analyse([write(tmp_path / "legs.parquet", rows)]), {"model": "new", "flops_per_byte": 500}, "zero3")
+    assert found.features == {"flops_per_byte": pytest.approx(0.1, abs=0.005)}
+    assert found.speedup == pytest.approx(np.exp(-1 + 0.1 * np.log(500)), rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
