@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,24 @@ def test_a_steps_time_is_the_slowest_ranks() -> None:
     assert slowest.step.tolist() == [3.0, 5.0]
     assert slowest.data.tolist() == [0.5, 0.9]
     assert slowest.forward is None
+
+
+@pytest.mark.parametrize("phases", [True, False])
+def test_the_clock_agrees_with_a_timer_around_the_same_steps(phases: bool) -> None:
+    class Sleeping(FakeEngine):
+        def _pass(self, part: str, **details: object) -> None:
+            time.sleep(0.002)
+
+    engine = Sleeping(FakeTime(), 0.0, 0.0, 0.0)
+    clock = HostClock()
+    begun = time.perf_counter()
+    run_steps(
+        engine, batches(FakeTime(), 0.0), lambda logits, _: logits, clock, num_steps=20, accumulation=1, phases=phases
+    )
+    outside = time.perf_counter() - begun
+    times = step_times(clock.seconds(), 1, phases)
+    assert times.step.sum() == pytest.approx(outside, rel=0.02)
+    assert (times.step > 3 * 0.002).all()
 
 
 def test_windows_join_in_order() -> None:
