@@ -4,17 +4,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test lint audit
 
 quickstart: .venv/installed
 	$(BIN)/python -m raybench.sweep space=quickstart
 
-test: .venv/installed-test lint
+test: .venv/installed-test lint audit
 	$(BIN)/python -m pytest
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit: .venv/installed-test
+	.ci/audit
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("raybench needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'

@@ -1,6 +1,6 @@
 """What the analysis costs: time and memory at 10^4, 10^5 and 10^6 legs, against what a user would write instead.
 
-    python benchmarks/analysis.py [legs=10000,100000,1000000] [folder=/tmp/raybench-benchmark]
+    python benchmarks/analysis.py [legs=10000,100000,1000000] [folder=mlruns/benchmark]
 
 Simulated ledgers of settings x 5 arms x 10 trials x 2 rounds with 100 measured steps each (and 10 of warm-up).
 Both sides run as processes of their own, start-up included, on the same file one after the other: `raybench` is
@@ -72,7 +72,7 @@ def worst_disagreement(one: Path, other: Path) -> float:
 def main(argv: list[str]) -> int:
     """Print one line a size."""
     arguments = parse_arguments(argv, usage=__doc__ or "", flags=[])
-    folder = Path(arguments.values.get("folder", "/tmp/raybench-benchmark"))
+    folder = Path(arguments.values.get("folder", "mlruns/benchmark"))
     sizes = [int(size) for size in arguments.values.get("legs", "10000,100000,1000000").split(",")]
     print(f"{'legs':>9}{'raybench':>12}{'peak':>10}{'pandas':>12}{'peak':>10}{'ratio':>8}{'disagreement':>15}")
     for legs in sizes:

@@ -217,7 +217,8 @@ def _read(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), loader)  # noqa: S506  both are safe
     except (OSError, ValueError, yaml.YAMLError):
         return None  # the command itself says what is wrong with it
 

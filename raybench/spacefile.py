@@ -85,7 +85,7 @@ class SpaceFile:
             if root is not None:
                 check_aliases(root)
                 _note_lines(root, (), lines, path)
-            content = yaml.load(text, Loader=_Loader)  # a SafeLoader
+            content = yaml.load(text, Loader=_Loader)  # noqa: S506  _Loader is a SafeLoader
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark else ""
