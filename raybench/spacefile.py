@@ -146,6 +146,7 @@ class SpaceFile:
                     within = OmegaConf.from_dotlist([f"{'.'.join(place[1:])}={value}"])
                     for index, variant in enumerate(config.variants):
                         if OmegaConf.is_dict(variant) and place[1] in variant:
+                            _forget_other_kinds(variant, within)
                             config.variants[index] = OmegaConf.merge(variant, within)
             except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -204,11 +205,13 @@ class SpaceFile:
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings merge, anything else is replaced."""
+    """Mappings merge, unless one is of another kind; anything else is replaced."""
     both = {
-        key: value for key, value in changes.items() if isinstance(value, dict) and isinstance(values.get(key), dict)
+        key: (values[key], value)
+        for key, value in changes.items()
+        if isinstance(value, dict) and isinstance(values.get(key), dict) and not _is_another_kind(values[key], value)
     }
-    return {**values, **changes, **{key: _merged(values[key], value) for key, value in both.items()}}
+    return {**values, **changes, **{key: _merged(ours, theirs) for key, (ours, theirs) in both.items()}}
 
 
 def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
@@ -239,13 +242,17 @@ def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], path: Pa
             _note_lines(item, (*place, str(index)), lines, path)
 
 
+def _is_another_kind(ours: Any, theirs: Any) -> bool:
+    return any(theirs.get(tag, same) != same for tag in _TAGS if (same := ours.get(tag, _TAGS[tag])) is not None)
+
+
 def _forget_other_kinds(config: Any, given: Any) -> None:
     """Empty every section of `config` that `given` makes another kind."""
     for key in given:
         ours, theirs = config.get(key), given[key]
         if not OmegaConf.is_dict(ours) or not OmegaConf.is_dict(theirs):
             continue
-        if any(theirs.get(tag, same) != same for tag in _TAGS if (same := ours.get(tag, _TAGS[tag])) is not None):
+        if _is_another_kind(ours, theirs):
             config[key] = {}
         else:
             _forget_other_kinds(ours, theirs)

@@ -220,6 +220,16 @@ def test_overrides_of_the_setting_win_over_variants(tmp_path: Path) -> None:
     assert build_plan(name, load_space(str(again))[1]) == build_plan(name, space)
 
 
+def test_another_kind_of_a_section_replaces_it_in_variants_and_sizes(tmp_path: Path) -> None:
+    text = VARIANTS.replace("setting: {workers: 1}", "setting: {optimizer: {name: sgd, momentum: 0.5}}")
+    text = text.replace("repeats: 2", "protocol: {kind: train, epochs: 3}") + "protocol: {steps: 7}\n"
+    _, space = load_space(write(tmp_path, text), size="small")
+    assert (space.protocol.kind, space.protocol.epochs) == ("train", 3)
+    assert space.setting["optimizer"] == {"name": "sgd", "momentum": 0.5}
+    _, space = load_space(write(tmp_path, VARIANTS), {"setting.optimizer.name": "lamb"})
+    assert [Setting.model_validate(values).optimizer.name for values in space.settings()] == ["lamb"] * 3
+
+
 def test_sizes_are_merged_over_the_space(tmp_path: Path) -> None:
     path = write(tmp_path, VARIANTS)
     name, space = load_space(path, size="small")
