@@ -46,7 +46,8 @@ def print_plan(
     by_name = {leg.arm_name: leg for leg in trials[0].legs}
     first = {name: by_name[name] for name in space.arms}
     console.print(_arms_table(space, first))
-    lines = [*_declared_differences(plan, list(space.arms)), *_added_to_deepspeed(first)]
+    lines = [*_fitted_to_images(trial.setting for trial in settings.values())]
+    lines += [*_declared_differences(plan, list(space.arms)), *_added_to_deepspeed(first)]
     lines.append(f"each leg: {_leg_in_words(space.protocol, len(legs))}")
     lines.append(f"order of the first trial: {' '.join(leg.arm_name for leg in trials[0].legs)}")
     there = find_cluster()
