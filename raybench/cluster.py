@@ -23,6 +23,8 @@ from raybench.recorder import ACTOR_NAMESPACE
 def connect() -> Cluster:
     """Join the Ray cluster of RAY_ADDRESS or of this node, or start one of this machine with one slot.
 
+    RAY_ADDRESS=local starts one whatever runs on this node.
+
     Ray's and the workers' own output goes to Ray's log files. Raises UserError when RAY_ADDRESS names a cluster
     that cannot be reached: a sweep meant for it must not run here instead.
     """
@@ -42,14 +44,15 @@ def connect() -> Cluster:
     }  # fmt: skip
     address = os.environ.get("RAY_ADDRESS", "")
     try:
-        ray.init(address="auto", **common)
-        return Cluster(_nodes(), is_local=False)
+        if address != "local":
+            ray.init(address="auto", **common)
+            return Cluster(_nodes(), is_local=False)
     except ConnectionError as error:
-        if address not in ("", "local", "auto"):
+        if address not in ("", "auto"):
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({reason})") from None
-        ray.init(address="local", resources={SLOT: 1}, include_dashboard=False, **common)
-        return Cluster(_nodes(), is_local=True)
+    ray.init(address="local", resources={SLOT: 1}, include_dashboard=False, **common)
+    return Cluster(_nodes(), is_local=True)
 
 
 def disconnect() -> None:

@@ -59,7 +59,10 @@ def run_trials(
         .options(name=name, namespace=ACTOR_NAMESPACE, num_cpus=0, resources=_ON_HEAD, max_concurrency=1)
         .remote(plan.model_dump_json(), str(folder), space_yaml, *destination(), mlflow_variables())
     )
-    ray.get(recorder.remaining.remote(plan.trials[0].trial_id))
+    try:
+        ray.get(recorder.remaining.remote(plan.trials[0].trial_id))
+    except ray.exceptions.RayActorError as error:
+        return Ended(recorder_died=_reason(error))
     watch = _Watch(recorder, display, interruption)
     config = {
         "trial_id": tune.grid_search([trial.trial_id for trial in plan.trials]),
@@ -83,7 +86,10 @@ def run_trials(
         return Ended(recorder_died=watch.recorder_died)
     labels = {trial.trial_id: f"{trial.label}, repeat {trial.repeat}" for trial in plan.trials}
     unrun = [f"{labels[r.config['trial_id']]}: {_reason(r.error)}" for r in results if r.error is not None]
-    ray.get(recorder.finish.remote())  # its troubles come up again, and are told, when the sweep is published
+    try:
+        ray.get(recorder.finish.remote())  # its troubles come up again, and are told, when the sweep is published
+    except ray.exceptions.RayActorError as error:
+        return Ended(unrun, recorder_died=_reason(error))
     return Ended(unrun)
 
 

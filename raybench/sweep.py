@@ -53,6 +53,7 @@ where it goes
 
 where it runs
   RAY_ADDRESS=HOST:PORT          a Ray cluster; without it that of this node, else a Ray of its own on this machine
+  RAY_ADDRESS=local              a Ray of its own, even where one runs on this node
 
 what is told meanwhile
   In a terminal a live view: legs and trials, what runs, the time left, speedups so far, failures as they happen.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,16 +22,16 @@ ARGUMENTS = [
 MARK = "RAYBENCH_TEST_MARK"
 
 
-def processes_of(mark: str) -> list[str]:
-    """The command lines of the processes that inherited this mark, zombies left out."""
-    found = []
+def processes_of(mark: str) -> dict[int, str]:
+    """Process ids and command lines of the processes that inherited this mark, zombies left out."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-    return [line for line in found if line]
+    return {number: line for number, line in found.items() if line}
 
 
 def assert_nothing_is_left(mark: str, folder: Path) -> None:
@@ -45,7 +46,7 @@ def assert_nothing_is_left(mark: str, folder: Path) -> None:
 @pytest.mark.slow
 def test_once_finishes_the_running_leg_and_twice_stops_now(tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
-    environment = command_environment(**{MARK: mark})
+    environment = command_environment(**{MARK: mark}, RAY_ADDRESS="local")
     command = [sys.executable, "-m", "raybench.sweep", *ARGUMENTS]
     ledgers = tmp_path / "mlruns/ledger/quickstart"
 
@@ -79,6 +80,25 @@ def test_once_finishes_the_running_leg_and_twice_stops_now(tmp_path: Path) -> No
     assert f"raybench: stopped; {len(again)} of 18 legs are in the ledger" in told
     assert "Traceback" not in told
     assert_nothing_is_left(mark, ledgers)
+
+
+@pytest.mark.slow
+def test_a_recorder_that_dies_ends_the_sweep_with_a_word_and_the_rows_are_kept(tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+    command = [sys.executable, "-m", "raybench.sweep", *ARGUMENTS]
+    with Terminal(command, tmp_path, command_environment(**{MARK: mark}, RAY_ADDRESS="local")) as terminal:
+        terminal.until(r"\b1/18")
+        recorder = [number for number, line in processes_of(mark).items() if line.startswith("ray::Recorder")]
+        assert recorder
+        for number in recorder:  # and what it may have forked just now
+            os.kill(number, signal.SIGKILL)
+        assert terminal.end() == 1
+    rows = pq.read_table(tmp_path / "mlruns/ledger/quickstart/i").to_pylist()
+    told = " ".join(terminal.text.split())
+    assert "raybench: the recorder died" in told
+    assert f"{len(rows)} of 18 legs are in the ledger" in told
+    assert "Traceback" not in told
+    assert_nothing_is_left(mark, tmp_path / "mlruns/ledger/quickstart")
 
 
 HANDLING = """
