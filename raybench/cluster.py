@@ -34,6 +34,8 @@ def connect() -> Cluster:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Ray runs its workers at niceness 15, below whatever else this machine does; a training run has normal priority.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # What an actor says when the one it talks to is gone is told by whoever waits for it, in a line.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     # Tune tells of a failed trial in pages; the sweep says it in a line, and Ray's log files have the pages.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)

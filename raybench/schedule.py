@@ -62,7 +62,7 @@ def run_trials(
     try:
         ray.get(recorder.remaining.remote(plan.trials[0].trial_id))
     except ray.exceptions.RayActorError as error:
-        return Ended(recorder_died=_reason(error))
+        return Ended(recorder_died=_first_line(error))
     watch = _Watch(recorder, display, interruption)
     config = {
         "trial_id": tune.grid_search([trial.trial_id for trial in plan.trials]),
@@ -89,7 +89,7 @@ def run_trials(
     try:
         ray.get(recorder.finish.remote())  # its troubles come up again, and are told, when the sweep is published
     except ray.exceptions.RayActorError as error:
-        return Ended(unrun, recorder_died=_reason(error))
+        return Ended(unrun, recorder_died=_first_line(error))
     return Ended(unrun)
 
 
@@ -125,7 +125,7 @@ class _Watch:
                 continue  # the recorder is busy; what it has to tell is told later
             except ray.exceptions.RayError as error:
                 if not ended:
-                    self.recorder_died = " ".join(str(error).split())[:300] or type(error).__name__
+                    self.recorder_died = _first_line(error)
                 self.over = True
                 return
             self._told += len(news["events"])
@@ -147,6 +147,10 @@ class _WhenOver(tune.Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         return self._watch is not None and self._watch.over
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _reason(error: BaseException) -> str:
