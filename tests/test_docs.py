@@ -61,9 +61,10 @@ def reading_commands() -> list[str]:
 def ledgers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the ledgers lie that the documents speak of."""
     folder = tmp_path_factory.mktemp("documented")
-    for name in ("quickstart/friday", "cnns/friday", "cnns/may", "cnns/june"):
+    for name in ("quickstart/friday", "quickstart/trained", "cnns/friday", "cnns/may", "cnns/june"):
         space, sweep = name.split("/")
-        rows = [dict(row, space=space, sweep=sweep) for row in paired([1.01, 1.02, 1.0, 1.01])]
+        reached = {"protocol": '{"target_accuracy": 0.5}', "accuracy": 0.9} if sweep == "trained" else {}
+        rows = [dict(row, space=space, sweep=sweep, **reached) for row in paired([1.01, 1.02, 1.0, 1.01])]
         write(folder / "mlruns/ledger" / name / "legs.parquet", rows)
     return folder
 
