@@ -35,7 +35,7 @@ keys and values of a space, models, datasets, arms, and ledgers.
 
 bash, in ~/.bashrc:       source <(raybench completion bash)
 zsh, in ~/.zshrc:         source <(raybench completion zsh)          (after compinit)
-fish, once:               raybench completion fish > ~/.config/fish/completions/raybench.fish
+fish, in config.fish:     raybench completion fish | source
 """
 SCRIPTS = {
     "bash": r"""
