@@ -26,7 +26,7 @@ _FACTS: Final = (
 _PHASES: Final = ("forward_seconds", "backward_seconds", "optimizer_seconds")
 _SCALARS: Final = (
     "peak_device_bytes", "peak_host_bytes", "setup_seconds", "train_seconds", "eval_seconds", "first_loss",
-    "final_loss", "accuracy", "energy_joules", "foreign_cpu_cores",
+    "final_loss", "accuracy", "accuracy_top5", "eval_loss", "skipped_steps", "energy_joules", "foreign_cpu_cores",
 )  # fmt: skip
 
 
@@ -113,22 +113,24 @@ def leg_curves(row: Row) -> dict[str, list[tuple[int, float, float]]]:
     """
     if row["status"] != "ok":
         return {}
-    steps = np.asarray(row["step_seconds"])
-    parts = np.array_split(np.arange(len(steps)), min(CURVE_POINTS, len(steps)))
-    ends = np.cumsum(steps)
+    ends = np.cumsum(row["step_seconds"])
     curves = {
-        "steps/step_seconds": [(int(part[-1]), float(ends[part[-1]]), float(steps[part].mean())) for part in parts]
+        name: _thinned(row[key], ends)
+        for key, name in (("step_seconds", "steps/step_seconds"), ("step_losses", "steps/loss"))
+        if row.get(key) and len(row[key]) == len(ends)
     }
-    losses = np.asarray(row.get("step_losses") or [])
-    if len(losses) == len(steps):
-        curves["steps/loss"] = [(int(part[-1]), float(ends[part[-1]]), float(losses[part].mean())) for part in parts]
     epochs = np.cumsum(row.get("epoch_seconds") or [])
     for key, name in (("epoch_accuracy", "epochs/accuracy"), ("epoch_loss", "epochs/loss")):
-        values = row.get(key)
-        if values and len(values) == len(epochs):
-            points = zip(epochs, values, strict=True)
-            curves[name] = [(i, float(end), float(value)) for i, (end, value) in enumerate(points) if value is not None]
+        values = row.get(key) or []
+        if len(values) == len(epochs):
+            points = enumerate(zip(epochs, values, strict=True))
+            curves[name] = [(epoch, float(end), float(value)) for epoch, (end, value) in points if value is not None]
     return {name: points for name, points in curves.items() if points}
+
+
+def _thinned(values: Sequence[float], ends: np.ndarray) -> list[tuple[int, float, float]]:
+    parts = np.array_split(np.arange(len(ends)), min(CURVE_POINTS, len(ends)))
+    return [(int(part[-1]), float(ends[part[-1]]), float(np.mean([values[i] for i in part]))) for part in parts]
 
 
 def dataset(row: Row) -> dict[str, str]:

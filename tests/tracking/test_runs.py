@@ -54,6 +54,15 @@ def test_a_thinned_curve_keeps_ends_and_mean(num_steps: int) -> None:
         assert [value for _, _, value in points] == steps
 
 
+def test_losses_and_epochs_are_curves_too() -> None:
+    row = leg("ddp", seconds=[1.0, 2.0, 3.0], step_losses=[3.0, 2.0, 1.0], epoch_seconds=[2.0, 4.0])
+    row |= {"epoch_accuracy": [None, 0.5], "epoch_loss": [2.5, 1.5]}
+    found = runs.leg_curves(row)
+    assert found["steps/loss"] == [(0, 1.0, 3.0), (1, 3.0, 2.0), (2, 6.0, 1.0)]
+    assert found["epochs/accuracy"] == [(1, 6.0, 0.5)]  # an epoch that was not evaluated has no point
+    assert found["epochs/loss"] == [(0, 2.0, 2.5), (1, 6.0, 1.5)]
+
+
 def test_a_dataset_is_named_by_its_own_digest_where_it_states_one() -> None:
     plain = runs.dataset(leg("ddp", facts={"image_shape": [3, 32, 32]}))
     assert (plain["name"], plain["digest"]) == ("digits", "digits-3x32x32")
