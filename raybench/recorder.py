@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -184,6 +185,9 @@ class MlflowThread:
         return self._errors
 
     def _run(self) -> None:
+        # `record` gives the interpreter's lock up several times, to write and to flush, and would wait each time
+        # Python's usual 5 ms for MLflow's work to let go of it.
+        sys.setswitchinterval(0.0005)
         from raybench.tracking import Tracker
 
         tracker: Tracker | None = None

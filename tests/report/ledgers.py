@@ -29,6 +29,7 @@ def _leg(arm: str, number: int, setting: str, family: str, trial: int, round_: i
         "model": "net", "workers": 2 ** (number % 2 + 1), "global_batch": 8, "position": position,
         "facts": {"gradient_clipping": 0.0, "informative": {"wrapper": arm}},
         "arm_config": '{"config": {"zero_optimization": {"stage": 3}}}' if arm == "zero3" else "{}",
+        "environment": {"gpu": "H100", "a_word_that_no_line_holds": "x" * 90},
         "peak_device_bytes": int(2**30 * (1.0 if arm == "ddp" else 0.8) * (1 + 0.01 * trial)),
     }  # fmt: skip
     if arm == "zero3" and setting == "c":
