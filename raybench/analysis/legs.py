@@ -52,6 +52,7 @@ TEXTS: Final = (
     "batch_probes",
     "contaminated",
     "missing_instruments",
+    "memory_parts",
 )
 NUMBERS: Final = (
     "global_batch",

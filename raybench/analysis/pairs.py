@@ -65,6 +65,14 @@ class Pairs:
         """The setting on its hardware of each comparison, (k,)."""
         return self.leg_block[self.example]
 
+    @property
+    def base_example(self) -> Integers:
+        """A leg of the baseline in each comparison, (k,); one of the arm where none is paired."""
+        legs = self.example.copy()
+        paired, first = np.unique(self.comparison[self.round_trial], return_index=True)
+        legs[paired] = self.base_leg[first]
+        return legs
+
     def moments(self, values: Floats | None = None) -> tuple[Floats, Floats]:
         """Mean and sample standard deviation over each comparison's trials, (k,); nan where too few.
 

@@ -101,6 +101,8 @@ class Comparison:
     memory_saved_bytes: float | None  # baseline minus arm, mean over trials
     memory_saved_low: float | None
     memory_saved_high: float | None
+    baseline_memory_parts: dict[str, float] | None  # bytes by what they hold, of the rank that holds most
+    arm_memory_parts: dict[str, float] | None
     accuracy_difference: float | None  # arm minus baseline
     accuracy_low: float | None
     accuracy_high: float | None

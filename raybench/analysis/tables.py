@@ -46,6 +46,8 @@ def to_csv(analysis: Analysis) -> str:
 def _cell(value: object) -> object:
     if isinstance(value, tuple):
         return "; ".join(map(_part, value))
+    if isinstance(value, dict):
+        return "; ".join(f"{key}={item}" for key, item in value.items())
     return _defused(value) if isinstance(value, str) else value
 
 

@@ -13,7 +13,16 @@ from rich.table import Table
 
 from raybench.analysis.results import Analysis, ArmSummary, Comparison
 from raybench.analysis.scaling import BestBatch, Efficiency
-from raybench.analysis.words import answer_in_words, break_even, caveat_places, percent, size, trade_off, work_done
+from raybench.analysis.words import (
+    answer_in_words,
+    break_even,
+    caveat_places,
+    memory_held,
+    percent,
+    size,
+    trade_off,
+    work_done,
+)
 
 MOST_ROWS = 60
 MIN_SETTINGS = 3  # from which on an interval for a population of settings is shown; --json has all of them
@@ -41,6 +50,7 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
         console.print(_arm_table(f"By {by}", [(group.value, group.summary) for group in analysis.groups], by))
     _print_list(console, "Rung by rung", [ladder.sentence() for ladder in analysis.ladders])
     _print_list(console, "Memory for speed", [text for c in analysis.comparisons if (text := trade_off(c))])
+    _print_list(console, "Who holds memory", [text for c in analysis.comparisons if (text := memory_held(c))])
     _print_list(console, "Work", [text for c in analysis.comparisons if (text := work_done(c))])
     _print_list(console, "Set-up", [text for c in analysis.comparisons if (text := break_even(c))])
     _print_list(console, "The largest batch", [one.sentence() for one in analysis.largest])

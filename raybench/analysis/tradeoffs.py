@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybench.analysis.inference import Floats, t_interval, t_quantile
+from raybench.analysis.columns import parse_object
+from raybench.analysis.inference import Floats, Integers, t_interval, t_quantile
 from raybench.analysis.pairs import Pairs, group_moments
 
 NOT_WORSE = "not worse"
@@ -76,6 +77,17 @@ def _memory_of(pairs: Pairs, kind: str, alpha: float) -> Memory:
     base_bytes, arm_bytes = (np.exp(pairs.moments(pairs.by_trial(np.log(side)))[0]) for side in (base, arm))
     of = [kind if known else None for known in np.isfinite(log_ratio.mean)]
     return Memory(of, log_ratio, paired_change(pairs, base, arm, alpha), base_bytes, arm_bytes)
+
+
+def memory_parts(pairs: Pairs, legs: Integers) -> list[dict[str, float] | None]:
+    """Bytes by what they hold, of one leg of each comparison: of the rank that holds most, what an engine shows."""
+    column = pairs.legs.text["memory_parts"]
+    found: dict[int, dict[str, float] | None] = {}
+    for code in np.unique(column.codes[legs]).tolist():
+        parts = parse_object(column.names[code] if code >= 0 else "")
+        shown = {part: [b for b in held if b is not None] for part, held in parts.items() if isinstance(held, list)}
+        found[code] = {part: float(max(held)) for part, held in shown.items() if held} or None
+    return [found[code] for code in column.codes[legs].tolist()]
 
 
 def accuracy(pairs: Pairs, alpha: float) -> Estimate:

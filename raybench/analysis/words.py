@@ -138,6 +138,19 @@ def trade_off(c: Comparison) -> str | None:
     return f"{c.arm} {speed} of the throughput of {c.setting} and {memory} {more} {c.memory_of} memory"
 
 
+def memory_held(c: Comparison) -> str | None:
+    """As `zero1 in resnet18: a rank holds optimizer state 85.3 MiB against 170.6 MiB`: what differs; else None."""
+    if c.arm_memory_parts is None or c.baseline_memory_parts is None or not c.n_trials:
+        return None
+    both = [part for part in c.arm_memory_parts if part in c.baseline_memory_parts]
+    differing = [
+        f"{part.replace('_', ' ')} {size(c.arm_memory_parts[part])} against {size(c.baseline_memory_parts[part])}"
+        for part in both
+        if abs(c.arm_memory_parts[part] - c.baseline_memory_parts[part]) > 0.01 * sum(c.baseline_memory_parts.values())
+    ]
+    return f"{c.arm} in {c.setting}: a rank holds {', '.join(differing)}" if differing else None
+
+
 def work_done(c: Comparison) -> str | None:
     """As `zero1 in resnet18: 1.21 TFLOP/s, 61 % of the peak; ddp 1.30 TFLOP/s, 65 %; the peak is ...`; else None."""
     if c.arm_tflops is None or c.baseline_tflops is None:

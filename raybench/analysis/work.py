@@ -38,7 +38,7 @@ def work(
             for t, peak, n in zip(tflops, peaks, workers, strict=True)
         ]
 
-    base, arm = achieved(_flops(pairs, _a_base_leg(pairs)), baseline_rate), achieved(flops, arm_rate)
+    base, arm = achieved(_flops(pairs, pairs.base_example), baseline_rate), achieved(flops, arm_rate)
     return {
         "flops_per_sample": flops,
         "baseline_tflops": base,
@@ -47,14 +47,6 @@ def work(
         "arm_peak_share": share(arm),
         "peak": [None if peak is None else peak[1] for peak in peaks],
     }
-
-
-def _a_base_leg(pairs: Pairs) -> Integers:
-    """A leg of the baseline in each comparison, (k,); one of the arm where none is paired, which has no rate then."""
-    legs = pairs.example.copy()
-    paired, first = np.unique(pairs.comparison[pairs.round_trial], return_index=True)
-    legs[paired] = pairs.base_leg[first]
-    return legs
 
 
 def _flops(pairs: Pairs, legs: Integers) -> list[float | None]:

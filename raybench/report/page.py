@@ -14,7 +14,7 @@ from markupsafe import Markup
 from raybench import __version__
 from raybench.analysis import Analysis, ArmSummary, Comparison
 from raybench.analysis.terminal import MIN_SETTINGS, cost, how_obtained, tally
-from raybench.analysis.words import also_differ, answer_in_words, break_even, percent, trade_off, work_done
+from raybench.analysis.words import also_differ, answer_in_words, break_even, memory_held, percent, trade_off, work_done
 from raybench.report import findings
 from raybench.report.speedups import label
 from raybench.report.style import COLOURS, VERDICT_STYLE, Plot, inline_svg
@@ -208,6 +208,7 @@ def _reasons(analysis: Analysis) -> list[str]:
     """Sentences that say what a speedup was paid with, or made of."""
     found = [one.sentence() for one in sorted(analysis.ladders, key=lambda one: bool(one.setting))]
     found += [text for c in analysis.comparisons if (text := trade_off(c))]
+    found += [text for c in analysis.comparisons if (text := memory_held(c))]
     found += [text for c in analysis.comparisons if (text := break_even(c))]
     found += [text for c in analysis.comparisons if (text := work_done(c))]
     return found[:MOST_ROWS]

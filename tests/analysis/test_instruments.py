@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from raybench.analysis import Analysis, Comparison, analyse
-from raybench.analysis.words import work_done
+from raybench.analysis.words import memory_held, work_done
 from raybench.peaks import datasheet_tflops
 from tests.analysis.ledgers import leg, paired, write
 
@@ -82,6 +82,20 @@ def test_percentiles_are_those_of_the_measured_steps(tmp_path: Path) -> None:
     assert arm == pytest.approx(tuple(by_hand))
     base = (found.baseline_step_p50_seconds, found.baseline_step_p90_seconds, found.baseline_step_p99_seconds)
     assert base == arm
+
+
+def test_who_holds_memory_is_said_where_it_differs(tmp_path: Path) -> None:
+    mebibyte = 2**20
+    rows = paired(QUIET)
+    for row in rows:
+        state = [60 * mebibyte, 61 * mebibyte] if row["arm"] == "zero1" else [120 * mebibyte] * 2
+        parts = {"parameters": [60 * mebibyte] * 2, "optimizer_state": state, "offloaded": [None, None]}
+        row["memory_parts"] = json.dumps(parts)
+    _, found = of(tmp_path, rows)
+    assert found.arm_memory_parts == {"parameters": 60 * mebibyte, "optimizer_state": 61 * mebibyte}
+    assert memory_held(found) == "zero1 in net s0: a rank holds optimizer state 61.0 MiB against 120.0 MiB"
+    _, found = of(tmp_path, paired(QUIET))
+    assert memory_held(found) is None
 
 
 def test_work_is_three_forward_passes_and_the_peak_says_whose_it_is(tmp_path: Path) -> None:
