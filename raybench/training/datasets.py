@@ -52,19 +52,19 @@ def num_samples(data: Dataset[Any]) -> int:
 def fetch(setting: Setting) -> None:
     """Have torchvision fetch the files that are not there, one process at a time. Raises BadData where it cannot."""
     name, root = setting.dataset, data_folder(setting.data_root)
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{name}.lock"):
-        if all((root / file).is_file() for file in DATASETS[name].files):
-            return
-        try:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{name}.lock"):
+            if all((root / file).is_file() for file in DATASETS[name].files):
+                return
             for train in (True, False):
                 getattr(import_datasets(), _CLASSES[name])(root, **_split(name, train), download=True)
-        except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise BadData(
-                f"{name} could not be fetched ({reason}); put its files into {root} yourself: "
-                f"{', '.join(DATASETS[name].files)}"
-            ) from error
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BadData(
+            f"{name} could not be fetched ({reason}); put its files into {root} yourself: "
+            f"{', '.join(DATASETS[name].files)}"
+        ) from error
 
 
 def data_digest(setting: Setting) -> str:

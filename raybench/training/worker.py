@@ -119,6 +119,8 @@ def _wrong_with_data(setting: Setting, ranks: Ranks, test_too: bool) -> str | No
             check_data(setting, test_too=test_too, rank=ranks.rank, world=ranks.world)
     except BadData as error:
         message = str(error)
+    except Exception:  # the legs meet it again, and record it
+        traceback.print_exc()
     messages = ranks.gather(message)
     told = [f"rank {rank}: {other}" for rank, other in enumerate(messages) if other is not None]
     return messages[0] if len(set(messages)) == 1 else told[0]
