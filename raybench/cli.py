@@ -22,22 +22,22 @@ _LONGEST_MESSAGE = 1500  # characters; what is longer quotes an input that no pe
 _GROUPS = {
     "before": {
         "doctor": "is this machine fit for sweeps, and if not, what to do",
-        "plan": "what a sweep would run, for how long, and what it could detect; runs nothing",
-        "calibrate": "how finely this machine lets a sweep see: the baseline against itself",
+        "plan": "what a sweep would run, how long, what it could detect",
+        "calibrate": "how finely this machine lets a sweep see",
     },
     "measure": {
-        "sweep": "run a space: every setting with and without DeepSpeed, on Ray",
+        "sweep": "run a space: every setting with and without DeepSpeed",
     },
     "read": {
         "analysis": "from a ledger to speedups and verdicts",
-        "report": "an HTML page, figures and a Markdown summary from a ledger",
-        "compare": "two sweeps against each other: what got better, what got worse",
-        "predict": "the speedup to expect of a setting that was not measured",
+        "report": "an HTML page, figures and a summary from a ledger",
+        "compare": "two sweeps: what got better, what got worse",
+        "predict": "the speedup to expect of a setting not measured yet",
     },
     "keep": {
         "sync": "bring MLflow up to date with a ledger",
         "verify": "check a ledger and its report from the raw rows up",
-        "completion": "the script with which bash, zsh or fish completes `raybench`",
+        "completion": "the script with which a shell completes `raybench`",
     },
 }
 COMMANDS = {name: meaning for group in _GROUPS.values() for name, meaning in group.items()}
@@ -151,12 +151,10 @@ usage: raybench COMMAND [key=value ...] [--option ...]
 Does DeepSpeed help my model on my machines, by how much, and am I sure?
 """.lstrip()
 _TAIL = """
-raybench COMMAND --help     its manual page, with examples (also: raybench help COMMAND)
-raybench --version          the version
-python -m raybench.COMMAND  is the same as raybench COMMAND
+raybench COMMAND --help   its manual page, with examples; raybench --version
+python -m raybench.COMMAND is the same as raybench COMMAND
 
 examples:
-  raybench doctor
   raybench plan space=quickstart
   raybench sweep space=cnns size=small
   raybench analysis mlruns/ledger/quickstart/*"""

@@ -54,11 +54,7 @@ def run_trials(
     """
     storage = folder.parent / f".ray-{plan.sweep}"
     name = f"recorder-{plan.space}-{plan.sweep}"
-    recorder = (
-        ray.remote(Recorder)
-        .options(name=name, namespace=ACTOR_NAMESPACE, num_cpus=0, resources=_ON_HEAD, max_concurrency=1)
-        .remote(plan.model_dump_json(), str(folder), space_yaml, *destination(), mlflow_variables())
-    )
+    recorder = _recorder(name, plan, folder, space_yaml)
     try:
         ray.get(recorder.remaining.remote(plan.trials[0].trial_id))
     except ray.exceptions.RayActorError as error:
@@ -91,6 +87,13 @@ def run_trials(
     except ray.exceptions.RayActorError as error:
         return Ended(unrun, recorder_died=_first_line(error))
     return Ended(unrun)
+
+
+def _recorder(name: str, plan: Plan, folder: Path, space_yaml: str) -> Any:
+    """Start the recorder, on the head: it writes where the driver reads, and costs no CPU of a trial's."""
+    options = {"name": name, "namespace": ACTOR_NAMESPACE, "num_cpus": 0, "resources": _ON_HEAD, "max_concurrency": 1}
+    arguments = (plan.model_dump_json(), str(folder), space_yaml, *destination(), mlflow_variables())
+    return ray.remote(Recorder).options(**options).remote(*arguments)
 
 
 class _Watch:

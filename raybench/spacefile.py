@@ -68,7 +68,8 @@ class SpaceFile:
             path = folder / f"{name_or_path}.yaml"
             if as_path.name == name_or_path and path.is_file():
                 return cls.read(path)
-        raise UserError(f"unknown space {name_or_path!r}; {_known()}")
+        close = suggest(name_or_path, known_spaces())
+        raise UserError(f"unknown space {name_or_path!r}; {close if close.endswith('?') else _known()}")
 
     @classmethod
     def read(cls, path: Path) -> Self:

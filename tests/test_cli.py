@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from raybench import cli
@@ -61,3 +63,46 @@ def test_the_console_command_is_the_module(commands: Commands) -> None:
     assert (unknown.returncode, unknown.stderr) == (2, "raybench: unknown command 'swep'; did you mean sweep?\n")
     for command in cli.COMMANDS:
         assert commands.run("__main__", command, "--help").stdout.startswith("usage: python -m raybench")
+
+
+def test_the_commands_fit_a_screen_and_help_comes_in_every_usual_way(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    page = capsys.readouterr().out
+    assert len(page.splitlines()) <= 24
+    assert max(map(len, page.splitlines())) <= 80
+    assert all(f" {command} " in page for command in cli.COMMANDS)
+    assert cli.main(["help"]) == 0
+    assert capsys.readouterr().out == page
+    assert (cli.main([]), capsys.readouterr().out) == (2, page)
+    pages = []
+    for words in (["help", "sync"], ["sync", "--help"], ["sync", "-h"]):
+        with pytest.raises(cli.HelpShown):
+            cli.main(words)
+        pages.append(capsys.readouterr().out.partition("usage: ")[2])
+    assert pages[0] == pages[1] == pages[2] != ""
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_a_manual_page_has_examples_and_fits_its_lines(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(cli.HelpShown):
+        cli.main([command, "--help"])
+    page = capsys.readouterr().out
+    assert max(map(len, page.splitlines())) <= 120
+    assert re.search(r"\bexamples?:|~/.bashrc", page)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["swep"], "unknown command 'swep'; did you mean sweep?"),
+        (["plan", "--jsno"], "unknown option --jsno; did you mean --json?"),
+        (["plan", "space=quikstart"], "did you mean quickstart?"),
+        (["plan", "space=quickstart", "setting.modle=lenet"], "did you mean model"),
+        (["plan", "space=quickstart", "repeat=3"], "did you mean repeats?"),
+        (["sweep", "--quiet", "--verbose", "space=quickstart"], "give one of them"),
+        (["doctor", "result=x"], "did you mean results?"),
+    ],
+)
+def test_what_is_mistyped_gets_a_suggestion(words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        cli.main(words)

@@ -124,8 +124,10 @@ def test_what_is_no_space(tmp_path: Path, text: str) -> None:
 
 
 def test_unknown_spaces_list_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"unknown space 'quikstart'; known: .*quickstart"):
+    with pytest.raises(UserError, match=r"unknown space 'quikstart'; did you mean quickstart\?"):
         load_space("quikstart")
+    with pytest.raises(UserError, match=r"unknown space 'no_such'; known: .*quickstart"):
+        load_space("no_such")
     with pytest.raises(UserError, match="no such space file"):
         load_space("nowhere/mine.yaml")
     with pytest.raises(UserError, match=r"unknown space"):
