@@ -13,10 +13,12 @@ import shlex
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from raybench.analysis.calibration import read_calibration
 from raybench.cli import parse_arguments, run_command
-from raybench.errors import UserError
+from raybench.errors import NothingMeasured, UserError
+from raybench.ledger import Ledger
 from raybench.plan import Plan, build_plan, check_name, content_hash
 from raybench.protocol import INSTRUMENTS
 from raybench.space import Space, load_space
@@ -67,7 +69,11 @@ def main(argv: list[str]) -> int:
 
     def run(plan: Plan, space: Space) -> Path:
         folder = (results / SPACE / plan.sweep).absolute()
-        measure(Request(plan, space, folder, command), console)
+        unrun, _ = measure(Request(plan, space, folder, command), console)
+        for line in unrun:
+            console.print(f"[red]not run[/]: {escape(line)}", soft_wrap=True)
+        if not any(row["status"] == "ok" for row in Ledger(folder).rows(["leg_id", "status"])):
+            raise NothingMeasured(f"nothing could be measured; the ledger says why: {folder}")
         return folder
 
     plan = calibration_plan(name, space)
