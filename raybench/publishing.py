@@ -58,7 +58,7 @@ def publish(folder: Path, tracking_uri: str, artifact_root: str, *, report: bool
     MLflow's trouble ends nothing and is returned. Raises UserError for a folder with rows of several sweeps, and
     where the report cannot be written.
     """
-    from raybench.tracking import MlflowException, Tracker
+    from raybench.tracking import TROUBLES, Tracker
 
     rows = Ledger(folder).rows()
     names = dict.fromkeys((row["space"], row["sweep"]) for row in rows)
@@ -72,7 +72,7 @@ def publish(folder: Path, tracking_uri: str, artifact_root: str, *, report: bool
         tracker = Tracker(tracking_uri, artifact_root, space, sweep)
         written = tracker.log_rows(rows)
         _write_links(folder, tracking_uri, tracker.links())
-    except (MlflowException, OSError) as trouble:
+    except TROUBLES as trouble:
         error = first_line(trouble)
     analysis = analyse([folder])
     page = _write_report(analysis, folder) if report else folder / "_report" / "report.html"
@@ -81,7 +81,7 @@ def publish(folder: Path, tracking_uri: str, artifact_root: str, *, report: bool
             with tempfile.TemporaryDirectory() as gathered:
                 _gather(folder, rows, analysis, Path(gathered))
                 tracker.finish(summarize(analysis, rows, tracker.experiment_id), Path(gathered))
-        except (MlflowException, OSError) as trouble:
+        except TROUBLES as trouble:
             error = first_line(trouble)
     return Published(written, len(rows) - written, page, error)
 

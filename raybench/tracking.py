@@ -28,10 +28,14 @@ from mlflow.entities import Dataset, DatasetInput, ExperimentTag, InputTag, Metr
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils import mlflow_tags
+from sqlalchemy.exc import SQLAlchemyError
 
 from raybench import runs, views
 
-__all__ = ["MlflowException", "SweepSummary", "Tracker", "default_tracking_uri"]
+__all__ = ["TROUBLES", "SweepSummary", "Tracker", "default_tracking_uri"]
+
+# What MLflow raises when it is gone, refuses, or lacks its database's driver.
+TROUBLES = (MlflowException, SQLAlchemyError, OSError, ImportError)
 
 SWEEP_TAG, KIND_TAG, LEG_TAG = "raybench.sweep", "raybench.kind", "raybench.leg_id"
 SETTING_TAG, ARM_TAG = "raybench.setting_id", "raybench.arm"
@@ -59,7 +63,7 @@ def default_tracking_uri() -> str:
 
 
 class Tracker:
-    """Writes one sweep to MLflow. Raises mlflow's own exceptions.
+    """Writes one sweep to MLflow. Raises `TROUBLES`.
 
     A run that was cut while it was written, or written twice because an answer got lost, is deleted here.
     """

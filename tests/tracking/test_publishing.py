@@ -173,3 +173,15 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
     ledger = write(tmp_path / "led/legs.parquet", [leg("ddp"), leg("ddp", 1, sweep="monday")]).parent
     with pytest.raises(UserError, match="rows of 2 sweeps in one folder"):
         publishing.publish(ledger, f"sqlite:///{tmp_path}/m.db", str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////proc/nope/m.db", "foo://x", "postgresql://me:secret@127.0.0.1:1/x"])
+def test_an_impossible_store_is_told_and_the_report_is_written(uri: str, tmp_path: Path) -> None:
+    ledger = write(tmp_path / "led/legs.parquet", [leg("ddp")]).parent
+    done = publishing.publish(ledger, uri, str(tmp_path / "a"))
+    assert done.error
+    assert "secret" not in done.error
+    assert "\n" not in done.error
+    assert done.report is not None
+    assert done.report.is_file()
+    assert not (ledger / "_mlflow.json").exists()
