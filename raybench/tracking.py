@@ -121,7 +121,7 @@ class Tracker:
 
     def log_rows(self, rows: Sequence[runs.Row]) -> int:
         """Write the ledger rows that MLflow lacks, a run each. Returns how many those were."""
-        missing = [row for row in rows if row["leg_id"] not in self.logged]
+        missing = sorted((row for row in rows if row["leg_id"] not in self.logged), key=_milliseconds)
         for row in rows:
             key = (row["setting_id"], row["arm"])
             self.ends[key] = max(self.ends.get(key, 0), _end(row))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,12 @@ def test_cut_and_doubled_runs_are_mended(tmp_path: Path) -> None:
 def test_a_resumed_sweep_gets_its_new_legs_and_revised_speedups(tmp_path: Path) -> None:
     ledger, uri = tmp_path / "led", f"sqlite:///{tmp_path}/m.db"
     rows = paired([1.5, 1.5, 1.1, 1.1])
+    for number, row in enumerate(rows):  # a ledger is in no order of time
+        row["started_at"] -= timedelta(minutes=number)
     write(ledger / "a.parquet", rows[:4])
     publishing.publish(ledger, uri, str(tmp_path / "a"), report=False)
+    begun = {run.info.start_time for run in of_kind(all_runs(MlflowClient(uri)), "arm")}
+    assert begun == {int(row["started_at"].timestamp() * 1000) for row in rows[2:4]}
     write(ledger / "b.parquet", rows[4:])
     done = publishing.publish(ledger, uri, str(tmp_path / "a"), report=False)
     assert (done.written, done.there) == (4, 4)
