@@ -208,6 +208,7 @@ def _reasons(analysis: Analysis) -> list[str]:
     """Sentences that say what a speedup was paid with, or made of."""
     found = [one.sentence() for one in sorted(analysis.ladders, key=lambda one: bool(one.setting))]
     found += [text for c in analysis.comparisons if (text := trade_off(c))]
+    found += [one.sentence() for one in analysis.largest]
     found += [text for c in analysis.comparisons if (text := memory_held(c))]
     found += [text for c in analysis.comparisons if (text := break_even(c))]
     found += [text for c in analysis.comparisons if (text := work_done(c))]
