@@ -93,8 +93,9 @@ def _write_report(analysis: Analysis, folder: Path) -> Path:
 
 
 def _write_links(folder: Path, tracking_uri: str, links: Mapping[str, Any]) -> None:
-    """`_mlflow.json`: where the runs are, whole or not at all."""
-    text = json.dumps({"tracking_uri": without_secrets(tracking_uri), **links}, indent=1, sort_keys=True) + "\n"
+    """`_mlflow.json`: where the runs are, whole or not at all; a store that is no server is `local`, without its path."""
+    where = without_secrets(tracking_uri) if tracking_uri.startswith(("http://", "https://")) else "local"
+    text = json.dumps({"tracking_uri": where, **links}, indent=1, sort_keys=True) + "\n"
     path = folder / LINKS
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return

@@ -134,9 +134,9 @@ def test_doing_it_again_changes_nothing(published: tuple[Path, MlflowClient, str
 
 
 def test_links_lead_to_the_runs(published: tuple[Path, MlflowClient, str, str]) -> None:
-    ledger, client, uri, _ = published
+    ledger, client, _, _ = published
     links = json.loads((ledger / "_mlflow.json").read_text())
-    assert links["tracking_uri"] == uri
+    assert links["tracking_uri"] == "local"  # no path of this machine
     run = client.get_run(links["arm_runs"]["a"]["zero3"])
     assert (run.data.params["setting"], run.data.params["arm"]) == ("net a b8", "zero3")
     assert client.get_run(links["sweep_run"]).data.tags["raybench.kind"] == "sweep"
