@@ -93,7 +93,7 @@ def _write_report(analysis: Analysis, folder: Path) -> Path:
 
 
 def _write_links(folder: Path, tracking_uri: str, links: Mapping[str, Any]) -> None:
-    """`_mlflow.json`: where the runs are, whole or not at all; a store that is no server is `local`, without its path."""
+    """`_mlflow.json`: where the runs are, whole or not at all; a store without a server is just `local`."""
     where = without_secrets(tracking_uri) if tracking_uri.startswith(("http://", "https://")) else "local"
     text = json.dumps({"tracking_uri": where, **links}, indent=1, sort_keys=True) + "\n"
     path = folder / LINKS
