@@ -13,11 +13,14 @@ from typing import Any
 if (Path.home() / ".ray" / "auth_token").exists():
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 
+import psutil
 import ray
 
 from raybench.errors import UserError
 from raybench.placement import SLOT, Cluster
 from raybench.recorder import ACTOR_NAMESPACE
+
+_OWNER = "raybench_process_"  # a resource of a Ray that a sweep started for itself, before the sweep's process number
 
 
 def connect() -> Cluster:
@@ -26,7 +29,8 @@ def connect() -> Cluster:
     RAY_ADDRESS=local starts one whatever runs on this node.
 
     Ray's and the workers' own output goes to Ray's log files. Raises UserError when RAY_ADDRESS names a cluster
-    that cannot be reached: a sweep meant for it must not run here instead.
+    that cannot be reached: a sweep meant for it must not run here instead; and where the Ray of this node belongs to
+    another sweep.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -48,13 +52,33 @@ def connect() -> Cluster:
     try:
         if address != "local":
             ray.init(address="auto", **common)
-            return Cluster(_nodes(), is_local=False)
+            nodes = _nodes()
+            owner = _owner(nodes)
+            if owner is None:
+                return Cluster(nodes, is_local=False)
+            ray.shutdown()  # it ends with the sweep that started it
+            if psutil.pid_exists(owner):
+                raise UserError(
+                    f"another sweep runs on this machine (process {owner}) with a Ray of its own; wait for its end, or "
+                    "set RAY_ADDRESS=local to run beside it, where the two disturb each other's measurements"
+                )
     except ConnectionError as error:
         if address not in ("", "auto"):
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({reason})") from None
-    ray.init(address="local", resources={SLOT: 1}, include_dashboard=False, **common)
+    except ray.exceptions.AuthenticationError:
+        raise UserError(
+            "the Ray cluster wants a token, and this process has none or another one: copy its ~/.ray/auth_token here, "
+            "or name the file in RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
+        ) from None
+    ray.init(address="local", resources={SLOT: 1, f"{_OWNER}{os.getpid()}": 1}, include_dashboard=False, **common)
     return Cluster(_nodes(), is_local=True)
+
+
+def _owner(nodes: tuple[dict[str, float], ...]) -> int | None:
+    """The process whose own Ray this is; None for a cluster."""
+    names = [name for node in nodes for name in node if name.startswith(_OWNER)]
+    return int(names[0].removeprefix(_OWNER)) if names else None
 
 
 def disconnect() -> None:

@@ -36,3 +36,30 @@ def test_the_second_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
         pass
     assert not folder.exists()
     assert list(folder.parent.iterdir()) == []
+
+
+CONNECT = (
+    "import sys; from raybench.cli import _guarded; from raybench.cluster import connect, disconnect, ray\n"
+    "def main(argv):\n    connect(); print(ray.get_runtime_context().gcs_address, flush=True)\n"
+    "    sys.stdin.readline(); disconnect(); return 0\n"
+    "sys.exit(_guarded(main, []))"
+)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_does_not_join_the_ray_that_ends_with_another(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CONNECT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
+        env=command_environment(RAY_ADDRESS="local"),
+    ) as first:  # fmt: skip
+        assert first.stdout is not None
+        address = first.stdout.readline().strip()
+        second = subprocess.run(
+            [sys.executable, "-c", CONNECT], input="\n", capture_output=True, text=True, cwd=tmp_path, check=False,
+            env=command_environment(RAY_ADDRESS=address),
+        )  # fmt: skip
+        assert second.returncode == 2, second.stdout + second.stderr
+        assert f"another sweep runs on this machine (process {first.pid})" in second.stderr
+        first.communicate("\n")
+    assert first.returncode == 0
