@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from raybench.analysis.terminal import print_analysis
 from raybench.analysis.tradeoffs import fieller
 from raybench.analysis.words import break_even, trade_off
 from raybench.errors import UserError
-from tests.analysis.ledgers import SCHEMA, leg, paired, write
+from tests.analysis.ledgers import leg, paired, write
 
 RATIOS = [0.62, 0.63, 0.61, 0.62]
 
@@ -108,19 +107,12 @@ def test_memory_interval_covers(tmp_path: Path) -> None:
 # ---- time to accuracy
 
 
-def epochs(path: Path, rows: list[dict[str, Any]]) -> Path:
-    import pyarrow as pa
-
-    lists = [pa.field("epoch_seconds", pa.list_(pa.float64())), pa.field("epoch_accuracy", pa.list_(pa.float64()))]
-    return write(path, rows, pa.schema([*SCHEMA, *lists]))
-
-
 def test_time_to_accuracy_stops_at_the_first_epoch_that_reaches_the_target(tmp_path: Path) -> None:
     rows = paired([1.0, 1.0, 1.0], protocol=json.dumps({"kind": "train", "target_accuracy": 0.9}))
     for row in rows:
         row["epoch_seconds"] = [10.0, 10.0, 10.0, 10.0]
         row["epoch_accuracy"] = [0.5, 0.91, 0.89, 0.92] if row["arm"] == "zero1" else [0.5, 0.6, 0.7, 0.9]
-    found = analyse([epochs(tmp_path / "legs.parquet", rows)], metric="time_to_accuracy").comparisons[0]
+    found = analyse([write(tmp_path / "legs.parquet", rows)], metric="time_to_accuracy").comparisons[0]
     assert found.baseline_seconds == pytest.approx(40.0)
     assert found.arm_seconds == pytest.approx(20.0)
     assert found.verdict == "helps"

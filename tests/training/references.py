@@ -59,7 +59,9 @@ def ddp(seed: int, batch_size: int, steps: int, clip: float, lr: float) -> list[
     return losses
 
 
-def epochs(seed: int, world: int, batch_size: int, num_epochs: int, lr: float) -> tuple[list[float], list[float]]:
+def epochs(
+    seed: int, world: int, batch_size: int, num_epochs: int, lr: float, eps: float
+) -> tuple[list[float], list[float]]:
     """(losses of the steps, test accuracies of the epochs) of one process that sees what `world` ranks would see.
 
     `batch_size` is one rank's. AdamW, no weight decay.
@@ -67,7 +69,7 @@ def epochs(seed: int, world: int, batch_size: int, num_epochs: int, lr: float) -
     train, test = split()
     torch.manual_seed(seed)
     model = lenet()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0, eps=eps)
     losses, accuracies = [], []
     samplers = [DistributedSampler(train, world, rank, seed=seed, drop_last=True) for rank in range(world)]
     loaders = [DataLoader(train, batch_size, sampler=sampler, drop_last=True) for sampler in samplers]

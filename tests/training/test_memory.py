@@ -108,5 +108,6 @@ def test_hidden_memory_shows_in_its_own_legs_alone(rows: list[dict[str, Any]]) -
         assert row["skipped_steps"] == 0
         assert row["matmul_tflops"] > 0
     # Round 2 is round 1 reversed, so a leg of ddp comes after one with the ballast: its peak is its own again.
+    # What earlier legs left in the allocator takes up a part of the ballast, so its peak shows less than all of it.
     for plain, ballast in zip(peaks["ddp"], peaks["hidden_memory"], strict=True):
-        assert ballast - plain == pytest.approx(200e6, rel=0.3)
+        assert 0.5 * 200e6 < ballast - plain < 1.3 * 200e6
