@@ -19,7 +19,7 @@ from raybench.analysis.calibration import read_calibration
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import NothingMeasured, UserError
 from raybench.ledger import Ledger
-from raybench.plan import Plan, build_plan, check_name, content_hash
+from raybench.plan import Plan, build_plan, check_name
 from raybench.protocol import INSTRUMENTS
 from raybench.space import Space, load_space
 
@@ -119,8 +119,8 @@ def isolated_space(space: Space) -> Space:
 def calibration_plan(name: str, space: Space) -> Plan:
     """The A/A plan of a space, each instrument switched off in the legs of the arm that does without it."""
     aa = shared_space(space)
-    measured = aa.model_dump(mode="json", exclude={"question", "repeats", "leg_timeout_seconds"}, exclude_defaults=True)
-    plan = build_plan(SPACE, aa, f"{name}-{content_hash(measured)[:8]}")
+    plan = build_plan(SPACE, aa)
+    plan = plan.model_copy(update={"sweep": f"{name}-{plan.sweep}"})
     return _with_protocols(plan, space, {arm: instrument for instrument, arm in _without(space).items()})
 
 
