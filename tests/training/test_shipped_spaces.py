@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from raybench import catalog, facts
+from raybench import facts
 from raybench.plan import Plan, Trial, build_plan
 from raybench.space import Space, load_space
 from tests.conftest import ROOT
@@ -26,12 +26,12 @@ UNSUPPORTED = {("offload", "fsdp_offload"): "the model is on the CPU already"}
 
 
 def cut(name: str) -> Space:
-    """The small space with one setting of two workers for each precision, and in `paper` for each family."""
+    """The small space with one setting of two workers for each precision, and in `paper` for each model."""
     _, space = load_space(name, SHORT, size="small")
     chosen: dict[tuple[str, str], dict[str, Any]] = {}
     for values in space.settings():
         if values["workers"] == 2:
-            chosen.setdefault((values["precision"], catalog.family(values["model"]) if name == "paper" else ""), values)
+            chosen.setdefault((values["precision"], values["model"] if name == "paper" else ""), values)
     if name == "vits" and find_spec("transformers"):
         values = next(iter(chosen.values()))
         chosen["cvt", ""] = {**values, "model": "cvt_13", "model_options": SMALL_CVT}

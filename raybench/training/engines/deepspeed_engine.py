@@ -29,11 +29,14 @@ _BUCKETS = ("reduce_bucket_size", "allgather_bucket_size")
 
 def fit_buckets(config: dict[str, Any], num_parameters: int) -> dict[str, Any]:
     """Communication buckets no larger than the model, where the config does not name them: their default is 2 GB
-    each, which a CPU pays for in every leg. Returns what was added to the config's zero_optimization."""
+    each, which a CPU pays for in every leg. Returns what was added to the config's zero_optimization.
+
+    They are even numbers of elements, since ZeRO 1 and 2 take no other.
+    """
     zero = config.get("zero_optimization", {})
     stage = zero.get("stage", 0)
     names = [name for name in _BUCKETS if stage and name not in zero and (name == "reduce_bucket_size" or stage < 3)]
-    added = dict.fromkeys(names, max(num_parameters, 1))
+    added = dict.fromkeys(names, max(num_parameters + num_parameters % 2, 2))
     zero.update(added)
     return added
 
