@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -213,9 +214,18 @@ def how_obtained(analysis: Analysis) -> list[str]:
         f"step over {len(analysis.comparisons)} comparisons; {percent(1 - 2 * analysis.alpha)} for `no effect` (two "
         "one-sided tests)",
         f"An effect within {percent(analysis.margin)} counts as none; alpha is {analysis.alpha:g}",
+        *_other_question(analysis),
         *(f"Hardware: {name}" for name in analysis.hardware),
         *(f"Versions: {name}" for name in analysis.versions),
     ]
+
+
+def _other_question(analysis: Analysis) -> list[str]:
+    """Where legs had an accuracy to reach and were judged by something else, how to ask for that."""
+    legs = analysis.pairs.legs
+    if analysis.metric == "time_to_accuracy" or np.isnan(legs.number["time_to_accuracy"][legs.ok]).all():
+        return []
+    return ["The legs had an accuracy to reach: metric=time_to_accuracy compares the training seconds up to there"]
 
 
 def _places(where: list[str]) -> str:

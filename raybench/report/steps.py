@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from raybench.analysis import Analysis
 from raybench.ledger import ledger_files, scan_files
+from raybench.report.learning import COLUMNS as LEARNING
+from raybench.report.learning import Curve, curves_of
 
 PHASES: Final = ("data", "forward", "backward", "optimizer")
 MOST_SETTINGS: Final = 6
@@ -43,10 +45,12 @@ class Phases:
 
 @dataclass(frozen=True)
 class Steps:
-    """What `read_steps` found: traces of the first trial of the first setting, phases of the first few settings."""
+    """What `read_steps` found: traces of the first trial of the first setting, phases of the first few settings, and
+    how the legs of one setting learned."""
 
     traces: tuple[Trace, ...]
     phases: tuple[Phases, ...]
+    curves: tuple[Curve, ...]
 
 
 def read_steps(paths: Sequence[Path], analysis: Analysis) -> Steps:
@@ -56,14 +60,14 @@ def read_steps(paths: Sequence[Path], analysis: Analysis) -> Steps:
     lists = ["step_seconds", *(f"{phase}_seconds" for phase in PHASES)]
     files = [file for path in paths for file in ledger_files(Path(path))]
     rows: dict[str, dict[str, Any]] = {}
-    for _, table in scan_files(files, [*_TEXTS, "round", "warmup_steps", *lists], 4096):
+    for _, table in scan_files(files, [*_TEXTS, "round", "warmup_steps", *lists, *LEARNING], 4096):
         chosen = pc.is_in(table["setting_id"], value_set=pa.array(wanted, pa.string()))
         for row in table.filter(pc.and_(chosen, pc.equal(table["status"], "ok"))).to_pylist():
             rows.setdefault(row["leg_id"], row)
     order = sorted(rows.values(), key=lambda row: (wanted.index(row["setting_id"]), row["trial_id"], row["round"]))
     arms = [analysis.baseline, *dict.fromkeys(c.arm for c in analysis.comparisons)]
     traces = _traces(order, arms)
-    return Steps(traces, _phases(order, arms))
+    return Steps(traces, _phases(order, arms), curves_of(order, arms))
 
 
 def _traces(rows: list[dict[str, Any]], arms: list[str]) -> tuple[Trace, ...]:

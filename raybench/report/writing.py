@@ -14,6 +14,7 @@ from raybench.analysis.tables import to_csv
 from raybench.analysis.words import also_differ
 from raybench.errors import UserError
 from raybench.report import legfigures, speedups, tradefigures
+from raybench.report.learning import learning
 from raybench.report.page import render_page
 from raybench.report.steps import Steps, read_steps
 from raybench.report.style import Plot, drawing, save, settle
@@ -29,6 +30,7 @@ def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:
             speedups.heat_map(analysis),
             tradefigures.profile(analysis),
             legfigures.phases(analysis, steps),
+            learning(analysis, steps.curves),
             tradefigures.memory_and_speed(analysis),
             tradefigures.ladder(analysis),
             tradefigures.scaling(analysis),

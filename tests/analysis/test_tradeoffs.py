@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from raybench.analysis import analyse, answer_in_words
+from raybench.analysis import Analysis, analyse, answer_in_words
 from raybench.analysis.inference import t_quantile
 from raybench.analysis.ladder import Ladder
 from raybench.analysis.scaling import welch_interval
@@ -107,6 +107,12 @@ def test_memory_interval_covers(tmp_path: Path) -> None:
 # ---- time to accuracy
 
 
+def printed(analysis: Analysis) -> str:
+    text = io.StringIO()
+    print_analysis(analysis, Console(file=text, width=200))
+    return text.getvalue()
+
+
 def test_time_to_accuracy_stops_at_the_first_epoch_that_reaches_the_target(tmp_path: Path) -> None:
     rows = paired([1.0, 1.0, 1.0], protocol=json.dumps({"kind": "train", "target_accuracy": 0.9}))
     for row in rows:
@@ -116,6 +122,9 @@ def test_time_to_accuracy_stops_at_the_first_epoch_that_reaches_the_target(tmp_p
     assert found.baseline_seconds == pytest.approx(40.0)
     assert found.arm_seconds == pytest.approx(20.0)
     assert found.verdict == "helps"
+    hint = "metric=time_to_accuracy compares"
+    assert hint in printed(analyse([tmp_path / "legs.parquet"]))
+    assert hint not in printed(analyse([tmp_path / "legs.parquet"], metric="time_to_accuracy"))
 
 
 def test_a_target_that_is_never_reached_is_no_number(tmp_path: Path) -> None:
@@ -280,9 +289,7 @@ def test_every_table_says_what_arms_are_declared_to_differ_in(tmp_path: Path) ->
     }
     for name, expected in words.items():
         assert expected in WRITERS[name](analysis), name
-    text = io.StringIO()
-    print_analysis(analysis, Console(file=text, width=200))
-    assert "arms also differ in batch_size, optimizer" in text.getvalue()
+    assert "arms also differ in batch_size, optimizer" in printed(analysis)
     alike = analyse([write(tmp_path / "alike.parquet", paired([1.1, 1.2, 1.1]))])
     assert all("also differ" not in writer(alike) for writer in WRITERS.values())
 

@@ -38,6 +38,12 @@ def _leg(arm: str, number: int, setting: str, family: str, trial: int, round_: i
     steps = [base * (2.0 if step < 2 else 1 + 0.01 * ((step * 7 + trial + place_of(arm)) % 5)) for step in range(12)]
     phases = {"data": 0.05, "forward": 0.3, "backward": 0.5, "optimizer": 0.1}
     lists = {f"{phase}_seconds": [share * step for step in steps] for phase, share in phases.items()}
+    if setting == "a":  # trained for two epochs of six steps
+        lists |= {
+            "step_losses": [2.0 / (step + 1) for step in range(12)],
+            "epoch_seconds": [sum(steps[:6]), sum(steps[6:])],
+            "epoch_accuracy": [0.5, 0.8],
+        }
     return leg(arm, trial, round_, steps, warmup_steps=2, **lists, **shared)
 
 

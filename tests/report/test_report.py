@@ -62,7 +62,7 @@ def page(written: Path) -> Page:
 
 ALL = {
     "forest", "distribution", "heat_map", "profile", "phases", "memory_and_speed", "ladder", "scaling", "traces",
-    "order_and_drift", "failures",
+    "order_and_drift", "failures", "learning",
 }  # fmt: skip
 
 
