@@ -1,25 +1,30 @@
 """raybench's timed loop against a bare hand-written one: the same LeNet, batch 4, SGD, data and weights.
 
-    python benchmarks/overhead.py [pairs=40] [steps=150] [workers=1]
-    torchrun --nproc-per-node 2 benchmarks/overhead.py workers=2           # DistributedDataParallel on both sides
+    python benchmarks/overhead.py [processes=10] [rounds=40] [steps=100] [workers=1]
 
-LeNet at batch 4 is the hardest case: a step is shorter than any other's. Each pair of blocks runs both loops, in an
-order that turns from pair to pair, and both blocks are timed from outside. What is printed is the median ratio over
-pairs, with phases and telemetry off and on, a 95 % interval of that median by its order statistics, and by how much
-raybench's own clock differs from the outside one.
+LeNet at batch 4 is the hardest case: a step is shorter than any other's. Where a process happens to put its models and
+buffers in memory shifts a loop by a per cent or so for as long as it lives, so several fresh processes are asked, and
+each holds a second bare loop as the control. A round runs blocks of all loops, in an order that turns, each timed from
+outside; a process's ratio is the median over rounds of a block to the geometric mean of the two bare ones. Printed are
+the geometric mean over processes and its 95 % t interval, for phases and telemetry off and on and for the control, and
+by how much raybench's own clock differs from the outside one. `workers=2` asks torchrun for two ranks a process, with
+DistributedDataParallel in all loops.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
-from scipy.stats import binom
+from scipy import stats
 from torch.nn.functional import cross_entropy
 
 from raybench.arms import TorchArm
@@ -36,7 +41,8 @@ from raybench.training.telemetry import Telemetry
 
 CPU = torch.device("cpu")
 Block = Callable[[int], float]  # steps -> seconds by an outside timer
-VARIANTS = (("phases off", False, False), ("phases on", True, False), ("phases off, telemetry on", False, True))
+CONTROL, CLOCK = "bare again (the control)", "own clock over the outside timer"
+VARIANTS = {"phases off": (False, False), "phases on": (True, False), "phases off, telemetry on": (False, True)}
 
 
 def bare_loop(setting: Setting, rank: int) -> Block:
@@ -89,24 +95,20 @@ def raybench_loop(
     return block
 
 
-def interleaved(bare: Block, ours: Block, ranks: Ranks, pairs: int, steps: int) -> list[float]:
-    """The ratio of each pair, raybench's seconds over the bare loop's; the slowest rank's where there are several."""
-    ratios = []
-    for number in range(pairs + 1):
-        blocks = (bare, ours) if number % 2 else (ours, bare)
+def median_ratios(bare: Block, ours: Block, again: Block, ranks: Ranks, rounds: int, steps: int) -> dict[str, float]:
+    """The median over rounds of each loop's seconds to the bare ones'; the slowest rank's where there are several."""
+    loops = {"bare": bare, "ours": ours, "again": again}
+    names, ratios = list(loops), []
+    for number in range(rounds + 1):
         seconds = {}
-        for block in blocks:
+        for name in (names[number % 3 :] + names[: number % 3])[:: 1 if number % 2 else -1]:
             ranks.barrier()
-            seconds[block] = max(ranks.gather(block(steps)))
-        ratios.append(seconds[ours] / seconds[bare])
-    return ratios[1:]  # the first pair warms up
-
-
-def median_interval(values: list[float]) -> tuple[float, float]:
-    """Two of the values between which the median lies with 95 % or more: order statistics, no assumption of a shape."""
-    ordered, n = sorted(values), len(values)
-    low = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)
-    return ordered[low], ordered[n - 1 - low]
+            seconds[name] = max(ranks.gather(loops[name](steps)))
+        ratios.append(
+            (seconds["ours"] / math.sqrt(seconds["bare"] * seconds["again"]), seconds["again"] / seconds["bare"])
+        )
+    ours_ratios, control = zip(*ratios[1:], strict=True)  # the first round warms up
+    return {"ours": statistics.median(ours_ratios), "control": statistics.median(control)}
 
 
 @contextlib.contextmanager
@@ -121,29 +123,58 @@ def joined(workers: int) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
-def main(pairs: int = 40, steps: int = 150, workers: int = 1) -> None:
-    """Print a line for each variant."""
+def measure(number: int, rounds: int, steps: int, workers: int) -> None:
+    """One process: print its ratios as JSON. Odd processes build raybench's loop before the bare ones."""
     torch.set_num_threads(1)
     setting = Setting(
         model="lenet", dataset="synthetic", batch_size=4 * workers, workers=workers, optimizer={"name": "sgd"}
     )
+    found: dict[str, float] = {}
     with joined(workers) as ranks:
-        bare = bare_loop(setting, ranks.rank)
-        for name, phases, sampled in VARIANTS:
+        for name, (phases, sampled) in VARIANTS.items():
             clock_ratios: list[float] = []
             with Telemetry(ranks, sampled) as telemetry:
                 telemetry.begin_leg()
-                ours = raybench_loop(setting, ranks, phases, telemetry, clock_ratios)
-                ratios = interleaved(bare, ours, ranks, pairs, steps)
-            low, high = median_interval(ratios)
-            if ranks.rank == 0:
-                print(
-                    f"{name}: median ratio {statistics.median(ratios):.4f}, 95 % [{low:.4f}, {high:.4f}] over {pairs} "
-                    f"pairs of {steps} steps, {workers} workers; own clock over outside timer "
-                    f"{statistics.median(clock_ratios):.5f}",
-                    flush=True,
-                )
+                build = {
+                    "bare": lambda: bare_loop(setting, ranks.rank),
+                    "ours": lambda p=phases, t=telemetry, c=clock_ratios: raybench_loop(setting, ranks, p, t, c),
+                    "again": lambda: bare_loop(setting, ranks.rank),
+                }
+                order = list(build)[number % 3 :] + list(build)[: number % 3]
+                loops = {loop: build[loop]() for loop in order}
+                ratios = median_ratios(loops["bare"], loops["ours"], loops["again"], ranks, rounds, steps)
+            found[name] = ratios["ours"]
+            found.setdefault(CONTROL, ratios["control"])
+            found.setdefault(CLOCK, statistics.median(clock_ratios))
+        if ranks.rank == 0:
+            print(json.dumps(found), flush=True)
+
+
+def main(processes: int = 10, rounds: int = 40, steps: int = 100, workers: int = 1) -> None:
+    """Ask fresh processes one after another, and print a line for each variant."""
+    found: dict[str, list[float]] = {}
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={workers}"] if workers > 1 else []
+    for number in range(processes):
+        words = [f"number={number}", f"rounds={rounds}", f"steps={steps}", f"workers={workers}"]
+        done = subprocess.run(
+            [sys.executable, *launcher, __file__, *words], stdout=subprocess.PIPE, text=True, check=True
+        )
+        for name, ratio in json.loads(done.stdout.strip().splitlines()[-1]).items():
+            found.setdefault(name, []).append(ratio)
+    print(f"{processes} processes, {rounds} rounds of {steps} steps each, {workers} workers")
+    for name, ratios in found.items():
+        low, mean, high = _interval(ratios)
+        print(f"{name:<34} {mean:.4f}   95 % [{low:.4f}, {high:.4f}]   {min(ratios):.4f} to {max(ratios):.4f}")
+
+
+def _interval(ratios: list[float]) -> tuple[float, float, float]:
+    """Geometric mean of ratios and its 95 % t interval on their logarithms."""
+    logs = [math.log(ratio) for ratio in ratios]
+    mean, error = statistics.fmean(logs), statistics.stdev(logs) / math.sqrt(len(logs))
+    reach = float(stats.t.ppf(0.975, len(logs) - 1)) * error
+    return math.exp(mean - reach), math.exp(mean), math.exp(mean + reach)
 
 
 if __name__ == "__main__":
-    main(**{key: int(value) for key, _, value in (token.partition("=") for token in sys.argv[1:])})
+    words = {key: int(value) for key, _, value in (token.partition("=") for token in sys.argv[1:])}
+    measure(**words) if "number" in words else main(**words)

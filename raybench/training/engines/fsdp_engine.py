@@ -57,10 +57,9 @@ class FsdpEngine(TorchEngine):
         return build_optimizer(setting.optimizer, self.model.parameters())
 
     def _synchronized(self, last: bool) -> AbstractContextManager[None]:
-        if self.accumulation > 1:
-            assert isinstance(self.model, FSDPModule)
-            self.model.set_requires_gradient_sync(last)
-            self.model.set_is_last_backward(last)
+        assert isinstance(self.model, FSDPModule)
+        self.model.set_requires_gradient_sync(last)
+        self.model.set_is_last_backward(last)
         return nullcontext()
 
     def _wrapper(self) -> str:

@@ -98,16 +98,21 @@ class TorchEngine:
         return ZeroRedundancyOptimizer(self.model.parameters(), optimizer_class=kind, **options)
 
     def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
+        if self.accumulation == 1:
+            return self._logits(images)
         with self._synchronized(last):
-            if self.autocast_dtype is not None:
-                with torch.autocast(self.device_type, dtype=self.autocast_dtype):
-                    autocast: torch.Tensor = self.wrapped(images)
-                return autocast
-            logits: torch.Tensor = self.wrapped(images if self.input_dtype is None else images.to(self.input_dtype))
-            return logits
+            return self._logits(images)
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        if self.autocast_dtype is not None:
+            with torch.autocast(self.device_type, dtype=self.autocast_dtype):
+                autocast: torch.Tensor = self.wrapped(images)
+            return autocast
+        logits: torch.Tensor = self.wrapped(images if self.input_dtype is None else images.to(self.input_dtype))
+        return logits
 
     def _synchronized(self, last: bool) -> AbstractContextManager[None]:
-        """Gradients are averaged over ranks in the last backward of a step only."""
+        """Where a step has several backwards, gradients are averaged over ranks in the last only."""
         if not last and isinstance(self.wrapped, DistributedDataParallel):
             return self.wrapped.no_sync()
         return contextlib.nullcontext()
