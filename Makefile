@@ -10,7 +10,7 @@ quickstart: .venv/installed
 	$(BIN)/python -m raybench.sweep space=quickstart
 
 test: .venv/installed-test lint audit
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -40,6 +40,13 @@ class Commands:
             )  # fmt: skip
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under pytest-xdist, tests that start Ray or torchrun run one after another, beside all the others."""
+    for item in items:
+        if item.get_closest_marker("ray") or item.get_closest_marker("distributed"):
+            item.add_marker(pytest.mark.xdist_group("processes"))
+
+
 @pytest.fixture
 def commands(tmp_path: Path) -> Commands:
     """Commands in an empty folder, for those that start no Ray."""
