@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from raybench.detection import calibrated_seconds
 from raybench.errors import UserError
 from raybench.ledger import read_ledger
-from raybench.machine import fingerprint, this_machine
+from raybench.machine import Fingerprint, fingerprint, this_machine
 from raybench.plan import Plan, Trial
 from raybench.protocol import INSTRUMENTS, Protocol
 
@@ -60,13 +60,14 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def estimate(plan: Plan, results: Path) -> Estimate:
+def estimate(plan: Plan, results: Path, *, elsewhere: bool = False) -> Estimate:
     """The machine time of a plan on this machine, from the ledgers below `results` or a calibration there.
 
+    `elsewhere`: the plan runs on other machines, a cluster's; they are taken to be those of the newest leg like its own.
     Raises UserError for a calibration that cannot be read; a damaged ledger is told of by who reads it.
     """
-    from_ledgers = _from_ledgers(plan, list(_rows(plan, results)))
-    if from_ledgers.is_whole:
+    from_ledgers = _from_ledgers(plan, _rows(plan, results, elsewhere), elsewhere)
+    if from_ledgers.is_whole or elsewhere:
         return from_ledgers
     seconds = calibrated_seconds(plan, results)
     if seconds is None:
@@ -75,9 +76,21 @@ def estimate(plan: Plan, results: Path) -> Estimate:
     return Estimate(seconds, legs, legs, "every arm taken to be as fast as the baseline in the calibration")
 
 
-def _rows(plan: Plan, results: Path) -> Iterator[Row]:
-    """The ledger rows of this machine that are like a leg of the plan: its setting, under its protocol."""
+def _rows(plan: Plan, results: Path, elsewhere: bool) -> list[Row]:
+    """The ledger rows of one kind of machine that are like a leg of the plan: this one, or that of the newest such leg."""
+    like = list(_like(plan, results))
     machine = this_machine(with_gpu=plan.trials[0].setting.device != "cpu")
+    if elsewhere and like:
+        machine = _machine(max(like, key=lambda row: row["started_at"]))
+    return [row for row in like if _machine(row) == machine]
+
+
+def _machine(row: Row) -> Fingerprint:
+    return fingerprint(json.loads(row["environment"]))
+
+
+def _like(plan: Plan, results: Path) -> Iterator[Row]:
+    """The ledger rows of any machine that are like a leg of the plan: its setting, under its protocol."""
     wanted = {trial.setting_id: _essence(trial.protocol) for trial in plan.trials}
     for folder in sorted({file.parent for file in results.glob("*/*/*.parquet")}):
         try:
@@ -85,8 +98,7 @@ def _rows(plan: Plan, results: Path) -> Iterator[Row]:
         except UserError:
             continue  # of another sweep than the one that is asked for; raybench.verify says what is wrong with it
         for row in rows:
-            same = row["setting_id"] in wanted and _followed(row["protocol"]) == wanted[row["setting_id"]]
-            if same and fingerprint(json.loads(row["environment"])) == machine:
+            if row["setting_id"] in wanted and _followed(row["protocol"]) == wanted[row["setting_id"]]:
                 yield row
 
 
@@ -103,16 +115,22 @@ def _essence(protocol: Protocol) -> Protocol:
     return protocol.model_copy(update={**dict.fromkeys(INSTRUMENTS, False), "rounds": 1})
 
 
-def _from_ledgers(plan: Plan, rows: Sequence[Row]) -> Estimate:
+def _from_ledgers(plan: Plan, rows: Sequence[Row], elsewhere: bool) -> Estimate:
     legs = plan.legs()
     if not rows:
-        return Estimate(0.0, 0, len(legs), "no ledger here holds any of this machine")
+        return Estimate(0.0, 0, len(legs), f"no ledger here holds any{'' if elsewhere else ' of this machine'}")
+    where = _in_words(_machine(rows[0])) if elsewhere else "this machine"
     groups = _groups(rows)
     seconds, starts = _leg_seconds(groups), _start_seconds(groups)
     known = [(trial, seconds[key]) for trial, leg in legs if (key := (trial.setting_id, leg.arm_name)) in seconds]
     total = sum(each for _, each in known) + (median(starts) if starts else 0.0) * _num_starts(known)
     without = "" if starts else ", the start of processes left out"
-    return Estimate(total, len(known), len(legs), f"as {len(rows)} legs took on this machine before{without}")
+    return Estimate(total, len(known), len(legs), f"as {len(rows)} legs took on {where} before{without}")
+
+
+def _in_words(machine: Fingerprint) -> str:
+    """A kind of machine in a few words."""
+    return f"machines with {machine['gpu'] or machine['cpu']}"
 
 
 def _num_starts(known: Sequence[tuple[Trial, float]]) -> int:

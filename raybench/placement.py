@@ -112,6 +112,11 @@ class Place:
     def slots(self) -> int:
         return (self.cluster and self.cluster.slots) or 1
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether trials run on the machines of a cluster, which this need not be one of."""
+        return self.cluster is not None and not self.cluster.is_local
+
     def in_words(self, plan: Plan) -> str:
         """The cluster, how many trials run at once, and whether the plan fits."""
         if self.cluster is None:

@@ -52,7 +52,7 @@ def print_plan(
     lines.append(f"order of the first trial: {' '.join(leg.arm_name for leg in trials[0].legs)}")
     there = find_cluster()
     lines.append(f"where: {there.in_words(plan)}")
-    expected = estimate(plan, results)
+    expected = estimate(plan, results, elsewhere=there.is_elsewhere)
     lines.append(f"time: {expected.in_words(there.slots)}")
     if price is not None:
         lines.append(f"cost: {cost_in_words(expected, price)}")
@@ -64,7 +64,8 @@ def print_plan(
 
 def outlook(plan: Plan, space: Space, results: Path, price: float | None) -> dict[str, Any]:
     """What `--json` says beside the plan: where it would run, the time, the cost, and what it could detect."""
-    there, expected = find_cluster(), estimate(plan, results)
+    there = find_cluster()
+    expected = estimate(plan, results, elsewhere=there.is_elsewhere)
     seconds = expected.seconds if expected.num_known else None
     return {
         "where": there.in_words(plan),

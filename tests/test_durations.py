@@ -61,6 +61,16 @@ def test_the_time_is_that_of_legs_like_these(tmp_path: Path) -> None:
     assert fresh.seconds == pytest.approx(2 * (6 * START + 2 * (2 + 3 + 5)))
 
 
+def test_on_a_cluster_the_time_is_that_of_the_machines_of_the_newest_legs(tmp_path: Path) -> None:
+    run(make_plan(), tmp_path, here(gpu="A10G"))
+    assert estimate(make_plan(), tmp_path).num_known == 0, "this machine is another one"
+    there = estimate(make_plan(), tmp_path, elsewhere=True)
+    assert there.is_whole
+    assert there.in_words().endswith("(as 12 legs took on machines with A10G before)")
+    nothing = estimate(make_plan(setting__batch_size="64"), tmp_path, elsewhere=True)
+    assert nothing.num_known == 0
+
+
 def test_legs_whose_like_was_not_measured_have_no_time(tmp_path: Path) -> None:
     run(make_plan(), tmp_path, here(), arms=("ddp", "zero1"))
     part = estimate(make_plan(setting__model="[lenet,test_resnet]"), tmp_path)

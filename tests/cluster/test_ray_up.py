@@ -31,7 +31,7 @@ from tests.conftest import ROOT
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RAY = Path(sys.prefix) / "bin/ray"
 SWEEP = (
-    "cd ~/raybench && python -m raybench.sweep space=quickstart sweep=up setting.model=lenet setting.nodes=2 "
+    "cd ~/raybench && python -m raybench.sweep space=quickstart sweep=up wait=1 setting.model=lenet setting.nodes=2 "
     "repeats=3 protocol.rounds=1 protocol.steps=10 --verbose"
 )
 LEGS = 9
