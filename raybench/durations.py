@@ -63,8 +63,8 @@ def in_words(seconds: float) -> str:
 def estimate(plan: Plan, results: Path, *, elsewhere: bool = False) -> Estimate:
     """The machine time of a plan on this machine, from the ledgers below `results` or a calibration there.
 
-    `elsewhere`: the plan runs on other machines, a cluster's; they are taken to be those of the newest leg like its own.
-    Raises UserError for a calibration that cannot be read; a damaged ledger is told of by who reads it.
+    `elsewhere`: the plan runs on other machines, a cluster's, which are taken to be those of the newest leg like its
+    own. Raises UserError for a calibration that cannot be read; a damaged ledger is told of by who reads it.
     """
     from_ledgers = _from_ledgers(plan, _rows(plan, results, elsewhere), elsewhere)
     if from_ledgers.is_whole or elsewhere:
@@ -77,7 +77,7 @@ def estimate(plan: Plan, results: Path, *, elsewhere: bool = False) -> Estimate:
 
 
 def _rows(plan: Plan, results: Path, elsewhere: bool) -> list[Row]:
-    """The ledger rows of one kind of machine that are like a leg of the plan: this one, or that of the newest such leg."""
+    """The rows of one kind of machine that are like a leg of the plan: this one, or that of the newest such leg."""
     like = list(_like(plan, results))
     machine = this_machine(with_gpu=plan.trials[0].setting.device != "cpu")
     if elsewhere and like:

@@ -1,9 +1,10 @@
 """Hosts made of Linux namespaces: on this one machine, each with an address, processes, a name and an sshd of its own.
 
-A host is a process tree in network, mount, PID, UTS and IPC namespaces of its own, so that `ray stop` inside sees and ends nothing
-outside. Its /tmp, /run and /dev/shm are empty at each start; /root is its disk, which a power-off keeps; everything else is this
-machine's, the Python environment read-only. When its first process ends, everything of it ends, mounts and interfaces included; that
-process ends with the test, even one that is killed. What is left then is a bridge, which the next use takes away.
+A host is a process tree in network, mount, PID, UTS and IPC namespaces of its own, so that `ray stop` inside sees and
+ends nothing outside. Its /tmp, /run and /dev/shm are empty at each start; /root is its disk, which a power-off keeps;
+everything else is this machine's, the Python environment read-only. When its first process ends, everything of it ends,
+mounts and interfaces included; that process ends with the test, even one that is killed. What is left then is a bridge,
+which the next use takes away.
 
 Needs root, iproute2, util-linux, openssh-server and rsync; `what_is_missing` says which of it this machine lacks.
 """
@@ -31,7 +32,8 @@ NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--ipc")
 _COVERED = ("/root", "/tmp", "/run", "/dev/shm")  # a host has its own there
 _START_SECONDS = 20.0
 
-# The first process of a host. What lies in a folder that is about to be covered is held open, and bound to its place afterwards.
+# The first process of a host. What lies in a folder that is about to be covered is held open, and bound to its place
+# afterwards.
 _INIT = """
 set -euo pipefail
 name=$1 disk=$2 names=$3; shift 3
@@ -79,7 +81,9 @@ def what_is_missing() -> str:
     }.items():  # fmt: skip
         if shutil.which(tool) is None:
             return f"no {tool} here ({package})"
-    tried = subprocess.run(["unshare", *NAMESPACES, "--fork", "mount", "-t", "tmpfs", "tmpfs", "/run"], capture_output=True)
+    tried = subprocess.run(
+        ["unshare", *NAMESPACES, "--fork", "mount", "-t", "tmpfs", "tmpfs", "/run"], capture_output=True
+    )
     if tried.returncode:
         return f"no namespaces can be made here: {tried.stderr.decode().strip()}"
     tried = subprocess.run(["unshare", "--net", "ip", "link", "add", BRIDGE, "type", "bridge"], capture_output=True)
@@ -88,7 +92,7 @@ def what_is_missing() -> str:
 
 @dataclass
 class Host:
-    """A machine of its own; `key` (and `key.pub` beside it) opens it to root, from the test and from the other hosts."""
+    """A machine of its own, on whose disk the key lies that opens all of them to root."""
 
     name: str
     address: str
@@ -115,7 +119,7 @@ class Host:
         assert len(visible) < 10, f"{self.name} sees processes that are not its own: {visible}"
 
     def power_off(self) -> None:
-        """All of it ends at once, as when the plug is pulled: no connection is closed, no file is written to the end."""
+        """All of it ends at once, as when the plug is pulled: no connection is closed, no file written to its end."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -138,7 +142,8 @@ class Host:
 
     def _inside(self) -> int:
         """The process number, out here, of its first process; 0 before there is one. Raises when it has ended."""
-        assert self.process is not None and self.process.poll() is None, f"{self.name} has ended"
+        assert self.process is not None, f"{self.name} is off"
+        assert self.process.poll() is None, f"{self.name} has ended"
         children = psutil.Process(self.process.pid).children()
         return children[0].pid if children else 0
 

@@ -1,7 +1,7 @@
 """From `ray up cluster.onprem.yaml` to nothing left: a real cluster over ssh, on three hosts made of namespaces.
 
 The file is the one that users get, with the hosts' addresses put in, and the installation of raybench replaced by this
-environment, which the hosts see. A sweep of trials that span both workers loses one of them to a power failure, and is resumed.
+environment, which the hosts see. A sweep whose trials span both workers loses one to a power failure, and is resumed.
 """
 
 from __future__ import annotations
@@ -210,9 +210,8 @@ def _holds_all_that_was_measured(folder: Path, names: set[str]) -> None:
 def _joins(laptop: Laptop, head: Host, *, token: bool) -> bool:
     """Whether somebody on the network can use the cluster."""
     environment = {**laptop.environment, "RAY_AUTH_MODE": "token" if token else "disabled"}
-    done = subprocess.run(
-        [RAY, "status", "--address", f"{head.address}:6379"], env=environment, capture_output=True, timeout=120, check=False
-    )
+    status = [RAY, "status", "--address", f"{head.address}:6379"]
+    done = subprocess.run(status, env=environment, capture_output=True, timeout=120, check=False)
     return done.returncode == 0
 
 

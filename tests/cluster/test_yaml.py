@@ -1,4 +1,4 @@
-"""The two cluster files pass the checks that `ray up` makes before it talks to anybody, and say what they are meant to say."""
+"""The two cluster files pass the checks that `ray up` makes first, and say what they are meant to say."""
 
 from __future__ import annotations
 
