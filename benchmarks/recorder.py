@@ -55,7 +55,7 @@ def measure(plan: Plan, folder: Path, pause_seconds: float) -> tuple[list[float]
     uri, artifacts = f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts")
     recorder = ray.remote(Recorder).options(num_cpus=0, max_concurrency=1)
     actor = recorder.remote(plan.model_dump_json(), str(folder / "ledger"), "", uri, artifacts)
-    ray.get(actor.remaining.remote(plan.trials[0].trial_id))
+    ray.get(actor.next_group.remote(plan.trials[0].trial_id))
     time.sleep(START_SECONDS)
     generator = np.random.default_rng(0)
     waits = []

@@ -65,10 +65,22 @@ class Display:
         """Take in the recorder's news, and show them."""
         self._running = news["running"]
         for event in news["events"]:
-            complete = self.progress.add(event)
+            if "note" in event:
+                self._take_note(event)
+                continue
+            if self.progress.has(event):
+                continue  # told again by a recorder that was started again
+            complete = self.progress.add(event, run_now="trial_seconds" in event)
             if self.level != "quiet":
                 self._tell(event, complete)
         self._draw()
+
+    def _take_note(self, event: Mapping[str, Any]) -> None:
+        """Tell what happened to a trial or to the recorder; one that begins anew has its legs to run again."""
+        if "attempt" in event:
+            self.progress.begin_anew(event)
+        if self.level != "quiet":
+            self.say(f"[yellow]note[/]: {escape(event['note'])}")
 
     def say(self, text: str) -> None:
         """Print a line that stays, whatever the level; `text` is rich markup."""

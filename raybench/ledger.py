@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from raybench.plan import Leg, Trial
 
 SCHEMA_VERSION = 1
-ASIDE = "_aside"  # where a ledger keeps the files that could not be read
+ASIDE = "_aside"  # where a ledger keeps what does not count: unreadable files, and rows of trials that began anew
 _FLOATS = pa.list_(pa.float64())
 
 
@@ -108,6 +108,9 @@ EXTRA = pa.schema(
         ("contaminated", pa.list_(pa.string())),  # why; empty where clean, null where not known
         ("missing_instruments", pa.list_(pa.string())),
         ("matmul_tflops", pa.float64()),  # what a worker reached in a matrix product, where no datasheet says more
+        ("attempt", pa.int32()),  # how often the trial had begun anew when it ran this leg; 0 is the first time
+        ("placement", pa.string()),  # JSON: by rank, the node and its GPUs
+        ("withdrawn", pa.string()),  # in `_aside/` alone: why the row does not count
     ]
 )
 SCHEMA = pa.schema([*CONTRACT, *EXTRA])
@@ -152,6 +155,8 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
         "started_at": datetime.fromtimestamp(outcome.started_at, tz=UTC),
         "process_group": outcome.process_group,
         "batch_probes": outcome.batch_probes,
+        "attempt": outcome.attempt,
+        "placement": outcome.placement,
     }
     match outcome:
         case Failure(kind=kind, message=message):
@@ -163,11 +168,12 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
     return row
 
 
-_JSON = ("batch_probes", "memory_parts", "telemetry")  # what an outcome holds as an object, and the ledger as JSON
+# What an outcome holds as an object, and the ledger as JSON.
+_JSON = ("batch_probes", "memory_parts", "placement", "telemetry")
+# Columns that an outcome of either kind brings; build_row names them.
+_OF_ANY_OUTCOME = ("facts", "environment", "started_at", "process_group", "attempt", "placement", "batch_probes")
 _MEASURED = [
-    name
-    for name in SCHEMA.names
-    if name in Measurement.__dataclass_fields__ and name not in ("facts", "environment", "started_at", "process_group")
+    name for name in SCHEMA.names if name in Measurement.__dataclass_fields__ and name not in _OF_ANY_OUTCOME
 ]
 
 
@@ -216,9 +222,10 @@ class Ledger:
         """Move files that cannot be read to `_aside/`, as NAME.parquet.damaged; returns a line about each.
 
         Their legs have no outcome then, and run again. A file of a newer version is left alone and raises UserError.
+        A withdrawal that was cut is ended.
         """
         told = []
-        for file in _parquet_files(self.folder):
+        for file in [*_parquet_files(self.folder), *_withdrawn_files(self.folder)]:
             try:
                 for _ in scan_file(file):
                     pass
@@ -227,6 +234,7 @@ class Ledger:
                 aside.parent.mkdir(exist_ok=True)
                 file.replace(aside)
                 told.append(f"{error}; set aside as {aside}")
+        self.finish_withdrawals()
         return told
 
     def write_space(self, text: str) -> None:
@@ -241,6 +249,42 @@ class Ledger:
         row = build_row(sweep, space, trial, leg, outcome)
         write_rows(self.folder, f"leg-{leg.leg_id}", [row])
         return row
+
+    def withdraw(self, leg_ids: Collection[str], why: str) -> list[dict[str, Any]]:
+        """Move rows of one trial to `_aside/`, where they are kept and do not count: the trial begins anew.
+
+        They lie there, durable, in a file of the trial and its attempt with `why` in the column `withdrawn`, before
+        they leave the ledger. Returns them; `finish_withdrawals` ends what was cut in between.
+        """
+        rows = [row for row in self.rows() if row["leg_id"] in leg_ids]
+        if rows:
+            attempt = max(row.get("attempt") or 0 for row in rows)
+            name = f"trial-{rows[0]['trial_id']}-attempt-{attempt}"
+            write_rows(self.folder / ASIDE, name, [{**row, "withdrawn": why} for row in rows])
+            self._remove({row["leg_id"] for row in rows})
+        return rows
+
+    def withdrawn(self) -> list[dict[str, Any]]:
+        """Every row that was withdrawn, of every attempt."""
+        return [row for file in _withdrawn_files(self.folder) for row in read_file(file).to_pylist()]
+
+    def finish_withdrawals(self) -> None:
+        """Take out of the ledger what lies in `_aside/` already: a withdrawal was cut before its end."""
+        aside = {(row["leg_id"], row["attempt"] or 0) for row in self.withdrawn()}
+        if aside:
+            rows = self.rows(["leg_id", "attempt"])
+            self._remove({row["leg_id"] for row in rows if (row["leg_id"], row.get("attempt") or 0) in aside})
+
+    def _remove(self, leg_ids: set[str]) -> None:
+        """Write the files that hold these legs again without them; a file that holds no other goes."""
+        for file in _parquet_files(self.folder):
+            if leg_ids.isdisjoint(read_file(file, ["leg_id"])["leg_id"].to_pylist()):
+                continue
+            kept = [row for row in read_file(file).to_pylist() if row["leg_id"] not in leg_ids]
+            if kept:
+                write_rows(file.parent, file.stem, kept)
+            else:
+                file.unlink()
 
     def compact(self, min_files: int = 100) -> bool:
         """Merge the files of single legs into one, where there are `min_files` or more. Returns whether it did.
@@ -271,6 +315,10 @@ def ledger_files(path: Path) -> list[Path]:
     if not files:
         raise UserError(f"{path}: no *.parquet file in it or below it, so it is no ledger")
     return files
+
+
+def _withdrawn_files(folder: Path) -> list[Path]:
+    return sorted((folder / ASIDE).glob("trial-*.parquet"))
 
 
 def _parquet_files(folder: Path) -> list[Path]:

@@ -54,6 +54,8 @@ class Measurement:
     environment: dict[str, Any] = field(default_factory=dict)
     started_at: float = 0.0  # seconds since the epoch
     process_group: str = ""  # names the fresh set of processes that ran this leg
+    attempt: int = 0  # how often the trial had begun anew
+    placement: list[dict[str, Any]] | None = None  # by rank: `node`, `gpus`
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Failure:
     environment: dict[str, Any] = field(default_factory=dict)
     started_at: float = 0.0
     process_group: str = ""
+    attempt: int = 0
+    placement: list[dict[str, Any]] | None = None
     batch_probes: dict[str, Any] | None = None  # as a measurement's
 
     def __post_init__(self) -> None:

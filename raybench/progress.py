@@ -70,6 +70,8 @@ class Progress:
         self._seconds: dict[tuple[str, str], _Cell] = defaultdict(_Cell)
         self._open: dict[tuple[str, int], _RunningTrial] = defaultdict(_RunningTrial)
         self._ratios: dict[tuple[str, str], _Cell] = {}  # (setting's label, arm), the latest last
+        self._known: set[str] = set()  # legs taken in
+        self._attempts: dict[tuple[str, int], int] = {}  # trial -> how often it has begun anew
         self._seconds_run = 0.0  # of legs run by this command
         self._starts: dict[tuple[str, int], float] = {}  # trial begun by this command -> seconds that were no leg's
 
@@ -77,11 +79,31 @@ class Progress:
     def num_legs(self) -> int:
         return sum(len(trial.legs) for trial in self.plan.trials)
 
+    def has(self, event: Mapping[str, Any]) -> bool:
+        """Whether a leg's outcome was taken in already."""
+        newer = event["attempt"] > self._attempts.get((event["setting_id"], event["repeat"]), 0)
+        return event["leg_id"] in self._known and not newer
+
+    def begin_anew(self, event: Mapping[str, Any]) -> None:
+        """A trial is at another attempt (`setting_id`, `repeat`, `attempt`): its earlier legs are to be run again."""
+        key = (event["setting_id"], event["repeat"])
+        if event["attempt"] <= self._attempts.get(key, 0):
+            return
+        self._attempts[key] = event["attempt"]
+        self._starts.pop(key, None)
+        for earlier in self._open.pop(key, _RunningTrial()).events:
+            self._known.discard(earlier["leg_id"])
+            self.num_done -= 1
+            self.num_failed -= "failure" in earlier
+            self._left[earlier["setting_id"], earlier["arm"]] += 1
+
     def add(self, event: Mapping[str, Any], *, run_now: bool = True) -> bool:
         """Take in a leg's outcome (see `recorder.leg_event`). Returns whether its trial is complete with it."""
         key = (event["setting_id"], event["repeat"])
         if key not in self._trials:
             return False  # a row of a sweep of this name with more repeats
+        self.begin_anew(event)
+        self._known.add(event["leg_id"])
         self.num_done += 1
         self.num_failed += "failure" in event
         self._left[event["setting_id"], event["arm"]] -= 1

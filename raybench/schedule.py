@@ -1,7 +1,7 @@
 """The sweep on Ray: a recorder, Ray Tune that runs the trials and decides nothing else, and a thread that tells of it.
 
-A sweep ends early when the user asks for it (the running legs end, no other begins) or when the recorder dies,
-without which nothing can be kept.
+A sweep ends early when the user asks for it (the running legs end, no other begins) or when the recorder dies and
+cannot be started again, without which nothing can be kept.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from raybench.trial import run_trial
 _ON_HEAD = {"node:__internal_head__": 0.0001}
 _SECONDS_BETWEEN_LOOKS = 1.0  # at the recorder
 _PATIENCE_SECONDS = 30.0
+_RECORDER_RESTARTS = 20
+_TRIAL_RESTARTS = 3  # of a trial whose own process is killed
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,12 @@ def run_trials(
     Raises StoppedNow when the user wants the end at once.
     """
     storage = folder.parent / f".ray-{plan.sweep}"
+    shutil.rmtree(storage, ignore_errors=True)  # what a driver that was killed left says nothing of this run
+    storage.mkdir(parents=True)
     name = f"recorder-{plan.space}-{plan.sweep}"
-    recorder = _recorder(name, plan, folder, space_yaml)
+    recorder = _recorder(name, plan, folder, space_yaml, storage)
     try:
-        ray.get(recorder.remaining.remote(plan.trials[0].trial_id))
+        ray.get(recorder.next_group.remote(plan.trials[0].trial_id))
     except ray.exceptions.RayActorError as error:
         return Ended(recorder_died=_first_line(error))
     watch = _Watch(recorder, display, interruption)
@@ -71,7 +75,10 @@ def run_trials(
         tune.with_resources(run_trial, tune.PlacementGroupFactory([_ON_HEAD])),
         param_space=config,
         tune_config=tune.TuneConfig(max_concurrent_trials=cluster.slots or 1, num_samples=1),
-        run_config=tune.RunConfig(name="tune", storage_path=str(storage), verbose=0, stop=_WhenOver(watch)),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str(storage), verbose=0, stop=_WhenOver(watch),
+            failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
+        ),
     )
     try:
         with display, watch:
@@ -81,7 +88,8 @@ def run_trials(
     if watch.recorder_died:
         return Ended(recorder_died=watch.recorder_died)
     labels = {trial.trial_id: f"{trial.label}, repeat {trial.repeat}" for trial in plan.trials}
-    unrun = [f"{labels[r.config['trial_id']]}: {_reason(r.error)}" for r in results if r.error is not None]
+    problems = [(labels[result.config["trial_id"]], _problem(result)) for result in results]
+    unrun = [f"{label}: {problem}" for label, problem in problems if problem]
     try:
         ray.get(recorder.finish.remote())  # its troubles come up again, and are told, when the sweep is published
     except ray.exceptions.RayActorError as error:
@@ -89,10 +97,17 @@ def run_trials(
     return Ended(unrun)
 
 
-def _recorder(name: str, plan: Plan, folder: Path, space_yaml: str) -> Any:
-    """Start the recorder, on the head: it writes where the driver reads, and costs no CPU of a trial's."""
-    options = {"name": name, "namespace": ACTOR_NAMESPACE, "num_cpus": 0, "resources": _ON_HEAD, "max_concurrency": 1}
-    arguments = (plan.model_dump_json(), str(folder), space_yaml, *destination(), mlflow_variables())
+def _recorder(name: str, plan: Plan, folder: Path, space_yaml: str, storage: Path) -> Any:
+    """Start the recorder, on the head: it writes where the driver reads, and costs no CPU of a trial's.
+
+    Ray starts it again when it is killed, and repeats the calls that it had not answered.
+    """
+    options = {
+        "name": name, "namespace": ACTOR_NAMESPACE, "num_cpus": 0, "resources": _ON_HEAD, "max_concurrency": 1,
+        "max_restarts": _RECORDER_RESTARTS, "max_task_retries": -1,
+    }  # fmt: skip
+    state = str(storage / "running.json")
+    arguments = (plan.model_dump_json(), str(folder), space_yaml, *destination(), mlflow_variables(), state)
     return ray.remote(Recorder).options(**options).remote(*arguments)
 
 
@@ -103,7 +118,7 @@ class _Watch:
         self.over = False  # no trial is to go on
         self.recorder_died = ""
         self._recorder, self._display, self._interruption = recorder, display, interruption
-        self._told = 0
+        self._told = self._incarnation = 0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
 
@@ -123,7 +138,7 @@ class _Watch:
                     ray.get(self._recorder.drain.remote(), timeout=_PATIENCE_SECONDS)
                     draining = True
                     self._display.stop()
-                news = ray.get(self._recorder.news.remote(self._told), timeout=_PATIENCE_SECONDS)
+                news = ray.get(self._recorder.news.remote(self._told, self._incarnation), timeout=_PATIENCE_SECONDS)
             except ray.exceptions.GetTimeoutError:
                 continue  # the recorder is busy; what it has to tell is told later
             except ray.exceptions.RayError as error:
@@ -131,6 +146,8 @@ class _Watch:
                     self.recorder_died = _first_line(error)
                 self.over = True
                 return
+            if news["incarnation"] != self._incarnation:
+                self._incarnation, self._told = news["incarnation"], 0
             self._told += len(news["events"])
             self._display.update(news)
             self.over = draining and not news["num_active"]
@@ -154,6 +171,13 @@ class _WhenOver(tune.Stopper):  # type: ignore[misc]
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _problem(result: Any) -> str:
+    """Why a trial could not be run to its end, as Tune or the trial itself says; empty where it was."""
+    if result.error is not None:
+        return _reason(result.error)
+    return str((result.metrics or {}).get("problem", ""))
 
 
 def _reason(error: BaseException) -> str:

@@ -1,34 +1,39 @@
 """One trial: a Ray Train `TorchTrainer` for each group of its legs, until every leg has an outcome.
 
 Runs inside a Ray Tune trial actor. A group is all the legs that are left (or one of them, with
-`isolation: fresh`). When a leg ends its group, it becomes a failure and what is left a new group.
+`isolation: fresh`). When a leg ends its group, it becomes a failure and what is left a new group. When a node is lost,
+or a process that only watches the workers, no leg is to blame: what is left runs again, on other nodes from the start.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import socket
+import traceback
 import uuid
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
 from raybench import outcome as outcomes
 from raybench.datasets import WORKING_TREE
-from raybench.outcome import Failure, FailureKind, Outcome
+from raybench.endings import failure_of, first_words, living_nodes, lost_nodes, node_name
+from raybench.orphans import remove_orphaned_placement_groups
+from raybench.outcome import Outcome
 from raybench.placement import SLOT, Cluster, threads_per_worker, use_gpu
 from raybench.plan import Leg, Trial
 from raybench.recorder import ACTOR_NAMESPACE
 
 _STARTS = 2  # how often a group may fail to start before its trial is given up
+_CUTS = 3  # how often a trial's processes may be lost through no fault of a leg
+_NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
 
 
-class GroupNeverStarted(RuntimeError):
-    """A group of processes ended before its first leg began: the cluster's trouble, not a leg's."""
+class TrialGivenUp(RuntimeError):
+    """The cluster's trouble, not a leg's: a group that would not start, or was lost too often."""
 
 
 def run_trial(config: dict[str, Any]) -> dict[str, Any]:
@@ -36,33 +41,58 @@ def run_trial(config: dict[str, Any]) -> dict[str, Any]:
 
     `config`: trial_id, recorder (an actor's name), cluster, storage and working_tree (absolute paths).
 
-    Raises GroupNeverStarted when no group could be started.
+    Returns `problem`, why the trial could not be run to its end; empty where it was. It raises nothing, because Tune
+    is to start it again when its process was killed, and then only.
     """
     recorder = ray.get_actor(config["recorder"], namespace=ACTOR_NAMESPACE)
     trial = Trial.model_validate_json(ray.get(recorder.trial_began.remote(config["trial_id"])))
-    starts_left = _STARTS
     try:
-        while leg_ids := ray.get(recorder.remaining.remote(trial.trial_id)):
-            group = leg_ids if trial.isolation == "shared" else leg_ids[:1]
-            name = f"{trial.trial_id}-{uuid.uuid4().hex[:8]}"
-            try:
-                _fit(trial, group, name, config)
-            except ray.train.TrainingFailedError as error:
-                died = ray.get(recorder.unfinished.remote(name))
-                if died is None:
-                    starts_left -= 1
-                    if not starts_left:
-                        raise GroupNeverStarted(_first_words(error)) from error
-                    continue
-                failure = _failure(trial, error, *died)
-                ray.get(recorder.record.remote(name, died[0], outcomes.to_dict(failure)))
+        _run_groups(recorder, trial, config)
+    except Exception as error:
+        traceback.print_exc()
+        return {"problem": first_words(error)}
     finally:
         ray.get(recorder.trial_ended.remote(trial.trial_id))
-    return {"legs": len(trial.legs)}
+    return {"problem": ""}
 
 
-def _fit(trial: Trial, leg_ids: list[str], name: str, config: dict[str, Any]) -> None:
-    """Run one group to its end. Raises TrainingFailedError when its processes die or a leg ends it."""
+def _run_groups(recorder: Any, trial: Trial, config: dict[str, Any]) -> None:
+    """Group after group, until no leg is left. Raises TrialGivenUp."""
+    starts_left, cuts_left = _STARTS, _CUTS
+    remove_orphaned_placement_groups()
+    while (group := ray.get(recorder.next_group.remote(trial.trial_id)))["legs"]:
+        name = f"{trial.trial_id}-{uuid.uuid4().hex[:8]}"
+        try:
+            _fit(trial, name, config, _ids(group["nodes"]) if starts_left == _STARTS else [])
+            continue
+        except (TrainingFailedError, ray.exceptions.RayActorError) as error:
+            ended = ray.get(recorder.unfinished.remote(name))
+            lost = lost_nodes(ended["node_ids"])
+            if lost or not isinstance(error, TrainingFailedError):
+                why = f"lost node {' and '.join(lost)}" if lost else "the process that watches its workers was killed"
+                cuts_left -= 1
+                if cuts_left < 0:
+                    raise TrialGivenUp(f"{why}, for the {_CUTS + 1}th time") from error
+                ray.get(recorder.cut.remote(trial.trial_id, why))
+                remove_orphaned_placement_groups()
+            elif ended["leg_id"] is None:
+                starts_left -= 1
+                if not starts_left:
+                    raise TrialGivenUp(first_words(error)) from error
+            else:
+                failure = failure_of(trial, error, ended["seconds"])
+                ray.get(recorder.record.remote(name, ended["leg_id"], outcomes.to_dict(failure)))
+
+
+def _ids(names: list[str]) -> list[str]:
+    """Ray's ids of the nodes of these names; none where one of them does not live."""
+    found = {name: node_id for node_id, name in living_nodes().items()} if names else {}
+    return [found[name] for name in names] if set(names) <= found.keys() else []
+
+
+def _fit(trial: Trial, name: str, config: dict[str, Any], node_ids: list[str]) -> None:
+    """Run one group to its end, on these nodes where any are given. Raises TrainingFailedError when its processes die
+    or a leg ends it, and RayActorError when the process that watches them dies."""
     setting = trial.setting
     cluster: Cluster = config["cluster"]
     on_gpu = use_gpu(setting.device, cluster)
@@ -71,14 +101,10 @@ def _fit(trial: Trial, leg_ids: list[str], name: str, config: dict[str, Any]) ->
         resources["GPU"] = 1
     if cluster.slots:
         resources[SLOT] = int(10_000 / setting.workers) / 10_000  # one node has one slot, for one trial
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = _Trainer(
         _worker,
         train_loop_config={
-            "recorder": config["recorder"],
-            "trial_id": trial.trial_id,
-            "leg_ids": leg_ids,
-            "group": name,
-            "use_gpu": on_gpu,
+            "recorder": config["recorder"], "trial_id": trial.trial_id, "group": name, "use_gpu": on_gpu,
         },
         torch_config=ray.train.torch.TorchConfig(
             backend="nccl" if on_gpu else "gloo", timeout_s=int(trial.leg_timeout_seconds) + 60
@@ -88,6 +114,7 @@ def _fit(trial: Trial, leg_ids: list[str], name: str, config: dict[str, Any]) ->
             use_gpu=on_gpu,
             resources_per_worker=resources,
             placement_strategy="STRICT_PACK",
+            label_selector={_NODE_ID: f"in({','.join(node_ids)})"} if node_ids else None,
         ),
         run_config=RunConfig(
             name=name,
@@ -99,8 +126,16 @@ def _fit(trial: Trial, leg_ids: list[str], name: str, config: dict[str, Any]) ->
                 )
             },
         ),
-    )
+    )  # fmt: skip
     trainer.fit()
+
+
+class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
+    """Ray's, without its cleaner of placement groups, a process more for each group: see `raybench.orphans`."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
 
 def worker_variables(on_gpu: bool, threads: int, working_tree: str) -> dict[str, str]:
@@ -120,58 +155,33 @@ def _worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs: the group's legs, handed over to the recorder one by one."""
     import torch
 
+    from raybench.training.environment import place
     from raybench.training.ranks import Ranks
     from raybench.training.worker import run_legs
 
     recorder = ray.get_actor(config["recorder"], namespace=ACTOR_NAMESPACE)
     trial = Trial.model_validate_json(ray.get(recorder.trial.remote(config["trial_id"])))
-    wanted = set(config["leg_ids"])
     group = config["group"]
     device = torch.device("cuda", torch.cuda.current_device()) if config["use_gpu"] else torch.device("cpu")
     ranks = Ranks.joined(device, trial.leg_timeout_seconds)
+    here = _node()
+    places = ranks.gather({**here, **place(device)})
+    answer = ray.get(recorder.group_placed.remote(trial.trial_id, group, places)) if ranks.rank == 0 else None
+    wanted = ranks.gather(answer)[0]
 
     def begin(leg: Leg) -> bool:
-        return bool(ray.get(recorder.begin.remote(group, leg.leg_id, socket.gethostname())))
+        return bool(ray.get(recorder.begin.remote(group, leg.leg_id, here["node"])))
 
     def record(leg: Leg, outcome: Outcome) -> None:
         ray.get(recorder.record.remote(group, leg.leg_id, outcomes.to_dict(outcome)))
 
     legs = [leg for leg in trial.legs if leg.leg_id in wanted]
-    run_legs(trial, legs, ranks, begin, record, ray.get(recorder.largest_batches.remote(trial.trial_id)))
+    if legs:
+        run_legs(trial, legs, ranks, begin, record, ray.get(recorder.largest_batches.remote(trial.trial_id)))
 
 
-def _failure(trial: Trial, error: Exception, leg_id: str, seconds: float) -> Failure:
-    """Why the leg that ended its group did so, from what Ray Train says of the workers."""
-    environment = {"node": socket.gethostname(), "trial_process": os.getpid()}
-    kind: FailureKind = "crashed"
-    message = _first_words(error)
-    causes = {rank: _root(cause) for rank, cause in getattr(error, "worker_failures", {}).items()}
-    own = next(((rank, c) for rank, c in sorted(causes.items()) if type(c).__name__ == "LegDied"), None)
-    dead = next(((rank, c) for rank, c in sorted(causes.items()) if isinstance(c, ray.exceptions.RayError)), None)
-    if seconds >= trial.leg_timeout_seconds:
-        kind, message = "timeout", f"no end after {seconds:.0f} s; the limit is {trial.leg_timeout_seconds:.0f} s"
-    elif dead is not None:
-        low_memory = isinstance(dead[1], ray.exceptions.OutOfMemoryError) or "running low on memory" in str(dead[1])
-        kind = "out_of_memory" if low_memory else "crashed"
-        detail = re.search(r"exit detail: (.*?)(?: Some common causes|$)", str(dead[1]), re.MULTILINE)
-        message = f"rank {dead[0]}: its process died: {detail[1] if detail else _first_words(dead[1])}"
-    elif own is not None:
-        kind, message = own[1].kind, own[1].message
-    return Failure(kind, message, environment=environment)
-
-
-def _root(error: BaseException) -> Any:
-    """The exception behind Ray's and Train's wrappers."""
-    for _ in range(10):
-        wrapped = (getattr(error, name, None) for name in ("health_check_failure", "_base_exc", "cause", "__cause__"))
-        inner = next((one for one in wrapped if one is not None), None)
-        if not isinstance(inner, BaseException) or isinstance(error, ray.exceptions.RayActorError):
-            return error
-        error = inner
-    return error
-
-
-def _first_words(error: BaseException) -> str:
-    """The first lines of an exception's text, as one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:6])[:1500] or type(error).__name__
+def _node() -> dict[str, str]:
+    """Where this process runs: `node`, a name, and `node_id`, Ray's."""
+    node_id = ray.get_runtime_context().get_node_id()
+    names = [node_name(node) for node in ray.nodes() if node["NodeID"] == node_id]
+    return {"node": names[0] if names else socket.gethostname(), "node_id": node_id}

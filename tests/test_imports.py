@@ -14,7 +14,7 @@ from tests.conftest import ROOT, command_environment
 PACKAGE = ROOT / "raybench"
 HEAVY = {"ray", "torch", "deepspeed", "mlflow", "timm", "torchvision"}
 ALLOWED = {
-    "ray": {"trial", "cluster", "schedule"},
+    "ray": {"trial", "endings", "orphans", "cluster", "schedule"},
     "mlflow": {"tracking"},
 }
 

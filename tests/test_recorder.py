@@ -33,6 +33,7 @@ def recorder(plan: Plan, tmp_path: Path) -> Recorder:
 
 
 def record(recorder: Recorder, leg_id: str, **changes: float) -> None:
+    recorder.trial_began(recorder.legs[leg_id][0].trial_id)
     recorder.begin("group", leg_id)
     recorder.record("group", leg_id, outcomes.to_dict(replace(MEASUREMENT, **changes)))
 

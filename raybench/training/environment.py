@@ -53,6 +53,18 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def place(device: torch.device) -> dict[str, Any]:
+    """What this process says of where it is before anything runs there: `gpus`, UUIDs, `gpu`, their model, and the
+    `versions` that must be equal on all nodes."""
+    versions = {name: _version(name) for name in ("raybench", "torch", "deepspeed", "ray")}
+    properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return {
+        "gpus": [] if properties is None else [str(properties.uuid)],
+        "gpu": None if properties is None else properties.name,
+        "versions": {"python": platform.python_version(), **versions},
+    }
+
+
 def gather_environment(ranks: Ranks) -> dict[str, Any]:
     """The environment of the first rank, with what is otherwise on other nodes; every rank calls it, and has it.
 

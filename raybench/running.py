@@ -1,0 +1,58 @@
+"""What runs now, which the ledger does not hold: kept in one small file, so that a recorder that was killed goes on.
+
+The file lies in a hidden folder of the sweep and goes with it. Moments are those of the system's monotonic clock, the
+same in every process until the machine starts anew; a clock that is set back changes none of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class RunningTrial:
+    """A trial that has processes, or asked for them; at most one leg of it runs."""
+
+    began: float  # when its processes were asked for
+    group: str = ""  # the process group whose word counts
+    placement: list[dict[str, Any]] | None = None  # of that group, by rank: `node`, `gpus`
+    node_ids: list[str] = field(default_factory=list)  # Ray's, of the nodes of that group
+    leg_id: str = ""  # the leg that the group has begun and not ended
+    leg_began: float = 0.0
+    node: str = ""  # of that leg, as people name it
+
+
+@dataclass
+class Running:
+    """The trials that run, by id, and whether no further leg is to begin."""
+
+    path: Path
+    incarnation: int = 1  # of the recorder: one more each time that it was started
+    wrote: bool = False  # whether a row was written: the ledger must be there
+    draining: bool = False
+    trials: dict[str, RunningTrial] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> Running:
+        """What an earlier recorder of the same sweep left; the first one finds nothing."""
+        if not path.exists():
+            return cls(path)
+        state: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        trials = {name: RunningTrial(**values) for name, values in state["trials"].items()}
+        return cls(path, state["incarnation"] + 1, state["wrote"], state["draining"], trials)
+
+    def save(self) -> None:
+        """Write it, whole or not at all. It has to outlive this process, not the machine: nothing is flushed."""
+        state = {
+            "incarnation": self.incarnation, "wrote": self.wrote, "draining": self.draining,
+            "trials": {name: asdict(trial) for name, trial in self.trials.items()},
+        }  # fmt: skip
+        aside = self.path.with_name(f".{self.path.name}.writing")
+        with contextlib.suppress(FileNotFoundError):  # the sweep has ended and taken its folder away
+            aside.write_text(json.dumps(state), encoding="utf-8")
+            aside.replace(self.path)
