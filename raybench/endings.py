@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from collections.abc import Collection
 from typing import Any
 
 import ray
+import ray.train
 
 from raybench.outcome import Failure, FailureKind
 from raybench.plan import Trial
 
 _CONNECT_SECONDS = 5.0
+_SETTLING_SECONDS = 1.0
 
 
 def failure_of(trial: Trial, error: BaseException, seconds: float) -> Failure:
@@ -21,7 +24,7 @@ def failure_of(trial: Trial, error: BaseException, seconds: float) -> Failure:
     environment = {"node": socket.gethostname(), "trial_process": os.getpid()}
     kind: FailureKind = "crashed"
     message = first_words(error)
-    causes = {rank: _root(cause) for rank, cause in getattr(error, "worker_failures", {}).items()}
+    causes = _causes(error)
     own = next(((rank, c) for rank, c in sorted(causes.items()) if type(c).__name__ == "LegDied"), None)
     dead = next(((rank, c) for rank, c in sorted(causes.items()) if isinstance(c, ray.exceptions.RayError)), None)
     if seconds >= trial.leg_timeout_seconds:
@@ -34,6 +37,23 @@ def failure_of(trial: Trial, error: BaseException, seconds: float) -> Failure:
     elif own is not None:
         kind, message = own[1].kind, own[1].message
     return Failure(kind, message, environment=environment)
+
+
+def why_cut(error: BaseException, node_ids: Collection[str]) -> str:
+    """Why no leg is to blame for the end of a group that ran on these nodes; empty where one is."""
+    lost = lost_nodes(node_ids)
+    if not lost and any(isinstance(cause, ray.exceptions.RayError) for cause in _causes(error).values()):
+        time.sleep(_SETTLING_SECONDS)  # a node that shuts down ends its workers first
+        lost = lost_nodes(node_ids)
+    if lost:
+        return f"lost {'node' if len(lost) == 1 else 'nodes'} {' and '.join(lost)}"
+    watched = isinstance(error, ray.train.TrainingFailedError)
+    return "" if watched else "the process that watches its workers was killed"
+
+
+def _causes(error: BaseException) -> dict[int, Any]:
+    """What happened to each rank that did not end well."""
+    return {rank: _root(cause) for rank, cause in getattr(error, "worker_failures", {}).items()}
 
 
 def _root(error: BaseException) -> Any:

@@ -70,6 +70,7 @@ def publish(folder: Path, tracking_uri: str, artifact_root: str, *, report: bool
     tracker, written, error = None, 0, None
     try:
         tracker = Tracker(tracking_uri, artifact_root, space, sweep)
+        tracker.forget(Ledger(folder).withdrawn())
         written = tracker.log_rows(rows)
         _write_links(folder, tracking_uri, tracker.links())
     except TROUBLES as trouble:

@@ -88,21 +88,23 @@ class Recorder:
         """The trial as JSON."""
         return self.trials[trial_id].model_dump_json()
 
-    def trial_began(self, trial_id: str) -> str:
-        """A trial is about to start its processes. Returns it as JSON.
+    def trial_began(self, trial_id: str, process: str = "") -> str:
+        """A trial is about to start its processes, from this one. Returns it as JSON.
 
         A trial that runs already has lost its own process: the leg that ran then runs again.
         """
-        if trial_id in self.running.trials:
+        if trial_id not in self.running.trials:
+            self.running.trials[trial_id] = RunningTrial(self.clock(), process)
+        elif self.running.trials[trial_id].process != process:
+            self.running.trials[trial_id].process = process
             self._cut(trial_id, "its trial process was killed")
-        else:
-            self.running.trials[trial_id] = RunningTrial(self.clock())
         self.running.save()
         return self.trial(trial_id)
 
     def next_group(self, trial_id: str) -> dict[str, Any]:
         """The trial's next group of processes: `legs` that have no outcome yet, in their order, none where nothing is
-        left or the sweep is to stop; `nodes` that its outcomes come from; `attempt`, how often it has begun anew.
+        left or the sweep is to stop; `nodes` that its outcomes come from; `attempt`, how often it has begun anew;
+        `cut`, whether its last processes were killed and may have left something behind.
 
         `group_placed` has the last word on the legs.
         """
@@ -111,6 +113,7 @@ class Recorder:
             "legs": self._left(trial_id),
             "nodes": list(dict.fromkeys(nodes)),
             "attempt": self.attempts.get(trial_id, 0),
+            "cut": trial_id in self.running.trials and self.running.trials[trial_id].group == _NOBODY,
         }
 
     def _left(self, trial_id: str) -> list[str]:
@@ -190,9 +193,12 @@ class Recorder:
                 return {"leg_id": open_leg or None, "seconds": seconds, "node_ids": state.node_ids}
         return {"leg_id": None, "seconds": 0.0, "node_ids": []}
 
-    def cut(self, trial_id: str, why: str) -> None:
-        """A trial's processes were lost, and none of its legs is to blame: the one that ran runs again, whole."""
-        self._cut(trial_id, why)
+    def cut(self, trial_id: str, group: str, why: str) -> None:
+        """A group's processes were lost, and none of its legs is to blame: the one that ran runs again, whole."""
+        state = self.running.trials[trial_id]
+        if state.last_cut != group:
+            state.last_cut = group
+            self._cut(trial_id, why)
         self.running.save()
 
     def _cut(self, trial_id: str, why: str) -> None:

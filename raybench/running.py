@@ -19,7 +19,9 @@ class RunningTrial:
     """A trial that has processes, or asked for them; at most one leg of it runs."""
 
     began: float  # when its processes were asked for
+    process: str = ""  # its trial process, a new one after the first was killed
     group: str = ""  # the process group whose word counts
+    last_cut: str = ""  # the last process group that was lost
     placement: list[dict[str, Any]] | None = None  # of that group, by rank: `node`, `gpus`
     node_ids: list[str] = field(default_factory=list)  # Ray's, of the nodes of that group
     leg_id: str = ""  # the leg that the group has begun and not ended

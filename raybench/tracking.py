@@ -75,7 +75,7 @@ class Tracker:
         self.experiment_id = self._experiment(space, f"{artifact_root}/{space}" if local else None)
         self.sweep_run: Run | None = None
         self.arm_runs: dict[tuple[str, str], Run] = {}
-        self.logged: set[str] = set()
+        self.logged: dict[str, tuple[str, int]] = {}  # leg -> its run, and when that began
         self.ends: dict[tuple[str, str], int] = {}  # of each arm's last leg so far, in milliseconds since the epoch
         self._find_runs()
 
@@ -105,7 +105,7 @@ class Tracker:
             elif kind == "arm" and key not in self.arm_runs:
                 self.arm_runs[key] = run
             elif kind == "leg" and not cut and tags[LEG_TAG] not in self.logged:
-                self.logged.add(tags[LEG_TAG])
+                self.logged[tags[LEG_TAG]] = (run.info.run_id, run.info.start_time)
             else:
                 self.client.delete_run(run.info.run_id)
 
@@ -129,8 +129,8 @@ class Tracker:
             begun = min(_milliseconds(row) for row in rows)
             self.sweep_run = self._create("sweep", self.sweep, begun, {})
         for row in missing:
-            self._log_leg(row, self._arm_run(row))
-            self.logged.add(row["leg_id"])
+            run_id = self._log_leg(row, self._arm_run(row))
+            self.logged[row["leg_id"]] = (run_id, _milliseconds(row))
         return len(missing)
 
     def _create(self, kind: str, name: str, start: int, tags: Mapping[str, str], parent: Run | None = None) -> Run:
@@ -165,7 +165,15 @@ class Tracker:
         self._write(self.arm_runs[key], {}, runs.arm_params(row), [])
         self.arm_runs[key] = self.client.get_run(run_id)
 
-    def _log_leg(self, row: runs.Row, parent: Run) -> None:
+    def forget(self, rows: Sequence[runs.Row]) -> None:
+        """Delete the runs of rows that were withdrawn from the ledger; a leg's run of another time stays."""
+        for row in rows:
+            run_id, start = self.logged.get(row["leg_id"], ("", 0))
+            if run_id and start == _milliseconds(row):
+                self.client.delete_run(run_id)
+                del self.logged[row["leg_id"]]
+
+    def _log_leg(self, row: runs.Row, parent: Run) -> str:
         started = _milliseconds(row)
         tags = {
             **_tags(row),
@@ -183,6 +191,7 @@ class Tracker:
         self._write(run, {}, runs.leg_params(row), metrics)
         self._log_inputs(run, row)
         self.client.set_terminated(run.info.run_id, "FAILED" if row["status"] == "failed" else "FINISHED", end)
+        return str(run.info.run_id)
 
     def _log_inputs(self, run: Run, row: runs.Row) -> None:
         context = InputTag("mlflow.data.context", "training")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import traceback
 import uuid
 from typing import Any
@@ -20,7 +21,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 
 from raybench import outcome as outcomes
 from raybench.datasets import WORKING_TREE
-from raybench.endings import failure_of, first_words, living_nodes, lost_nodes, node_name
+from raybench.endings import failure_of, first_words, living_nodes, node_name, why_cut
 from raybench.orphans import remove_orphaned_placement_groups
 from raybench.outcome import Outcome
 from raybench.placement import SLOT, Cluster, threads_per_worker, use_gpu
@@ -29,6 +30,7 @@ from raybench.recorder import ACTOR_NAMESPACE
 
 _STARTS = 2  # how often a group may fail to start before its trial is given up
 _CUTS = 3  # how often a trial's processes may be lost through no fault of a leg
+_SETTLING_SECONDS = 2.0  # until Ray has noticed what died with a process that was killed
 _NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
 
 
@@ -45,7 +47,7 @@ def run_trial(config: dict[str, Any]) -> dict[str, Any]:
     is to start it again when its process was killed, and then only.
     """
     recorder = ray.get_actor(config["recorder"], namespace=ACTOR_NAMESPACE)
-    trial = Trial.model_validate_json(ray.get(recorder.trial_began.remote(config["trial_id"])))
+    trial = Trial.model_validate_json(ray.get(recorder.trial_began.remote(config["trial_id"], uuid.uuid4().hex)))
     try:
         _run_groups(recorder, trial, config)
     except Exception as error:
@@ -58,30 +60,31 @@ def run_trial(config: dict[str, Any]) -> dict[str, Any]:
 
 def _run_groups(recorder: Any, trial: Trial, config: dict[str, Any]) -> None:
     """Group after group, until no leg is left. Raises TrialGivenUp."""
-    starts_left, cuts_left = _STARTS, _CUTS
-    remove_orphaned_placement_groups()
+    starts_left, cuts_left, legs = _STARTS, _CUTS, None
     while (group := ray.get(recorder.next_group.remote(trial.trial_id)))["legs"]:
+        if group["legs"] != legs:
+            starts_left, legs = _STARTS, group["legs"]  # it gets on
+        if group["cut"]:
+            time.sleep(_SETTLING_SECONDS)
+            remove_orphaned_placement_groups()
         name = f"{trial.trial_id}-{uuid.uuid4().hex[:8]}"
         try:
             _fit(trial, name, config, _ids(group["nodes"]) if starts_left == _STARTS else [])
-            continue
         except (TrainingFailedError, ray.exceptions.RayActorError) as error:
             ended = ray.get(recorder.unfinished.remote(name))
-            lost = lost_nodes(ended["node_ids"])
-            if lost or not isinstance(error, TrainingFailedError):
-                why = f"lost node {' and '.join(lost)}" if lost else "the process that watches its workers was killed"
+            why = why_cut(error, ended["node_ids"])
+            if why:
                 cuts_left -= 1
-                if cuts_left < 0:
-                    raise TrialGivenUp(f"{why}, for the {_CUTS + 1}th time") from error
-                ray.get(recorder.cut.remote(trial.trial_id, why))
-                remove_orphaned_placement_groups()
+                ray.get(recorder.cut.remote(trial.trial_id, name, why))
             elif ended["leg_id"] is None:
                 starts_left -= 1
-                if not starts_left:
-                    raise TrialGivenUp(first_words(error)) from error
             else:
                 failure = failure_of(trial, error, ended["seconds"])
                 ray.get(recorder.record.remote(name, ended["leg_id"], outcomes.to_dict(failure)))
+            if not cuts_left:
+                raise TrialGivenUp(f"its processes were lost {_CUTS} times; the last time: {why}") from error
+            if not starts_left:
+                raise TrialGivenUp(first_words(error)) from error
 
 
 def _ids(names: list[str]) -> list[str]:
