@@ -79,7 +79,7 @@ class Recorder:
 
     def _go_on(self, rows: list[dict[str, Any]]) -> None:
         """After an earlier recorder's death: MLflow gets its rows at the end, and the driver is told all again."""
-        if self.running.wrote and not self.ledger.folder.exists():
+        if self.running.wrote and not self.ledger.folder.is_dir():
             raise RuntimeError(f"the ledger {self.ledger.folder} is gone")
         self.events = [leg_event(row) for row in rows if row["leg_id"] in self.legs]
         self.events.append({"note": "the recorder was killed, and goes on from the ledger"})
@@ -179,19 +179,24 @@ class Recorder:
         if self.running.draining or state is None or state.group not in ("", process_group):
             return False
         if (state.group, state.leg_id) != (process_group, leg_id):
-            state.group, state.leg_id, state.leg_began, state.node = process_group, leg_id, self.clock(), node
+            state.group, state.leg_id, state.node = process_group, leg_id, node
+            state.leg_began, state.leg_started_at = self.clock(), time.time()
             self.running.save()
         return True
 
     def unfinished(self, process_group: str) -> dict[str, Any]:
         """Of a process group that ended before its time: `leg_id`, which it had begun and not ended, or None;
-        `seconds` since that began; `node_ids`, where it ran, empty where it never said."""
+        `seconds` since that began; `started_at`, when, by the calendar; `node_ids`, where it ran, empty where it
+        never said."""
         for state in self.running.trials.values():
             if state.group == process_group:
                 open_leg = state.leg_id if state.leg_id not in self.done else ""
                 seconds = self.clock() - state.leg_began if open_leg else 0.0
-                return {"leg_id": open_leg or None, "seconds": seconds, "node_ids": state.node_ids}
-        return {"leg_id": None, "seconds": 0.0, "node_ids": []}
+                return {
+                    "leg_id": open_leg or None, "seconds": seconds, "started_at": state.leg_started_at,
+                    "node_ids": state.node_ids,
+                }  # fmt: skip
+        return {"leg_id": None, "seconds": 0.0, "started_at": 0.0, "node_ids": []}
 
     def cut(self, trial_id: str, group: str, why: str) -> None:
         """A group's processes were lost, and none of its legs is to blame: the one that ran runs again, whole."""

@@ -26,6 +26,7 @@ class RunningTrial:
     node_ids: list[str] = field(default_factory=list)  # Ray's, of the nodes of that group
     leg_id: str = ""  # the leg that the group has begun and not ended
     leg_began: float = 0.0
+    leg_started_at: float = 0.0  # by the calendar, seconds since the epoch
     node: str = ""  # of that leg, as people name it
 
 

@@ -62,7 +62,7 @@ def run_trials(
     try:
         ray.get(recorder.next_group.remote(plan.trials[0].trial_id))
     except ray.exceptions.RayActorError as error:
-        return Ended(recorder_died=_first_line(error))
+        return Ended(recorder_died=_why_dead(error))
     watch = _Watch(recorder, display, interruption)
     config = {
         "trial_id": tune.grid_search([trial.trial_id for trial in plan.trials]),
@@ -93,7 +93,7 @@ def run_trials(
     try:
         ray.get(recorder.finish.remote())  # its troubles come up again, and are told, when the sweep is published
     except ray.exceptions.RayActorError as error:
-        return Ended(unrun, recorder_died=_first_line(error))
+        return Ended(unrun, recorder_died=_why_dead(error))
     return Ended(unrun)
 
 
@@ -143,7 +143,7 @@ class _Watch:
                 continue  # the recorder is busy; what it has to tell is told later
             except ray.exceptions.RayError as error:
                 if not ended:
-                    self.recorder_died = _first_line(error)
+                    self.recorder_died = _why_dead(error)
                 self.over = True
                 return
             if news["incarnation"] != self._incarnation:
@@ -169,7 +169,10 @@ class _WhenOver(tune.Stopper):  # type: ignore[misc]
         return self._watch is not None and self._watch.over
 
 
-def _first_line(error: BaseException) -> str:
+def _why_dead(error: BaseException) -> str:
+    """What Ray says of an actor that died; where it could not be started, what it said itself."""
+    if "creation task" in str(error):
+        return _reason(error).rstrip(".")
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 

@@ -12,6 +12,7 @@ import socket
 import time
 import traceback
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -79,7 +80,7 @@ def _run_groups(recorder: Any, trial: Trial, config: dict[str, Any]) -> None:
             elif ended["leg_id"] is None:
                 starts_left -= 1
             else:
-                failure = failure_of(trial, error, ended["seconds"])
+                failure = replace(failure_of(trial, error, ended["seconds"]), started_at=ended["started_at"])
                 ray.get(recorder.record.remote(name, ended["leg_id"], outcomes.to_dict(failure)))
             if not cuts_left:
                 raise TrialGivenUp(f"its processes were lost {_CUTS} times; the last time: {why}") from error

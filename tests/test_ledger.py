@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from raybench import outcome as outcomes
 from raybench.errors import UserError
-from raybench.ledger import CONTRACT, SCHEMA, Ledger, read_ledger
+from raybench.ledger import CONTRACT, SCHEMA, Ledger, read_ledger, write_rows
 from raybench.outcome import Failure, Measurement, Outcome
 from raybench.plan import Leg, Trial, build_plan
 from raybench.space import load_space
@@ -146,3 +147,34 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_an_empty_folder_has_no_legs(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "nowhere").leg_ids() == set()
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_rows_that_are_withdrawn_leave_a_compacted_file_too_and_are_kept_aside(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    plan = build_plan(*load_space("quickstart", {"setting.model": "lenet", "repeats": "2"}))
+    first, second = plan.trials
+    for trial, leg in plan.legs()[:-1]:
+        ledger.add("s", "quickstart", trial, leg, MEASUREMENT)
+    assert ledger.compact(min_files=2)
+    ledger.add("s", "quickstart", second, second.legs[-1], MEASUREMENT)
+    before = {row["leg_id"]: row for row in ledger.rows()}
+    gone = [leg.leg_id for leg in second.legs]
+    assert [row["leg_id"] for row in ledger.withdraw(gone, "another machine")] == gone
+    assert [row["leg_id"] for row in ledger.rows()] == [leg.leg_id for leg in first.legs]
+    assert ledger.rows() == [before[leg.leg_id] for leg in first.legs]
+    assert ledger.withdrawn() == [{**before[leg_id], "withdrawn": "another machine"} for leg_id in gone]
+    assert ledger.withdraw(gone, "again") == []
+    assert [file.name for file in (tmp_path / "_aside").iterdir()] == [f"trial-{second.trial_id}-attempt-0.parquet"]
+
+
+def test_a_withdrawal_that_was_cut_is_ended_and_what_was_measured_since_stays(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    trial, leg = first_leg()
+    row = ledger.add("s", "quickstart", trial, leg, MEASUREMENT)
+    write_rows(tmp_path / "_aside", f"trial-{trial.trial_id}-attempt-0", [{**row, "withdrawn": "why"}])
+    assert ledger.set_aside() == []
+    assert ledger.rows() == []
+    ledger.add("s", "quickstart", trial, leg, replace(MEASUREMENT, attempt=1))
+    ledger.finish_withdrawals()
+    assert [row["attempt"] for row in ledger.rows()] == [1]
+    assert [row["attempt"] for row in ledger.withdrawn()] == [0]

@@ -165,3 +165,32 @@ def test_the_live_view_shows_counts_speedups_and_failures_that_stay() -> None:
     assert "hurts" not in text
     assert "ms a step" not in text
     assert max(len(line) for line in text.splitlines() if "\x1b" not in line) <= 80
+
+
+def test_a_trial_that_begins_anew_is_counted_once() -> None:
+    plan = make_plan()
+    progress, feed = Progress(plan), events(plan)
+    for event in feed[:3]:
+        progress.add(event)
+    progress.begin_anew({"setting_id": feed[0]["setting_id"], "repeat": 0, "attempt": 1})
+    assert progress.num_done == 0
+    anew = [{**event, "attempt": 1} for event in feed[:6]]
+    assert not progress.has(anew[0])
+    assert [progress.add(event) for event in anew] == [False] * 5 + [True]
+    assert progress.has(anew[0])
+    progress.begin_anew({"setting_id": feed[0]["setting_id"], "repeat": 0, "attempt": 1})  # told once more
+    assert (progress.num_done, progress.num_trials_done) == (6, 1)
+
+
+def test_what_a_recorder_tells_again_is_shown_once() -> None:
+    plan = make_plan()
+    console = Console(file=io.StringIO(), width=120)
+    display = Display(Progress(plan), console, "verbose")
+    feed = events(plan)[:4]
+    again = [{key: value for key, value in event.items() if key != "trial_seconds"} for event in feed]
+    for told in (feed[:3], [*again, {"note": "the recorder was killed, and goes on from the ledger"}]):
+        display.update({"events": told, "running": [], "num_active": 1})
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert [line[:6] for line in lines if line.startswith("[")] == [f"[{n:>2}/18" for n in (1, 2, 3, 4)]
+    assert lines[-1] == "note: the recorder was killed, and goes on from the ledger"

@@ -62,6 +62,7 @@ def sync(ledger: Path, server: Server, password: str = PASSWORD, **more: str) ->
 def record(recorder: Recorder, plan: Plan, number: int) -> list[float]:
     """A trial's legs, as its workers would hand them over. Returns how many seconds each took to be acknowledged."""
     trial, waits = plan.trials[number], []
+    recorder.trial_began(trial.trial_id)
     for leg in trial.legs:
         recorder.begin("group", leg.leg_id)
         values = outcomes.to_dict(replace(MEASUREMENT, final_loss=float(leg.position), started_at=1e9))
