@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,33 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import command_environment
+from tests.sweep.processes import MARK, assert_nothing_is_left, kill, processes_of
 from tests.terminal import CTRL_C, Terminal
 
 ARGUMENTS = [
     "space=quickstart", "sweep=i", "setting.model=lenet", "repeats=3", "protocol.warmup_steps=2", "protocol.steps=60",
 ]  # fmt: skip
-MARK = "RAYBENCH_TEST_MARK"
-
-
-def processes_of(mark: str) -> dict[int, str]:
-    """Process ids and command lines of the processes that inherited this mark, zombies left out."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-    return {number: line for number, line in found.items() if line}
-
-
-def assert_nothing_is_left(mark: str, folder: Path) -> None:
-    deadline = time.monotonic() + 20
-    while processes_of(mark):
-        assert time.monotonic() < deadline, processes_of(mark)
-        time.sleep(0.2)
-    assert not [path for path in folder.rglob(".*") if path.is_file()]  # no lock, nothing half written
-    assert not (folder / ".ray-i").exists()
 
 
 @pytest.mark.slow
@@ -63,7 +41,7 @@ def test_once_finishes_the_running_leg_and_twice_stops_now(tmp_path: Path) -> No
     assert f"raybench: stopped; {len(rows)} of 18 legs are in the ledger" in told
     assert "the same command runs the others: python -m raybench.sweep space=quickstart" in told
     assert "Traceback" not in told
-    assert_nothing_is_left(mark, ledgers)
+    assert_nothing_is_left(mark, ledgers, "i")
 
     with Terminal(command, tmp_path, environment) as second:
         second.until(rf"resumed: {len(rows)} of 18 legs are in the ledger; {18 - len(rows)} to run")
@@ -79,26 +57,26 @@ def test_once_finishes_the_running_leg_and_twice_stops_now(tmp_path: Path) -> No
     told = " ".join(second.text.split())
     assert f"raybench: stopped; {len(again)} of 18 legs are in the ledger" in told
     assert "Traceback" not in told
-    assert_nothing_is_left(mark, ledgers)
+    assert_nothing_is_left(mark, ledgers, "i")
 
 
 @pytest.mark.slow
-def test_a_recorder_that_dies_ends_the_sweep_with_a_word_and_the_rows_are_kept(tmp_path: Path) -> None:
+def test_a_recorder_that_cannot_come_up_again_ends_the_sweep_with_a_word(tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
     command = [sys.executable, "-m", "raybench.sweep", *ARGUMENTS]
+    ledger = tmp_path / "mlruns/ledger/quickstart/i"
     with Terminal(command, tmp_path, command_environment(**{MARK: mark}, RAY_ADDRESS="local")) as terminal:
         terminal.until(r"\b1/18")
-        recorder = [number for number, line in processes_of(mark).items() if line.startswith("ray::Recorder")]
-        assert recorder
-        for number in recorder:  # and what it may have forked just now
-            os.kill(number, signal.SIGKILL)
+        kept = ledger.rename(tmp_path / "kept")
+        ledger.write_text("no folder")  # so that nobody makes it again meanwhile
+        kill(mark, "ray::Recorder")
         assert terminal.end() == 1
-    rows = pq.read_table(tmp_path / "mlruns/ledger/quickstart/i").to_pylist()
     told = " ".join(terminal.text.split())
-    assert "raybench: the recorder died" in told
-    assert f"{len(rows)} of 18 legs are in the ledger" in told
+    assert "raybench: the recorder died (RuntimeError: the ledger" in told
+    assert "is gone); 0 of 18 legs are in the ledger" in told
     assert "Traceback" not in told
-    assert_nothing_is_left(mark, tmp_path / "mlruns/ledger/quickstart")
+    assert {row["status"] for row in pq.read_table(kept).to_pylist()} == {"ok"}
+    assert_nothing_is_left(mark, tmp_path / "mlruns/ledger/quickstart", "i")
 
 
 HANDLING = """

@@ -1,0 +1,62 @@
+"""SIGKILL to each of the processes around the legs: the sweep goes on, every leg has one row, and none is a failure."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import Commands
+from tests.sweep.processes import MARK, assert_nothing_is_left, find, kill
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ARGUMENTS = [
+    "space=quickstart", "sweep=k", "setting.model=lenet", "repeats=2", "protocol.warmup_steps=2", "protocol.steps=100",
+]  # fmt: skip
+
+
+def test_the_recorder_the_trial_and_the_controller_are_killed(tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+    commands = Commands(tmp_path)
+    commands.environment |= {MARK: mark, "RAY_ADDRESS": "local"}
+    folder = tmp_path / "mlruns/ledger/quickstart/k"
+    driver = commands.start("sweep", *ARGUMENTS)
+
+    def wait_for_rows(number: int) -> None:
+        deadline = time.monotonic() + 300
+        while len(list(folder.glob("*.parquet"))) < number:
+            assert driver.poll() is None, (tmp_path / "output.txt").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "output.txt").read_text()
+            time.sleep(0.02)
+
+    try:
+        for number, process in [(1, "ray::Recorder"), (3, "ray::run_trial"), (5, "ray::TrainController")]:
+            wait_for_rows(number)
+            workers = find(mark, "ray::RayTrainWorker")
+            kill(mark, process)
+            wait_for_rows(number + 1)
+            if process != "ray::Recorder":
+                wait_for_rows(number + 2)  # one may have been on its way
+                assert not set(workers) & set(find(mark, "ray::RayTrainWorker"))
+        assert driver.wait(timeout=300) == 0, (tmp_path / "output.txt").read_text()
+    finally:
+        driver.kill()
+    told = (tmp_path / "output.txt").read_text()
+    assert "Traceback" not in told
+    assert "note: the recorder was killed, and goes on from the ledger" in told
+    assert "its trial process was killed" in told
+    assert "the process that watches its workers was killed" in told
+    assert told.count(" ms a step") == 12  # each leg is told once
+    rows = pq.read_table(folder).to_pylist()
+    plan = json.loads(commands.run("plan", *ARGUMENTS, "--json").stdout)
+    planned = [leg["leg_id"] for trial in plan["trials"] for leg in trial["legs"]]
+    assert sorted(row["leg_id"] for row in rows) == sorted(planned)
+    assert {(row["status"], row["attempt"]) for row in rows} == {("ok", 0)}
+    assert not (folder / "_aside").exists()
+    assert commands.run("verify", str(folder)).returncode == 0
+    assert_nothing_is_left(mark, folder.parent, "k")
