@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ray import tune
 
 from raybench.display import Display
 from raybench.interruption import Interruption
-from raybench.placement import Cluster
+from raybench.placement import Cluster, connection_problem
 from raybench.plan import Plan
 from raybench.publishing import destination, mlflow_variables
 from raybench.recorder import ACTOR_NAMESPACE, Recorder
@@ -30,6 +31,8 @@ from raybench.trial import run_trial
 _ON_HEAD = {"node:__internal_head__": 0.0001}
 _SECONDS_BETWEEN_LOOKS = 1.0  # at the recorder
 _PATIENCE_SECONDS = 30.0
+_ANSWER_SECONDS = 5.0  # the recorder's; a busy one is asked again
+_HEAD_PATIENCE_SECONDS = 20.0  # Ray itself ends the process, without a word, after 60
 _RECORDER_RESTARTS = 20
 _TRIAL_RESTARTS = 3  # of a trial whose own process is killed
 
@@ -40,6 +43,7 @@ class Ended:
 
     unrun: list[str] = field(default_factory=list)
     recorder_died: str = ""  # why, where it did
+    head_lost: str = ""  # the address that no longer answers, where that is so
 
 
 def run_trials(
@@ -85,6 +89,8 @@ def run_trials(
             results = tuner.fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+    if watch.head_lost:
+        return Ended(head_lost=watch.head_lost)
     if watch.recorder_died:
         return Ended(recorder_died=watch.recorder_died)
     labels = {trial.trial_id: f"{trial.label}, repeat {trial.repeat}" for trial in plan.trials}
@@ -117,6 +123,9 @@ class _Watch:
     def __init__(self, recorder: Any, display: Display, interruption: Interruption) -> None:
         self.over = False  # no trial is to go on
         self.recorder_died = ""
+        self.head_lost = ""
+        self._head = str(ray.get_runtime_context().gcs_address)
+        self._head_answered = time.monotonic()
         self._recorder, self._display, self._interruption = recorder, display, interruption
         self._told = self._incarnation = 0
         self._end = threading.Event()
@@ -133,12 +142,15 @@ class _Watch:
         draining = ended = False
         while not ended and not self.over:
             ended = self._end.wait(_SECONDS_BETWEEN_LOOKS)
+            if not self._head_answers():
+                self.head_lost, self.over = self._head, True
+                return
             try:
                 if self._interruption.requested and not draining:
-                    ray.get(self._recorder.drain.remote(), timeout=_PATIENCE_SECONDS)
+                    ray.get(self._recorder.drain.remote(), timeout=_ANSWER_SECONDS)
                     draining = True
                     self._display.stop()
-                news = ray.get(self._recorder.news.remote(self._told, self._incarnation), timeout=_PATIENCE_SECONDS)
+                news = ray.get(self._recorder.news.remote(self._told, self._incarnation), timeout=_ANSWER_SECONDS)
             except ray.exceptions.GetTimeoutError:
                 continue  # the recorder is busy; what it has to tell is told later
             except ray.exceptions.RayError as error:
@@ -151,6 +163,13 @@ class _Watch:
             self._told += len(news["events"])
             self._display.update(news)
             self.over = draining and not news["num_active"]
+
+    def _head_answers(self) -> bool:
+        """Whether the cluster's head was there lately. Without it Ray's calls wait, and say nothing."""
+        now = time.monotonic()
+        if not connection_problem(self._head):
+            self._head_answered = now
+        return now - self._head_answered < _HEAD_PATIENCE_SECONDS
 
 
 class _WhenOver(tune.Stopper):  # type: ignore[misc]

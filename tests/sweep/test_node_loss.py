@@ -8,14 +8,16 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
-from ray.cluster_utils import Cluster
 
 from raybench.ledger import Ledger
 from tests.conftest import Commands
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -29,6 +31,8 @@ QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, 
 @pytest.fixture
 def start_cluster() -> Iterator[Callable[..., Cluster]]:
     """Starts Ray clusters on this machine, a head and nodes with a slot each, by name; they end with the test."""
+    from ray.cluster_utils import Cluster
+
     clusters = []
 
     def start(head_cpus: int, *names: str) -> Cluster:
