@@ -150,11 +150,14 @@ class _Watch:
                     ray.get(self._recorder.drain.remote(), timeout=_ANSWER_SECONDS)
                     draining = True
                     self._display.stop()
-                news = ray.get(self._recorder.news.remote(self._told, self._incarnation), timeout=_ANSWER_SECONDS)
+                patience = _PATIENCE_SECONDS if ended else _ANSWER_SECONDS
+                news = ray.get(self._recorder.news.remote(self._told, self._incarnation), timeout=patience)
             except ray.exceptions.GetTimeoutError:
                 continue  # the recorder is busy; what it has to tell is told later
             except ray.exceptions.RayError as error:
-                if not ended:
+                if connection_problem(self._head):
+                    self.head_lost = self._head
+                elif not ended:
                     self.recorder_died = _why_dead(error)
                 self.over = True
                 return
