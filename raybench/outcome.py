@@ -5,6 +5,7 @@ No torch, ray or pyarrow here: a worker builds an outcome, the recorder turns it
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -88,3 +89,8 @@ def from_dict(values: dict[str, Any]) -> Outcome:
     """The outcome that `to_dict` wrote."""
     fields = dict(values)
     return Measurement(**fields) if fields.pop("status") == "ok" else Failure(**fields)
+
+
+def machines(placement: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
+    """The machines and GPUs of a placement: the same whichever rank sits where."""
+    return sorted((place["node"], tuple(place["gpus"])) for place in placement)

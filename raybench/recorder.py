@@ -132,7 +132,7 @@ class Recorder:
         if state.group != group and not self.running.draining:
             placement = [{"node": place["node"], "gpus": list(place["gpus"])} for place in places]
             earlier = self.placements.get(trial_id)
-            if trial_id in self.placements and (earlier is None or _machines(earlier) != _machines(placement)):
+            if trial_id in self.placements and (earlier is None or outcomes.machines(earlier) != outcomes.machines(placement)):
                 self._begin_anew(trial_id, placement)
             state.group, state.placement, state.leg_id = group, placement, ""
             state.node_ids = sorted({place["node_id"] for place in places})
@@ -280,10 +280,6 @@ class Recorder:
 
 _NOBODY = "-"  # the group of a trial whose next one is not placed yet
 
-
-def _machines(placement: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
-    """The machines and GPUs of a placement: the same whichever rank sits where."""
-    return sorted((place["node"], tuple(place["gpus"])) for place in placement)
 
 
 def _node_names(placement: Sequence[Mapping[str, Any]] | None) -> str:

@@ -22,7 +22,7 @@ from raybench.analysis import analyse
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
 from raybench.ledger import DamagedFile, Ledger, ledger_files, scan_file
-from raybench.outcome import FAILURE_KINDS
+from raybench.outcome import FAILURE_KINDS, machines
 from raybench.plan import build_plan
 from raybench.space import load_space
 
@@ -32,7 +32,7 @@ usage: python -m raybench.verify LEDGER [--set-aside]
 Check the ledger of a sweep from the raw rows up, and say what does not hold:
 
   files     each is read whole, checksums included; a damaged or foreign file is named
-  rows      one outcome a leg, and values that can be true together
+  rows      one outcome a leg, values that can be true together, and each trial measured at one place
   ids       of settings, trials and legs, computed again from the space that lies beside the rows
   report    every number of the stored report computed again, every file of it as it was written
 
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
         for line in Ledger(folder).set_aside():
             console.print(escape(line))
     damaged, rows = read_all(folder)
-    findings = {"files": damaged, "rows": list(check_rows(rows)), "ids": list(check_ids(folder, rows))}
+    findings = {"files": damaged, "rows": [*check_rows(rows), *check_placements(rows)], "ids": list(check_ids(folder, rows))}
     stored = folder / "_report" / "report.json"
     if stored.is_file():
         findings["report"] = ["not checked: the files come first"] if damaged else list(check_report(folder, stored))
@@ -120,6 +120,25 @@ def _problems(row: dict[str, Any]) -> Iterator[str]:
         yield f"{len(waits)} data_seconds beside {len(steps)} step_seconds"
     if row["failure_kind"] is not None:
         yield f"ok, and yet with failure_kind {row['failure_kind']!r}"
+
+
+def check_placements(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each trial whose legs come from several placements: they are no comparison."""
+    found: dict[str, list[tuple[int, Any]]] = {}
+    for row in rows:
+        if not row.get("placement"):
+            continue
+        try:
+            one = (row.get("attempt") or 0, machines(json.loads(row["placement"])))
+        except (ValueError, KeyError, TypeError):
+            yield f"leg {row['leg_id']}: placement {row['placement']!r:.80} is none"
+            continue
+        places = found.setdefault(row["trial_id"], [])
+        places += [one] if one not in places else []
+    for trial_id, places in found.items():
+        if len(places) > 1:
+            told = " and ".join(", ".join(dict.fromkeys(node for node, _ in place)) for _, place in places)
+            yield f"trial {trial_id}: its legs were measured at {len(places)} places: {told}"
 
 
 def check_ids(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -152,3 +152,19 @@ def test_a_ledger_of_a_newer_version_is_left_alone(folder: Path) -> None:
     with pytest.raises(Exception, match="schema_version 2 is not known"):
         Ledger(folder).set_aside()
     assert not (folder / "_aside").exists()
+
+
+def test_a_trial_that_is_half_from_one_machine_and_half_from_another(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, file in enumerate(sorted(folder.glob("leg-*.parquet"))):
+        (row,) = pq.read_table(file).to_pylist()
+        node = "south" if number == 0 else "north"
+        write_rows(folder, file.stem, [row | {"placement": json.dumps([{"node": node, "gpus": []}] * 2)}])
+    code, out = verified(folder, capsys)
+    assert code == 1
+    (line,) = (line for line in out.splitlines() if "its legs were measured at 2 places" in line)
+    assert "north" in line
+    assert "south" in line
+    changed(folder, placement="nowhere")
+    assert "placement 'nowhere' is none" in verified(folder, capsys)[1]
