@@ -172,9 +172,7 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
 _JSON = ("batch_probes", "memory_parts", "placement", "telemetry")
 # Columns that an outcome of either kind brings; build_row names them.
 _OF_ANY_OUTCOME = ("facts", "environment", "started_at", "process_group", "attempt", "placement", "batch_probes")
-_MEASURED = [
-    name for name in SCHEMA.names if name in Measurement.__dataclass_fields__ and name not in _OF_ANY_OUTCOME
-]
+_MEASURED = [name for name in SCHEMA.names if name in Measurement.__dataclass_fields__ and name not in _OF_ANY_OUTCOME]
 
 
 def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:

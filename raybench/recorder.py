@@ -132,7 +132,9 @@ class Recorder:
         if state.group != group and not self.running.draining:
             placement = [{"node": place["node"], "gpus": list(place["gpus"])} for place in places]
             earlier = self.placements.get(trial_id)
-            if trial_id in self.placements and (earlier is None or outcomes.machines(earlier) != outcomes.machines(placement)):
+            if trial_id in self.placements and (
+                earlier is None or outcomes.machines(earlier) != outcomes.machines(placement)
+            ):
                 self._begin_anew(trial_id, placement)
             state.group, state.placement, state.leg_id = group, placement, ""
             state.node_ids = sorted({place["node_id"] for place in places})
@@ -153,7 +155,7 @@ class Recorder:
 
     def _note(self, trial: Trial, text: str, *, begins_anew: bool = False) -> None:
         """Something to tell of a trial that is no leg's outcome."""
-        note = {"note": f"{trial.label} | repeat {trial.repeat}: {text}"}
+        note: dict[str, Any] = {"note": f"{trial.label} | repeat {trial.repeat}: {text}"}
         if begins_anew:
             note |= {"setting_id": trial.setting_id, "repeat": trial.repeat, "attempt": self.attempts[trial.trial_id]}
         self.events.append(note)
@@ -279,7 +281,6 @@ class Recorder:
 
 
 _NOBODY = "-"  # the group of a trial whose next one is not placed yet
-
 
 
 def _node_names(placement: Sequence[Mapping[str, Any]] | None) -> str:

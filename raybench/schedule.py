@@ -80,7 +80,10 @@ def run_trials(
         param_space=config,
         tune_config=tune.TuneConfig(max_concurrent_trials=cluster.slots or 1, num_samples=1),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str(storage), verbose=0, stop=_WhenOver(watch),
+            name="tune",
+            storage_path=str(storage),
+            verbose=0,
+            stop=_WhenOver(watch),
             failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
         ),
     )

@@ -60,7 +60,11 @@ def main(argv: list[str]) -> int:
         for line in Ledger(folder).set_aside():
             console.print(escape(line))
     damaged, rows = read_all(folder)
-    findings = {"files": damaged, "rows": [*check_rows(rows), *check_placements(rows)], "ids": list(check_ids(folder, rows))}
+    findings = {
+        "files": damaged,
+        "rows": [*check_rows(rows), *check_placements(rows)],
+        "ids": list(check_ids(folder, rows)),
+    }
     stored = folder / "_report" / "report.json"
     if stored.is_file():
         findings["report"] = ["not checked: the files come first"] if damaged else list(check_report(folder, stored))

@@ -159,10 +159,11 @@ def test_rows_that_are_withdrawn_leave_a_compacted_file_too_and_are_kept_aside(t
     ledger.add("s", "quickstart", second, second.legs[-1], MEASUREMENT)
     before = {row["leg_id"]: row for row in ledger.rows()}
     gone = [leg.leg_id for leg in second.legs]
-    assert [row["leg_id"] for row in ledger.withdraw(gone, "another machine")] == gone
-    assert [row["leg_id"] for row in ledger.rows()] == [leg.leg_id for leg in first.legs]
-    assert ledger.rows() == [before[leg.leg_id] for leg in first.legs]
-    assert ledger.withdrawn() == [{**before[leg_id], "withdrawn": "another machine"} for leg_id in gone]
+    assert {row["leg_id"] for row in ledger.withdraw(gone, "another machine")} == set(gone)
+    kept = [leg.leg_id for leg in first.legs]
+    assert {row["leg_id"]: row for row in ledger.rows()} == {leg_id: before[leg_id] for leg_id in kept}
+    aside = {row["leg_id"]: row for row in ledger.withdrawn()}
+    assert aside == {leg_id: {**before[leg_id], "withdrawn": "another machine"} for leg_id in gone}
     assert ledger.withdraw(gone, "again") == []
     assert [file.name for file in (tmp_path / "_aside").iterdir()] == [f"trial-{second.trial_id}-attempt-0.parquet"]
 

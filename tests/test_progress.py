@@ -32,7 +32,8 @@ def events(plan: Plan, step_seconds: dict[str, float] | None = None, leg_seconds
         found.append(
             {
                 "setting_id": trial.setting_id, "setting": trial.label, "repeat": trial.repeat, "arm": leg.arm_name,
-                "round": leg.round, "leg_id": leg.leg_id, "is_baseline": leg.is_baseline, "samples_per_step": 32, "attempt": 0,
+                "round": leg.round, "leg_id": leg.leg_id, "is_baseline": leg.is_baseline, "samples_per_step": 32,
+                "attempt": 0,
                 "mean_step_seconds": seconds[leg.arm_name] * wobble * (1 + 0.5 * leg.round),
                 "seconds": leg_seconds, "trial_seconds": 10 + leg_seconds * (leg.position + 1),
             }

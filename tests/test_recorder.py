@@ -134,7 +134,9 @@ def test_without_mlflow_the_rows_are_kept_and_the_error_is_told(plan: Plan, tmp_
 
 def killed_and_restarted(recorder: Recorder, plan: Plan, tmp_path: Path) -> Recorder:
     """Another recorder where the first one was, which was never asked to end."""
-    return Recorder(plan.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/m.db", str(tmp_path / "a"))
+    return Recorder(
+        plan.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/m.db", str(tmp_path / "a")
+    )
 
 
 def run_group(recorder: Recorder, trial: Trial, group: str, nodes: list[str], num_legs: int) -> list[str]:

@@ -60,9 +60,7 @@ def wait_for_rows(folder: Path, number: int, driver: subprocess.Popen[str]) -> l
     return [pq.read_table(file).to_pylist()[0] for file in folder.glob("*.parquet")]
 
 
-def test_a_trial_whose_node_dies_begins_anew_on_another(
-    tmp_path: Path, start_cluster: Callable[..., Cluster]
-) -> None:
+def test_a_trial_whose_node_dies_begins_anew_on_another(tmp_path: Path, start_cluster: Callable[..., Cluster]) -> None:
     cluster = start_cluster(0, "north", "south")
     commands = Commands(tmp_path, cluster.address)
     folder = tmp_path / "mlruns/ledger/quickstart/n"
