@@ -28,14 +28,14 @@ def test_the_recorder_the_trial_and_the_controller_are_killed(tmp_path: Path) ->
     driver = commands.start("sweep", *ARGUMENTS)
 
     def wait_for_rows(number: int) -> None:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while len(list(folder.glob("*.parquet"))) < number:
             assert driver.poll() is None, (tmp_path / "output.txt").read_text()
             assert time.monotonic() < deadline, (tmp_path / "output.txt").read_text()
             time.sleep(0.02)
 
     try:
-        for number, process in [(1, "ray::Recorder"), (3, "ray::run_trial"), (5, "ray::TrainController")]:
+        for number, process in [(1, "ray::Recorder"), (3, "ray::ImplicitFunc"), (5, "ray::TrainController")]:
             wait_for_rows(number)
             workers = find(mark, "ray::RayTrainWorker")
             kill(mark, process)
@@ -43,7 +43,7 @@ def test_the_recorder_the_trial_and_the_controller_are_killed(tmp_path: Path) ->
             if process != "ray::Recorder":
                 wait_for_rows(number + 2)  # one may have been on its way
                 assert not set(workers) & set(find(mark, "ray::RayTrainWorker"))
-        assert driver.wait(timeout=300) == 0, (tmp_path / "output.txt").read_text()
+        assert driver.wait(timeout=600) == 0, (tmp_path / "output.txt").read_text()
     finally:
         driver.kill()
     told = (tmp_path / "output.txt").read_text()

@@ -51,7 +51,7 @@ def start_cluster() -> Iterator[Callable[..., Cluster]]:
 
 
 def wait_for_rows(folder: Path, number: int, driver: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while len(list(folder.glob("*.parquet"))) < number:
         told = (folder.parents[3] / "output.txt").read_text()
         assert driver.poll() is None, told
@@ -71,7 +71,7 @@ def test_a_trial_whose_node_dies_begins_anew_on_another(tmp_path: Path, start_cl
         assert first in ("north", "south")
         node = next(node for node in cluster.worker_nodes if node._ray_params.node_name == first)
         cluster.remove_node(node, allow_graceful=False)
-        assert driver.wait(timeout=300) == 0, (tmp_path / "output.txt").read_text()
+        assert driver.wait(timeout=600) == 0, (tmp_path / "output.txt").read_text()
     finally:
         driver.kill()
     told = (tmp_path / "output.txt").read_text()
