@@ -13,6 +13,9 @@ from raybench import facts
 from raybench.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm, deepspeed_config
 from raybench.setting import Setting
 
+# Of the trial, and so of all its arms.
+_THE_TRIALS = {"workers", "nodes", "accelerator", "device", "dataset", "data_root", "download", "loss_scale"}
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -35,9 +38,7 @@ def declared_options(arm: Arm, setting: Setting) -> dict[str, Any]:
     """What an arm trains with, by dotted name, as far as it is written down: the setting, and what engine options
     and DeepSpeed's own sections say of the same things. Buffer broadcasts, which matter to some models only, are
     left to the facts."""
-    options = _flat(
-        setting.model_dump(mode="json", exclude={"workers", "device", "dataset", "data_root", "download", "loss_scale"})
-    )
+    options = _flat(setting.model_dump(mode="json", exclude=_THE_TRIALS))
     options["communication_dtype"] = None  # gradients travel as they are
     if isinstance(arm, TorchArm) and arm.communication_hook != "none":
         options["communication_dtype"] = arm.communication_hook

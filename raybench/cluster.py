@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 # Ray turns token authentication on by itself where it starts a cluster and a token lies ready; who joins such a
 # cluster needs it too, and Ray reads this variable when it is imported.
 if (Path.home() / ".ray" / "auth_token").exists():
@@ -17,7 +19,8 @@ import psutil
 import ray
 
 from raybench.errors import UserError
-from raybench.placement import SLOT, Cluster
+from raybench.fleet import SLOT, Autoscaler, NodeType
+from raybench.placement import Cluster
 from raybench.recorder import ACTOR_NAMESPACE
 
 _OWNER = "raybench_process_"  # a resource of a Ray that a sweep started for itself, before the sweep's process number
@@ -55,7 +58,7 @@ def connect() -> Cluster:
             nodes = _nodes()
             owner = _owner(nodes)
             if owner is None:
-                return Cluster(nodes, is_local=False)
+                return Cluster(nodes, is_local=False, autoscaler=_autoscaler())
             ray.shutdown()  # it ends with the sweep that started it
             if psutil.pid_exists(owner):
                 raise UserError(
@@ -97,3 +100,51 @@ def log_folder() -> str:
     return (
         str(node.get_logs_dir_path()) if node else os.path.join(tempfile.gettempdir(), "ray", "session_latest", "logs")
     )
+
+
+def _autoscaler() -> Autoscaler | None:
+    """What the cluster's autoscaler may start; None where there is none, or this process cannot see its config.
+
+    Ray tells the GCS of it on managed platforms only. Elsewhere its monitor, a process on the head, has the config as a
+    file: what `ray up` wrote.
+    """
+    config = ray._private.state.state.get_cluster_config()
+    if config is not None and config.node_group_configs:
+        groups = config.node_group_configs
+        counts = [group.max_count if group.max_count >= 0 else _NO_LIMIT for group in groups]
+        types = [
+            NodeType(group.name, dict(group.resources), count) for group, count in zip(groups, counts, strict=True)
+        ]
+        return Autoscaler(tuple(types), sum(counts))
+    path = _autoscaling_config(str(ray.get_runtime_context().gcs_address))
+    return read_autoscaler(path) if path is not None else None
+
+
+_NO_LIMIT = 10_000  # nodes of a type whose number nobody limits
+
+
+def _autoscaling_config(gcs_address: str) -> Path | None:
+    """The file with which this cluster's monitor was started on this machine."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
+        if any(word.endswith("monitor.py") for word in words) and options.get("--gcs-address") == gcs_address:
+            config = options.get("--autoscaling-config")
+            return Path(config).expanduser() if config else None
+    return None
+
+
+def read_autoscaler(path: Path) -> Autoscaler | None:
+    """The worker types of an autoscaler's config, as `ray up` takes it; None where it cannot be read."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        most = int(config.get("max_workers", 2))  # Ray's default
+        head = config.get("head_node_type")
+        types = [
+            NodeType(name, dict(type_.get("resources") or {}), min(most, int(type_.get("max_workers", most))))
+            for name, type_ in (config.get("available_node_types") or {}).items()
+            if name != head
+        ]
+    except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError):
+        return None
+    return Autoscaler(tuple(types), most)

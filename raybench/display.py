@@ -27,6 +27,8 @@ Level = Literal["quiet", "normal", "verbose"]
 # From this many legs on, lines tell of trials and not of legs, and at most one in ten seconds.
 MANY_LEGS = 200
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BEFORE_TOLD = 10.0  # nodes that are missed for less are just being started
+_SECONDS_BETWEEN_WAITS = 60.0
 _MOST_ROWS = 12
 
 
@@ -43,6 +45,8 @@ class Display:
         self._clock = clock
         self._begun = clock()
         self._running: list[Mapping[str, Any]] = []
+        self._missed: list[Mapping[str, Any]] = []  # nodes that are waited for
+        self._waits_told: dict[str, float] = {}  # what is waited for -> after how many seconds that was told last
         self._failures: set[tuple[str, str, str]] = set()
         self._told_at = self._begun
         self._by_leg = level == "verbose" or progress.num_legs - progress.num_done < MANY_LEGS
@@ -73,7 +77,18 @@ class Display:
             complete = self.progress.add(event, run_now="trial_seconds" in event)
             if self.level != "quiet":
                 self._tell(event, complete)
+        self._missed = [one for one in news.get("missed", ()) if one["seconds"] >= _SECONDS_BEFORE_TOLD]
+        if self.level != "quiet" and not self._live:
+            self._tell_missed()
         self._draw()
+
+    def _tell_missed(self) -> None:
+        """A line for nodes that are waited for, and another each minute."""
+        for one in self._missed:
+            told = self._waits_told.get(one["what"])
+            if told is None or not told <= one["seconds"] < told + _SECONDS_BETWEEN_WAITS:
+                self._waits_told[one["what"]] = one["seconds"]
+                self.say(wait_line(one))
 
     def _take_note(self, event: Mapping[str, Any]) -> None:
         """Tell what happened to a trial or to the recorder; one that begins anew has its legs to run again."""
@@ -159,6 +174,7 @@ class Display:
             lines.append(Text("runs   " + text, overflow="ellipsis", no_wrap=True))
         if len(self._running) > 4:
             lines.append(f"       and {len(self._running) - 4} more")
+        lines += [Text.from_markup(wait_line(one)) for one in self._missed[:4]]
         return lines or [Text("runs   no leg: the processes of a trial start or end", style="dim")]
 
     def _rows(self) -> list[SpeedupSoFar]:
@@ -194,6 +210,12 @@ _HOW = "Ctrl-C: finish the running legs and stop; twice: stop now. Both can be r
 def leg_name(event: Mapping[str, Any]) -> str:
     """A leg as a person names it."""
     return f"{event['setting']} | {event['arm']} | repeat {event['repeat']} round {event['round']}"
+
+
+def wait_line(missed: Mapping[str, Any]) -> str:
+    """Nodes that are waited for (see `admission.Queue.missed`), as rich markup."""
+    so_far, most = in_words(missed["seconds"]), in_words(missed["most"])
+    return f"[yellow]waiting[/] for {escape(missed['what'])}: {so_far} so far, at most {most}"
 
 
 def leg_line(event: Mapping[str, Any]) -> str:

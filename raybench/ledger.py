@@ -108,6 +108,8 @@ EXTRA = pa.schema(
         ("contaminated", pa.list_(pa.string())),  # why; empty where clean, null where not known
         ("missing_instruments", pa.list_(pa.string())),
         ("matmul_tflops", pa.float64()),  # what a worker reached in a matrix product, where no datasheet says more
+        ("network", pa.string()),  # JSON: how the nodes of a trial are joined, where there are several
+        ("slots_per_node", pa.int32()),  # trials that might run on a node at a time
         ("attempt", pa.int32()),  # how often the trial had begun anew when it ran this leg; 0 is the first time
         ("placement", pa.string()),  # JSON: by rank, the node and its GPUs
         ("withdrawn", pa.string()),  # in `_aside/` alone: why the row does not count
@@ -157,6 +159,7 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
         "batch_probes": outcome.batch_probes,
         "attempt": outcome.attempt,
         "placement": outcome.placement,
+        "slots_per_node": trial.slots_per_node,
     }
     match outcome:
         case Failure(kind=kind, message=message):
@@ -169,7 +172,7 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
 
 
 # What an outcome holds as an object, and the ledger as JSON.
-_JSON = ("batch_probes", "memory_parts", "placement", "telemetry")
+_JSON = ("batch_probes", "memory_parts", "network", "placement", "telemetry")
 # Columns that an outcome of either kind brings; build_row names them.
 _OF_ANY_OUTCOME = ("facts", "environment", "started_at", "process_group", "attempt", "placement", "batch_probes")
 _MEASURED = [name for name in SCHEMA.names if name in Measurement.__dataclass_fields__ and name not in _OF_ANY_OUTCOME]

@@ -45,6 +45,7 @@ class Measurement:
     memory_parts: dict[str, list[int | None]] | None = None  # bytes by what they hold, a value a rank
     skipped_steps: int | None = None  # optimizer steps passed over for an overflow, in the whole leg
     matmul_tflops: float | None = None  # what a worker reached in a matrix product before the group's legs
+    network: dict[str, Any] | None = None  # between nodes, measured before the group's legs
     telemetry: list[dict[str, Any]] | None = None  # a reading for each node; None with telemetry off
     energy_joules: float | None = None  # of all GPUs, in the measured steps
     foreign_cpu_cores: float | None = None  # busy with something else than the trial, mean; of the node that had most

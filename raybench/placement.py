@@ -1,9 +1,11 @@
-"""Where trials run: what the nodes offer, whether a plan fits, in how many slots. No ray here."""
+"""Where trials run: what a cluster offers, whether a plan fits, what a trial takes and whether it got that. No ray."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,29 +13,48 @@ from typing import Any
 from raybench.child import ask_child
 from raybench.datasets import BadData, check_present, facts_of
 from raybench.errors import UserError
-from raybench.plan import Plan
+from raybench.fleet import (
+    ACCELERATOR,
+    SLOT,
+    Amounts,
+    Autoscaler,
+    Need,
+    NodeType,
+    accelerators,
+    kind_in_words,
+    kind_of,
+    nodes_in_words,
+)
+from raybench.plan import Plan, Trial
+from raybench.setting import Setting
+from raybench.versions import version_differences
 
-SLOT = "bench_slot"
 _CONNECT_SECONDS = 3.0
 _JOIN_SECONDS = 60.0  # the import of ray included
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the nodes offer: CPUs and GPUs a node, and the number of slots (None where no node declares any)."""
+    """What the living nodes have, and what the autoscaler could start beside them, where there is one."""
 
-    nodes: tuple[dict[str, float], ...]
+    nodes: tuple[Amounts, ...]
     is_local: bool
+    autoscaler: Autoscaler | None = None
+
+    @property
+    def all_nodes(self) -> list[Amounts]:
+        """The living nodes and those that could come."""
+        return [*self.nodes, *(self.autoscaler.to_come(self.nodes) if self.autoscaler else [])]
 
     @property
     def slots(self) -> int | None:
-        """Trials that may run side by side without disturbing each other."""
-        count = int(sum(node.get(SLOT, 0) for node in self.nodes))
+        """The most trials that may run side by side without disturbing each other; None where no node has a slot."""
+        count = int(sum(node.get(SLOT, 0) for node in self.all_nodes))
         return count or None
 
     def largest(self, resource: str) -> int:
         """The most of a resource that one node has."""
-        return int(max((node.get(resource, 0) for node in self.nodes), default=0))
+        return int(max((node.get(resource, 0) for node in self.all_nodes), default=0))
 
     @property
     def has_gpus(self) -> bool:
@@ -41,7 +62,10 @@ class Cluster:
 
     def describe(self) -> str:
         """The cluster in a few words."""
-        where = "this machine" if self.is_local else f"a Ray cluster of {len(self.nodes)} nodes"
+        coming = len(self.all_nodes) - len(self.nodes)
+        number = "1 node" if len(self.nodes) == 1 else f"{len(self.nodes)} nodes"
+        more = f" and {coming} more that its autoscaler can start" if coming else ""
+        where = "this machine" if self.is_local else f"a Ray cluster of {number}{more}"
         gpus = f", {self.largest('GPU')} GPUs" if self.has_gpus else ", no GPU"
         return f"{where}: {self.largest('CPU')} CPUs{gpus}{'' if self.is_local else ' on its largest node'}"
 
@@ -51,22 +75,79 @@ def use_gpu(device: str, cluster: Cluster) -> bool:
     return device == "cuda" or (device == "auto" and cluster.has_gpus)
 
 
+def worker_resources(trial: Trial, cluster: Cluster) -> dict[str, float]:
+    """What Ray gives each worker of a trial: a CPU, its GPU, its part of the node's slot, a mark of the accelerator."""
+    setting = trial.setting
+    resources: dict[str, float] = {"CPU": 1}
+    if use_gpu(setting.device, cluster):
+        resources["GPU"] = 1
+    if cluster.slots:
+        sharers = setting.workers_per_node * trial.slots_per_node
+        resources[SLOT] = int(10_000 / sharers) / 10_000  # Ray counts in such units; a node has one slot, for one trial
+    if setting.accelerator:
+        resources[ACCELERATOR + setting.accelerator] = 0.0001
+    return resources
+
+
+def need_of(trial: Trial, cluster: Cluster) -> Need:
+    """What a trial takes of each of its nodes."""
+    each = trial.setting.workers_per_node
+    amounts = {name: round(amount * each, 4) for name, amount in worker_resources(trial, cluster).items()}
+    return Need(trial.setting.nodes, tuple(sorted(amounts.items())))
+
+
 def check_fits(plan: Plan, cluster: Cluster) -> None:
-    """Raise UserError when a trial asks for more than any node has, or for the largest batch without a limit."""
-    for trial in plan.trials:
-        workers, gpu = trial.setting.workers, use_gpu(trial.setting.device, cluster)
-        if not gpu and any(leg.setting.batch_size == "max" and not leg.setting.memory_limit for leg in trial.legs):
+    """Raise UserError for a trial that the cluster can never run, naming what it asks for and what there is."""
+    for trial in {(trial.setting_id, trial.slots_per_node): trial for trial in plan.trials}.values():
+        _check_device(trial, cluster)
+        setting, need = trial.setting, need_of(trial, cluster)
+        _check_one_node(trial, dict(need.resources), cluster)
+        fitting = [node for node in cluster.all_nodes if need.fits(node)]
+        if len(fitting) < setting.nodes:
             raise UserError(
-                f"setting.batch_size: max needs setting.memory_limit where there is no GPU, such as 2GiB a worker; "
-                f"{trial.label!r} has none"
+                f"setting.nodes: {trial.label!r} needs {need.in_words()}, and {len(fitting) or 'none'} "
+                f"of the nodes there will do: {nodes_in_words(cluster.all_nodes)}"
             )
-        for resource in ("GPU", "CPU") if gpu else ("CPU",):
-            have = cluster.largest(resource)
-            if workers > have:
-                raise UserError(
-                    f"setting.workers: {workers} workers need {workers} {resource}s on one node, and there are {have} "
-                    f"({cluster.describe()}); {trial.label!r} cannot run; try setting.workers={max(have, 1)}"
-                )
+        if setting.nodes > 1 and not cluster.slots:
+            raise UserError(
+                "setting.nodes: a trial over several nodes needs nodes that declare a slot; start each with "
+                "--resources='{\"bench_slot\": 1}'"
+            )
+
+
+def _check_device(trial: Trial, cluster: Cluster) -> None:
+    setting = trial.setting
+    gpu = use_gpu(setting.device, cluster)
+    if not gpu and any(leg.setting.batch_size == "max" and not leg.setting.memory_limit for leg in trial.legs):
+        raise UserError(
+            f"setting.batch_size: max needs setting.memory_limit where there is no GPU, such as 2GiB a worker; "
+            f"{trial.label!r} has none"
+        )
+    if gpu and not cluster.has_gpus:
+        raise UserError(
+            f"setting.device: {trial.label!r} asks for cuda, and there is no GPU ({cluster.describe()}); try "
+            "setting.device=auto"
+        )
+    known = accelerators(cluster.all_nodes)
+    if setting.accelerator and setting.accelerator not in known:
+        raise UserError(
+            f"setting.accelerator: no node has {setting.accelerator!r}; there is {', '.join(known) or 'none'} "
+            f"({cluster.describe()})"
+        )
+
+
+def _check_one_node(trial: Trial, amounts: Amounts, cluster: Cluster) -> None:
+    """Refuse more workers than any node has CPUs or GPUs for."""
+    workers = trial.setting.workers_per_node
+    for resource in ("GPU", "CPU"):
+        have = cluster.largest(resource)
+        if amounts.get(resource, 0) > have == 0:
+            raise UserError(f"no node has a {resource} for a worker ({cluster.describe()}); start nodes that train")
+        if amounts.get(resource, 0) > have:
+            raise UserError(
+                f"setting.workers: {workers} workers need {workers} {resource}s on one node, and there are {have} "
+                f"({cluster.describe()}); {trial.label!r} cannot run; try setting.workers={have * trial.setting.nodes}"
+            )
 
 
 def check_data(plan: Plan) -> None:
@@ -89,10 +170,40 @@ def check_data(plan: Plan) -> None:
             )
 
 
-def threads_per_worker(workers: int, cluster: Cluster) -> int:
-    """OMP threads of each worker: the smallest node's CPUs shared out among the workers."""
-    capable = [int(node["CPU"]) for node in cluster.nodes if node.get("CPU", 0) >= workers]
-    return max(1, min(capable, default=workers) // workers)
+def threads_per_worker(trial: Trial, cluster: Cluster) -> int:
+    """OMP threads of each worker: the CPUs of the smallest node that will do, shared out among the workers there."""
+    need = need_of(trial, cluster)
+    cpus = min((int(node.get("CPU", 0)) for node in cluster.all_nodes if need.fits(node)), default=0)
+    return max(1, cpus // (trial.setting.workers_per_node * trial.slots_per_node))
+
+
+def check_placement(places: Sequence[Mapping[str, Any]], setting: Setting, versions: Mapping[str, str | None]) -> str:
+    """Why a group of processes is not where its setting wants it, or not of the sweep's versions; empty where it is.
+
+    `places`: by rank, `node` (a name), `node_id` (Ray's), `gpus` (UUIDs), and where known `gpu` (their model),
+    `foreign_processes` on them, `versions`. `versions`: the driver's (`raybench.versions.own_versions`).
+    """
+    of_node = Counter(place["node_id"] for place in places)
+    names = ", ".join(dict.fromkeys(place["node"] for place in places))
+    if len(of_node) != setting.nodes:
+        return f"its {setting.workers} workers are on {len(of_node)} nodes ({names}), and should be on {setting.nodes}"
+    if set(of_node.values()) != {setting.workers_per_node}:
+        counts = ", ".join(map(str, of_node.values()))
+        return f"its workers are unevenly placed on {names}: {counts}, and should be {setting.workers_per_node} a node"
+    uuids = Counter(uuid for place in places for uuid in place["gpus"])
+    models = dict.fromkeys(place["gpu"] for place in places if place.get("gpu"))
+    if len(models) > 1:
+        return f"its GPUs are not alike: {', '.join(models)} (on {names})"
+    for rank, place in enumerate(places):
+        where = f"rank {rank} on {place['node']}"
+        shared = [uuid for uuid in place["gpus"] if uuids[uuid] > 1]
+        if shared:
+            return f"{where} shares its GPU {shared[0]} with another rank"
+        if place.get("foreign_processes"):
+            return f"{where}: {place['foreign_processes']} other processes use its GPU {place['gpus'][0]}"
+        if "versions" in place and (differing := version_differences(place["versions"], versions)):
+            return f"{where}: {differing}"
+    return ""
 
 
 def this_machine() -> Cluster:
@@ -118,19 +229,48 @@ class Place:
         return self.cluster is not None and not self.cluster.is_local
 
     def in_words(self, plan: Plan) -> str:
-        """The cluster, how many trials run at once, and whether the plan fits."""
+        """The cluster, how many trials run at once, of what size, and whether the plan fits."""
         if self.cluster is None:
             return self.problem
         try:
             check_fits(plan, self.cluster)
         except UserError as error:
             return f"it does not fit: {error}"
-        workers = sorted({trial.setting.workers for trial in plan.trials})
-        each = f"{workers[0]} workers" if len(workers) == 1 else f"{workers[0]} to {workers[-1]} workers"
-        at_once = (
-            "one trial at a time" if self.slots == 1 else f"{self.slots} trials at a time, each on a node of its own"
+        trials = list({trial.setting_id: trial for trial in plan.trials}.values())
+        each = _range([trial.setting.workers for trial in trials], "worker")
+        own, up_to = "a node of its own", ""
+        if max(trial.setting.nodes for trial in trials) > 1:
+            each += f" on {_range([trial.setting.nodes for trial in trials], 'node')}"
+            own, up_to = "nodes of its own", "up to "
+        shared = plan.trials[0].slots_per_node
+        if shared > 1:
+            own = f"a node shared by up to {shared} (slots_per_node)"
+        most = self.slots * shared
+        at_once = "one trial at a time" if most == 1 else f"{up_to}{most} trials at a time, each on {own}"
+        return f"{self.cluster.describe()}; {at_once}, of {each}{self._kinds(trials)}"
+
+    def _kinds(self, trials: Sequence[Trial]) -> str:
+        """A warning where a setting could run on several kinds of nodes, which are not compared with each other."""
+        assert self.cluster is not None
+        kinds = {
+            kind_of(node)
+            for trial in trials
+            for node in self.cluster.all_nodes
+            if need_of(trial, self.cluster).fits(node)
+        }
+        if len(kinds) < 2:
+            return ""
+        named = "; ".join(kind_in_words(kind) for kind in sorted(kinds))
+        return (
+            f". Nodes of {len(kinds)} kinds would do ({named}): a setting's trials stay on one kind where they can, "
+            "and what ran on another is a comparison of its own; setting.accelerator=NAME chooses"
         )
-        return f"{self.cluster.describe()}; {at_once}, of {each.replace('1 workers', '1 worker')}"
+
+
+def _range(numbers: Sequence[int], what: str) -> str:
+    """As `2 workers` or `1 to 4 workers`."""
+    least, most = min(numbers), max(numbers)
+    return f"{most if least == most else f'{least} to {most}'} {what}{'' if most == 1 else 's'}"
 
 
 def find_cluster() -> Place:
@@ -144,7 +284,9 @@ def find_cluster() -> Place:
         answer = ask_child(["raybench.ray_probe", address], _JOIN_SECONDS)
     if "error" in answer:
         return Place(None, f"RAY_ADDRESS={address} cannot be joined: {answer['error']}")
-    return Place(Cluster(tuple(answer["nodes"]), is_local=False))
+    scaler = answer["autoscaler"]
+    autoscaler = Autoscaler(tuple(NodeType(**type_) for type_ in scaler["types"]), scaler["most"]) if scaler else None
+    return Place(Cluster(tuple(answer["nodes"]), is_local=False, autoscaler=autoscaler))
 
 
 def connection_problem(address: str) -> str:

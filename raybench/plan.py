@@ -70,6 +70,7 @@ class Trial(_Frozen):
     protocol: Protocol
     differs: tuple[str, ...]
     isolation: str
+    slots_per_node: int = 1  # trials that may run on a node at a time
     leg_timeout_seconds: float
     legs: tuple[Leg, ...]
 
@@ -126,7 +127,9 @@ def _build_trial(space: Space, values: Mapping[str, Any], label: str, repeat: in
     setting = Setting.model_validate(values)
     setting_id = content_hash(setting.identity())
     protocol = space.protocol.model_dump(mode="json", exclude_defaults=True)
-    trial_id = content_hash(setting_id, repeat, space.seed, protocol, space.isolation)
+    # What has its usual value is left out, so that a choice added later renames nothing.
+    sharing = [space.slots_per_node] if space.slots_per_node > 1 else []
+    trial_id = content_hash(setting_id, repeat, space.seed, protocol, space.isolation, *sharing)
     order = leg_order(list(space.arms), space.protocol.rounds, space.seed, setting_id, repeat)
     legs = tuple(
         _build_leg(space, values, trial_id, name, round_, position) for position, (name, round_) in enumerate(order)
@@ -142,6 +145,7 @@ def _build_trial(space: Space, values: Mapping[str, Any], label: str, repeat: in
         protocol=space.protocol,
         differs=_differs(space, legs),
         isolation=space.isolation,
+        slots_per_node=space.slots_per_node,
         leg_timeout_seconds=space.leg_timeout_seconds,
         legs=legs,
     )

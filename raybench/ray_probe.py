@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from typing import Any
 
 
@@ -21,7 +22,12 @@ def main(argv: list[str]) -> int:
         from raybench import cluster as clusters
 
         cluster = clusters.connect()
-        answer = {"description": cluster.describe(), "slots": cluster.slots, "nodes": cluster.nodes}
+        answer = {
+            "description": cluster.describe(),
+            "slots": cluster.slots,
+            "nodes": cluster.nodes,
+            "autoscaler": asdict(cluster.autoscaler) if cluster.autoscaler else None,
+        }
         clusters.disconnect()
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from raybench import outcome as outcomes
+from raybench.admission import Queue
+from raybench.fleet import Autoscaler, Need, Node
 from raybench.ledger import Ledger
 from raybench.mlflow_thread import MlflowThread
 from raybench.plan import Leg, Plan, Trial
@@ -40,12 +42,15 @@ class Recorder:
         variables: Mapping[str, str] | None = None,
         state_file: str = "",
         *,
+        wait_seconds: float = 1200.0,
+        autoscaler: Autoscaler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`variables`: the driver's MLFLOW_* variables, which do not reach an actor of a cluster by themselves.
 
         `state_file`: where it keeps what runs (`raybench.running`), beside the ledger unless told otherwise. Raises
-        RuntimeError when it is started again and the ledger is gone.
+        RuntimeError when it is started again and the ledger is gone. `wait_seconds`: how long nodes that are not there
+        are waited for; `autoscaler`: what can start some.
         """
         os.environ.update(variables or {})
         self.clock = clock
@@ -54,6 +59,7 @@ class Recorder:
         self.space_yaml = space_yaml
         self.legs: dict[str, tuple[Trial, Leg]] = {leg.leg_id: (trial, leg) for trial, leg in self.plan.legs()}
         self.trials = {trial.trial_id: trial for trial in self.plan.trials}
+        self.queue = Queue(list(self.trials), wait_seconds, autoscaler, clock)
         beside = Path(folder).with_name(f".{Path(folder).name}.running")
         self.running = Running.load(Path(state_file) if state_file else beside)
         self.events: list[dict[str, Any]] = []
@@ -116,6 +122,25 @@ class Recorder:
             "cut": trial_id in self.running.trials and self.running.trials[trial_id].group == _NOBODY,
         }
 
+    def admit(
+        self, trial_id: str, need: Need, wanted: Sequence[str] = (), fleet: Sequence[Node] | None = None
+    ) -> dict[str, Any]:
+        """Whether a trial may start its processes now, and on which nodes: see `admission.Queue.ask`.
+
+        The state `stop` says that the sweep is to stop.
+        """
+        if self.running.draining:
+            self.queue.release(trial_id)
+            return {"state": "stop"}
+        answer = self.queue.ask(trial_id, self.trials[trial_id].setting_id, need, wanted, fleet)
+        if answer["state"] == "wait" and trial_id in self.running.trials:
+            self.running.trials[trial_id].began = self.clock()  # its processes are not asked for yet
+        return answer
+
+    def not_started(self, trial_id: str) -> None:
+        """The processes of a trial did not come up on the nodes that it was granted."""
+        self.queue.not_started(trial_id)
+
     def _left(self, trial_id: str) -> list[str]:
         trial = self.trials[trial_id]
         left = [] if self.running.draining else [leg.leg_id for leg in trial.legs if leg.leg_id not in self.done]
@@ -138,6 +163,7 @@ class Recorder:
                 self._begin_anew(trial_id, placement)
             state.group, state.placement, state.leg_id = group, placement, ""
             state.node_ids = sorted({place["node_id"] for place in places})
+            self.queue.placed(trial_id, state.node_ids)
             self.running.save()
         return self._left(trial_id)
 
@@ -214,6 +240,7 @@ class Recorder:
             why += f"; {self.legs[state.leg_id][1].arm_name} of round {self.legs[state.leg_id][1].round} runs again"
         self._note(trial, why)
         state.group, state.placement, state.node_ids, state.leg_id = _NOBODY, None, [], ""
+        self.queue.release(trial_id)
 
     def record(self, process_group: str, leg_id: str, values: dict[str, Any]) -> None:
         """Write a leg's outcome; durable when this returns. A leg that has one keeps its first; that of a group that
@@ -247,11 +274,13 @@ class Recorder:
         """A trial's processes have ended: now MLflow may be written."""
         if self.running.trials.pop(trial_id, None) is not None:
             self.running.save()
+        self.queue.release(trial_id)
         self.mlflow.log(self.unlogged.pop(trial_id, []))
 
     def news(self, since: int, incarnation: int = 0) -> dict[str, Any]:
         """What happened since event number `since` of this `incarnation` of the recorder (from its first on, where it
-        is another one), the legs that run now, and how many trials have processes.
+        is another one), the legs that run now, the nodes that are `missed` (`admission.Queue.missed`), and how many
+        trials have processes.
 
         An event is a leg's outcome (`leg_event`), or a `note` to tell; a note with an `attempt` says that the trial
         of its `setting_id` and `repeat` has begun anew.
@@ -270,6 +299,7 @@ class Recorder:
             "incarnation": self.running.incarnation,
             "events": self.events[since if incarnation == self.running.incarnation else 0 :],
             "running": running,
+            "missed": self.queue.missed(),
             "num_active": len(self.running.trials),
         }
 

@@ -6,11 +6,13 @@ cannot be started again, without which nothing can be kept.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,21 @@ os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 
 import ray
 from ray import tune
+from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from raybench.display import Display
 from raybench.interruption import Interruption
+from raybench.nodes import look
 from raybench.placement import Cluster, connection_problem
 from raybench.plan import Plan
 from raybench.publishing import destination, mlflow_variables
 from raybench.recorder import ACTOR_NAMESPACE, Recorder
 from raybench.trial import run_trial
+from raybench.versions import own_versions
 
 _ON_HEAD = {"node:__internal_head__": 0.0001}
 _SECONDS_BETWEEN_LOOKS = 1.0  # at the recorder
+_LOOKS_BETWEEN_COUNTS = 10  # of the cluster's nodes
 _PATIENCE_SECONDS = 30.0
 _ANSWER_SECONDS = 5.0  # the recorder's; a busy one is asked again
 _HEAD_PATIENCE_SECONDS = 20.0  # Ray itself ends the process, without a word, after 60
@@ -53,8 +59,9 @@ def run_trials(
     cluster: Cluster,
     display: Display,
     interruption: Interruption,
+    wait_seconds: float = 1200.0,
 ) -> Ended:
-    """Run the legs of a plan that the ledger in `folder` lacks.
+    """Run the legs of a plan that the ledger in `folder` lacks; nodes that are not there are waited for `wait_seconds`.
 
     Raises StoppedNow when the user wants the end at once.
     """
@@ -62,23 +69,34 @@ def run_trials(
     shutil.rmtree(storage, ignore_errors=True)  # what a driver that was killed left says nothing of this run
     storage.mkdir(parents=True)
     name = f"recorder-{plan.space}-{plan.sweep}"
-    recorder = _recorder(name, plan, folder, space_yaml, storage)
+    recorder = _recorder(name, plan, folder, space_yaml, storage, wait_seconds, cluster)
     try:
         ray.get(recorder.next_group.remote(plan.trials[0].trial_id))
     except ray.exceptions.RayActorError as error:
         return Ended(recorder_died=_why_dead(error))
-    watch = _Watch(recorder, display, interruption)
+    searcher = BasicVariantGenerator(max_concurrent=_at_once(plan, cluster))
+
+    def grow() -> None:
+        """Let more trials ask for their turn where nodes have joined."""
+        nodes = tuple(node.total for node in look())
+        searcher.max_concurrent = _at_once(plan, replace(cluster, nodes=nodes))
+
+    watch = _Watch(recorder, display, interruption, None if cluster.is_local else grow)
     config = {
         "trial_id": tune.grid_search([trial.trial_id for trial in plan.trials]),
         "recorder": name,
         "cluster": cluster,
         "storage": str(storage),
         "working_tree": str(Path.cwd()),
+        "versions": {} if cluster.is_local else own_versions(),
+        # Ray hands no variable of the driver to workers on other machines; these say how ranks talk to each other.
+        "variables": {name: value for name, value in os.environ.items() if name.startswith(("NCCL_", "GLOO_"))},
+        "wait_seconds": wait_seconds,
     }
     tuner = tune.Tuner(
         tune.with_resources(run_trial, tune.PlacementGroupFactory([_ON_HEAD])),
         param_space=config,
-        tune_config=tune.TuneConfig(max_concurrent_trials=cluster.slots or 1, num_samples=1),
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=1),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
@@ -106,7 +124,14 @@ def run_trials(
     return Ended(unrun)
 
 
-def _recorder(name: str, plan: Plan, folder: Path, space_yaml: str, storage: Path) -> Any:
+def _at_once(plan: Plan, cluster: Cluster) -> int:
+    """How many trials may have a process that runs or waits: one for each part of a slot that there is or could be."""
+    return max(1, (cluster.slots or 0) * plan.trials[0].slots_per_node)
+
+
+def _recorder(
+    name: str, plan: Plan, folder: Path, space_yaml: str, storage: Path, wait_seconds: float, cluster: Cluster
+) -> Any:
     """Start the recorder, on the head: it writes where the driver reads, and costs no CPU of a trial's.
 
     Ray starts it again when it is killed, and repeats the calls that it had not answered.
@@ -117,19 +142,22 @@ def _recorder(name: str, plan: Plan, folder: Path, space_yaml: str, storage: Pat
     }  # fmt: skip
     state = str(storage / "running.json")
     arguments = (plan.model_dump_json(), str(folder), space_yaml, *destination(), mlflow_variables(), state)
-    return ray.remote(Recorder).options(**options).remote(*arguments)
+    waiting = {"wait_seconds": wait_seconds, "autoscaler": cluster.autoscaler}
+    return ray.remote(Recorder).options(**options).remote(*arguments, **waiting)
 
 
 class _Watch:
     """The thread that carries the recorder's news to the display, and the user's wish to stop to the recorder."""
 
-    def __init__(self, recorder: Any, display: Display, interruption: Interruption) -> None:
+    def __init__(
+        self, recorder: Any, display: Display, interruption: Interruption, grow: Callable[[], None] | None
+    ) -> None:
         self.over = False  # no trial is to go on
         self.recorder_died = ""
         self.head_lost = ""
         self._head = str(ray.get_runtime_context().gcs_address)
         self._head_answered = time.monotonic()
-        self._recorder, self._display, self._interruption = recorder, display, interruption
+        self._recorder, self._display, self._interruption, self._grow = recorder, display, interruption, grow
         self._told = self._incarnation = 0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
@@ -143,12 +171,16 @@ class _Watch:
 
     def _run(self) -> None:
         draining = ended = False
-        while not ended and not self.over:
+        for number in itertools.count(1):
+            if ended or self.over:
+                return
             ended = self._end.wait(_SECONDS_BETWEEN_LOOKS)
             if not self._head_answers():
                 self.head_lost, self.over = self._head, True
                 return
             try:
+                if self._grow is not None and number % _LOOKS_BETWEEN_COUNTS == 0 and not ended:
+                    self._grow()
                 if self._interruption.requested and not draining:
                     ray.get(self._recorder.drain.remote(), timeout=_ANSWER_SECONDS)
                     draining = True

@@ -171,6 +171,8 @@ class Setting(Strict):
     memory_limit: Annotated[int, Field(gt=0, lt=2**63)] | None = None
     accumulation: Positive = 1
     workers: Positive = 1
+    nodes: Positive = 1  # machines that the workers are spread over, evenly
+    accelerator: str | None = None  # Ray's name of the kind of nodes to run on, as A100; any where not given
     precision: Precision = "fp32"
     # How bf16 and fp16 are done. autocast: weights stay fp32, operations run lower. cast: weights are lower.
     mixed_precision: Literal["autocast", "cast"] = "autocast"
@@ -199,6 +201,13 @@ class Setting(Strict):
     def _bytes(cls, value: Any) -> Any:
         return parse_bytes(value) if isinstance(value, str) else value
 
+    @field_validator("accelerator")
+    @classmethod
+    def _named_as_ray_does(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.\-]*", name):
+            raise ValueError(f"an accelerator is named as Ray names it, as A100 or L4, not {name!r}")
+        return name
+
     @field_validator("dataset")
     @classmethod
     def _known_dataset(cls, name: str) -> str:
@@ -223,6 +232,8 @@ class Setting(Strict):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
+        if self.workers % self.nodes:
+            raise ValueError(f"workers {self.workers} cannot be spread evenly over nodes {self.nodes}; take a multiple")
         if self.batch_size == "max":
             self._can_be_sought()
             return self
@@ -260,6 +271,11 @@ class Setting(Strict):
         """What names the setting: every field that has not its default, but for where its data lie."""
         places = {"download"} if self.dataset == "imagefolder" else {"download", "data_root"}
         return self.model_dump(mode="json", exclude_defaults=True, exclude=places)
+
+    @property
+    def workers_per_node(self) -> int:
+        """Workers on each of the nodes."""
+        return self.workers // self.nodes
 
     @property
     def global_batch(self) -> int:

@@ -53,6 +53,9 @@ class Space(Strict):
     repeats: Positive = 8
     seed: int = Field(default=0, ge=0, lt=2**63)
     isolation: Literal["shared", "fresh"] = "shared"
+    slots_per_node: int = Field(
+        default=1, gt=0, le=64
+    )  # trials that may run on a node at a time; above 1 they disturb each other
     leg_timeout_seconds: float = Field(default=1800.0, gt=0, le=30 * 86400)
 
     @field_validator("arms")
@@ -178,6 +181,12 @@ def _check_settings(space: Space, file: SpaceFile) -> list[dict[str, Any]]:
                 for name, arm in space.arms.items()
             }
             _check_arms(space, settings, file)
+            if space.slots_per_node > 1 and setting.nodes > 1:
+                raise file.error(
+                    ("slots_per_node",),
+                    f"a trial over several nodes has them to itself, and a setting has nodes: {setting.nodes}; take "
+                    "one of the two out",
+                )
     return distinct
 
 

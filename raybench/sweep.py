@@ -17,6 +17,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from raybench import catalog
 from raybench.analysis import analyse
 from raybench.analysis.terminal import print_analysis
 from raybench.cli import parse_arguments, run_command
@@ -54,6 +55,7 @@ where it goes
 where it runs
   RAY_ADDRESS=HOST:PORT          a Ray cluster; without it that of this node, else a Ray of its own on this machine
   RAY_ADDRESS=local              a Ray of its own, even where one runs on this node
+  wait=20                        minutes to wait for nodes that are not there, or that somebody else has
 
 what is told meanwhile
   In a terminal a live view: legs and trials, what runs, the time left, speedups so far, failures as they happen.
@@ -84,6 +86,7 @@ class Request:
     folder: Path  # of this sweep's ledger
     command: str
     level: Level = "normal"  # how much is told while it runs
+    wait_seconds: float = 1200.0  # for nodes that are not there
 
 
 def main(argv: list[str]) -> int:
@@ -94,11 +97,22 @@ def main(argv: list[str]) -> int:
     level: Level = "quiet" if "quiet" in arguments.flags else "verbose" if "verbose" in arguments.flags else "normal"
     values = dict(arguments.values)
     results = Path(values.pop("results", "mlruns/ledger"))
+    wait_seconds = 60 * _minutes(values.pop("wait", "20"))
     plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
     folder = (results / plan.space / plan.sweep).absolute()
     command = "python -m raybench.sweep " + " ".join(shlex.quote(token) for token in argv)
-    run_sweep(Request(plan, space, folder, command, level), Console())
+    run_sweep(Request(plan, space, folder, command, level, wait_seconds), Console())
     return 0
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes <= 60 * 24 * 30:
+        raise UserError(f"wait={text}: minutes to wait for nodes that are not there, 0 or more, as in wait=20")
+    return minutes
 
 
 def run_sweep(request: Request, console: Console) -> None:
@@ -163,6 +177,7 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
     if request.level != "quiet":
         console.print("starting Ray ...")
     from raybench import cluster as clusters
+    from raybench.nodes import check_nodes
     from raybench.schedule import Ended, run_trials
 
     plan, ended, stopped = request.plan, Ended(), 0
@@ -171,6 +186,9 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
         check_fits(plan, cluster)
         if cluster.is_local:
             check_data(plan)
+        else:
+            own = {t.setting.model for t in plan.trials if ":" in t.setting.model}
+            check_nodes([catalog.own_model_file(model) for model in sorted(own)])
         if request.level != "quiet":
             console.print(f"on {cluster.describe()}; logs of all processes: {clusters.log_folder()}", soft_wrap=True)
         progress = Progress(plan)
@@ -179,7 +197,9 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
         display = Display(progress, console, request.level)
         with sweep_lock(request.folder), interruptible() as interruption:
             try:
-                ended = run_trials(plan, request.folder, space_yaml(request), cluster, display, interruption)
+                ended = run_trials(
+                    plan, request.folder, space_yaml(request), cluster, display, interruption, request.wait_seconds
+                )
                 stopped = 130 if interruption.requested else 0
             finally:
                 clusters.disconnect()

@@ -22,27 +22,33 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 
 from raybench import outcome as outcomes
 from raybench.datasets import WORKING_TREE
-from raybench.endings import failure_of, first_words, living_nodes, node_name, why_cut
+from raybench.endings import failure_of, first_words, node_name, why_cut
+from raybench.nodes import look
 from raybench.orphans import remove_orphaned_placement_groups
 from raybench.outcome import Outcome
-from raybench.placement import SLOT, Cluster, threads_per_worker, use_gpu
+from raybench.placement import Cluster, check_placement, need_of, threads_per_worker, use_gpu, worker_resources
 from raybench.plan import Leg, Trial
+from raybench.process_group import SpanningTorchConfig
 from raybench.recorder import ACTOR_NAMESPACE
 
 _STARTS = 2  # how often a group may fail to start before its trial is given up
 _CUTS = 3  # how often a trial's processes may be lost through no fault of a leg
 _SETTLING_SECONDS = 2.0  # until Ray has noticed what died with a process that was killed
 _NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
+_SECONDS_BETWEEN_QUESTIONS = 1.0  # of a trial that waits for its nodes
+# Processes on nodes that are there and free start within seconds; nodes that have to be started get the sweep's `wait`.
+_START_SECONDS = 120
 
 
 class TrialGivenUp(RuntimeError):
-    """The cluster's trouble, not a leg's: a group that would not start, or was lost too often."""
+    """The cluster's trouble, not a leg's: no nodes, a group that would not start, was misplaced, or lost too often."""
 
 
 def run_trial(config: dict[str, Any]) -> dict[str, Any]:
     """Tune's trainable.
 
-    `config`: trial_id, recorder (an actor's name), cluster, storage and working_tree (absolute paths).
+    `config`: trial_id, recorder (an actor's name), cluster, storage and working_tree (absolute paths), `versions` of
+    the driver, `variables` of the driver for the workers, `wait_seconds` for nodes that have to be started.
 
     Returns `problem`, why the trial could not be run to its end; empty where it was. It raises nothing, because Tune
     is to start it again when its process was killed, and then only.
@@ -68,9 +74,13 @@ def _run_groups(recorder: Any, trial: Trial, config: dict[str, Any]) -> None:
         if group["cut"]:
             time.sleep(_SETTLING_SECONDS)
             remove_orphaned_placement_groups()
+        node_ids = _admitted(recorder, trial, config, group["nodes"] if starts_left == _STARTS else [])
+        if node_ids is None:
+            continue  # the sweep is to stop
         name = f"{trial.trial_id}-{uuid.uuid4().hex[:8]}"
         try:
-            _fit(trial, name, config, _ids(group["nodes"]) if starts_left == _STARTS else [])
+            if problem := _fit(trial, name, config, node_ids):
+                raise TrialGivenUp(f"wrongly placed: {problem}")
         except (TrainingFailedError, ray.exceptions.RayActorError) as error:
             ended = ray.get(recorder.unfinished.remote(name))
             why = why_cut(error, ended["node_ids"])
@@ -79,6 +89,7 @@ def _run_groups(recorder: Any, trial: Trial, config: dict[str, Any]) -> None:
                 ray.get(recorder.cut.remote(trial.trial_id, name, why))
             elif ended["leg_id"] is None:
                 starts_left -= 1
+                ray.get(recorder.not_started.remote(trial.trial_id))
             else:
                 failure = replace(failure_of(trial, error, ended["seconds"]), started_at=ended["started_at"])
                 ray.get(recorder.record.remote(name, ended["leg_id"], outcomes.to_dict(failure)))
@@ -88,50 +99,71 @@ def _run_groups(recorder: Any, trial: Trial, config: dict[str, Any]) -> None:
                 raise TrialGivenUp(first_words(error)) from error
 
 
-def _ids(names: list[str]) -> list[str]:
-    """Ray's ids of the nodes of these names; none where one of them does not live."""
-    found = {name: node_id for node_id, name in living_nodes().items()} if names else {}
-    return [found[name] for name in names] if set(names) <= found.keys() else []
+def _admitted(recorder: Any, trial: Trial, config: dict[str, Any], wanted: list[str]) -> list[str] | None:
+    """Wait for the trial's turn. Returns Ray's ids of its nodes, none where these have yet to be started, and None when
+    the sweep is to stop. Raises TrialGivenUp when its nodes did not come."""
+    need, fleet = need_of(trial, config["cluster"]), None
+    while True:
+        answer = ray.get(recorder.admit.remote(trial.trial_id, need, wanted, fleet))
+        fleet = None
+        match answer["state"]:
+            case "granted":
+                return list(answer["node_ids"])
+            case "stop":
+                return None
+            case "refused":
+                raise TrialGivenUp(answer["why"])
+            case "look":
+                fleet = look()
+            case _:
+                time.sleep(_SECONDS_BETWEEN_QUESTIONS)
 
 
-def _fit(trial: Trial, name: str, config: dict[str, Any], node_ids: list[str]) -> None:
-    """Run one group to its end, on these nodes where any are given. Raises TrainingFailedError when its processes die
-    or a leg ends it, and RayActorError when the process that watches them dies."""
-    setting = trial.setting
+def _scaling(trial: Trial, cluster: Cluster, node_ids: list[str]) -> ScalingConfig:
+    """The workers, as many on each of the nodes; on nodes that Ray picks where these have yet to be started."""
+    setting, each = trial.setting, trial.setting.workers_per_node
+    # Packed, no more than `each` workers have room in a node's slot.
+    strategy = "STRICT_PACK" if setting.nodes == 1 else "STRICT_SPREAD" if each == 1 else "PACK"
+    return ScalingConfig(
+        num_workers=setting.workers,
+        use_gpu=use_gpu(setting.device, cluster),
+        resources_per_worker=worker_resources(trial, cluster),
+        placement_strategy=strategy,
+        label_selector=[{_NODE_ID: node_id} for node_id in node_ids for _ in range(each)] or None,
+    )
+
+
+def _fit(trial: Trial, name: str, config: dict[str, Any], node_ids: list[str]) -> str:
+    """Run one group to its end, on these nodes where any are given. Returns why it was wrongly placed, where it was.
+
+    Raises TrainingFailedError when its processes die or a leg ends it, and RayActorError when the process that watches
+    them dies.
+    """
     cluster: Cluster = config["cluster"]
-    on_gpu = use_gpu(setting.device, cluster)
-    resources: dict[str, float] = {"CPU": 1}
-    if on_gpu:
-        resources["GPU"] = 1
-    if cluster.slots:
-        resources[SLOT] = int(10_000 / setting.workers) / 10_000  # one node has one slot, for one trial
+    on_gpu = use_gpu(trial.setting.device, cluster)
+    torch_config = SpanningTorchConfig if trial.setting.nodes > 1 else ray.train.torch.TorchConfig
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_START_SECONDS if node_ids else config["wait_seconds"])
     trainer = _Trainer(
         _worker,
         train_loop_config={
             "recorder": config["recorder"], "trial_id": trial.trial_id, "group": name, "use_gpu": on_gpu,
+            "versions": config["versions"],
         },
-        torch_config=ray.train.torch.TorchConfig(
+        torch_config=torch_config(
             backend="nccl" if on_gpu else "gloo", timeout_s=int(trial.leg_timeout_seconds) + 60
         ),
-        scaling_config=ScalingConfig(
-            num_workers=setting.workers,
-            use_gpu=on_gpu,
-            resources_per_worker=resources,
-            placement_strategy="STRICT_PACK",
-            label_selector={_NODE_ID: f"in({','.join(node_ids)})"} if node_ids else None,
-        ),
+        scaling_config=_scaling(trial, cluster, node_ids),
         run_config=RunConfig(
             name=name,
             storage_path=config["storage"],
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
             worker_runtime_env={
-                "env_vars": worker_variables(
-                    on_gpu, threads_per_worker(setting.workers, cluster), config["working_tree"]
-                )
+                "env_vars": config["variables"]
+                | worker_variables(on_gpu, threads_per_worker(trial, cluster), config["working_tree"])
             },
         ),
     )  # fmt: skip
-    trainer.fit()
+    return str(trainer.fit().return_value or "")
 
 
 class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
@@ -155,8 +187,11 @@ def worker_variables(on_gpu: bool, threads: int, working_tree: str) -> dict[str,
     return variables
 
 
-def _worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs: the group's legs, handed over to the recorder one by one."""
+def _worker(config: dict[str, Any]) -> str:
+    """What each Ray Train worker runs: the group's legs, handed over to the recorder one by one.
+
+    Returns why the group is wrongly placed; empty where it is not.
+    """
     import torch
 
     from raybench.training.environment import place
@@ -170,6 +205,8 @@ def _worker(config: dict[str, Any]) -> None:
     ranks = Ranks.joined(device, trial.leg_timeout_seconds)
     here = _node()
     places = ranks.gather({**here, **place(device)})
+    if problem := check_placement(places, trial.setting, config["versions"]):
+        return problem
     answer = ray.get(recorder.group_placed.remote(trial.trial_id, group, places)) if ranks.rank == 0 else None
     wanted = ranks.gather(answer)[0]
 
@@ -182,6 +219,7 @@ def _worker(config: dict[str, Any]) -> None:
     legs = [leg for leg in trial.legs if leg.leg_id in wanted]
     if legs:
         run_legs(trial, legs, ranks, begin, record, ray.get(recorder.largest_batches.remote(trial.trial_id)))
+    return ""
 
 
 def _node() -> dict[str, str]:

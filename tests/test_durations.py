@@ -137,7 +137,7 @@ def test_the_plan_prints_and_hands_over_time_and_cost(commands: Commands) -> Non
 def test_plan_and_doctor_look_at_a_real_cluster(tmp_path: Path, ray_address: str) -> None:
     commands = Commands(tmp_path, ray_address)
     shown = " ".join(commands.run("plan", "space=quickstart").stdout.split())
-    assert "where: a Ray cluster of 1 nodes: 2 CPUs, no GPU on its largest node; one trial at a time" in shown
+    assert "where: a Ray cluster of 1 node: 2 CPUs, no GPU on its largest node; one trial at a time" in shown
     found = json.loads(commands.run("doctor", "--json").stdout)["findings"]
     (ray,) = (one for one in found if one["name"] == "Ray")
     assert ray["status"] == "ok"

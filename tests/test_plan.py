@@ -126,3 +126,15 @@ def test_every_shipped_space_plans(name: str, commands: Commands) -> None:
     listed = json.loads(commands.run("plan", f"space={name}", "--json").stdout)
     space: Space = load_space(name)[1]
     assert len(listed["trials"]) == len(list(space.settings())) * space.repeats
+
+
+def test_choices_that_have_their_usual_value_rename_nothing() -> None:
+    usual = plan(setting__model="lenet")
+    trial = usual.trials[0]
+    assert {"nodes", "accelerator"} & trial.setting.identity().keys() == set()
+    same = plan(setting__model="lenet", setting__nodes="1", setting__accelerator="null", slots_per_node="1")
+    assert [leg.leg_id for _, leg in same.legs()] == [leg.leg_id for _, leg in usual.legs()]
+    shared = plan(setting__model="lenet", slots_per_node="2")
+    assert shared.trials[0].setting_id == trial.setting_id
+    assert not {leg.leg_id for _, leg in shared.legs()} & {leg.leg_id for _, leg in usual.legs()}
+    assert plan(setting__model="lenet", setting__nodes="2").trials[0].setting_id != trial.setting_id

@@ -156,6 +156,21 @@ def test_quiet_says_nothing_while_it_runs() -> None:
     assert shown("quiet", terminal=False, fail=True) == ""
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nodes_that_are_waited_for_are_told_once_a_minute(terminal: bool) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80, height=30, color_system=None)
+    with Display(Progress(make_plan(1)), console, "normal") as display:
+        for seconds in (2.0, 15.0, 40.0, 74.0, 76.0, 180.0):
+            missed = {"what": "1 node with 4 GPUs", "seconds": seconds, "most": 1200.0}
+            display.update({"events": [], "running": [], "missed": [missed], "num_active": 1})
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    lines = [line for line in output.getvalue().splitlines() if "waiting for 1 node with 4 GPUs: " in line]
+    assert any("3 min so far, at most 20 min" in line for line in lines)
+    assert not any("2 s so far" in line for line in lines)
+    assert terminal or len(lines) == 3
+
+
 def test_the_live_view_shows_counts_speedups_and_failures_that_stay() -> None:
     text = shown("normal", 12, terminal=True, fail=True)
     assert "12/18" in text

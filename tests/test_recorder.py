@@ -106,7 +106,7 @@ def test_a_sweep_that_is_to_stop_begins_no_leg_and_keeps_the_one_that_runs(recor
     assert left(recorder, trial) == []
     assert recorder.unfinished("group")["leg_id"] is None
     recorder.trial_ended(trial.trial_id)
-    assert recorder.news(1, 1) == {"incarnation": 1, "events": [], "running": [], "num_active": 0}
+    assert recorder.news(1, 1) == {"incarnation": 1, "events": [], "running": [], "missed": [], "num_active": 0}
 
 
 def test_a_recorder_begun_anew_knows_what_the_ledger_holds(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:

@@ -309,3 +309,10 @@ def test_the_paper_has_27_settings_in_both_sizes() -> None:
         models = {values["model"] for values in settings}
         assert (len(settings), len(models), len({values["dataset"] for values in settings})) == (27, 9, 2)
         assert all(sum(values["model"] == model for values in settings) == 3 for model in models)
+
+
+def test_a_trial_over_several_nodes_shares_them_with_nobody() -> None:
+    with pytest.raises(UserError, match=r"slots_per_node: a trial over several nodes has them to itself"):
+        load_space("quickstart", {"slots_per_node": "2", "setting.nodes": "2"})
+    with pytest.raises(UserError, match=r"workers 2 cannot be spread evenly over nodes 3"):
+        load_space("quickstart", {"setting.nodes": "3"})

@@ -41,6 +41,7 @@ def collect(pairs: Pairs, margin: float, alpha: float) -> list[list[str]]:
         _sweeps,
         _not_steady,
         _contaminated,
+        _shared_nodes,
         _skipped_steps,
         _input_bound,
     )
@@ -229,6 +230,19 @@ def _contaminated(pairs: Pairs) -> Iterator[Caveat]:
     for k, counts in reasons.items():
         why = ", ".join(f"{reason} in {count}" for reason, count in sorted(counts.items()))
         yield k, f"{num_legs[k]} of {2 * rounds[k]} legs are contaminated: {why}"
+
+
+def _shared_nodes(pairs: Pairs) -> Iterator[Caveat]:
+    """Legs beside which other trials of the same sweep might run, on the same machine."""
+    owner, sharers = pairs.comparison[pairs.round_trial], pairs.legs.number["slots_per_node"]
+    most = np.fmax(sharers[pairs.arm_leg], sharers[pairs.base_leg])
+    for k in np.unique(owner[most > 1]):
+        number = np.nanmax(most[owner == k])
+        yield (
+            int(k),
+            f"up to {number:.0f} trials shared a node (slots_per_node) and disturbed each other: the interval shows "
+            "how much they scattered, but not whether an arm suffers more from it than the baseline",
+        )
 
 
 def _skipped_steps(pairs: Pairs) -> Iterator[Caveat]:

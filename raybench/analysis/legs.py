@@ -72,6 +72,7 @@ NUMBERS: Final = (
     "steady_from_step",
     "skipped_steps",
     "matmul_tflops",
+    "slots_per_node",
 )
 _LISTS: Final = ("step_seconds", "data_seconds")
 _EPOCH_LISTS: Final = ("epoch_seconds", "epoch_accuracy")

@@ -17,6 +17,7 @@ import torch
 from raybench.datasets import WORKING_TREE
 from raybench.training import machine
 from raybench.training.ranks import Ranks
+from raybench.versions import own_versions
 
 _PACKAGES = ("raybench", "torch", "torchvision", "deepspeed", "timm", "ray", "numpy")
 # Variables that change how a training step runs.
@@ -54,14 +55,14 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def place(device: torch.device) -> dict[str, Any]:
-    """What this process says of where it is before anything runs there: `gpus`, UUIDs, `gpu`, their model, and the
-    `versions` that must be equal on all nodes."""
-    versions = {name: _version(name) for name in ("raybench", "torch", "deepspeed", "ray")}
+    """What this process says of where it is before anything runs there: `gpus`, UUIDs, `gpu`, their model,
+    `foreign_processes` on them (None where that is not known), and the `versions` that must be equal on all nodes."""
     properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
         "gpus": [] if properties is None else [str(properties.uuid)],
         "gpu": None if properties is None else properties.name,
-        "versions": {"python": platform.python_version(), **versions},
+        "foreign_processes": None if properties is None else machine.foreign_processes(str(properties.uuid)),
+        "versions": own_versions(),
     }
 
 

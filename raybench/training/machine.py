@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from raybench.telemetry import nvml
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUPS = Path("/sys/fs/cgroup")
+_SECONDS_TO_GO_AWAY = 10.0  # for the processes of the trial before, which were told to end
 
 
 def processors() -> dict[str, Any]:
@@ -71,6 +73,18 @@ def gpu_links(uuids: list[str]) -> list[str] | None:
     if library is None:
         return None
     return nvml.links(nvml.open_gpus(uuids, library, missing), library)
+
+
+def foreign_processes(uuid: str) -> int | None:
+    """Compute processes on a GPU beside this one that do not go away; None where NVML does not say."""
+    missing: list[str] = []
+    gpus = nvml.open_gpus([uuid], nvml.open_library(missing), missing)
+    deadline = time.monotonic() + _SECONDS_TO_GO_AWAY
+    while True:
+        number = gpus[0].foreign_processes([os.getpid()]) if gpus else None
+        if not number or time.monotonic() > deadline:
+            return number
+        time.sleep(0.5)
 
 
 def _cpu_model() -> str:

@@ -27,6 +27,7 @@ from raybench.training.environment import gather_environment
 from raybench.training.largest import LargestBatches, ProbeFailed
 from raybench.training.leg import NotFinite, run_leg, set_kernels
 from raybench.training.models import inspect_model
+from raybench.training.network import measured_network
 from raybench.training.peak import measured_tflops
 from raybench.training.ranks import Ranks, RanksParted
 from raybench.training.telemetry import Telemetry
@@ -146,6 +147,7 @@ def run_legs(
     environment = gather_environment(ranks)
     sought = any(leg.setting.batch_size == "max" for leg in legs)
     largest = LargestBatches(trial, ranks, fingerprint(environment), batches) if sought else None
+    network = measured_network(ranks) if trial.setting.nodes > 1 else None
     matmul_tflops = None
     if trial.protocol.telemetry:
         set_kernels(trial.setting)
@@ -160,7 +162,7 @@ def run_legs(
             outcome = unfit.get(leg.leg_id) or _run_leg(measured, leg, ranks, sampled, largest)
             outcome = replace(outcome, environment=environment)
             if isinstance(outcome, Measurement):
-                outcome = replace(outcome, matmul_tflops=matmul_tflops)
+                outcome = replace(outcome, matmul_tflops=matmul_tflops, network=network)
             memory.release(ranks.device)
             if ranks.rank == 0:
                 record(leg, outcome)

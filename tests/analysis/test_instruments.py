@@ -54,6 +54,13 @@ def test_clean_legs_and_legs_of_which_nothing_is_known_give_no_caveat(tmp_path: 
     assert [other.kind for other in found.sensitivity] == ["median step"]
 
 
+def test_trials_that_shared_a_node_are_told_of(tmp_path: Path) -> None:
+    _, found = of(tmp_path, paired(QUIET, slots_per_node=2))
+    assert any(caveat.startswith("up to 2 trials shared a node (slots_per_node)") for caveat in found.caveats)
+    _, alone = of(tmp_path, paired(QUIET, slots_per_node=1))
+    assert not any("shared a node" in caveat for caveat in alone.caveats)
+
+
 def test_missing_instruments_are_named_once_for_the_whole_analysis(tmp_path: Path) -> None:
     rows = paired(QUIET, missing_instruments=["GPU energy (Not Supported)"])
     rows[0] |= {"missing_instruments": ["telemetry (the sampler's process died)"]}

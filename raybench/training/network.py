@@ -1,0 +1,114 @@
+"""The network that joins the nodes of a trial: which interface it goes through, and what an all-reduce gets of it.
+
+Measured once a group of processes, before its first leg and outside everything that is timed, through the process group
+that the engines use. Bandwidths are defined as in NVIDIA's nccl-tests (doc/PERFORMANCE.md): `algbw` is the buffer's
+bytes over the seconds; `busbw` of an all-reduce among n ranks is algbw x 2 (n - 1) / n, which does not depend on n.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import Any, Final
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from raybench.training.ranks import Ranks
+
+_BYTES: Final = (1 << 20, 1 << 25)  # about the gradients of a small network, and a bucket of DDP
+_SECONDS: Final = 1.0  # about, for each size
+_MOST_CALLS: Final = 20
+
+
+def measured_network(ranks: Ranks) -> dict[str, Any]:
+    """How the ranks are joined; the same on every rank, and every rank calls it.
+
+    `backend` (nccl or gloo); `world`; `interfaces`: for each node its `node`, `interface`, `address`, `chosen_by` (a
+    variable, or `route`) and `megabits_per_second` (None where the system does not say); `all_reduce`: for each size
+    `bytes`, `seconds` (mean over `calls` back to back, of the slowest rank), `algbw` and `busbw` in bytes a second.
+    """
+    backend = str(dist.get_backend())
+    interfaces = ranks.gather({"node": socket.gethostname(), **interface_of_this_node(backend)})
+    return {
+        "backend": backend,
+        "world": ranks.world,
+        "interfaces": [one for place, one in enumerate(interfaces) if one not in interfaces[:place]],
+        "all_reduce": [_all_reduce(size, ranks) for size in _BYTES],
+    }
+
+
+def _all_reduce(size: int, ranks: Ranks) -> dict[str, Any]:
+    buffer = torch.ones(size // 4, dtype=torch.float32, device=ranks.device)
+    _timed(buffer, 2, ranks)
+    first = _timed(buffer, 1, ranks)
+    calls = max(3, min(_MOST_CALLS, int(_SECONDS / max(first, 1e-6))))
+    seconds = _timed(buffer, calls, ranks) / calls
+    algbw = size / seconds
+    return {
+        "bytes": size,
+        "calls": calls,
+        "seconds": seconds,
+        "algbw": algbw,
+        "busbw": algbw * 2 * (ranks.world - 1) / ranks.world,
+    }
+
+
+def _timed(buffer: torch.Tensor, calls: int, ranks: Ranks) -> float:
+    """Seconds of some all-reduces back to back, of the slowest rank; the same on every rank."""
+    ranks.barrier()
+    _settle(ranks.device)
+    begun = time.perf_counter()
+    for _ in range(calls):
+        dist.all_reduce(buffer, op=dist.ReduceOp.MAX)  # ones stay ones, however often
+    _settle(ranks.device)
+    return float(max(ranks.gather(time.perf_counter() - begun)))
+
+
+def interface_of_this_node(backend: str) -> dict[str, Any]:
+    """The interface by which this node reaches the first rank's: that of the backend's variable, else the route's."""
+    variable = "NCCL_SOCKET_IFNAME" if backend == "nccl" else "GLOO_SOCKET_IFNAME"
+    address = _route_to(os.environ.get("MASTER_ADDR", "127.0.0.1"))
+    named = os.environ.get(variable)
+    interface = named or interface_with(address)
+    if named is not None and named in psutil.net_if_addrs():
+        address = _address_of(named)
+    stats = psutil.net_if_stats().get(interface or "")
+    return {
+        "interface": interface,
+        "address": address,
+        "chosen_by": variable if named else "route",
+        "megabits_per_second": stats.speed if stats is not None and stats.speed > 0 else None,
+    }
+
+
+def interface_with(address: str | None) -> str | None:
+    """The name of this machine's interface that has an address."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address.partition("%")[0] == address for one in addresses):
+            return str(name)
+    return None
+
+
+def _address_of(interface: str) -> str | None:
+    families = (socket.AF_INET, socket.AF_INET6)
+    addresses = [one for one in psutil.net_if_addrs()[interface] if one.family in families]
+    return min(addresses, key=lambda one: families.index(one.family)).address if addresses else None
+
+
+def _route_to(host: str) -> str | None:
+    """The address of this machine from which a packet to the host would go; nothing is sent."""
+    try:
+        family, *_, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(target)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return None
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

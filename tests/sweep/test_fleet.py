@@ -1,0 +1,162 @@
+"""A sweep on several nodes: sizes side by side, nodes that join, that are taken, and that are of another version."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import ROOT, Commands
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SPACE = """
+setting: {model: lenet, dataset: digits, batch_size: 16}
+variants:
+  - {workers: 1}
+  - {workers: 2, nodes: 2}
+arms: {ddp: {engine: torch}, zero1: {engine: deepspeed, zero: 1}}
+protocol: {warmup_steps: 2, steps: 10, rounds: 1, telemetry: false}
+repeats: 3
+"""
+# Takes the slots of a cluster, as somebody else's job would, and says when it has them.
+TAKER = """
+import sys, time
+import raybench.cluster  # brings the token
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
+group = ray.util.placement_group([{"bench_slot": 1}] * int(sys.argv[2]), strategy="STRICT_SPREAD")
+ray.get(group.ready())
+print("taken", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head that trains nothing, and two nodes with two CPUs and a slot each."""
+    import_module("raybench.cluster")  # before ray: the cluster wants a token where who joins it would bring one
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "node_name": "head", "include_dashboard": False}
+    )
+    add(cluster, "n1")
+    add(cluster, "n2")
+    yield cluster
+    cluster.shutdown()
+
+
+def add(cluster: Cluster, name: str, **more: Any) -> Any:
+    return cluster.add_node(num_cpus=2, resources={"bench_slot": 1}, node_name=name, **more)
+
+
+def test_a_node_of_another_version_is_named_before_the_first_leg(cluster: Cluster, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "raybench", tmp_path / "other/raybench", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "other/raybench/errors.py").open("a") as file:
+        file.write("# somebody worked here\n")
+    stranger = add(cluster, "stranger", env_vars={"PYTHONPATH": str(tmp_path / "other")})
+    try:
+        (tmp_path / "sizes.yaml").write_text(SPACE)
+        done = Commands(tmp_path, cluster.address).run("sweep", "space=sizes.yaml", "sweep=f")
+    finally:
+        cluster.remove_node(stranger)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("raybench: node stranger: raybench 0.1.0 (")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "mlruns/ledger").exists()
+
+
+def test_nodes_that_others_keep_are_waited_for_and_then_it_ends(cluster: Cluster, tmp_path: Path) -> None:
+    commands = Commands(tmp_path, cluster.address)
+    (tmp_path / "sizes.yaml").write_text(SPACE)
+    words = [sys.executable, "-c", TAKER, cluster.address, "2"]
+    with subprocess.Popen(words, env=commands.environment, stdout=subprocess.PIPE, text=True) as taker:
+        try:
+            assert taker.stdout is not None
+            assert taker.stdout.readline() == "taken\n"
+            done = commands.run("sweep", "space=sizes.yaml", "sweep=f", "wait=0.3", "repeats=1")
+        finally:
+            taker.kill()
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "waiting for 1 node with 1 CPU and a bench_slot: " in done.stdout, done.stderr
+    assert "at most 18 s" in done.stdout
+    refused = [line for line in done.stdout.splitlines() if line.startswith("not run: ")]
+    assert len(refused) == 2
+    assert "waited 18 s for 1 node with 1 CPU and a bench_slot, in vain; there are: 2 nodes with 2 CPUs" in refused[0]
+    assert refused[0].endswith("2 of them taken by others")
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def wait_for_a_row(folder: Path, driver: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 300
+    while not list(folder.glob("*.parquet")):
+        assert driver.poll() is None, (folder.parents[3] / "output.txt").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_trials_of_one_and_two_nodes_run_side_by_side_and_a_node_that_joins_is_used(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    commands = Commands(tmp_path, cluster.address)
+    (tmp_path / "sizes.yaml").write_text(SPACE)
+    folder = tmp_path / "mlruns/ledger/sizes/f"
+    driver = commands.start("sweep", "space=sizes.yaml", "sweep=f", "--verbose")
+    try:
+        wait_for_a_row(folder, driver)
+        add(cluster, "n3")
+        assert driver.wait(timeout=500) == 0, (tmp_path / "output.txt").read_text()
+    finally:
+        driver.kill()
+    told = (tmp_path / "output.txt").read_text()
+    assert "Traceback" not in told
+    rows = pq.read_table(folder).to_pylist()
+    assert len(rows) == 12
+    assert {row["status"] for row in rows} == {"ok"}, told
+
+    trials: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        trials.setdefault(row["trial_id"], []).append(row)
+    nodes = {name: {place["node"] for place in json.loads(legs[0]["placement"])} for name, legs in trials.items()}
+    assert {len(nodes[name]) for name, legs in trials.items() if legs[0]["workers"] == 1} == {1}
+    assert {len(nodes[name]) for name, legs in trials.items() if legs[0]["workers"] == 2} == {2}
+    assert "n3" in set.union(*nodes.values())
+    spans = {name: span(legs) for name, legs in trials.items()}
+    beside = [(a, b) for a, b in combinations(spans, 2) if spans[a][0] < spans[b][1] and spans[b][0] < spans[a][1]]
+    assert beside, spans
+    assert not [pair for pair in beside if nodes[pair[0]] & nodes[pair[1]]]
+    began = sorted(trials, key=lambda name: spans[name][0])
+    first_large = next(place for place, name in enumerate(began) if trials[name][0]["workers"] == 2)
+    assert first_large <= 2, "the small ones starved it"
+
+    for row in rows:
+        network = json.loads(row["network"] or "null")
+        assert (network is None) == (row["workers"] == 1)
+        if network:
+            assert (network["backend"], network["world"]) == ("gloo", 2)
+            assert network["interfaces"][0]["interface"]
+            assert [size["bytes"] for size in network["all_reduce"]] == [1 << 20, 1 << 25]
+            assert all(
+                size["busbw"] == pytest.approx(size["bytes"] / size["seconds"]) for size in network["all_reduce"]
+            )
+    assert {row["slots_per_node"] for row in rows} == {1}
+
+
+def span(legs: list[dict[str, Any]]) -> tuple[float, float]:
+    """When a trial's first leg began, and when its last one ended."""
+    ends = [leg["started_at"].timestamp() + leg["setup_seconds"] + leg["train_seconds"] for leg in legs]
+    return min(leg["started_at"].timestamp() for leg in legs), max(ends)
