@@ -17,7 +17,7 @@ import yaml
 
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("aws"), pytest.mark.filterwarnings("ignore")]
 IMAGE = "ami-0123456789abcdef0"
 
 
