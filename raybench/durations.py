@@ -32,7 +32,10 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of machine time of a plan's legs whose like was measured, with the starts of their trials' processes."""
+    """Seconds of machine time of a plan's legs whose like was measured, with the starts of their trials' processes.
+
+    Machine time is that of each node of a trial: two nodes for a minute are two minutes.
+    """
 
     seconds: float
     num_known: int  # legs
@@ -123,7 +126,8 @@ def _from_ledgers(plan: Plan, rows: Sequence[Row], elsewhere: bool) -> Estimate:
     groups = _groups(rows)
     seconds, starts = _leg_seconds(groups), _start_seconds(groups)
     known = [(trial, seconds[key]) for trial, leg in legs if (key := (trial.setting_id, leg.arm_name)) in seconds]
-    total = sum(each for _, each in known) + (median(starts) if starts else 0.0) * _num_starts(known)
+    total = sum(each * trial.setting.nodes for trial, each in known)
+    total += (median(starts) if starts else 0.0) * _num_starts(known)
     without = "" if starts else ", the start of processes left out"
     return Estimate(total, len(known), len(legs), f"as {len(rows)} legs took on {where} before{without}")
 
@@ -134,9 +138,9 @@ def _in_words(machine: Fingerprint) -> str:
 
 
 def _num_starts(known: Sequence[tuple[Trial, float]]) -> int:
-    """How often processes are started for these legs: once a trial, or for each leg of a `fresh` one."""
-    shared = {trial.trial_id for trial, _ in known if trial.isolation == "shared"}
-    return len(shared) + sum(trial.isolation != "shared" for trial, _ in known)
+    """How often a node starts processes for these legs: once a trial, or for each leg of a `fresh` one."""
+    shared = {trial.trial_id: trial.setting.nodes for trial, _ in known if trial.isolation == "shared"}
+    return sum(shared.values()) + sum(trial.setting.nodes for trial, _ in known if trial.isolation != "shared")
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:

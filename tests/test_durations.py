@@ -71,6 +71,13 @@ def test_on_a_cluster_the_time_is_that_of_the_machines_of_the_newest_legs(tmp_pa
     assert nothing.num_known == 0
 
 
+def test_a_trial_over_two_nodes_takes_the_time_of_two_machines(tmp_path: Path) -> None:
+    run(make_plan(setting__nodes="2"), tmp_path, here())
+    spanning = estimate(make_plan(setting__nodes="2"), tmp_path)
+    assert spanning.seconds == pytest.approx(2 * 2 * (START + 2 * (2 + 3 + 5)))
+    assert spanning.in_words(2).startswith("about 2 min of machine time, 54 s on 2 slots")
+
+
 def test_legs_whose_like_was_not_measured_have_no_time(tmp_path: Path) -> None:
     run(make_plan(), tmp_path, here(), arms=("ddp", "zero1"))
     part = estimate(make_plan(setting__model="[lenet,test_resnet]"), tmp_path)
