@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,7 +20,9 @@ from raybench.errors import NothingMeasured, UserError
 from raybench.ledger import Ledger
 from raybench.plan import Plan, build_plan, check_name
 from raybench.protocol import INSTRUMENTS
+from raybench.redaction import without_secrets
 from raybench.space import Space, load_space
+from raybench.storage import AnyPath, to_path
 
 USAGE = """
 usage: python -m raybench.calibrate space=NAME|PATH [isolation=both] [key=value ...] [--json]
@@ -34,7 +35,7 @@ they take, and what raybench's own instruments cost. `python -m raybench.plan` u
   size=small           one of the sizes that the space has
   repeats=6            trials of each setting; 6 where not given, whatever the space says
   isolation=both       also run each leg in processes of its own, and compare: takes several times as long
-  results=mlruns/ledger  the ledger is written to <results>/calibration/<space>-<hash>
+  results=mlruns/ledger  the ledger is written to <results>/calibration/<space>-<hash>; or a URI, as for a sweep
   setting.model=lenet  any other key=value overrides that field of the space, as for a sweep
   --json               what was found as JSON on stdout; all else goes to stderr
 
@@ -57,17 +58,17 @@ def main(argv: list[str]) -> int:
     both = values.get("isolation") == "both"
     if both:
         del values["isolation"]
-    results = Path(values.pop("results", "mlruns/ledger"))
+    results = to_path(values.pop("results", "mlruns/ledger"))
     name, space = load_space(values.pop("space"), size=values.pop("size", ""), overrides=values)
     check_name("space", name)
     if both and space.isolation == "fresh":
         raise UserError("isolation=both compares with shared processes, and this space has isolation: fresh")
-    command = "python -m raybench.calibrate " + " ".join(shlex.quote(token) for token in argv)
+    command = without_secrets("python -m raybench.calibrate " + " ".join(shlex.quote(token) for token in argv))
     console = Console(stderr="json" in arguments.flags)
 
     from raybench.sweep import Request, measure
 
-    def run(plan: Plan, space: Space) -> Path:
+    def run(plan: Plan, space: Space) -> AnyPath:
         folder = (results / SPACE / plan.sweep).absolute()
         unrun, _ = measure(Request(plan, space, folder, command), console)
         for line in unrun:

@@ -17,7 +17,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from raybench.analysis.results import number, plain, ratio
 from raybench.analysis.words import percent
 from raybench.cli import parse_arguments, run_command, suggest
 from raybench.errors import UserError
+from raybench.storage import to_path
 
 USAGE = """
 usage: python -m raybench.compare A B [key=value ...] [--json] [--fail-on VERDICTS]
@@ -222,7 +222,7 @@ def main(argv: list[str]) -> int:
         if key not in KEYS:
             raise UserError(f"unknown key {key}=; {suggest(key, KEYS)}")
 
-    paths = [Path(path) for path in arguments.positionals]
+    paths = [to_path(path) for path in arguments.positionals]
     margin, alpha = find_question(paths, read_number(arguments, "margin"), read_number(arguments, "alpha"))
     baseline, metric = arguments.values.get("baseline"), arguments.values.get("metric", "step_seconds")
     a, b = (analyse([path], margin=margin, alpha=alpha, baseline=baseline, metric=metric) for path in paths)

@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,18 +20,19 @@ from raybench.machine import Fingerprint, this_machine
 from raybench.plan import Plan, Trial
 from raybench.protocol import INSTRUMENTS, Protocol
 from raybench.space import Space
+from raybench.storage import AnyPath, files_below
 
 # Standard deviation of one trial's log ratio between neighbouring legs of one process, as found on an idle 2-core
 # machine; another machine has another, and only a measurement tells.
 ASSUMED_SD: Final = 0.018
-CALIBRATIONS: Final = "calibration/*/_calibration.json"
+CALIBRATION: Final = "_calibration.json"  # in <results>/calibration/<name>
 
 
 @dataclass(frozen=True)
 class Noise:
     """What one calibration found of one setting; seconds are None where it could not tell."""
 
-    path: Path
+    path: AnyPath
     machine: Fingerprint
     setting_id: str
     protocol: dict[str, Any]
@@ -42,15 +42,16 @@ class Noise:
     start_seconds: float | None
 
 
-def find_noise(results: Path, machine: Fingerprint) -> list[Noise]:
+def find_noise(results: AnyPath, machine: Fingerprint) -> list[Noise]:
     """What the calibrations below a results folder found on machines like this one.
 
     Raises UserError naming a file that is no calibration.
     """
-    return [one for path in sorted(results.glob(CALIBRATIONS)) for one in _read(path) if one.machine == machine]
+    found = [path for names, path in files_below(results / "calibration", CALIBRATION) if len(names) == 2]
+    return [one for path in found for one in _read(path) if one.machine == machine]
 
 
-def _read(path: Path) -> Iterator[Noise]:
+def _read(path: AnyPath) -> Iterator[Noise]:
     try:
         for one in json.loads(path.read_text(encoding="utf-8"))["settings"]:
             if one["scatter"] is not None:
@@ -74,7 +75,7 @@ def half_width(trials: int, alpha: float, sd: float = ASSUMED_SD) -> float:
     return math.expm1(float(t_quantile(trials, alpha / 2)) * sd / math.sqrt(trials))
 
 
-def what_it_detects(plan: Plan, space: Space, results: Path) -> str:
+def what_it_detects(plan: Plan, space: Space, results: AnyPath) -> str:
     """A sentence on the smallest effect that this number of trials can show. Raises UserError."""
     noise, known = _found(plan, results)
     if space.repeats < 2:
@@ -85,7 +86,7 @@ def what_it_detects(plan: Plan, space: Space, results: Path) -> str:
     return _detects(space, pooled_deviation(known or noise), _source(known, noise, num_settings))
 
 
-def _found(plan: Plan, results: Path) -> tuple[list[Noise], list[Noise]]:
+def _found(plan: Plan, results: AnyPath) -> tuple[list[Noise], list[Noise]]:
     """What calibrations found on this machine, and of that what is of the plan's settings under its protocol."""
     noise = find_noise(results, this_machine(with_gpu=plan.trials[0].setting.device != "cpu"))
     settings = {trial.setting_id: trial for trial in plan.trials}
@@ -93,7 +94,7 @@ def _found(plan: Plan, results: Path) -> tuple[list[Noise], list[Noise]]:
     return noise, [own[setting] for setting in settings if setting in own]
 
 
-def calibrated_seconds(plan: Plan, results: Path) -> float | None:
+def calibrated_seconds(plan: Plan, results: AnyPath) -> float | None:
     """Machine time of a plan where every arm takes as long as the baseline took when this machine was calibrated.
 
     None where a setting is not calibrated, or with too few trials to tell. Raises UserError.

@@ -10,7 +10,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,6 +21,7 @@ from raybench.ledger import read_ledger
 from raybench.machine import Fingerprint, fingerprint, this_machine
 from raybench.plan import Plan, Trial
 from raybench.protocol import INSTRUMENTS, Protocol
+from raybench.storage import AnyPath, files_below
 
 _COLUMNS = [
     "setting_id", "trial_id", "arm", "status", "protocol", "environment", "started_at", "process_group",
@@ -63,7 +63,7 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def estimate(plan: Plan, results: Path, *, elsewhere: bool = False) -> Estimate:
+def estimate(plan: Plan, results: AnyPath, *, elsewhere: bool = False) -> Estimate:
     """The machine time of a plan on this machine, from the ledgers below `results` or a calibration there.
 
     `elsewhere`: the plan runs on other machines, a cluster's, which are taken to be those of the newest leg like its
@@ -79,7 +79,7 @@ def estimate(plan: Plan, results: Path, *, elsewhere: bool = False) -> Estimate:
     return Estimate(seconds, legs, legs, "every arm taken to be as fast as the baseline in the calibration")
 
 
-def _rows(plan: Plan, results: Path, elsewhere: bool) -> list[Row]:
+def _rows(plan: Plan, results: AnyPath, elsewhere: bool) -> list[Row]:
     """The rows of one kind of machine that are like a leg of the plan: this one, or that of the newest such leg."""
     like = list(_like(plan, results))
     machine = this_machine(with_gpu=plan.trials[0].setting.device != "cpu")
@@ -92,10 +92,10 @@ def _machine(row: Row) -> Fingerprint:
     return fingerprint(json.loads(row["environment"]))
 
 
-def _like(plan: Plan, results: Path) -> Iterator[Row]:
+def _like(plan: Plan, results: AnyPath) -> Iterator[Row]:
     """The ledger rows of any machine that are like a leg of the plan: its setting, under its protocol."""
     wanted = {trial.setting_id: _essence(trial.protocol) for trial in plan.trials}
-    for folder in sorted({file.parent for file in results.glob("*/*/*.parquet")}):
+    for folder in dict.fromkeys(file.parent for names, file in files_below(results, "*.parquet") if len(names) == 3):
         try:
             rows = read_ledger(folder, _COLUMNS).to_pylist()
         except UserError:

@@ -1,15 +1,16 @@
 """The ledger: a Parquet dataset with one row a leg, the source of truth of a sweep.
 
 An open format, version 1: pyarrow, pandas, polars or DuckDB alone read it. Files appear whole (written
-aside, flushed to disk, then renamed), and carry page checksums that reading verifies. Raw values only:
-every mean and percentile is derived by `raybench.analysis`. Imports pyarrow, and no ray, torch or mlflow.
+aside, flushed to disk, then renamed; in a store one upload), and carry page checksums that reading verifies. Raw
+values only: every mean and percentile is derived by `raybench.analysis`. Imports pyarrow, and no ray, torch or mlflow.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from raybench.errors import UserError
 from raybench.outcome import Failure, Measurement, Outcome
+from raybench.storage import AnyPath, files_below, readable, write_whole
 
 if TYPE_CHECKING:
     from raybench.plan import Leg, Trial
@@ -178,16 +180,25 @@ _OF_ANY_OUTCOME = ("facts", "environment", "started_at", "process_group", "attem
 _MEASURED = [name for name in SCHEMA.names if name in Measurement.__dataclass_fields__ and name not in _OF_ANY_OUTCOME]
 
 
-def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
-    """Write rows as `folder/name.parquet`, whole or not at all; durable when this returns."""
+def write_rows(folder: AnyPath, name: str, rows: list[dict[str, Any]]) -> AnyPath:
+    """Write rows as `folder/name.parquet`, whole or not at all; durable when this returns.
+
+    Raises StorageError where a store does not take them, also after waiting.
+    """
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    # A file of one leg is read faster uncompressed; many legs are worth packing.
+    options = {"compression": "zstd" if len(rows) > 1 else "none", "write_page_checksum": True}
+    if not isinstance(folder, Path):
+        content = pa.BufferOutputStream()
+        pq.write_table(table, content, **options)
+        remote = folder / f"{name}.parquet"
+        remote.write_bytes(content.getvalue())
+        return remote
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{name}.parquet"
     aside = folder / f".{name}.{os.getpid()}.writing"
     try:
-        # A file of one leg is read faster uncompressed; many legs are worth packing.
-        compression = "zstd" if len(rows) > 1 else "none"
-        pq.write_table(table, aside, compression=compression, write_page_checksum=True)
+        pq.write_table(table, aside, **options)
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         aside.replace(final)
@@ -205,7 +216,7 @@ def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
 class Ledger:
     """The write side of one sweep's ledger: a folder with one file a leg, until they are compacted."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder.absolute()
 
     def leg_ids(self) -> set[str]:
@@ -226,24 +237,21 @@ class Ledger:
         A withdrawal that was cut is ended.
         """
         told = []
-        for file in [*_parquet_files(self.folder), *_withdrawn_files(self.folder)]:
-            try:
-                for _ in scan_file(file):
-                    pass
-            except DamagedFile as error:
-                aside = self.folder / ASIDE / f"{file.name}.damaged"
-                aside.parent.mkdir(exist_ok=True)
-                file.replace(aside)
-                told.append(f"{error}; set aside as {aside}")
+        files = [*_parquet_files(self.folder), *_withdrawn_files(self.folder)]
+        with ThreadPoolExecutor(_threads(files)) as pool:
+            for file, damage in zip(files, pool.map(_damage, files), strict=True):
+                if damage is not None:
+                    aside: Any = self.folder / ASIDE / f"{file.name}.damaged"
+                    aside.parent.mkdir(exist_ok=True)
+                    file.replace(aside)
+                    told.append(f"{damage}; set aside as {aside}")
         self.finish_withdrawals()
         return told
 
     def write_space(self, text: str) -> None:
         """Write the resolved space beside the rows: `space=<folder>/_space.yaml` runs the same again."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / "._space.yaml.writing"
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(self.folder / "_space.yaml")
+        write_whole(self.folder / "_space.yaml", text)
 
     def add(self, sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> dict[str, Any]:
         """Write a leg's row; it is durable when this returns. Returns the row."""
@@ -278,9 +286,9 @@ class Ledger:
 
     def _remove(self, leg_ids: set[str]) -> None:
         """Write the files that hold these legs again without them; a file that holds no other goes."""
-        for file in _parquet_files(self.folder):
-            if leg_ids.isdisjoint(read_file(file, ["leg_id"])["leg_id"].to_pylist()):
-                continue
+        tables = scan_files(_parquet_files(self.folder), ["leg_id"])
+        holding = [file for file, table in tables if not leg_ids.isdisjoint(table["leg_id"].to_pylist())]
+        for file in dict.fromkeys(holding):
             kept = [row for row in read_file(file).to_pylist() if row["leg_id"] not in leg_ids]
             if kept:
                 write_rows(file.parent, file.stem, kept)
@@ -292,17 +300,18 @@ class Ledger:
 
         The merged file is durable before the others go, and a leg that is in both counts once.
         """
-        singles = sorted(self.folder.glob("leg-*.parquet"))
+        singles = [file for names, file in files_below(self.folder, "leg-*.parquet") if len(names) == 1]
         if len(singles) < min_files:
             return False
-        rows = [row for file in singles for row in read_file(file).to_pylist()]
+        rows = [row for _, table in scan_files(singles) for row in table.to_pylist()]
         write_rows(self.folder, f"legs-{singles[0].stem.removeprefix('leg-')}-{len(rows)}", rows)
-        for file in singles:
-            file.unlink()
+        with ThreadPoolExecutor(_threads(singles)) as pool:
+            for _ in pool.map(lambda file: file.unlink(missing_ok=True), singles):
+                pass
         return True
 
 
-def ledger_files(path: Path) -> list[Path]:
+def ledger_files(path: AnyPath) -> list[AnyPath]:
     """Every `*.parquet` file under a folder in a fixed order, or the one file.
 
     What lies in a folder whose name begins with `_` or `.` is none of them. Raises UserError when the path does
@@ -318,19 +327,16 @@ def ledger_files(path: Path) -> list[Path]:
     return files
 
 
-def _withdrawn_files(folder: Path) -> list[Path]:
-    return sorted((folder / ASIDE).glob("trial-*.parquet"))
+def _withdrawn_files(folder: AnyPath) -> list[AnyPath]:
+    return [file for names, file in files_below(folder / ASIDE, "trial-*.parquet") if len(names) == 1]
 
 
-def _parquet_files(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.rglob("*.parquet")
-        if not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
-    )
+def _parquet_files(folder: AnyPath) -> list[AnyPath]:
+    found = files_below(folder, "*.parquet")
+    return [file for names, file in found if not any(name.startswith((".", "_")) for name in names)]
 
 
-def read_file(path: Path, columns: list[str] | None = None) -> pa.Table:
+def read_file(path: AnyPath, columns: list[str] | None = None) -> pa.Table:
     """One file's rows with the contract's columns (and those of raybench's extras that it has).
 
     `columns` limits what is read. Raises UserError naming the file when it is no Parquet file, is
@@ -339,10 +345,10 @@ def read_file(path: Path, columns: list[str] | None = None) -> pa.Table:
     return pa.concat_tables(list(scan_file(path, columns)))
 
 
-def scan_file(path: Path, columns: list[str] | None = None, rows: int = 1 << 30) -> Iterator[pa.Table]:
+def scan_file(path: AnyPath, columns: list[str] | None = None, rows: int = 1 << 30) -> Iterator[pa.Table]:
     """One file's rows as `read_file` gives them, in tables of at most `rows` rows (at least one table)."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+        with readable(path) as source, pq.ParquetFile(source, page_checksum_verification=True) as parquet:
             names = set(parquet.schema_arrow.names)
             missing = [name for name in CONTRACT.names if name not in names]
             if "schema_version" in missing:
@@ -363,10 +369,10 @@ def scan_file(path: Path, columns: list[str] | None = None, rows: int = 1 << 30)
 
 
 def scan_files(
-    files: Iterable[Path], columns: list[str] | None = None, rows: int = 1 << 30
-) -> Iterator[tuple[Path, pa.Table]]:
+    files: Sequence[AnyPath], columns: list[str] | None = None, rows: int = 1 << 30
+) -> Iterator[tuple[AnyPath, pa.Table]]:
     """All files' rows in order, as (file, table) with at most `rows` rows; small files are read side by side."""
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(_threads(files)) as pool:
         for file, table in pool.map(lambda file: (file, _read_if_small(file, columns)), files):
             if table is not None:
                 yield file, table
@@ -374,8 +380,26 @@ def scan_files(
                 yield from ((file, part) for part in scan_file(file, columns, rows))
 
 
-def _read_if_small(path: Path, columns: list[str] | None) -> pa.Table | None:
+def _damage(file: AnyPath) -> DamagedFile | None:
+    """What is wrong with a file, read whole; None where nothing is."""
+    try:
+        for _ in scan_file(file):
+            pass
+    except DamagedFile as error:
+        return error
+    return None
+
+
+def _threads(files: Sequence[AnyPath]) -> int:
+    """How many files are read side by side: a store keeps its readers waiting, a disk keeps the cores busy."""
+    return min(4, os.cpu_count() or 1) if all(isinstance(file, Path) for file in files[:1]) else 16
+
+
+def _read_if_small(path: AnyPath, columns: list[str] | None) -> pa.Table | None:
     """The whole file where it holds few rows, as an uncompacted ledger's do; else None."""
+    if not isinstance(path, Path):  # fetched once
+        first, *others = itertools.islice(scan_file(path, columns, _SMALL_FILE_ROWS), 2)
+        return None if others else first
     try:
         num_rows = pq.read_metadata(path).num_rows
     except (pa.ArrowException, OSError):
@@ -383,7 +407,7 @@ def _read_if_small(path: Path, columns: list[str] | None) -> pa.Table | None:
     return next(scan_file(path, columns, _SMALL_FILE_ROWS)) if num_rows <= _SMALL_FILE_ROWS else None
 
 
-def _lacks(path: Path, column: str) -> str:
+def _lacks(path: AnyPath, column: str) -> str:
     return f"{path}: column {column!r} is missing, so it is no ledger of version {SCHEMA_VERSION}"
 
 
@@ -422,7 +446,7 @@ def _conform(table: pa.Table) -> pa.Table:
     return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in table.column_names]))
 
 
-def _check_version(path: Path, versions: pa.ChunkedArray) -> None:
+def _check_version(path: AnyPath, versions: pa.ChunkedArray) -> None:
     unknown = [version for version in pc.unique(versions).to_pylist() if version != SCHEMA_VERSION]
     if unknown:
         raise UserError(
@@ -430,7 +454,7 @@ def _check_version(path: Path, versions: pa.ChunkedArray) -> None:
         )
 
 
-def read_ledger(path: Path, columns: list[str] | None = None) -> pa.Table:
+def read_ledger(path: AnyPath, columns: list[str] | None = None) -> pa.Table:
     """All rows under `path`, each leg once: a row whose `leg_id` came before is the same leg.
 
     Raises UserError as `read_file` and `ledger_files` do.

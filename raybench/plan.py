@@ -12,7 +12,6 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -24,6 +23,7 @@ from raybench.errors import UserError
 from raybench.protocol import Protocol
 from raybench.setting import Setting
 from raybench.space import Question, Space, load_space
+from raybench.storage import to_path
 
 PLAN_VERSION = 1
 
@@ -285,7 +285,7 @@ def main(argv: list[str]) -> int:
     """Print a plan. Returns 0; raises UserError for bad input."""
     arguments = parse_arguments(argv, usage=USAGE, flags={"json", "yes"})
     values = dict(arguments.values)
-    results = Path(values.pop("results", "mlruns/ledger"))
+    results = to_path(values.pop("results", "mlruns/ledger"))
     price = _price(values.pop("price")) if "price" in values else None
     plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
     from raybench.planview import outlook, print_plan

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -23,12 +22,13 @@ from raybench.protocol import Protocol, Train
 from raybench.setting import Setting
 from raybench.small_images import in_words
 from raybench.space import Space
+from raybench.storage import AnyPath
 
 MOST_ROWS = 60
 
 
 def print_plan(
-    plan: Plan, space: Space, results: Path, price: float | None = None, console: Console | None = None
+    plan: Plan, space: Space, results: AnyPath, price: float | None = None, console: Console | None = None
 ) -> None:
     """Print what a sweep would run, where, for how long, at what cost, and what it could detect.
 
@@ -62,7 +62,7 @@ def print_plan(
         console.print(Text.assemble((head + colon, "bold"), rest))
 
 
-def outlook(plan: Plan, space: Space, results: Path, price: float | None) -> dict[str, Any]:
+def outlook(plan: Plan, space: Space, results: AnyPath, price: float | None) -> dict[str, Any]:
     """What `--json` says beside the plan: where it would run, the time, the cost, and what it could detect."""
     there = find_cluster()
     expected = estimate(plan, results, elsewhere=there.is_elsewhere)

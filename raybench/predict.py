@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from raybench.analysis import Analysis, analyse
@@ -19,6 +18,7 @@ from raybench.analysis.prediction import NUMERIC, TEXTS, Explanation, explain, e
 from raybench.analysis.results import plain
 from raybench.cli import Arguments, parse_arguments, run_command, suggest
 from raybench.errors import UserError
+from raybench.storage import to_path
 
 USAGE = """
 usage: python -m raybench.predict LEDGER... [model=NAME] [key=value ...] [--json]
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     wanted = _wanted(arguments)
 
     analysis = analyse(
-        [Path(path) for path in arguments.positionals],
+        [to_path(path) for path in arguments.positionals],
         margin=read_number(arguments, "margin"),
         alpha=read_number(arguments, "alpha"),
         baseline=arguments.values.get("baseline"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from raybench.analysis.tables import table_rows
 from raybench.errors import UserError
 from raybench.ledger import Ledger, write_rows
 from raybench.redaction import first_line, without_secrets
+from raybench.storage import AnyPath, copy_folder, write_whole
 
 if TYPE_CHECKING:
     from raybench.tracking import SweepSummary
@@ -48,11 +48,11 @@ class Published:
 
     written: int  # legs that MLflow lacked
     there: int  # legs that it had already
-    report: Path | None  # the page; None where there is nothing to analyse
+    report: AnyPath | None  # the page; None where there is nothing to analyse
     error: str | None  # what MLflow lacks something for, without secrets; None when it has everything
 
 
-def publish(folder: Path, tracking_uri: str, artifact_root: str, *, report: bool = True) -> Published:
+def publish(folder: AnyPath, tracking_uri: str, artifact_root: str, *, report: bool = True) -> Published:
     """Bring MLflow up to date with the ledger of one sweep, and write its report to `_report/`.
 
     MLflow's trouble ends nothing and is returned. Raises UserError for a folder with rows of several sweeps, and
@@ -87,32 +87,30 @@ def publish(folder: Path, tracking_uri: str, artifact_root: str, *, report: bool
     return Published(written, len(rows) - written, page, error)
 
 
-def _write_report(analysis: Analysis, folder: Path) -> Path:
+def _write_report(analysis: Analysis, folder: AnyPath) -> AnyPath:
     from raybench.report import write_report
 
     return write_report(analysis, [folder], folder / "_report")[0]
 
 
-def _write_links(folder: Path, tracking_uri: str, links: Mapping[str, Any]) -> None:
+def _write_links(folder: AnyPath, tracking_uri: str, links: Mapping[str, Any]) -> None:
     """`_mlflow.json`: where the runs are, whole or not at all; a store without a server is just `local`."""
     where = without_secrets(tracking_uri) if tracking_uri.startswith(("http://", "https://")) else "local"
     text = json.dumps({"tracking_uri": where, **links}, indent=1, sort_keys=True) + "\n"
     path = folder / LINKS
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
-    aside = folder / f".{LINKS}.writing"
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    write_whole(path, text)
 
 
-def _gather(folder: Path, rows: list[dict[str, Any]], analysis: Analysis, into: Path) -> None:
+def _gather(folder: AnyPath, rows: list[dict[str, Any]], analysis: Analysis, into: Path) -> None:
     """The artifacts of a sweep's run: report, figures, tables, the space, and the ledger as one file."""
     if (folder / "_report").is_dir():
-        shutil.copytree(folder / "_report", into / "report")
+        copy_folder(folder / "_report", into / "report")
     write_rows(into / "ledger", "ledger", rows)
     (into / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1), encoding="utf-8")
-    if (folder / "_space.yaml").exists():
-        shutil.copy(folder / "_space.yaml", into / "_space.yaml")
+    if (folder / "_space.yaml").is_file():
+        (into / "_space.yaml").write_text((folder / "_space.yaml").read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def summarize(analysis: Analysis, rows: Sequence[runs.Row], experiment_id: str) -> SweepSummary:

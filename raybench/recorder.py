@@ -25,6 +25,7 @@ from raybench.ledger import Ledger
 from raybench.mlflow_thread import MlflowThread
 from raybench.plan import Leg, Plan, Trial
 from raybench.running import Running, RunningTrial
+from raybench.storage import hidden_folder, to_path
 
 ACTOR_NAMESPACE = "raybench"
 
@@ -46,7 +47,8 @@ class Recorder:
         autoscaler: Autoscaler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`variables`: the driver's MLFLOW_* variables, which do not reach an actor of a cluster by themselves.
+        """`folder`: a path or a URI. `variables`: the driver's MLFLOW_* variables and its store's, which do not reach
+        an actor of a cluster by themselves.
 
         `state_file`: where it keeps what runs (`raybench.running`), beside the ledger unless told otherwise. Raises
         RuntimeError when it is started again and the ledger is gone. `wait_seconds`: how long nodes that are not there
@@ -55,12 +57,13 @@ class Recorder:
         os.environ.update(variables or {})
         self.clock = clock
         self.plan = Plan.model_validate_json(plan_json)
-        self.ledger = Ledger(Path(folder))
+        self.ledger = Ledger(to_path(folder))
         self.space_yaml = space_yaml
         self.legs: dict[str, tuple[Trial, Leg]] = {leg.leg_id: (trial, leg) for trial, leg in self.plan.legs()}
         self.trials = {trial.trial_id: trial for trial in self.plan.trials}
         self.queue = Queue(list(self.trials), wait_seconds, autoscaler, clock)
-        beside = Path(folder).with_name(f".{Path(folder).name}.running")
+        hidden = hidden_folder(self.ledger.folder)
+        beside = hidden.with_name(f"{hidden.name}.running")
         self.running = Running.load(Path(state_file) if state_file else beside)
         self.events: list[dict[str, Any]] = []
         self.unlogged: dict[str, list[dict[str, Any]]] = {}  # trial -> rows that MLflow does not have

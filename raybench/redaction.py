@@ -9,6 +9,8 @@ from urllib.parse import quote, unquote
 _SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 # user:password@ of an address, up to its last @: a password may hold one that nobody escaped.
 _USERINFO = re.compile(r"(?<=://)[^\s/]*@")
+# The same of a store whose secret key holds a slash that nobody escaped.
+_KEY_AND_SECRET = re.compile(r"(?<=s3://)[^\s/@:]+:[^\s@]*@")
 
 
 def without_secrets(text: str) -> str:
@@ -18,7 +20,7 @@ def without_secrets(text: str) -> str:
         if secret:
             for form in {secret, unquote(secret), quote(secret, safe="")}:
                 text = text.replace(form, "***")
-    return _USERINFO.sub("", text)
+    return _USERINFO.sub("", _KEY_AND_SECRET.sub("", text))
 
 
 def first_line(error: Exception) -> str:

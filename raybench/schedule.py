@@ -30,6 +30,7 @@ from raybench.placement import Cluster, connection_problem
 from raybench.plan import Plan
 from raybench.publishing import destination, mlflow_variables
 from raybench.recorder import ACTOR_NAMESPACE, Recorder
+from raybench.storage import AnyPath, address, hidden_folder, store_variables
 from raybench.trial import run_trial
 from raybench.versions import own_versions
 
@@ -54,7 +55,7 @@ class Ended:
 
 def run_trials(
     plan: Plan,
-    folder: Path,
+    folder: AnyPath,
     space_yaml: str,
     cluster: Cluster,
     display: Display,
@@ -65,7 +66,7 @@ def run_trials(
 
     Raises StoppedNow when the user wants the end at once.
     """
-    storage = folder.parent / f".ray-{plan.sweep}"
+    storage = hidden_folder(folder)
     shutil.rmtree(storage, ignore_errors=True)  # what a driver that was killed left says nothing of this run
     storage.mkdir(parents=True)
     name = f"recorder-{plan.space}-{plan.sweep}"
@@ -130,7 +131,7 @@ def _at_once(plan: Plan, cluster: Cluster) -> int:
 
 
 def _recorder(
-    name: str, plan: Plan, folder: Path, space_yaml: str, storage: Path, wait_seconds: float, cluster: Cluster
+    name: str, plan: Plan, folder: AnyPath, space_yaml: str, storage: Path, wait_seconds: float, cluster: Cluster
 ) -> Any:
     """Start the recorder, on the head: it writes where the driver reads, and costs no CPU of a trial's.
 
@@ -141,7 +142,8 @@ def _recorder(
         "max_restarts": _RECORDER_RESTARTS, "max_task_retries": -1,
     }  # fmt: skip
     state = str(storage / "running.json")
-    arguments = (plan.model_dump_json(), str(folder), space_yaml, *destination(), mlflow_variables(), state)
+    variables = mlflow_variables() | store_variables(folder)
+    arguments = (plan.model_dump_json(), address(folder), space_yaml, *destination(), variables, state)
     waiting = {"wait_seconds": wait_seconds, "autoscaler": cluster.autoscaler}
     return ray.remote(Recorder).options(**options).remote(*arguments, **waiting)
 

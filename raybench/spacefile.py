@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from raybench.bounds import MOST_CHARACTERS, Unfolded, check_aliases, check_length
 from raybench.cli import suggest
 from raybench.errors import UserError
+from raybench.storage import AnyPath, to_path
 
 Place = tuple[str, ...]
 _LONGEST_NAME = 200  # characters of a file's or folder's name; file systems take 255 bytes, and paths of 4095
@@ -47,7 +48,7 @@ _Loader.add_implicit_resolver(
 class SpaceFile:
     """One space file: its path, its plain content, and the line of each key."""
 
-    path: Path
+    path: AnyPath
     content: dict[str, Any]
     lines: dict[Place, int] = field(default_factory=dict)
     overridden: dict[Place, str] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class SpaceFile:
             raise UserError(f"space= is empty; {_known()}")
         if "\0" in name_or_path or max(map(len, [*name_or_path.split("/"), name_or_path[:-3800]])) > _LONGEST_NAME:
             raise UserError(f"{name_or_path!r:.60}: no path is written so; {_known()}")
-        as_path = Path(name_or_path)
+        as_path = to_path(name_or_path)
         if as_path.suffix in (".yaml", ".yml"):
             if not as_path.is_file():
                 raise UserError(f"{as_path}: no such space file")
@@ -72,11 +73,14 @@ class SpaceFile:
         raise UserError(f"unknown space {name_or_path!r}; {close if close.endswith('?') else _known()}")
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: AnyPath) -> Self:
         """Read YAML with the line of each key. Raises UserError with file and line."""
         try:
-            with path.open(encoding="utf-8") as file:
-                text = file.read(MOST_CHARACTERS + 1)
+            if isinstance(path, Path):
+                with path.open(encoding="utf-8") as file:
+                    text = file.read(MOST_CHARACTERS + 1)
+            else:
+                text = path.read_text()[: MOST_CHARACTERS + 1]
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read as text ({error})") from None
         try:
@@ -228,7 +232,7 @@ def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
         yield from _leaves(item, (*place, str(key)))
 
 
-def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -> None:
+def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], path: AnyPath) -> None:
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
             key = (*place, str(key_node.value))

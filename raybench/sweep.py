@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -22,7 +21,7 @@ from raybench.analysis import analyse
 from raybench.analysis.terminal import print_analysis
 from raybench.cli import parse_arguments, run_command
 from raybench.display import Display, Level
-from raybench.errors import Interrupted, NothingMeasured, UserError
+from raybench.errors import Interrupted, NothingMeasured, StorageError, UserError
 from raybench.interruption import StoppedNow, interruptible
 from raybench.ledger import Ledger
 from raybench.lock import sweep_lock
@@ -31,7 +30,9 @@ from raybench.plan import Plan, plan_from_arguments
 from raybench.progress import Progress
 from raybench.publishing import destination, publish
 from raybench.recorder import EVENT_COLUMNS, leg_event
+from raybench.redaction import without_secrets
 from raybench.space import Space
+from raybench.storage import AnyPath, to_path, write_problem
 
 USAGE = """
 usage: python -m raybench.sweep space=NAME|PATH [key=value ...] [--quiet | --verbose] [--yes]
@@ -50,6 +51,8 @@ where it goes
   sweep=friday                   names the sweep; the same name again resumes it. Without it the name is made
                                  from the space's content, so that the same command again resumes it too
   results=mlruns/ledger          the ledger is written to <results>/<space>/<sweep>, the report below it
+  results=s3://bucket/prefix     the same in a store: S3, Google's (gs://), Azure's (abfs://), HDFS (hdfs://); who
+                                 asks is known by the environment, as to the store's own tools (AWS_ACCESS_KEY_ID ...)
   MLFLOW_TRACKING_URI            where MLflow is; without it MLflow's own default, sqlite:///mlflow.db
 
 where it runs
@@ -83,7 +86,7 @@ class Request:
 
     plan: Plan
     space: Space
-    folder: Path  # of this sweep's ledger
+    folder: AnyPath  # of this sweep's ledger
     command: str
     level: Level = "normal"  # how much is told while it runs
     wait_seconds: float = 1200.0  # for nodes that are not there
@@ -96,11 +99,11 @@ def main(argv: list[str]) -> int:
         raise UserError("--quiet and --verbose: give one of them")
     level: Level = "quiet" if "quiet" in arguments.flags else "verbose" if "verbose" in arguments.flags else "normal"
     values = dict(arguments.values)
-    results = Path(values.pop("results", "mlruns/ledger"))
+    results = to_path(values.pop("results", "mlruns/ledger"))
     wait_seconds = 60 * _minutes(values.pop("wait", "20"))
     plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
     folder = (results / plan.space / plan.sweep).absolute()
-    command = "python -m raybench.sweep " + " ".join(shlex.quote(token) for token in argv)
+    command = without_secrets("python -m raybench.sweep " + " ".join(shlex.quote(token) for token in argv))
     run_sweep(Request(plan, space, folder, command, level, wait_seconds), Console())
     return 0
 
@@ -118,10 +121,14 @@ def _minutes(text: str) -> float:
 def run_sweep(request: Request, console: Console) -> None:
     """Run what the ledger lacks of a plan, then print the answer.
 
-    Raises UserError, NothingMeasured, and Interrupted where the user stopped it or its recorder died.
+    Raises UserError, NothingMeasured, and Interrupted where the user stopped it, its recorder died, or the store went.
     """
     unrun, fresh = measure(request, console)
-    _finish(request, console, unrun, fresh=fresh)
+    try:
+        _finish(request, console, unrun, fresh=fresh)
+    except StorageError as error:
+        told = f"{error}; every leg that ran is in the ledger; the same command ends it: {request.command}"
+        raise Interrupted(told, 1) from None
 
 
 def measure(request: Request, console: Console) -> tuple[list[str], bool]:
@@ -130,6 +137,8 @@ def measure(request: Request, console: Console) -> tuple[list[str], bool]:
     Raises as `run_sweep` does, but for NothingMeasured.
     """
     plan = request.plan
+    if problem := write_problem(request.folder.parent.parent):
+        raise UserError(f"results: {problem}")
     if request.folder.exists():
         with sweep_lock(request.folder):
             for line in Ledger(request.folder).set_aside():
@@ -217,11 +226,12 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
 
 
 def _how_to_go_on(request: Request) -> str:
-    done = len(outcomes_there(request.plan, Ledger(request.folder)))
-    return (
-        f"{done} of {len(request.plan.legs())} legs are in the ledger {request.folder}; the same command runs the "
-        f"others: {request.command}"
-    )
+    again = f"the same command runs the others: {request.command}"
+    try:
+        done = len(outcomes_there(request.plan, Ledger(request.folder)))
+    except StorageError:  # it is told already why the sweep ends
+        return f"every leg that was acknowledged is in the ledger {request.folder}; {again}"
+    return f"{done} of {len(request.plan.legs())} legs are in the ledger {request.folder}; {again}"
 
 
 def space_yaml(request: Request) -> str:

@@ -7,8 +7,6 @@ Writes what MLflow lacks and nothing twice; an empty server is filled from the l
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 
 from raybench.cli import parse_arguments, run_command
@@ -16,6 +14,7 @@ from raybench.errors import UserError
 from raybench.ledger import ledger_files, read_ledger
 from raybench.lock import sweep_lock
 from raybench.redaction import without_secrets
+from raybench.storage import to_path
 
 USAGE = """
 usage: python -m raybench.sync LEDGER...
@@ -23,7 +22,7 @@ usage: python -m raybench.sync LEDGER...
 Bring MLflow (MLFLOW_TRACKING_URI, else its own default) up to date with the ledgers of sweeps: the legs that it
 lacks, the speedups and verdicts, the report. Nothing is written twice: run it as often as you like.
 
-  LEDGER    the folder of a sweep, or one above several: mlruns/ledger brings everything
+  LEDGER    the folder of a sweep, or one above several: mlruns/ledger brings everything; a URI, too
 
 A server with basic authentication takes MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
 
@@ -38,7 +37,7 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments(argv, usage=USAGE, positionals=(1, 1_000_000))
     if arguments.values:
         raise UserError(f"unknown key {next(iter(arguments.values))!r}; this command takes ledgers only")
-    paths = [Path(path) for path in arguments.positionals]
+    paths = [to_path(path) for path in arguments.positionals]
     folders = dict.fromkeys(file.parent.absolute() for path in paths for file in ledger_files(path))
     for folder in folders:
         read_ledger(folder, ["leg_id"])

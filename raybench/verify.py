@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
@@ -25,11 +24,12 @@ from raybench.ledger import DamagedFile, Ledger, ledger_files, scan_file
 from raybench.outcome import FAILURE_KINDS, machines
 from raybench.plan import build_plan
 from raybench.space import load_space
+from raybench.storage import AnyPath, address, to_path
 
 USAGE = """
 usage: python -m raybench.verify LEDGER [--set-aside]
 
-Check the ledger of a sweep from the raw rows up, and say what does not hold:
+Check the ledger of a sweep, a folder or a URI, from the raw rows up, and say what does not hold:
 
   files     each is read whole, checksums included; a damaged or foreign file is named
   rows      one outcome a leg, values that can be true together, and each trial measured at one place
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments(argv, usage=USAGE, flags={"set-aside"}, positionals=(1, 1))
     if arguments.values:
         raise UserError(f"unknown key {next(iter(arguments.values))}=; this command takes a ledger only")
-    folder = Path(arguments.positionals[0])
+    folder = to_path(arguments.positionals[0])
     ledger_files(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is one file; give the folder of a sweep")
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     return int(any(findings.values()))
 
 
-def read_all(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
+def read_all(folder: AnyPath) -> tuple[list[str], list[dict[str, Any]]]:
     """(a line for each file that cannot be read, the rows of all the others, repeated legs included)."""
     damaged: list[str] = []
     rows: list[dict[str, Any]] = []
@@ -145,14 +145,14 @@ def check_placements(rows: list[dict[str, Any]]) -> Iterator[str]:
             yield f"trial {trial_id}: its legs were measured at {len(places)} places: {told}"
 
 
-def check_ids(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
+def check_ids(folder: AnyPath, rows: list[dict[str, Any]]) -> Iterator[str]:
     """A line for each leg that the space beside the rows does not name so."""
     file = folder / "_space.yaml"
     if not file.is_file():
         yield f"{file} is missing, so ids cannot be computed again"
         return
     try:
-        _, space = load_space(str(file), large=True)
+        _, space = load_space(address(file), large=True)
     except UserError as error:
         yield f"ids cannot be computed again: {error}"
         return
@@ -185,7 +185,7 @@ def check_ids(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
                 yield f"leg {row['leg_id']}: {name} is {row[name]!r:.80}, and by the space {value!r:.80}"
 
 
-def check_report(folder: Path, stored_file: Path) -> Iterator[str]:
+def check_report(folder: AnyPath, stored_file: AnyPath) -> Iterator[str]:
     """A line for each number of a stored report that the rows do not give, and each of its files that was changed."""
     try:
         stored = json.loads(stored_file.read_text(encoding="utf-8"))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 from raybench.cli import Arguments, parse_arguments, run_command, suggest
 from raybench.errors import UserError
+from raybench.storage import to_path
 
 USAGE = """
 usage: python -m raybench.analysis LEDGER... [key=value ...] [--json | --csv | --markdown | --latex]
 
-From ledgers (folders of Parquet files, or files) to speedups with intervals and verdicts.
+From ledgers (folders of Parquet files, or files; of this machine, or in a store: s3://bucket/...) to speedups with
+intervals and verdicts.
 
   margin=0.03         effects within 3 % count as none       } default: the question in the _space.yaml
   alpha=0.05          level of the tests, 1 - that of the    } beside the ledger
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
     from raybench.analysis import analyse
 
     analysis = analyse(
-        [Path(path) for path in arguments.positionals],
+        [to_path(path) for path in arguments.positionals],
         margin=read_number(arguments, "margin"),
         alpha=read_number(arguments, "alpha"),
         baseline=arguments.values.get("baseline"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -23,10 +22,11 @@ from raybench.analysis.results import Analysis, Comparison
 from raybench.analysis.scaling import best_against_best, scaling_efficiency
 from raybench.cli import suggest
 from raybench.errors import UserError
+from raybench.storage import AnyPath
 
 
 def analyse(
-    paths: Sequence[Path],
+    paths: Sequence[AnyPath],
     *,
     margin: float | None = None,
     alpha: float | None = None,

@@ -11,7 +11,6 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +23,7 @@ from raybench.analysis.results import Comparison, plain
 from raybench.analysis.variance import Components, Isolation, Spread, compare_isolation, read_rounds, spread
 from raybench.ledger import read_ledger
 from raybench.machine import Fingerprint, fingerprint
+from raybench.storage import AnyPath, write_whole
 
 FILE: Final = "_calibration.json"
 SCHEMA_VERSION: Final = 1
@@ -96,15 +96,15 @@ class Calibration:
         """Plain dicts, lists, numbers and None."""
         return {"schema_version": SCHEMA_VERSION, **plain(self)}
 
-    def write(self, folder: Path) -> Path:
+    def write(self, folder: AnyPath) -> AnyPath:
         """Write `_calibration.json` into a folder, whole or not at all; returns its path."""
-        aside, path = folder / f".{FILE}.writing", folder / FILE
-        aside.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        return aside.replace(path)
+        path = folder / FILE
+        write_whole(path, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+        return path
 
 
 def read_calibration(
-    folder: Path,
+    folder: AnyPath,
     *,
     space: str,
     baseline: str,
@@ -112,7 +112,7 @@ def read_calibration(
     instruments: Mapping[str, str],
     num_arms: int,
     rounds: int,
-    fresh: Path | None = None,
+    fresh: AnyPath | None = None,
 ) -> Calibration:
     """The calibration whose ledger lies in `folder`; that of `fresh` holds the same with processes a leg.
 
@@ -170,7 +170,7 @@ def read_calibration(
     )  # fmt: skip
 
 
-def _by_place(folder: Path) -> dict[tuple[str, str], list[Row]]:
+def _by_place(folder: AnyPath) -> dict[tuple[str, str], list[Row]]:
     """A ledger's rows by setting and hardware; those that do not say where they ran are with those that do."""
     rows = read_ledger(folder, _COLUMNS).to_pylist()
     stated = [hardware_of(json.loads(row["environment"] or "{}")) for row in rows]

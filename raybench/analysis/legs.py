@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +25,7 @@ from raybench.analysis.hardware import hardware_of
 from raybench.analysis.inference import Floats, Integers
 from raybench.analysis.steps import BadLeg, StepStatistics, summarize
 from raybench.errors import UserError
+from raybench.storage import AnyPath
 
 TEXTS: Final = (
     "sweep",
@@ -109,7 +109,7 @@ class Legs:
         )
 
 
-def read_legs(paths: Sequence[Path]) -> Legs:
+def read_legs(paths: Sequence[AnyPath]) -> Legs:
     """All legs of the ledgers at `paths` (folders or files), each once, in canonical order.
 
     A row whose space, sweep, `leg_id` and hardware came before is the same leg. Raises UserError for a path
@@ -118,7 +118,7 @@ def read_legs(paths: Sequence[Path]) -> Legs:
     if not paths:
         raise UserError("no ledger given; name the folder of a sweep, as in mlruns/ledger/<space>/<sweep>")
     collected: dict[str, list[Any]] = {name: [] for name in (*TEXTS, *NUMBERS, _TARGET, "steps")}
-    files = [file for path in paths for file in ledger.ledger_files(Path(path))]
+    files = [file for path in paths for file in ledger.ledger_files(path)]
     tables = ledger.scan_files(files, [*TEXTS, *NUMBERS, *_LISTS, *_EPOCH_LISTS], _BATCH_ROWS)
     for lot in _ahead(_lots(tables)):
         _read_lot(lot, collected)
@@ -136,9 +136,9 @@ def read_legs(paths: Sequence[Path]) -> Legs:
     return legs.take(np.lexsort([*keys, legs.hardware.codes]))
 
 
-def _lots(tables: Iterable[tuple[Path, pa.Table]]) -> Iterator[list[tuple[Path, pa.Table]]]:
+def _lots(tables: Iterable[tuple[AnyPath, pa.Table]]) -> Iterator[list[tuple[AnyPath, pa.Table]]]:
     """Consecutive tables together, about `_BATCH_ROWS` rows at a time: a file may hold one leg or a million."""
-    lot: list[tuple[Path, pa.Table]] = []
+    lot: list[tuple[AnyPath, pa.Table]] = []
     size = 0
     for file, table in tables:
         if size + len(table) > _BATCH_ROWS and lot:
@@ -151,7 +151,7 @@ def _lots(tables: Iterable[tuple[Path, pa.Table]]) -> Iterator[list[tuple[Path, 
         yield lot
 
 
-def _ahead(lots: Iterator[list[tuple[Path, pa.Table]]]) -> Iterator[list[tuple[Path, pa.Table]]]:
+def _ahead(lots: Iterator[list[tuple[AnyPath, pa.Table]]]) -> Iterator[list[tuple[AnyPath, pa.Table]]]:
     """The same, each next one being read while the last is worked on."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, lots, None)
@@ -160,7 +160,7 @@ def _ahead(lots: Iterator[list[tuple[Path, pa.Table]]]) -> Iterator[list[tuple[P
             yield lot
 
 
-def _read_lot(lot: list[tuple[Path, pa.Table]], collected: dict[str, list[Any]]) -> None:
+def _read_lot(lot: list[tuple[AnyPath, pa.Table]], collected: dict[str, list[Any]]) -> None:
     table = pa.concat_tables([part for _, part in lot], promote_options="default").combine_chunks()
     for name in _NEVER_NULL:
         if table[name].null_count:
@@ -179,7 +179,7 @@ def _read_lot(lot: list[tuple[Path, pa.Table]], collected: dict[str, list[Any]])
         raise UserError(f"{file}: leg {leg} ({arm}, {setting}) {bad.reason}; take the row out or mend it") from None
 
 
-def _place(lot: list[tuple[Path, pa.Table]], row: int) -> str:
+def _place(lot: list[tuple[AnyPath, pa.Table]], row: int) -> str:
     """Where a lot's row comes from, as `file: row 3`."""
     for file, table in lot:
         if row < len(table):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -12,13 +11,14 @@ import yaml
 from raybench.analysis.legs import Legs
 from raybench.errors import UserError
 from raybench.ledger import ledger_files
+from raybench.storage import AnyPath
 
 MARGIN: Final = 0.03
 ALPHA: Final = 0.05
 QUALITY_MARGIN: Final = 0.01  # an accuracy: one point
 
 
-def find_question(paths: Sequence[Path], margin: float | None, alpha: float | None) -> tuple[float, float]:
+def find_question(paths: Sequence[AnyPath], margin: float | None, alpha: float | None) -> tuple[float, float]:
     """(margin, alpha): as given, else as the `_space.yaml` beside the ledgers says, else 0.03 and 0.05.
 
     Raises UserError for a value out of range, and where several ledgers were made for different questions.
@@ -30,7 +30,7 @@ def find_question(paths: Sequence[Path], margin: float | None, alpha: float | No
     )
 
 
-def find_quality_margin(paths: Sequence[Path], quality_margin: float | None) -> float:
+def find_quality_margin(paths: Sequence[AnyPath], quality_margin: float | None) -> float:
     """The quality margin, an accuracy: as given, else as the `_space.yaml` beside the ledgers says, else 0.01.
 
     Raises UserError as `find_question` does.
@@ -41,11 +41,11 @@ def find_quality_margin(paths: Sequence[Path], quality_margin: float | None) -> 
     return _checked("quality_margin", _agreed("quality_margin", told, QUALITY_MARGIN), 1.0)
 
 
-def _folders(paths: Sequence[Path]) -> list[Path]:
-    return list(dict.fromkeys(file.parent for path in paths for file in ledger_files(Path(path))))
+def _folders(paths: Sequence[AnyPath]) -> list[AnyPath]:
+    return list(dict.fromkeys(file.parent for path in paths for file in ledger_files(path)))
 
 
-def _space(folder: Path) -> dict[str, Any]:
+def _space(folder: AnyPath) -> dict[str, Any]:
     """The resolved space that lies beside a ledger's files; empty where there is none."""
     path = folder / "_space.yaml"
     if not path.is_file():
@@ -79,7 +79,7 @@ def _checked(name: str, value: float, most: float) -> float:
     return float(value)
 
 
-def find_baseline(legs: Legs, wanted: str | None, paths: Sequence[Path] = ()) -> str:
+def find_baseline(legs: Legs, wanted: str | None, paths: Sequence[AnyPath] = ()) -> str:
     """The name of the baseline's arm: as wanted, else the one that the ledger marks, else the space's.
 
     Raises UserError where there is none, or more than one.

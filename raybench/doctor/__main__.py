@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +15,7 @@ from raybench.cli import parse_arguments, run_command, suggest
 from raybench.doctor import hardware, services, software
 from raybench.doctor.finding import Finding
 from raybench.errors import UserError
+from raybench.storage import AnyPath, to_path
 
 USAGE = """
 usage: python -m raybench.doctor [--build-ops] [--json] [results=FOLDER]
@@ -24,7 +24,7 @@ Is this machine fit for sweeps? Looks at Python, the compiler, the libraries and
 DeepSpeed's operators, accelerators, memory, disk, limits, Ray and its token, and MLflow. Each is ok, a warning, or
 an error with what to do about it. Takes some seconds and changes nothing.
 
-  results=FOLDER     where the ledgers are to go; default: mlruns/ledger
+  results=FOLDER     where the ledgers are to go, a folder or a URI; default: mlruns/ledger
   --build-ops        build DeepSpeed's operators now (a minute or two), and clear the locks that a killed build left
                      behind; otherwise a sweep's first trial builds what it needs
   --json             the findings as one JSON object
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     for key in arguments.values:
         if key != "results":
             raise UserError(f"unknown key {key}=; {suggest(key, ['results'])}")
-    findings = diagnose(Path(arguments.values.get("results", "mlruns/ledger")), "build-ops" in arguments.flags)
+    findings = diagnose(to_path(arguments.values.get("results", "mlruns/ledger")), "build-ops" in arguments.flags)
     counts: Counter[str] = Counter(finding.status for finding in findings)
     if "json" in arguments.flags:
         report = {"schema_version": 1, "errors": counts["error"], "warnings": counts["warning"]}
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     return 1 if counts["error"] else 0
 
 
-def diagnose(results: Path, build_ops: bool = False) -> list[Finding]:
+def diagnose(results: AnyPath, build_ops: bool = False) -> list[Finding]:
     """Every finding, in reading order. Checks that wait for something run side by side."""
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(check) for check in (services.ray_cluster, services.mlflow, services.ports)]

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from raybench.doctor.finding import Finding
+from raybench.storage import AnyPath, write_problem
 
 GIB = 2**30
 _MIN_MEMORY = 2 * GIB  # Ray, MLflow and two workers with torch take about 1.5 GiB before any model
@@ -86,10 +87,11 @@ def shared_memory() -> Finding:
     )
 
 
-def disks(results: Path) -> list[Finding]:
+def disks(results: AnyPath) -> list[Finding]:
     """Room where the results go and where Ray keeps its session, and that the results can be written."""
     findings = [_writable(results)]
-    for name, folder in (("disk of the results", results), ("disk of Ray's session", Path(tempfile.gettempdir()))):
+    places = [("disk of the results", results)] if isinstance(results, Path) else []
+    for name, folder in (*places, ("disk of Ray's session", Path(tempfile.gettempdir()))):
         usage = psutil.disk_usage(str(_existing(folder)))
         found = f"{usage.free / GIB:.1f} GiB free at {_existing(folder)}"
         remedy = "make room, or put it elsewhere: results=FOLDER for results, TMPDIR for Ray's session"
@@ -107,25 +109,11 @@ def _existing(folder: Path) -> Path:
     return next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
 
 
-def _writable(results: Path) -> Finding:
-    """Whether a ledger could be written: a file made, flushed to disk and renamed."""
-    folder = _existing(results)
-    remedy = "make it writable, or name another folder: results=FOLDER (raybench.sweep takes it too)"
-    blocked = next(
-        (p for p in (results.absolute(), *results.absolute().parents) if p.exists() and not p.is_dir()), None
-    )
-    if blocked is not None:
-        return Finding("results folder", "error", f"{results}: {blocked} is a file", remedy)
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".raybench-doctor-") as inner:
-            path = Path(inner) / "file"
-            with path.open("w") as file:
-                file.write("x")
-                file.flush()
-                os.fsync(file.fileno())
-            path.rename(path.with_name("renamed"))
-    except OSError as error:
-        return Finding("results folder", "error", f"{folder} cannot be written: {error.strerror or error}", remedy)
+def _writable(results: AnyPath) -> Finding:
+    """Whether a ledger could be written: a file made, flushed to disk and renamed, or an object put into a store."""
+    if problem := write_problem(results):
+        remedy = "make it writable, or name another place: results=FOLDER or a URI (raybench.sweep takes it too)"
+        return Finding("results folder", "error", problem, remedy)
     return Finding("results folder", "ok", f"{results.absolute()} can be written")
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from raybench.analysis.__main__ import read_number
 from raybench.cli import parse_arguments, run_command, suggest
 from raybench.errors import UserError
+from raybench.storage import to_path
 
 USAGE = """
 usage: python -m raybench.report LEDGER... [out=FOLDER] [key=value ...] [--pool-hardware]
 
-From ledgers (folders of Parquet files, or files) to a report: report.html (one file, opens anywhere, needs no
-network), figures/ as SVG, PNG and PDF, summary.md for a pull request, comparisons.csv for a spreadsheet,
-report.json for `python -m raybench.verify`, which recomputes all of it.
+From ledgers (folders of Parquet files, or files; of this machine, or in a store: s3://bucket/...) to a report:
+report.html (one file, opens anywhere, needs no network), figures/ as SVG, PNG and PDF, summary.md for a pull request,
+comparisons.csv for a spreadsheet, report.json for `python -m raybench.verify`, which recomputes all of it.
 The same ledger and the same question give the same bytes.
 
   out=FOLDER          where to write; default: _report/ in the first ledger's folder
@@ -31,6 +30,7 @@ examples:
   python -m raybench.report mlruns/ledger/cnns/friday
   python -m raybench.report mlruns/ledger/cnns/* out=report margin=0.05
   python -m raybench.report mlruns/ledger/cnns/friday ladder=ddp,zero1,zero3
+  python -m raybench.report s3://bucket/results/cnns/friday out=friday     from a store to a folder of this machine
 """
 KEYS = ("out", "margin", "alpha", "baseline", "metric", "ladder", "quality_margin")
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     for key in arguments.values:
         if key not in KEYS:
             raise UserError(f"unknown key {key}=; {suggest(key, KEYS)}")
-    paths = [Path(path) for path in arguments.positionals]
+    paths = [to_path(path) for path in arguments.positionals]
     if arguments.values.get("out") == "":
         raise UserError("out= is empty; name a folder")
 
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         pool_hardware="pool-hardware" in arguments.flags,
     )
     beside = paths[0] if paths[0].is_dir() else paths[0].parent
-    files = write_report(analysis, paths, Path(arguments.values.get("out", beside / "_report")))
+    files = write_report(analysis, paths, to_path(arguments.values.get("out", beside / "_report")))
     print(" ".join(answer_in_words(analysis).split()))
     print(f"\n{files[0]}\n(and {len(files) - 1} more files there: figures/, summary.md, comparisons.csv)")
     return 0

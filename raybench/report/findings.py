@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from raybench.analysis import Analysis
 from raybench.analysis.columns import parse_object
 from raybench.analysis.words import caveat_places
 from raybench.ledger import ledger_files
+from raybench.storage import AnyPath
 
 _MOST_PLACES = 6
 _MOST_VALUES = 5
@@ -144,7 +146,7 @@ def _one(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-def commands(analysis: Analysis, paths: Sequence[Path]) -> list[str]:
+def commands(analysis: Analysis, paths: Sequence[AnyPath]) -> list[str]:
     """What to type to run the sweeps again and to read their ledgers again, from the folder that holds `mlruns`."""
     found = []
     for _, text in spaces(paths):
@@ -154,6 +156,8 @@ def commands(analysis: Analysis, paths: Sequence[Path]) -> list[str]:
     columns = analysis.pairs.legs.text
     places = np.unique(np.stack([columns["space"].codes, columns["sweep"].codes]), axis=1).T.tolist()
     ledgers = [f"mlruns/ledger/{columns['space'].names[a]}/{columns['sweep'].names[b]}" for a, b in places]
+    if not all(isinstance(path, Path) for path in paths):
+        ledgers = [shlex.quote(str(path)) for path in paths]
     question = f"margin={analysis.margin:g} alpha={analysis.alpha:g} baseline={analysis.baseline}"
     if analysis.metric != "step_seconds":
         question += f" metric={analysis.metric}"
@@ -171,13 +175,13 @@ class Tracked:
     compare: dict[tuple[str, str], str]  # by setting_id and arm
 
 
-def tracked(analysis: Analysis, paths: Sequence[Path]) -> list[Tracked]:
+def tracked(analysis: Analysis, paths: Sequence[AnyPath]) -> list[Tracked]:
     """What `_mlflow.json` beside the ledgers says; a store without a server is shown by `mlflow ui` on its own port."""
     found = (_tracked(folder, analysis.baseline) for folder in _folders(paths))
     return [one for one in found if one is not None]
 
 
-def _tracked(folder: Path, baseline: str) -> Tracked | None:
+def _tracked(folder: AnyPath, baseline: str) -> Tracked | None:
     """One ledger's; None where MLflow does not have it, or not as this raybench writes it down."""
     try:
         links = json.loads((folder / "_mlflow.json").read_text(encoding="utf-8"))
@@ -196,11 +200,11 @@ def _tracked(folder: Path, baseline: str) -> Tracked | None:
     return Tracked(folder.name, page, not served, compare)
 
 
-def _folders(paths: Sequence[Path]) -> list[Path]:
-    return list(dict.fromkeys(file.parent for path in paths for file in ledger_files(Path(path))))
+def _folders(paths: Sequence[AnyPath]) -> list[AnyPath]:
+    return list(dict.fromkeys(file.parent for path in paths for file in ledger_files(path)))
 
 
-def spaces(paths: Sequence[Path]) -> list[tuple[str, str]]:
+def spaces(paths: Sequence[AnyPath]) -> list[tuple[str, str]]:
     """(folder's name, text) of the resolved spaces that lie beside the ledgers."""
     found = [(folder.name, folder / "_space.yaml") for folder in _folders(paths)]
     return [(name, file.read_text(encoding="utf-8", errors="replace")) for name, file in found if file.is_file()]

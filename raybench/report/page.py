@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,6 +17,7 @@ from raybench.analysis.words import also_differ, answer_in_words, break_even, me
 from raybench.report import findings
 from raybench.report.speedups import label
 from raybench.report.style import COLOURS, VERDICT_STYLE, Plot, inline_svg
+from raybench.storage import AnyPath
 
 MOST_ROWS: Final = 400  # of a table, and of a list
 _DARK: Final = {
@@ -62,7 +62,9 @@ class Row:
     verdict: str
 
 
-def render_page(analysis: Analysis, paths: Sequence[Path], plots: Sequence[Plot], drawings: Mapping[str, str]) -> str:
+def render_page(
+    analysis: Analysis, paths: Sequence[AnyPath], plots: Sequence[Plot], drawings: Mapping[str, str]
+) -> str:
     """The whole page; `drawings` holds each plot's SVG by its name."""
     environment = Environment(
         loader=PackageLoader("raybench.report", "."),

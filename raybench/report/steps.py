@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +14,7 @@ from raybench.analysis import Analysis
 from raybench.ledger import ledger_files, scan_files
 from raybench.report.learning import COLUMNS as LEARNING
 from raybench.report.learning import Curve, curves_of
+from raybench.storage import AnyPath
 
 PHASES: Final = ("data", "forward", "backward", "optimizer")
 MOST_SETTINGS: Final = 6
@@ -53,12 +53,12 @@ class Steps:
     curves: tuple[Curve, ...]
 
 
-def read_steps(paths: Sequence[Path], analysis: Analysis) -> Steps:
+def read_steps(paths: Sequence[AnyPath], analysis: Analysis) -> Steps:
     """Read the steps of the first settings that were compared; of all settings where none was."""
     compared = [c.setting_id for c in analysis.comparisons if c.speedup is not None]
     wanted = list(dict.fromkeys(compared or [c.setting_id for c in analysis.comparisons]))[:MOST_SETTINGS]
     lists = ["step_seconds", *(f"{phase}_seconds" for phase in PHASES)]
-    files = [file for path in paths for file in ledger_files(Path(path))]
+    files = [file for path in paths for file in ledger_files(path)]
     rows: dict[str, dict[str, Any]] = {}
     for _, table in scan_files(files, [*_TEXTS, "round", "warmup_steps", *lists, *LEARNING], 4096):
         chosen = pc.is_in(table["setting_id"], value_set=pa.array(wanted, pa.string()))

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from raybench import __version__
 from raybench.analysis import Analysis
@@ -19,6 +18,7 @@ from raybench.report.page import render_page
 from raybench.report.steps import Steps, read_steps
 from raybench.report.style import Plot, drawing, save, settle
 from raybench.report.summary import to_summary
+from raybench.storage import AnyPath
 
 
 def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:
@@ -53,7 +53,7 @@ def _noted(plot: Plot, notes: Sequence[str]) -> Plot:
     return replace(plot, caption=f"{plot.caption} {note[:1].upper()}{note[1:]}")
 
 
-def write_report(analysis: Analysis, paths: Sequence[Path], folder: Path) -> list[Path]:
+def write_report(analysis: Analysis, paths: Sequence[AnyPath], folder: AnyPath) -> list[AnyPath]:
     """Write the report of an analysis of the ledgers at `paths` into `folder`; returns the files, the page first.
 
     Raises UserError where the folder cannot be written.
@@ -70,7 +70,7 @@ def write_report(analysis: Analysis, paths: Sequence[Path], folder: Path) -> lis
         "comparisons.csv": to_csv(analysis).encode(),
         **files,
     }
-    files["report.json"] = _stored(analysis, files)
+    files["report.json"] = _stored(analysis, [path.name for path in paths], files)
     try:
         for name, content in files.items():
             path = folder / name
@@ -81,9 +81,9 @@ def write_report(analysis: Analysis, paths: Sequence[Path], folder: Path) -> lis
     return [folder / name for name in files]
 
 
-def _stored(analysis: Analysis, files: Mapping[str, bytes]) -> bytes:
+def _stored(analysis: Analysis, ledgers: Sequence[str], files: Mapping[str, bytes]) -> bytes:
     """The analysis that the report tells, and the SHA-256 of each of its files: what `raybench.verify` goes by."""
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
-    found = {**analysis.to_json(), "ledgers": [Path(path).name for path in analysis.ledgers]}
+    found = {**analysis.to_json(), "ledgers": list(ledgers)}
     stored = {"raybench": __version__, "analysis": found, "sha256": hashes}
     return (json.dumps(stored, allow_nan=False, indent=1) + "\n").encode()
