@@ -105,7 +105,7 @@ def calibrated_seconds(plan: Plan, results: AnyPath) -> float | None:
         noise = own.get(trial.setting_id)
         if noise is None or noise.leg_seconds is None or noise.start_seconds is None:
             return None
-        seconds += noise.start_seconds + len(trial.legs) * noise.leg_seconds
+        seconds += trial.num_nodes_taken * (noise.start_seconds + len(trial.legs) * noise.leg_seconds)
     return seconds
 
 

@@ -126,7 +126,7 @@ def _from_ledgers(plan: Plan, rows: Sequence[Row], elsewhere: bool) -> Estimate:
     groups = _groups(rows)
     seconds, starts = _leg_seconds(groups), _start_seconds(groups)
     known = [(trial, seconds[key]) for trial, leg in legs if (key := (trial.setting_id, leg.arm_name)) in seconds]
-    total = sum(each * trial.setting.nodes for trial, each in known)
+    total = sum(trial.num_nodes_taken * each for trial, each in known)
     total += (median(starts) if starts else 0.0) * _num_starts(known)
     without = "" if starts else ", the start of processes left out"
     return Estimate(total, len(known), len(legs), f"as {len(rows)} legs took on {where} before{without}")
@@ -137,10 +137,11 @@ def _in_words(machine: Fingerprint) -> str:
     return f"machines with {machine['gpu'] or machine['cpu']}"
 
 
-def _num_starts(known: Sequence[tuple[Trial, float]]) -> int:
-    """How often a node starts processes for these legs: once a trial, or for each leg of a `fresh` one."""
-    shared = {trial.trial_id: trial.setting.nodes for trial, _ in known if trial.isolation == "shared"}
-    return sum(shared.values()) + sum(trial.setting.nodes for trial, _ in known if trial.isolation != "shared")
+def _num_starts(known: Sequence[tuple[Trial, float]]) -> float:
+    """How often processes are started on a machine for these legs: once a trial, or for each leg of a `fresh` one."""
+    shared = {trial.trial_id: trial for trial, _ in known if trial.isolation == "shared"}.values()
+    fresh = [trial for trial, _ in known if trial.isolation != "shared"]
+    return sum(trial.num_nodes_taken for trial in [*shared, *fresh])
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:

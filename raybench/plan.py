@@ -74,6 +74,11 @@ class Trial(_Frozen):
     leg_timeout_seconds: float
     legs: tuple[Leg, ...]
 
+    @property
+    def num_nodes_taken(self) -> float:
+        """How many machines are the trial's while it runs: several, or a part of one that it shares."""
+        return self.setting.nodes / self.slots_per_node
+
     def as_measured(self, leg: Leg) -> Trial:
         """The trial under the protocol that this leg follows."""
         return self if leg.protocol is None else self.model_copy(update={"protocol": leg.protocol})

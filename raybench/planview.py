@@ -80,7 +80,7 @@ def outlook(plan: Plan, space: Space, results: AnyPath, price: float | None) -> 
 
 
 def cost_in_words(expected: Estimate, price: float) -> str:
-    """What the machine time costs: a trial takes a node of its own, so slots change the clock and not the cost."""
+    """What the machine time costs: a trial takes nodes of its own, so slots change the clock and not the cost."""
     if not expected.num_known:
         return f"not known, as the time is not; a node costs {price:g} an hour"
     least = "about" if expected.is_whole else "at least"

@@ -78,6 +78,12 @@ def test_a_trial_over_two_nodes_takes_the_time_of_two_machines(tmp_path: Path) -
     assert spanning.in_words(2).startswith("about 2 min of machine time, 54 s on 2 slots")
 
 
+def test_a_machine_that_is_shared_counts_in_part(tmp_path: Path) -> None:
+    run(make_plan(), tmp_path, here())
+    shared = estimate(make_plan(slots_per_node="2"), tmp_path)
+    assert shared.seconds == pytest.approx(estimate(make_plan(), tmp_path).seconds / 2)
+
+
 def test_legs_whose_like_was_not_measured_have_no_time(tmp_path: Path) -> None:
     run(make_plan(), tmp_path, here(), arms=("ddp", "zero1"))
     part = estimate(make_plan(setting__model="[lenet,test_resnet]"), tmp_path)
