@@ -30,10 +30,9 @@ from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RAY = Path(sys.prefix) / "bin/ray"
-SWEEP = (
-    "cd ~/raybench && python -m raybench.sweep space=quickstart sweep=up wait=1 setting.model=lenet setting.nodes=2 "
-    "repeats=3 protocol.rounds=1 protocol.steps=10 --verbose > ~/sweep.txt 2>&1"
-)
+WORDS = "space=quickstart setting.model=lenet setting.nodes=2 protocol.rounds=1 protocol.steps=10"
+SWEEP = f"cd ~/raybench && python -m raybench.sweep {WORDS} repeats=3 sweep=up wait=1 --verbose > ~/sweep.txt 2>&1"
+PLAN = f"cd ~/raybench && python -m raybench.plan {WORDS} repeats=100 price=5.67"
 LEGS = 9
 _COUNT = (
     "import ray; ray.init(address='auto', log_to_driver=False, logging_level='error'); "
@@ -181,6 +180,9 @@ def test_a_cluster_from_ray_up_to_nothing_left(machines: tuple[Laptop, list[Host
     laptop.exec(SWEEP, timeout=300)
     assert re.search(rf"resumed: [4-8] of {LEGS} legs are in the ledger", told.read_text())
     _say("resumed", began)
+    planned = " ".join(laptop.exec(PLAN).split())
+    assert "a Ray cluster of 3 nodes" in planned
+    assert re.search(r"cost: about \d", planned), planned
 
     fetched = laptop.folder / "fetched"
     fetched.mkdir()
