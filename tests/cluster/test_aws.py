@@ -5,6 +5,7 @@ What would be run on the head over ssh is kept instead of run.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -106,6 +107,10 @@ def test_the_head_may_start_nodes_and_write_to_s3(ec2: Any, up: object) -> None:
     (role,) = iam.get_instance_profile(InstanceProfileName=profile)["InstanceProfile"]["Roles"]
     policies = iam.list_attached_role_policies(RoleName=role["RoleName"])["AttachedPolicies"]
     assert {policy["PolicyName"] for policy in policies} == {"AmazonEC2FullAccess", "AmazonS3FullAccess"}
+    for policy in policies:
+        newest = iam.get_policy(PolicyArn=policy["PolicyArn"])["Policy"]["DefaultVersionId"]
+        rights = iam.get_policy_version(PolicyArn=policy["PolicyArn"], VersionId=newest)["PolicyVersion"]["Document"]
+        assert "ssm:" not in json.dumps(rights), "it could look the image up; cluster.yaml says that it cannot"
 
 
 def test_only_ssh_comes_in_from_outside(ec2: Any, up: tuple[dict[str, Any], list[str]]) -> None:
