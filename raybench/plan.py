@@ -12,6 +12,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -114,13 +115,12 @@ def build_plan(name: str, space: Space, sweep: str = "") -> Plan:
     `sweep` names it; without a name it is called by a hash of what is measured (everything but the question
     and the number of repeats), so that the same command again is the same sweep.
     """
-    settings = [Setting.model_validate(values) for values in space.settings()]
+    values = list(space.settings())
+    settings = [Setting.model_validate(fields) for fields in values]
     labels = _labels(settings, space.axes())
-    trials = tuple(
-        _build_trial(space, values, label, repeat)
-        for repeat in range(space.repeats)
-        for values, label in zip(space.settings(), labels, strict=True)
-    )
+    cells = [_build_cell(space, *each) for each in zip(values, settings, labels, strict=True)]
+    arms = {name: arm.model_dump(mode="json", exclude_defaults=True) for name, arm in space.arms.items()}
+    trials = tuple(_build_trial(space, cell, arms, repeat) for repeat in range(space.repeats) for cell in cells)
     measured = space.model_dump(
         mode="json", exclude={"question", "repeats", "leg_timeout_seconds"}, exclude_defaults=True
     )
@@ -128,25 +128,51 @@ def build_plan(name: str, space: Space, sweep: str = "") -> Plan:
     return Plan(space=name, sweep=sweep or content_hash(measured)[:8], question=space.question, trials=trials)
 
 
-def _build_trial(space: Space, values: Mapping[str, Any], label: str, repeat: int) -> Trial:
-    setting = Setting.model_validate(values)
-    setting_id = content_hash(setting.identity())
+@dataclass(frozen=True)
+class _Cell:
+    """A setting with what each arm makes of it: made once, and shared by its repeats, which may be many."""
+
+    setting: Setting
+    setting_id: str
+    label: str
+    of_arm: Mapping[str, Setting]
+
+
+def _build_cell(space: Space, values: Mapping[str, Any], setting: Setting, label: str) -> _Cell:
+    of_arm = {
+        name: Setting.model_validate({**values, **arm.setting}) if arm.setting else setting
+        for name, arm in space.arms.items()
+    }
+    return _Cell(setting, content_hash(setting.identity()), label, of_arm)
+
+
+def _build_trial(space: Space, cell: _Cell, arms: Mapping[str, Any], repeat: int) -> Trial:
     protocol = space.protocol.model_dump(mode="json", exclude_defaults=True)
     # What has its usual value is left out, so that a choice added later renames nothing.
     sharing = [space.slots_per_node] if space.slots_per_node > 1 else []
-    trial_id = content_hash(setting_id, repeat, space.seed, protocol, space.isolation, *sharing)
-    order = leg_order(list(space.arms), space.protocol.rounds, space.seed, setting_id, repeat)
+    trial_id = content_hash(cell.setting_id, repeat, space.seed, protocol, space.isolation, *sharing)
+    order = leg_order(list(space.arms), space.protocol.rounds, space.seed, cell.setting_id, repeat)
     legs = tuple(
-        _build_leg(space, values, trial_id, name, round_, position) for position, (name, round_) in enumerate(order)
+        Leg(
+            leg_id=content_hash(trial_id, name, arms[name], round_),
+            arm_name=name,
+            arm=space.arms[name],
+            is_baseline=name == space.baseline,
+            setting=cell.of_arm[name],
+            round=round_,
+            position=position,
+            chain=list(space.arms).index(name) if space.chain else None,
+        )
+        for position, (name, round_) in enumerate(order)
     )
     return Trial(
         trial_id=trial_id,
-        setting_id=setting_id,
-        label=label,
-        family=catalog.family(setting.model),
-        setting=setting,
+        setting_id=cell.setting_id,
+        label=cell.label,
+        family=catalog.family(cell.setting.model),
+        setting=cell.setting,
         repeat=repeat,
-        seed=int(content_hash("seed", space.seed, setting_id, repeat)[:8], 16) & 0x7FFFFFFF,
+        seed=int(content_hash("seed", space.seed, cell.setting_id, repeat)[:8], 16) & 0x7FFFFFFF,
         protocol=space.protocol,
         differs=_differs(space, legs),
         isolation=space.isolation,
@@ -160,20 +186,6 @@ def _differs(space: Space, legs: tuple[Leg, ...]) -> tuple[str, ...]:
     """What the arms are meant to differ in: where each takes its largest batch, in the batch too."""
     largest = any(leg.setting.batch_size == "max" for leg in legs) and "batch_size" not in space.differs
     return (*space.differs, "batch_size") if largest else space.differs
-
-
-def _build_leg(space: Space, values: Mapping[str, Any], trial_id: str, name: str, round_: int, position: int) -> Leg:
-    arm = space.arms[name]
-    return Leg(
-        leg_id=content_hash(trial_id, name, arm.model_dump(mode="json", exclude_defaults=True), round_),
-        arm_name=name,
-        arm=arm,
-        is_baseline=name == space.baseline,
-        setting=Setting.model_validate({**values, **arm.setting}),
-        round=round_,
-        position=position,
-        chain=list(space.arms).index(name) if space.chain else None,
-    )
 
 
 def leg_order(arms: list[str], rounds: int, seed: int, setting_id: str, repeat: int) -> list[tuple[str, int]]:

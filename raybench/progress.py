@@ -58,6 +58,7 @@ class Progress:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.num_legs = sum(len(trial.legs) for trial in plan.trials)
         self.alpha = plan.question.alpha
         self.num_done = 0  # legs with an outcome
         self.num_run = 0  # of these, by this command
@@ -74,10 +75,6 @@ class Progress:
         self._attempts: dict[tuple[str, int], int] = {}  # trial -> how often it has begun anew
         self._seconds_run = 0.0  # of legs run by this command
         self._starts: dict[tuple[str, int], float] = {}  # trial begun by this command -> seconds that were no leg's
-
-    @property
-    def num_legs(self) -> int:
-        return sum(len(trial.legs) for trial in self.plan.trials)
 
     def has(self, event: Mapping[str, Any]) -> bool:
         """Whether a leg's outcome was taken in already."""
