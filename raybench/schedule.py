@@ -18,6 +18,8 @@ from typing import Any
 
 # Tune would take Ctrl-C for itself and cut the running legs; raybench.interruption says what it means here.
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+# What a trial has to say goes to the recorder; Tune would write three files of its own about each.
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 
 import ray
 from ray import tune
@@ -31,7 +33,7 @@ from raybench.plan import Plan
 from raybench.publishing import destination, mlflow_variables
 from raybench.recorder import ACTOR_NAMESPACE, Recorder
 from raybench.storage import AnyPath, address, hidden_folder, store_variables
-from raybench.trial import run_trial
+from raybench.trial import Fit, run_trial
 from raybench.versions import own_versions
 
 _ON_HEAD = {"node:__internal_head__": 0.0001}
@@ -61,10 +63,12 @@ def run_trials(
     display: Display,
     interruption: Interruption,
     wait_seconds: float = 1200.0,
+    fit: Fit | None = None,
 ) -> Ended:
     """Run the legs of a plan that the ledger in `folder` lacks; nodes that are not there are waited for `wait_seconds`.
 
-    Raises StoppedNow when the user wants the end at once.
+    `fit` runs a group of legs where `raybench.trial.fit_torch` is not to. Raises StoppedNow when the user wants the end
+    at once.
     """
     storage = hidden_folder(folder)
     shutil.rmtree(storage, ignore_errors=True)  # what a driver that was killed left says nothing of this run
@@ -83,8 +87,9 @@ def run_trials(
         searcher.max_concurrent = _at_once(plan, replace(cluster, nodes=nodes))
 
     watch = _Watch(recorder, display, interruption, None if cluster.is_local else grow)
+    ids = iter([trial.trial_id for trial in plan.trials])
     config = {
-        "trial_id": tune.grid_search([trial.trial_id for trial in plan.trials]),
+        "trial_id": tune.sample_from(lambda _: next(ids)),  # a grid is copied whole for each of its values
         "recorder": name,
         "cluster": cluster,
         "storage": str(storage),
@@ -93,11 +98,12 @@ def run_trials(
         # Ray hands no variable of the driver to workers on other machines; these say how ranks talk to each other.
         "variables": {name: value for name, value in os.environ.items() if name.startswith(("NCCL_", "GLOO_"))},
         "wait_seconds": wait_seconds,
+        **({"fit": fit} if fit else {}),
     }
     tuner = tune.Tuner(
         tune.with_resources(run_trial, tune.PlacementGroupFactory([_ON_HEAD])),
         param_space=config,
-        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=1),
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=len(plan.trials), reuse_actors=True),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),

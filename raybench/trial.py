@@ -12,12 +12,12 @@ import socket
 import time
 import traceback
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import ray
 import ray.train
-import ray.train.torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
 from raybench import outcome as outcomes
@@ -28,7 +28,6 @@ from raybench.orphans import remove_orphaned_placement_groups
 from raybench.outcome import Outcome
 from raybench.placement import Cluster, check_placement, need_of, threads_per_worker, use_gpu, worker_resources
 from raybench.plan import Leg, Trial
-from raybench.process_group import SpanningTorchConfig
 from raybench.recorder import ACTOR_NAMESPACE
 
 _STARTS = 2  # how often a group may fail to start before its trial is given up
@@ -38,6 +37,8 @@ _NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
 _SECONDS_BETWEEN_QUESTIONS = 1.0  # of a trial that waits for its nodes
 # Processes on nodes that are there and free start within seconds; nodes that have to be started get the sweep's `wait`.
 _START_SECONDS = 120
+# Runs one group to its end: the trial, the name of the group, the config of `run_trial`, the nodes to run on.
+Fit = Callable[[Trial, str, dict[str, Any], list[str]], str]
 
 
 class TrialGivenUp(RuntimeError):
@@ -48,7 +49,8 @@ def run_trial(config: dict[str, Any]) -> dict[str, Any]:
     """Tune's trainable.
 
     `config`: trial_id, recorder (an actor's name), cluster, storage and working_tree (absolute paths), `versions` of
-    the driver, `variables` of the driver for the workers, `wait_seconds` for nodes that have to be started.
+    the driver, `variables` of the driver for the workers, `wait_seconds` for nodes that have to be started; `fit`,
+    where `fit_torch` is not to run the groups.
 
     Returns `problem`, why the trial could not be run to its end; empty where it was. It raises nothing, because Tune
     is to start it again when its process was killed, and then only.
@@ -67,6 +69,7 @@ def run_trial(config: dict[str, Any]) -> dict[str, Any]:
 
 def _run_groups(recorder: Any, trial: Trial, config: dict[str, Any]) -> None:
     """Group after group, until no leg is left. Raises TrialGivenUp."""
+    fit: Fit = config.get("fit", fit_torch)
     starts_left, cuts_left, legs = _STARTS, _CUTS, None
     while (group := ray.get(recorder.next_group.remote(trial.trial_id)))["legs"]:
         if group["legs"] != legs:
@@ -79,7 +82,7 @@ def _run_groups(recorder: Any, trial: Trial, config: dict[str, Any]) -> None:
             continue  # the sweep is to stop
         name = f"{trial.trial_id}-{uuid.uuid4().hex[:8]}"
         try:
-            if problem := _fit(trial, name, config, node_ids):
+            if problem := fit(trial, name, config, node_ids):
                 raise TrialGivenUp(f"wrongly placed: {problem}")
         except (TrainingFailedError, ray.exceptions.RayActorError) as error:
             ended = ray.get(recorder.unfinished.remote(name))
@@ -133,45 +136,56 @@ def _scaling(trial: Trial, cluster: Cluster, node_ids: list[str]) -> ScalingConf
     )
 
 
-def _fit(trial: Trial, name: str, config: dict[str, Any], node_ids: list[str]) -> str:
+def fit_torch(trial: Trial, name: str, config: dict[str, Any], node_ids: list[str]) -> str:
     """Run one group to its end, on these nodes where any are given. Returns why it was wrongly placed, where it was.
 
     Raises TrainingFailedError when its processes die or a leg ends it, and RayActorError when the process that watches
     them dies.
     """
-    cluster: Cluster = config["cluster"]
-    on_gpu = use_gpu(trial.setting.device, cluster)
+    import ray.train.torch  # torch with it, which the driver can do without
+
+    from raybench.process_group import SpanningTorchConfig
+
+    class Trainer(WithoutCleaner, ray.train.torch.TorchTrainer):  # type: ignore[misc]
+        pass
+
     torch_config = SpanningTorchConfig if trial.setting.nodes > 1 else ray.train.torch.TorchConfig
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_START_SECONDS if node_ids else config["wait_seconds"])
-    trainer = _Trainer(
+    backend = "nccl" if use_gpu(trial.setting.device, config["cluster"]) else "gloo"
+    trainer = Trainer(
         _worker,
-        train_loop_config={
-            "recorder": config["recorder"], "trial_id": trial.trial_id, "group": name, "use_gpu": on_gpu,
-            "versions": config["versions"],
-        },
-        torch_config=torch_config(
-            backend="nccl" if on_gpu else "gloo", timeout_s=int(trial.leg_timeout_seconds) + 60
-        ),
-        scaling_config=_scaling(trial, cluster, node_ids),
-        run_config=RunConfig(
-            name=name,
-            storage_path=config["storage"],
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-            worker_runtime_env={
-                "env_vars": config["variables"]
-                | worker_variables(on_gpu, threads_per_worker(trial, cluster), config["working_tree"])
-            },
-        ),
-    )  # fmt: skip
+        torch_config=torch_config(backend=backend, timeout_s=int(trial.leg_timeout_seconds) + 60),
+        **trainer_arguments(trial, name, config, node_ids),
+    )
     return str(trainer.fit().return_value or "")
 
 
-class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
-    """Ray's, without its cleaner of placement groups, a process more for each group: see `raybench.orphans`."""
+class WithoutCleaner:
+    """Ray's trainer, without its cleaner of placement groups, a process more for each group: see `raybench.orphans`."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+
+def trainer_arguments(trial: Trial, name: str, config: dict[str, Any], node_ids: list[str]) -> dict[str, Any]:
+    """What any of Ray's trainers is told of a group: its workers, where they run, and that nothing is tried again."""
+    cluster: Cluster = config["cluster"]
+    on_gpu = use_gpu(trial.setting.device, cluster)
+    variables = worker_variables(on_gpu, threads_per_worker(trial, cluster), config["working_tree"])
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_START_SECONDS if node_ids else config["wait_seconds"])
+    return {
+        "train_loop_config": {
+            "recorder": config["recorder"], "trial_id": trial.trial_id, "group": name, "use_gpu": on_gpu,
+            "versions": config["versions"],
+        },
+        "scaling_config": _scaling(trial, cluster, node_ids),
+        "run_config": RunConfig(
+            name=name,
+            storage_path=config["storage"],
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+            worker_runtime_env={"env_vars": config["variables"] | variables},
+        ),
+    }  # fmt: skip
 
 
 def worker_variables(on_gpu: bool, threads: int, working_tree: str) -> dict[str, str]:
@@ -188,23 +202,32 @@ def worker_variables(on_gpu: bool, threads: int, working_tree: str) -> dict[str,
 
 
 def _worker(config: dict[str, Any]) -> str:
-    """What each Ray Train worker runs: the group's legs, handed over to the recorder one by one.
-
-    Returns why the group is wrongly placed; empty where it is not.
-    """
+    """What each Ray Train worker runs, in a process group of torch's. Returns as `run_group` does."""
     import torch
 
     from raybench.training.environment import place
     from raybench.training.ranks import Ranks
     from raybench.training.worker import run_legs
 
+    device = torch.device("cuda", torch.cuda.current_device()) if config["use_gpu"] else torch.device("cpu")
+    return run_group(config, lambda trial: Ranks.joined(device, trial.leg_timeout_seconds), place(device), run_legs)
+
+
+def run_group(
+    config: dict[str, Any], join: Callable[[Trial], Any], place: Mapping[str, Any], run_legs: Callable[..., None]
+) -> str:
+    """A group's legs, in each of its processes, handed over to the recorder one by one.
+
+    `config` is the `train_loop_config`; `join` meets the other ranks; `place` is what there is to say of this process
+    beside its node (see `raybench.training.environment.place`); `run_legs` is as that of `raybench.training.worker`.
+    Returns why the group is wrongly placed; empty where it is not.
+    """
     recorder = ray.get_actor(config["recorder"], namespace=ACTOR_NAMESPACE)
     trial = Trial.model_validate_json(ray.get(recorder.trial.remote(config["trial_id"])))
     group = config["group"]
-    device = torch.device("cuda", torch.cuda.current_device()) if config["use_gpu"] else torch.device("cpu")
-    ranks = Ranks.joined(device, trial.leg_timeout_seconds)
+    ranks = join(trial)
     here = _node()
-    places = ranks.gather({**here, **place(device)})
+    places = ranks.gather({**here, **place})
     if problem := check_placement(places, trial.setting, config["versions"]):
         return problem
     answer = ray.get(recorder.group_placed.remote(trial.trial_id, group, places)) if ranks.rank == 0 else None
