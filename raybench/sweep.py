@@ -9,6 +9,7 @@ and at the end hands the ledger to the analysis. The same command again runs wha
 from __future__ import annotations
 
 import shlex
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ from raybench.publishing import destination, publish
 from raybench.recorder import EVENT_COLUMNS, leg_event
 from raybench.redaction import without_secrets
 from raybench.space import Space
-from raybench.storage import AnyPath, to_path, write_problem
+from raybench.storage import AnyPath, hidden_folder, to_path, write_problem
 
 USAGE = """
 usage: python -m raybench.sweep space=NAME|PATH [key=value ...] [--quiet | --verbose] [--yes]
@@ -143,6 +144,7 @@ def measure(request: Request, console: Console) -> tuple[list[str], bool]:
         with sweep_lock(request.folder):
             for line in Ledger(request.folder).set_aside():
                 console.print(f"[yellow]damaged[/]: {escape(line)}; its legs run again", soft_wrap=True)
+            shutil.rmtree(hidden_folder(request.folder), ignore_errors=True)  # of a driver that was killed
     there = outcomes_there(plan, Ledger(request.folder))
     total = len(plan.legs())
     if request.level != "quiet":
