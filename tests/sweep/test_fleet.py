@@ -29,8 +29,8 @@ variants:
   - {workers: 1}
   - {workers: 2, nodes: 2}
 arms: {ddp: {engine: torch}, zero1: {engine: deepspeed, zero: 1}}
-protocol: {warmup_steps: 2, steps: 10, rounds: 1, telemetry: false}
-repeats: 3
+protocol: {warmup_steps: 2, steps: 100, rounds: 2, telemetry: false}
+repeats: 2
 """
 # Takes the slots of a cluster, as somebody else's job would, and says when it has them.
 TAKER = """
@@ -125,7 +125,7 @@ def test_trials_of_one_and_two_nodes_run_side_by_side_and_a_node_that_joins_is_u
     told = (tmp_path / "output.txt").read_text()
     assert "Traceback" not in told
     rows = pq.read_table(folder).to_pylist()
-    assert len(rows) == 12
+    assert len(rows) == 16
     assert {row["status"] for row in rows} == {"ok"}, told
 
     trials: dict[str, list[dict[str, Any]]] = {}
