@@ -36,6 +36,7 @@ they take, and what raybench's own instruments cost. `python -m raybench.plan` u
   repeats=6            trials of each setting; 6 where not given, whatever the space says
   isolation=both       also run each leg in processes of its own, and compare: takes several times as long
   results=mlruns/ledger  the ledger is written to <results>/calibration/<space>-<hash>; or a URI, as for a sweep
+  wait=20              minutes to wait for nodes that are not there
   setting.model=lenet  any other key=value overrides that field of the space, as for a sweep
   --json               what was found as JSON on stdout; all else goes to stderr
 
@@ -59,6 +60,7 @@ def main(argv: list[str]) -> int:
     if both:
         del values["isolation"]
     results = to_path(values.pop("results", "mlruns/ledger"))
+    minutes = values.pop("wait", "20")
     name, space = load_space(values.pop("space"), size=values.pop("size", ""), overrides=values)
     check_name("space", name)
     if both and space.isolation == "fresh":
@@ -66,11 +68,13 @@ def main(argv: list[str]) -> int:
     command = without_secrets("python -m raybench.calibrate " + " ".join(shlex.quote(token) for token in argv))
     console = Console(stderr="json" in arguments.flags)
 
-    from raybench.sweep import Request, measure
+    from raybench.sweep import Request, measure, seconds_to_wait
+
+    wait_seconds = seconds_to_wait(minutes)
 
     def run(plan: Plan, space: Space) -> AnyPath:
         folder = (results / SPACE / plan.sweep).absolute()
-        unrun, _ = measure(Request(plan, space, folder, command), console)
+        unrun, _ = measure(Request(plan, space, folder, command, wait_seconds=wait_seconds), console)
         for line in unrun:
             console.print(f"[red]not run[/]: {escape(line)}", soft_wrap=True)
         if not any(row["status"] == "ok" for row in Ledger(folder).rows(["leg_id", "status"])):

@@ -304,6 +304,7 @@ def main(argv: list[str]) -> int:
     values = dict(arguments.values)
     results = to_path(values.pop("results", "mlruns/ledger"))
     price = _price(values.pop("price")) if "price" in values else None
+    values.pop("wait", None)  # of a sweep; here it changes nothing
     plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
     from raybench.planview import outlook, print_plan
 

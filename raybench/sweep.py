@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
     level: Level = "quiet" if "quiet" in arguments.flags else "verbose" if "verbose" in arguments.flags else "normal"
     values = dict(arguments.values)
     results = to_path(values.pop("results", "mlruns/ledger"))
-    wait_seconds = 60 * _minutes(values.pop("wait", "20"))
+    wait_seconds = seconds_to_wait(values.pop("wait", "20"))
     plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
     folder = (results / plan.space / plan.sweep).absolute()
     command = without_secrets("python -m raybench.sweep " + " ".join(shlex.quote(token) for token in argv))
@@ -109,14 +109,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _minutes(text: str) -> float:
+def seconds_to_wait(text: str) -> float:
+    """The seconds of `wait=MINUTES`. Raises UserError."""
     try:
         minutes = float(text)
     except ValueError:
         minutes = -1.0
     if not 0 <= minutes <= 60 * 24 * 30:
         raise UserError(f"wait={text}: minutes to wait for nodes that are not there, 0 or more, as in wait=20")
-    return minutes
+    return 60 * minutes
 
 
 def run_sweep(request: Request, console: Console) -> None:
