@@ -41,6 +41,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0  # at the recorder
 _LOOKS_BETWEEN_COUNTS = 10  # of the cluster's nodes
 _PATIENCE_SECONDS = 30.0
 _ANSWER_SECONDS = 5.0  # the recorder's; a busy one is asked again
+_SETTLING_SECONDS = 3.0
 _HEAD_PATIENCE_SECONDS = 20.0  # Ray itself ends the process, without a word, after 60
 _RECORDER_RESTARTS = 20
 _TRIAL_RESTARTS = 3  # of a trial whose own process is killed
@@ -198,6 +199,7 @@ class _Watch:
             except ray.exceptions.GetTimeoutError:
                 continue  # the recorder is busy; what it has to tell is told later
             except ray.exceptions.RayError as error:
+                time.sleep(_SETTLING_SECONDS)  # it may have died with the head, and first
                 if connection_problem(self._head):
                     self.head_lost = self._head
                 elif not ended:

@@ -13,10 +13,11 @@ import pytest
 from tests.conftest import Commands
 from tests.sweep.processes import MARK, assert_nothing_is_left, find, kill
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ARGUMENTS = [
-    "space=quickstart", "sweep=k", "setting.model=lenet", "repeats=2", "protocol.warmup_steps=2", "protocol.steps=100",
+    "space=quickstart", "sweep=k", "setting.model=lenet", "setting.workers=1", "repeats=1", "protocol.warmup_steps=2",
+    "protocol.steps=150",
 ]  # fmt: skip
 
 
@@ -28,21 +29,23 @@ def test_the_recorder_the_trial_and_the_controller_are_killed(tmp_path: Path) ->
     driver = commands.start("sweep", *ARGUMENTS)
 
     def wait_for_rows(number: int) -> None:
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 900
         while len(list(folder.glob("*.parquet"))) < number:
             assert driver.poll() is None, (tmp_path / "output.txt").read_text()
             assert time.monotonic() < deadline, (tmp_path / "output.txt").read_text()
             time.sleep(0.02)
 
     try:
-        for number, process in [(1, "ray::Recorder"), (3, "ray::ImplicitFunc"), (5, "ray::TrainController")]:
+        for number, process in [(1, "ray::Recorder"), (2, "ray::ImplicitFunc"), (4, "ray::TrainController")]:
             wait_for_rows(number)
             workers = find(mark, "ray::RayTrainWorker")
             kill(mark, process)
-            wait_for_rows(number + 1)
             if process != "ray::Recorder":
-                wait_for_rows(number + 2)  # one may have been on its way
-                assert not set(workers) & set(find(mark, "ray::RayTrainWorker"))
+                while not (now := set(find(mark, "ray::RayTrainWorker"))) - set(workers):
+                    assert driver.poll() is None, (tmp_path / "output.txt").read_text()
+                    time.sleep(0.1)
+                assert not now & set(workers)  # gone before the next group was there
+            wait_for_rows(number + 1)
         assert driver.wait(timeout=600) == 0, (tmp_path / "output.txt").read_text()
     finally:
         driver.kill()
@@ -51,7 +54,7 @@ def test_the_recorder_the_trial_and_the_controller_are_killed(tmp_path: Path) ->
     assert "note: the recorder was killed, and goes on from the ledger" in told
     assert "its trial process was killed" in told
     assert "the process that watches its workers was killed" in told
-    assert told.count(" ms a step") == 12  # each leg is told once
+    assert told.count(" ms a step") == 6  # each leg is told once
     rows = pq.read_table(folder).to_pylist()
     plan = json.loads(commands.run("plan", *ARGUMENTS, "--json").stdout)
     planned = [leg["leg_id"] for trial in plan["trials"] for leg in trial["legs"]]
