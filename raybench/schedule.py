@@ -79,7 +79,8 @@ def run_trials(
     try:
         ray.get(recorder.next_group.remote(plan.trials[0].trial_id))
     except ray.exceptions.RayActorError as error:
-        return Ended(recorder_died=_why_dead(error))
+        shutil.rmtree(storage, ignore_errors=True)
+        return _without_recorder(error)
     searcher = BasicVariantGenerator(max_concurrent=_at_once(plan, cluster))
 
     def grow() -> None:
@@ -118,17 +119,15 @@ def run_trials(
             results = tuner.fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
-    if watch.head_lost:
-        return Ended(head_lost=watch.head_lost)
-    if watch.recorder_died:
-        return Ended(recorder_died=watch.recorder_died)
+    if watch.ended is not None:
+        return watch.ended
     labels = {trial.trial_id: f"{trial.label}, repeat {trial.repeat}" for trial in plan.trials}
     problems = [(labels[result.config["trial_id"]], _problem(result)) for result in results]
     unrun = [f"{label}: {problem}" for label, problem in problems if problem]
     try:
         ray.get(recorder.finish.remote())  # its troubles come up again, and are told, when the sweep is published
     except ray.exceptions.RayActorError as error:
-        return Ended(unrun, recorder_died=_why_dead(error))
+        return replace(_without_recorder(error), unrun=unrun)
     return Ended(unrun)
 
 
@@ -162,8 +161,7 @@ class _Watch:
         self, recorder: Any, display: Display, interruption: Interruption, grow: Callable[[], None] | None
     ) -> None:
         self.over = False  # no trial is to go on
-        self.recorder_died = ""
-        self.head_lost = ""
+        self.ended: Ended | None = None  # where something other than the trials' end or the user ended it
         self._head = str(ray.get_runtime_context().gcs_address)
         self._head_answered = time.monotonic()
         self._recorder, self._display, self._interruption, self._grow = recorder, display, interruption, grow
@@ -184,9 +182,12 @@ class _Watch:
             if ended or self.over:
                 return
             ended = self._end.wait(_SECONDS_BETWEEN_LOOKS)
-            if not self._head_answers():
-                self.head_lost, self.over = self._head, True
+            silence = self._silence_of_head()
+            if silence > _HEAD_PATIENCE_SECONDS:
+                self.ended, self.over = Ended(head_lost=self._head), True
                 return
+            if silence:
+                continue  # without a head Ray's calls wait, and say nothing
             try:
                 if self._grow is not None and number % _LOOKS_BETWEEN_COUNTS == 0 and not ended:
                     self._grow()
@@ -199,11 +200,7 @@ class _Watch:
             except ray.exceptions.GetTimeoutError:
                 continue  # the recorder is busy; what it has to tell is told later
             except ray.exceptions.RayError as error:
-                time.sleep(_SETTLING_SECONDS)  # it may have died with the head, and first
-                if connection_problem(self._head):
-                    self.head_lost = self._head
-                elif not ended:
-                    self.recorder_died = _why_dead(error)
+                self.ended = None if ended else _without_recorder(error)
                 self.over = True
                 return
             if news["incarnation"] != self._incarnation:
@@ -212,12 +209,12 @@ class _Watch:
             self._display.update(news)
             self.over = draining and not news["num_active"]
 
-    def _head_answers(self) -> bool:
-        """Whether the cluster's head was there lately. Without it Ray's calls wait, and say nothing."""
+    def _silence_of_head(self) -> float:
+        """Seconds since the cluster's head last answered; 0 when it does."""
         now = time.monotonic()
         if not connection_problem(self._head):
             self._head_answered = now
-        return now - self._head_answered < _HEAD_PATIENCE_SECONDS
+        return now - self._head_answered
 
 
 class _WhenOver(tune.Stopper):  # type: ignore[misc]
@@ -234,6 +231,13 @@ class _WhenOver(tune.Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         return self._watch is not None and self._watch.over
+
+
+def _without_recorder(error: BaseException) -> Ended:
+    """How a sweep ends whose recorder died: with its head, which dies a little later, or alone."""
+    time.sleep(_SETTLING_SECONDS)
+    head = str(ray.get_runtime_context().gcs_address)
+    return Ended(head_lost=head) if connection_problem(head) else Ended(recorder_died=_why_dead(error))
 
 
 def _why_dead(error: BaseException) -> str:
