@@ -4,6 +4,7 @@ when there is one again."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +26,6 @@ ARGUMENTS = [
     "space=quickstart", "sweep=n", "setting.model=lenet", "setting.workers=1", "repeats=1", "protocol.warmup_steps=2",
     "protocol.steps=150",
 ]  # fmt: skip
-# A node that is gone is noticed within about four seconds.
-QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def start_cluster() -> Iterator[Callable[..., Cluster]]:
     clusters = []
 
     def start(head_cpus: int, *names: str) -> Cluster:
-        head = {"num_cpus": head_cpus, "_system_config": QUICK, "node_name": "head", "include_dashboard": False}
+        head = {"num_cpus": head_cpus, "node_name": "head", "include_dashboard": False}
         if head_cpus:
             head["resources"] = {"bench_slot": 1}
         cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -49,6 +48,13 @@ def start_cluster() -> Iterator[Callable[..., Cluster]]:
     yield start
     for cluster in clusters:
         cluster.shutdown()
+
+
+def commands_on(cluster: Cluster, folder: Path) -> Commands:
+    """Commands that join a cluster of this process, in its mode of authentication."""
+    commands = Commands(folder, cluster.address)
+    commands.environment["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE", "disabled")
+    return commands
 
 
 def wait_for_rows(folder: Path, number: int, driver: subprocess.Popen[str]) -> list[dict[str, Any]]:
@@ -63,7 +69,7 @@ def wait_for_rows(folder: Path, number: int, driver: subprocess.Popen[str]) -> l
 
 def test_a_trial_whose_node_dies_begins_anew_on_another(tmp_path: Path, start_cluster: Callable[..., Cluster]) -> None:
     cluster = start_cluster(0, "north", "south")
-    commands = Commands(tmp_path, cluster.address)
+    commands = commands_on(cluster, tmp_path)
     folder = tmp_path / "mlruns/ledger/quickstart/n"
     driver = commands.start("sweep", *ARGUMENTS)
     try:
@@ -94,7 +100,7 @@ def test_without_its_head_a_sweep_ends_and_the_same_command_goes_on(
     tmp_path: Path, start_cluster: Callable[..., Cluster]
 ) -> None:
     cluster = start_cluster(2)
-    commands = Commands(tmp_path, cluster.address)
+    commands = commands_on(cluster, tmp_path)
     folder = tmp_path / "mlruns/ledger/quickstart/n"
     driver = commands.start("sweep", *ARGUMENTS)
     try:
@@ -114,7 +120,7 @@ def test_without_its_head_a_sweep_ends_and_the_same_command_goes_on(
     assert not list(folder.parent.glob(".*"))
 
     again = start_cluster(2)
-    commands = Commands(tmp_path, again.address)
+    commands = commands_on(again, tmp_path)
     done = commands.run("sweep", *ARGUMENTS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"resumed: {len(kept)} of 6 legs are in the ledger" in done.stdout
