@@ -74,7 +74,14 @@ def connect() -> Cluster:
             "the Ray cluster wants a token, and this process has none or another one: copy its ~/.ray/auth_token here, "
             "or name the file in RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
         ) from None
-    ray.init(address="local", resources={SLOT: 1, f"{_OWNER}{os.getpid()}": 1}, include_dashboard=False, **common)
+    try:
+        ray.init(address="local", resources={SLOT: 1, f"{_OWNER}{os.getpid()}": 1}, include_dashboard=False, **common)
+    except Exception as error:  # Ray gives a node half a minute, and has no type of its own for this
+        if "timed out during startup" not in str(error):
+            raise
+        raise UserError(
+            "Ray did not start on this machine within 30 s; it may be busy with something else: look, and try again"
+        ) from None
     return Cluster(_nodes(), is_local=True)
 
 
