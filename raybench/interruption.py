@@ -27,13 +27,13 @@ class Interruption:
 
     def __init__(self) -> None:
         self.requested = False
-        self._ending = False
+        self.ended_by: int | None = None  # the signal that ended it at once
 
     def _handle(self, signal_number: int, _frame: FrameType | None) -> None:
-        if self._ending:
+        if self.ended_by is not None:
             return  # it is being done; a second exception would leave processes behind
         if self.requested or signal_number in _NOW:
-            self._ending = True
+            self.ended_by = signal_number
             raise StoppedNow(signal_number)
         self.requested = True
 
@@ -51,6 +51,10 @@ def interruptible() -> Iterator[Interruption]:
         signal.signal(number, interruption._handle)
     try:
         yield interruption
+    except KeyboardInterrupt:
+        if interruption.ended_by is None:
+            raise
+        raise StoppedNow(interruption.ended_by) from None  # Ray makes a plain one of what is raised in its calls
     finally:
         for number in taken:
             signal.signal(number, before[number])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from raybench.interruption import StoppedNow, interruptible
 from tests.conftest import command_environment
 from tests.sweep.processes import MARK, assert_nothing_is_left, kill, processes_of
 from tests.terminal import CTRL_C, Terminal
@@ -118,3 +119,21 @@ def test_what_signals_ask_for(signals: list[signal.Signals], code: int) -> None:
             assert process.wait(timeout=30) == code
         finally:
             process.kill()
+
+
+def library_that_makes_a_plain_interrupt_of_it(number: signal.Signals | None) -> None:
+    try:
+        if number is not None:
+            signal.raise_signal(number)
+    except StoppedNow:
+        pass
+    raise KeyboardInterrupt
+
+
+def test_a_signal_keeps_its_number_where_a_library_makes_a_plain_interrupt_of_it() -> None:
+    with pytest.raises(StoppedNow) as stopped, interruptible():
+        library_that_makes_a_plain_interrupt_of_it(signal.SIGTERM)
+    assert stopped.value.exit_code == 143
+    with pytest.raises(KeyboardInterrupt) as plain, interruptible():
+        library_that_makes_a_plain_interrupt_of_it(None)
+    assert not isinstance(plain.value, StoppedNow)
