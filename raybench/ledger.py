@@ -185,9 +185,12 @@ def write_rows(folder: AnyPath, name: str, rows: list[dict[str, Any]]) -> AnyPat
 
     Raises StorageError where a store does not take them, also after waiting.
     """
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    return _write_table(folder, name, pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def _write_table(folder: AnyPath, name: str, table: pa.Table) -> AnyPath:
     # A file of one leg is read faster uncompressed; many legs are worth packing.
-    options = {"compression": "zstd" if len(rows) > 1 else "none", "write_page_checksum": True}
+    options = {"compression": "zstd" if len(table) > 1 else "none", "write_page_checksum": True}
     if not isinstance(folder, Path):
         content = pa.BufferOutputStream()
         pq.write_table(table, content, **options)
@@ -303,8 +306,13 @@ class Ledger:
         singles = [file for names, file in files_below(self.folder, "leg-*.parquet") if len(names) == 1]
         if len(singles) < min_files:
             return False
-        rows = [row for _, table in scan_files(singles) for row in table.to_pylist()]
-        write_rows(self.folder, f"legs-{singles[0].stem.removeprefix('leg-')}-{len(rows)}", rows)
+        merged = pa.concat_tables((table for _, table in scan_files(singles)), promote_options="default")
+        columns = [
+            merged[field.name] if field.name in merged.column_names else pa.nulls(len(merged), field.type)
+            for field in SCHEMA
+        ]
+        name = f"legs-{singles[0].stem.removeprefix('leg-')}-{len(merged)}"
+        _write_table(self.folder, name, pa.table(columns, schema=SCHEMA))
         with ThreadPoolExecutor(_threads(singles)) as pool:
             for _ in pool.map(lambda file: file.unlink(missing_ok=True), singles):
                 pass
