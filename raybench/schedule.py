@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # Tune would take Ctrl-C for itself and cut the running legs; raybench.interruption says what it means here.
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -53,7 +54,6 @@ class Ended:
 
     unrun: list[str] = field(default_factory=list)
     recorder_died: str = ""  # why, where it did
-    head_lost: str = ""  # the address that no longer answers, where that is so
 
 
 def run_trials(
@@ -74,13 +74,25 @@ def run_trials(
     storage = hidden_folder(folder)
     shutil.rmtree(storage, ignore_errors=True)  # what a driver that was killed left says nothing of this run
     storage.mkdir(parents=True)
+
+    def lost(head: str) -> NoReturn:
+        """End here and now: without a head Ray's calls wait, Tune's among them, until Ray ends the process itself."""
+        display.__exit__(None, None, None)
+        shutil.rmtree(storage, ignore_errors=True)
+        print(
+            f"raybench: the Ray cluster at {head} no longer answers; what was measured is kept in {folder}, and the same "
+            "command runs the rest",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        os._exit(1)
+
     name = f"recorder-{plan.space}-{plan.sweep}"
     recorder = _recorder(name, plan, folder, space_yaml, storage, wait_seconds, cluster)
     try:
         ray.get(recorder.next_group.remote(plan.trials[0].trial_id))
     except ray.exceptions.RayActorError as error:
         shutil.rmtree(storage, ignore_errors=True)
-        return _without_recorder(error)
+        return _without_recorder(error, lost)
     searcher = BasicVariantGenerator(max_concurrent=_at_once(plan, cluster))
 
     def grow() -> None:
@@ -88,7 +100,7 @@ def run_trials(
         nodes = tuple(node.total for node in look())
         searcher.max_concurrent = _at_once(plan, replace(cluster, nodes=nodes))
 
-    watch = _Watch(recorder, display, interruption, None if cluster.is_local else grow)
+    watch = _Watch(recorder, display, interruption, lost, None if cluster.is_local else grow)
     ids = iter([trial.trial_id for trial in plan.trials])
     config = {
         "trial_id": tune.sample_from(lambda _: next(ids)),  # a grid is copied whole for each of its values
@@ -127,7 +139,7 @@ def run_trials(
     try:
         ray.get(recorder.finish.remote())  # its troubles come up again, and are told, when the sweep is published
     except ray.exceptions.RayActorError as error:
-        return replace(_without_recorder(error), unrun=unrun)
+        return replace(_without_recorder(error, lost), unrun=unrun)
     return Ended(unrun)
 
 
@@ -158,13 +170,19 @@ class _Watch:
     """The thread that carries the recorder's news to the display, and the user's wish to stop to the recorder."""
 
     def __init__(
-        self, recorder: Any, display: Display, interruption: Interruption, grow: Callable[[], None] | None
+        self,
+        recorder: Any,
+        display: Display,
+        interruption: Interruption,
+        lost: Callable[[str], NoReturn],
+        grow: Callable[[], None] | None,
     ) -> None:
         self.over = False  # no trial is to go on
         self.ended: Ended | None = None  # where something other than the trials' end or the user ended it
         self._head = str(ray.get_runtime_context().gcs_address)
         self._head_answered = time.monotonic()
-        self._recorder, self._display, self._interruption, self._grow = recorder, display, interruption, grow
+        self._recorder, self._display, self._interruption = recorder, display, interruption
+        self._lost, self._grow = lost, grow
         self._told = self._incarnation = 0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
@@ -184,8 +202,7 @@ class _Watch:
             ended = self._end.wait(_SECONDS_BETWEEN_LOOKS)
             silence = self._silence_of_head()
             if silence > _HEAD_PATIENCE_SECONDS:
-                self.ended, self.over = Ended(head_lost=self._head), True
-                return
+                self._lost(self._head)
             if silence:
                 continue  # without a head Ray's calls wait, and say nothing
             try:
@@ -200,7 +217,7 @@ class _Watch:
             except ray.exceptions.GetTimeoutError:
                 continue  # the recorder is busy; what it has to tell is told later
             except ray.exceptions.RayError as error:
-                self.ended = None if ended else _without_recorder(error)
+                self.ended = None if ended else _without_recorder(error, self._lost)
                 self.over = True
                 return
             if news["incarnation"] != self._incarnation:
@@ -233,11 +250,13 @@ class _WhenOver(tune.Stopper):  # type: ignore[misc]
         return self._watch is not None and self._watch.over
 
 
-def _without_recorder(error: BaseException) -> Ended:
+def _without_recorder(error: BaseException, lost: Callable[[str], NoReturn]) -> Ended:
     """How a sweep ends whose recorder died: with its head, which dies a little later, or alone."""
-    time.sleep(_SETTLING_SECONDS)
     head = str(ray.get_runtime_context().gcs_address)
-    return Ended(head_lost=head) if connection_problem(head) else Ended(recorder_died=_why_dead(error))
+    time.sleep(_SETTLING_SECONDS)
+    if connection_problem(head):
+        lost(head)
+    return Ended(recorder_died=_why_dead(error))
 
 
 def _why_dead(error: BaseException) -> str:

@@ -219,8 +219,6 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
         stopped = stop.exit_code
     finally:
         clusters.disconnect()
-    if ended.head_lost:
-        raise Interrupted(f"the Ray cluster at {ended.head_lost} no longer answers; {_how_to_go_on(request)}", 1)
     if ended.recorder_died:
         raise Interrupted(f"the recorder died ({ended.recorder_died}); {_how_to_go_on(request)}", 1)
     if stopped and len(outcomes_there(plan, Ledger(request.folder))) < len(plan.legs()):
