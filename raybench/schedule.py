@@ -80,8 +80,8 @@ def run_trials(
         display.__exit__(None, None, None)
         shutil.rmtree(storage, ignore_errors=True)
         print(
-            f"raybench: the Ray cluster at {head} no longer answers; what was measured is kept in {folder}, and the same "
-            "command runs the rest",
+            f"raybench: the Ray cluster at {head} no longer answers; what was measured is kept in {folder}, and the "
+            "same command runs the rest",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         os._exit(1)
