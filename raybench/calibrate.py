@@ -25,7 +25,7 @@ from raybench.space import Space, load_space
 from raybench.storage import AnyPath, to_path
 
 USAGE = """
-usage: python -m raybench.calibrate space=NAME|PATH [isolation=both] [key=value ...] [--json]
+usage: python -m raybench.calibrate space=NAME|PATH [isolation=both] [key=value ...] [--json] [--yes]
 
 Run the baseline of a space against itself (A/A) on this machine, and say how finely a sweep here can see: the
 noise and where it comes from, false verdicts, the smallest effect that 3 to 20 trials show and the machine time that
@@ -39,6 +39,7 @@ they take, and what raybench's own instruments cost. `python -m raybench.plan` u
   wait=20              minutes to wait for nodes that are not there
   setting.model=lenet  any other key=value overrides that field of the space, as for a sweep
   --json               what was found as JSON on stdout; all else goes to stderr
+  --yes                a plan of more than 10,000 legs is meant
 
 The same command again runs what is missing, and repeats=12 adds trials.
 
@@ -50,7 +51,7 @@ SPACE = "calibration"  # the folder of the ledgers, and the experiment's name in
 
 def main(argv: list[str]) -> int:
     """Calibrate. Returns 0; raises UserError for bad input, and what a sweep raises."""
-    arguments = parse_arguments(argv, usage=USAGE, flags={"json"})
+    arguments = parse_arguments(argv, usage=USAGE, flags={"json", "yes"})
     values = {"repeats": str(REPEATS), **arguments.values}
     if "space" not in values:
         raise UserError("space= is missing: name a space, as in space=quickstart, or --help")
@@ -61,7 +62,8 @@ def main(argv: list[str]) -> int:
         del values["isolation"]
     results = to_path(values.pop("results", "mlruns/ledger"))
     minutes = values.pop("wait", "20")
-    name, space = load_space(values.pop("space"), size=values.pop("size", ""), overrides=values)
+    large = "yes" in arguments.flags
+    name, space = load_space(values.pop("space"), size=values.pop("size", ""), overrides=values, large=large)
     check_name("space", name)
     if both and space.isolation == "fresh":
         raise UserError("isolation=both compares with shared processes, and this space has isolation: fresh")

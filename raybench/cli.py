@@ -1,12 +1,13 @@
 """The command line's common ground: `key=value` tokens, flags, `--help`, one-line errors, exit codes.
 
-Exit codes: 0 done, 1 nothing could be measured or what was checked does not hold, 2 bad input, 130 stopped by
-the user (143 by SIGTERM, 129 by SIGHUP).
+Exit codes: 0 done, 1 nothing could be measured, what was checked does not hold or the disk is full, 2 bad input, 130
+stopped by the user (143 by SIGTERM, 129 by SIGHUP).
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import re
 import sys
@@ -127,6 +128,12 @@ def _guarded(main: Callable[[list[str]], int], argv: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        print(f"raybench: {one_line(str(error.strerror) + where)}; make room there, and start again", file=sys.stderr)
+        return 1
 
 
 def one_line(text: str) -> str:

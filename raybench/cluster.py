@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import secrets
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ if (Path.home() / ".ray" / "auth_token").exists():
 
 import psutil
 import ray
+from ray._private import ray_constants
 
 from raybench.errors import UserError
 from raybench.fleet import SLOT, Autoscaler, NodeType
@@ -74,6 +77,15 @@ def connect() -> Cluster:
             "the Ray cluster wants a token, and this process has none or another one: copy its ~/.ray/auth_token here, "
             "or name the file in RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
         ) from None
+    _start(common)
+    return Cluster(_nodes(), is_local=True)
+
+
+def _start(common: dict[str, Any]) -> None:
+    """Start a Ray of this machine alone, which listens on loopback and has one slot. Raises UserError."""
+    _make_token()
+    # Told that there are no clusters, as on a Mac, Ray takes 127.0.0.1 for this node's address and listens there alone.
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         ray.init(address="local", resources={SLOT: 1, f"{_OWNER}{os.getpid()}": 1}, include_dashboard=False, **common)
     except Exception as error:  # Ray gives a node half a minute, and has no type of its own for this
@@ -82,7 +94,26 @@ def connect() -> Cluster:
         raise UserError(
             "Ray did not start on this machine within 30 s; it may be busy with something else: look, and try again"
         ) from None
-    return Cluster(_nodes(), is_local=True)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = True
+
+
+def _make_token() -> None:
+    """Make the token that a Ray started here will want, where there is none: Ray's own can be read by everybody.
+
+    RAY_AUTH_MODE other than `token`, and a token that lies elsewhere, are the user's word.
+    """
+    path = Path.home() / ".ray" / "auth_token"
+    elsewhere = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if path.exists() or elsewhere or os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    aside = path.with_name(f".auth_token.{os.getpid()}.writing")
+    aside.touch(mode=0o600)
+    aside.write_text(secrets.token_hex(32), encoding="ascii")
+    with contextlib.suppress(FileExistsError):  # another sweep was faster
+        os.link(aside, path)
+    aside.unlink()
 
 
 def _owner(nodes: tuple[dict[str, float], ...]) -> int | None:

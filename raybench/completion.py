@@ -153,6 +153,10 @@ def _values(command: str, key: str, before: list[str], start: str) -> Iterable[s
         return _paths(start, "")
     if key == "isolation" and command == "calibrate":
         return ["shared", "both"]
+    if key == "retry":
+        from raybench.outcome import FAILURE_KINDS
+
+        return ["failed", *FAILURE_KINDS]
     if key in _ARM_KEYS:
         spaces = [_space(before)] if command in _TAKE_SPACE else [_read(path) for path in _spaces_of_ledgers(before)]
         return [str(arm) for space in spaces for arm in _mapping(space, "arms")]

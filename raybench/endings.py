@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,8 +20,11 @@ _CONNECT_SECONDS = 5.0
 _SETTLING_SECONDS = 1.0
 
 
-def failure_of(trial: Trial, error: BaseException, seconds: float) -> Failure:
-    """The failure of the leg that ended its group after `seconds`, from what Ray Train says of the workers."""
+def failure_of(trial: Trial, error: BaseException, seconds: float, *, oom_killed: bool) -> Failure:
+    """The failure of the leg that ended its group after `seconds`, from what Ray Train says of the workers.
+
+    `oom_killed`: the kernel ended processes of that machine meanwhile, for want of memory.
+    """
     environment = {"node": socket.gethostname(), "trial_process": os.getpid()}
     kind: FailureKind = "crashed"
     message = first_words(error)
@@ -31,9 +35,10 @@ def failure_of(trial: Trial, error: BaseException, seconds: float) -> Failure:
         kind, message = "timeout", f"no end after {seconds:.0f} s; the limit is {trial.leg_timeout_seconds:.0f} s"
     elif dead is not None:
         low_memory = isinstance(dead[1], ray.exceptions.OutOfMemoryError) or "running low on memory" in str(dead[1])
-        kind = "out_of_memory" if low_memory else "crashed"
+        kind = "out_of_memory" if low_memory or oom_killed else "crashed"
         detail = re.search(r"exit detail: (.*?)(?: Some common causes|$)", str(dead[1]), re.MULTILINE)
-        message = f"rank {dead[0]}: its process died: {detail[1] if detail else first_words(dead[1])}"
+        how = " while the kernel's OOM killer was at work" if oom_killed else ""
+        message = f"rank {dead[0]}: its process died{how}: {detail[1] if detail else first_words(dead[1])}"
     elif own is not None:
         kind, message = own[1].kind, own[1].message
     return Failure(kind, message, environment=environment)
@@ -54,6 +59,15 @@ def why_cut(error: BaseException, node_ids: Collection[str]) -> str:
 def _causes(error: BaseException) -> dict[int, Any]:
     """What happened to each rank that did not end well."""
     return {rank: _root(cause) for rank, cause in getattr(error, "worker_failures", {}).items()}
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has ended on this machine for want of memory; 0 where it does not say."""
+    try:
+        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 def _root(error: BaseException) -> Any:

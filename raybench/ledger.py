@@ -249,6 +249,9 @@ class Ledger:
                     file.replace(aside)
                     told.append(f"{damage}; set aside as {aside}")
         self.finish_withdrawals()
+        if isinstance(self.folder, Path):
+            for cut in self.folder.glob(".*.writing"):  # by the death of who wrote it
+                cut.unlink(missing_ok=True)
         return told
 
     def write_space(self, text: str) -> None:
@@ -263,7 +266,7 @@ class Ledger:
         return row
 
     def withdraw(self, leg_ids: Collection[str], why: str) -> list[dict[str, Any]]:
-        """Move rows of one trial to `_aside/`, where they are kept and do not count: the trial begins anew.
+        """Move rows of one trial to `_aside/`, where they are kept and do not count: their legs run again.
 
         They lie there, durable, in a file of the trial and its attempt with `why` in the column `withdrawn`, before
         they leave the ledger. Returns them; `finish_withdrawals` ends what was cut in between.
@@ -272,6 +275,8 @@ class Ledger:
         if rows:
             attempt = max(row.get("attempt") or 0 for row in rows)
             name = f"trial-{rows[0]['trial_id']}-attempt-{attempt}"
+            times = sum(file.stem.startswith(name) for file in _withdrawn_files(self.folder))
+            name = f"{name}-{times}" if times else name  # its legs that failed at that time, one kind after the other
             write_rows(self.folder / ASIDE, name, [{**row, "withdrawn": why} for row in rows])
             self._remove({row["leg_id"] for row in rows})
         return rows

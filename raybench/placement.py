@@ -29,6 +29,7 @@ from raybench.plan import Plan, Trial
 from raybench.setting import Setting
 from raybench.versions import version_differences
 
+RUN = "RAYBENCH_RUN"  # a variable of the workers: names this run of the sweep
 _CONNECT_SECONDS = 3.0
 _JOIN_SECONDS = 60.0  # the import of ray included
 

@@ -258,7 +258,7 @@ long and at what cost; and how small an effect it could see. Runs nothing.
   setting.batch_size=[64,128]    any other key=value overrides that field of the space
   price=3.06                     what a node costs an hour, in whatever money: gives the cost
   results=mlruns/ledger          where legs that ran before and calibrations of this machine are looked for
-  sweep=friday                   the sweep's name; it changes nothing else
+  sweep=friday, retry=failed     as a sweep takes them; they change nothing else here
   --json                         the whole plan as JSON on stdout; `torchrun -m raybench.training PLAN` runs it.
                                  Its `outlook` holds time, cost, and where it would run
   --yes                          a plan of more than 10,000 legs is meant
@@ -304,7 +304,8 @@ def main(argv: list[str]) -> int:
     values = dict(arguments.values)
     results = to_path(values.pop("results", "mlruns/ledger"))
     price = _price(values.pop("price")) if "price" in values else None
-    values.pop("wait", None)  # of a sweep; here it changes nothing
+    values.pop("wait", None)  # of a sweep; here they change nothing
+    values.pop("retry", None)
     plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
     from raybench.planview import outlook, print_plan
 

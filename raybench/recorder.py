@@ -20,10 +20,13 @@ from typing import Any
 
 from raybench import outcome as outcomes
 from raybench.admission import Queue
+from raybench.errors import StorageError
 from raybench.fleet import Autoscaler, Need, Node
 from raybench.ledger import Ledger
 from raybench.mlflow_thread import MlflowThread
+from raybench.outcome import Failure, Outcome
 from raybench.plan import Leg, Plan, Trial
+from raybench.redaction import without_secrets
 from raybench.running import Running, RunningTrial
 from raybench.storage import hidden_folder, to_path
 
@@ -160,10 +163,13 @@ class Recorder:
         if state.group != group and not self.running.draining:
             placement = [{"node": place["node"], "gpus": list(place["gpus"])} for place in places]
             earlier = self.placements.get(trial_id)
-            if trial_id in self.placements and (
-                earlier is None or outcomes.machines(earlier) != outcomes.machines(placement)
-            ):
-                self._begin_anew(trial_id, placement)
+            moved = earlier is None or outcomes.machines(earlier) != outcomes.machines(placement)
+            if trial_id in self.placements and moved:
+                try:
+                    self._begin_anew(trial_id, placement)
+                except (OSError, StorageError) as error:
+                    self.running.stop_for(error)
+                    return []
             state.group, state.placement, state.leg_id = group, placement, ""
             state.node_ids = sorted({place["node_id"] for place in places})
             self.queue.placed(trial_id, state.node_ids)
@@ -253,14 +259,19 @@ class Recorder:
         if leg_id in self.done or state is None or state.group not in ("", process_group):
             return
         outcome = replace(
-            outcomes.from_dict(values),
+            _without_secrets(outcomes.from_dict(values)),
             process_group=process_group,
             attempt=self.attempts.get(trial.trial_id, 0),
             placement=state.placement,
         )
-        if not self.running.wrote:
-            self.ledger.write_space(self.space_yaml)  # the latest: more repeats may be asked for than at first
-        row = self.ledger.add(self.plan.sweep, self.plan.space, trial, leg, outcome)
+        try:
+            if not self.running.wrote:
+                self.ledger.write_space(self.space_yaml)  # the latest: more repeats may be asked for than at first
+            row = self.ledger.add(self.plan.sweep, self.plan.space, trial, leg, outcome)
+        except (OSError, StorageError) as error:  # the leg has no outcome then, and runs again when there is room
+            self.running.stop_for(error)
+            state.leg_id = ""
+            return
         if not self.running.wrote:
             self.running.wrote = True
             self.running.save()
@@ -282,8 +293,8 @@ class Recorder:
 
     def news(self, since: int, incarnation: int = 0) -> dict[str, Any]:
         """What happened since event number `since` of this `incarnation` of the recorder (from its first on, where it
-        is another one), the legs that run now, the nodes that are `missed` (`admission.Queue.missed`), and how many
-        trials have processes.
+        is another one), the legs that run now, the nodes that are `missed` (`admission.Queue.missed`), how many trials
+        have processes, and the `trouble` that nothing can be kept.
 
         An event is a leg's outcome (`leg_event`), or a `note` to tell; a note with an `attempt` says that the trial
         of its `setting_id` and `repeat` has begun anew.
@@ -304,6 +315,7 @@ class Recorder:
             "running": running,
             "missed": self.queue.missed(),
             "num_active": len(self.running.trials),
+            "trouble": self.running.trouble,
         }
 
     def finish(self) -> list[str]:
@@ -311,6 +323,11 @@ class Recorder:
         for trial_id in list(self.unlogged):
             self.trial_ended(trial_id)
         return self.mlflow.finish()
+
+
+def _without_secrets(outcome: Outcome) -> Outcome:
+    """The outcome without what a failure's message may tell of the environment's secrets."""
+    return replace(outcome, message=without_secrets(outcome.message)) if isinstance(outcome, Failure) else outcome
 
 
 _NOBODY = "-"  # the group of a trial whose next one is not placed yet

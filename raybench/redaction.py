@@ -1,29 +1,52 @@
-"""Passwords stay where they are: addresses and messages without the secrets that they may carry."""
+"""Secrets stay where they are: addresses and messages without the passwords, tokens and keys that they may carry.
+
+What is secret cannot be known of any text; what is taken out is the value of each environment variable whose name says
+that it is a secret, the password in any variable that holds an address, and the userinfo of every address.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from urllib.parse import quote, unquote
 
-_SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+# WANDB_API_KEY, HF_TOKEN, AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_PASSWORD ...; PWD is a folder.
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|API_?KEY|(?:ACCESS|ACCOUNT|PRIVATE|SECRET|STORAGE)_KEY)(?:_|$)"
+)
+# ... but not AWS_WEB_IDENTITY_TOKEN_FILE or RAY_AUTH_TOKEN_PATH, which say where one lies.
+_PLACE_NAME = re.compile(r"_(?:FILE|PATH|DIR|URL|URI|MODE|ENDPOINT)$")
+_SHORTEST_SECRET = 4  # characters; what is shorter is no secret, and would be found in any word
 # user:password@ of an address, up to its last @: a password may hold one that nobody escaped.
 _USERINFO = re.compile(r"(?<=://)[^\s/]*@")
 # The same of a store whose secret key holds a slash that nobody escaped.
 _KEY_AND_SECRET = re.compile(r"(?<=s3://)[^\s/@:]+:[^\s@]*@")
+_PASSWORD = re.compile(r"://[^\s/:]*:([^\s/]+)@")
+_SECRET_FIELD = re.compile(r"(?i)(?<=[?&])([\w\-]*(?:password|token|secret|signature|api_?key)=)[^&\s#]+")
 
 
 def without_secrets(text: str) -> str:
-    """The text with user names and passwords of addresses, and MLflow's own secrets, taken out."""
-    for name in _SECRET_VARIABLES:
-        secret = os.environ.get(name)
-        if secret:
-            for form in {secret, unquote(secret), quote(secret, safe="")}:
-                text = text.replace(form, "***")
-    return _USERINFO.sub("", _KEY_AND_SECRET.sub("", text))
+    """The text with the user names and passwords of addresses, and the environment's own secrets, taken out."""
+    for secret in _secrets():
+        text = text.replace(secret, "***")
+    return _SECRET_FIELD.sub(r"\1***", _USERINFO.sub("", _KEY_AND_SECRET.sub("", text)))
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, in one line, without secrets."""
-    text = str(error).strip()
-    return without_secrets(text.splitlines()[0] if text else type(error).__name__)
+    text = without_secrets(str(error)).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _secrets() -> list[str]:
+    """Every secret of the environment in the forms that it may take, the longest first: one may hold another."""
+    found = {form for one in _values() for form in (one, unquote(one), quote(one, safe=""), repr(one)[1:-1])}
+    return sorted((form for form in found if len(form) >= _SHORTEST_SECRET), key=len, reverse=True)
+
+
+def _values() -> Iterator[str]:
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name.upper()) and not _PLACE_NAME.search(name.upper()):
+            yield value.strip()
+        yield from _PASSWORD.findall(value)

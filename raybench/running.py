@@ -6,12 +6,15 @@ same in every process until the machine starts anew; a clock that is set back ch
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from raybench.errors import StorageError
+from raybench.redaction import first_line
 
 
 @dataclass
@@ -39,6 +42,13 @@ class Running:
     wrote: bool = False  # whether a row was written: the ledger must be there
     draining: bool = False
     trials: dict[str, RunningTrial] = field(default_factory=dict)
+    trouble: str = ""  # why nothing can be kept, as on a full disk
+
+    def stop_for(self, error: OSError | StorageError) -> None:
+        """Nothing can be kept any more: no further leg is to begin, and the driver is told why."""
+        number = getattr(error, "errno", None)
+        self.trouble = self.trouble or (os.strerror(number) if number else first_line(error))
+        self.draining = True
 
     @classmethod
     def load(cls, path: Path) -> Running:
@@ -56,6 +66,10 @@ class Running:
             "trials": {name: asdict(trial) for name, trial in self.trials.items()},
         }  # fmt: skip
         aside = self.path.with_name(f".{self.path.name}.writing")
-        with contextlib.suppress(FileNotFoundError):  # the sweep has ended and taken its folder away
+        try:
             aside.write_text(json.dumps(state), encoding="utf-8")
             aside.replace(self.path)
+        except FileNotFoundError:
+            pass  # the sweep has ended and taken its folder away
+        except OSError as error:
+            self.stop_for(error)

@@ -1,7 +1,7 @@
 """The sweep on Ray: a recorder, Ray Tune that runs the trials and decides nothing else, and a thread that tells of it.
 
-A sweep ends early when the user asks for it (the running legs end, no other begins) or when the recorder dies and
-cannot be started again, without which nothing can be kept.
+A sweep ends early when the user asks for it or the ledger cannot be written (the running legs end, no other begins),
+and when the recorder dies and cannot be started again, without which nothing can be kept.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,10 +30,11 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from raybench.display import Display
 from raybench.interruption import Interruption
 from raybench.nodes import look
-from raybench.placement import Cluster, connection_problem
+from raybench.placement import RUN, Cluster, connection_problem
 from raybench.plan import Plan
 from raybench.publishing import destination, mlflow_variables
 from raybench.recorder import ACTOR_NAMESPACE, Recorder
+from raybench.redaction import first_line, without_secrets
 from raybench.storage import AnyPath, address, hidden_folder, store_variables
 from raybench.trial import Fit, run_trial
 from raybench.versions import own_versions
@@ -54,6 +56,7 @@ class Ended:
 
     unrun: list[str] = field(default_factory=list)
     recorder_died: str = ""  # why, where it did
+    trouble: str = ""  # why the ledger cannot be written, where it cannot
 
 
 def run_trials(
@@ -109,8 +112,7 @@ def run_trials(
         "storage": str(storage),
         "working_tree": str(Path.cwd()),
         "versions": {} if cluster.is_local else own_versions(),
-        # Ray hands no variable of the driver to workers on other machines; these say how ranks talk to each other.
-        "variables": {name: value for name, value in os.environ.items() if name.startswith(("NCCL_", "GLOO_"))},
+        "variables": _variables(cluster),
         "wait_seconds": wait_seconds,
         **({"fit": fit} if fit else {}),
     }
@@ -129,6 +131,11 @@ def run_trials(
     try:
         with display, watch:
             results = tuner.fit()
+    except OSError as error:  # Tune's own files lie beside the ledger
+        if isinstance(error, ConnectionError):
+            raise
+        said = os.strerror(error.errno) if error.errno else first_line(error)
+        watch.ended = watch.ended or Ended(trouble=said)
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     if watch.ended is not None:
@@ -141,6 +148,14 @@ def run_trials(
     except ray.exceptions.RayActorError as error:
         return replace(_without_recorder(error, lost), unrun=unrun)
     return Ended(unrun)
+
+
+def _variables(cluster: Cluster) -> dict[str, str]:
+    """What the workers are told of this run: its name, and the driver's variables of how ranks talk to each other,
+    which Ray hands to no worker on another machine. On one machine gloo stays on loopback unless these say otherwise.
+    """
+    own = {name: value for name, value in os.environ.items() if name.startswith(("NCCL_", "GLOO_"))}
+    return {RUN: uuid.uuid4().hex, **({"GLOO_SOCKET_IFNAME": "lo"} if cluster.is_local else {}), **own}
 
 
 def _at_once(plan: Plan, cluster: Cluster) -> int:
@@ -224,7 +239,9 @@ class _Watch:
                 self._incarnation, self._told = news["incarnation"], 0
             self._told += len(news["events"])
             self._display.update(news)
-            self.over = draining and not news["num_active"]
+            if news["trouble"]:
+                self.ended = Ended(trouble=news["trouble"])
+            self.over = (draining or self.ended is not None) and not news["num_active"]
 
     def _silence_of_head(self) -> float:
         """Seconds since the cluster's head last answered; 0 when it does."""
@@ -270,11 +287,11 @@ def _problem(result: Any) -> str:
     """Why a trial could not be run to its end, as Tune or the trial itself says; empty where it was."""
     if result.error is not None:
         return _reason(result.error)
-    return str((result.metrics or {}).get("problem", ""))
+    return without_secrets(str((result.metrics or {}).get("problem", "")))
 
 
 def _reason(error: BaseException) -> str:
     """The last words of an error that came out of a trial: those of the exception, below Ray's traceback."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     start = next((i for i in range(len(lines) - 1, -1, -1) if not lines[i].startswith(" ")), 0)
-    return " ".join(line.strip() for line in lines[start:])[:500] or type(error).__name__
+    return without_secrets(" ".join(line.strip() for line in lines[start:]))[:500] or type(error).__name__

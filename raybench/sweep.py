@@ -11,6 +11,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,12 +21,13 @@ from rich.markup import escape
 from raybench import catalog
 from raybench.analysis import analyse
 from raybench.analysis.terminal import print_analysis
-from raybench.cli import parse_arguments, run_command
+from raybench.cli import parse_arguments, run_command, suggest
 from raybench.display import Display, Level
 from raybench.errors import Interrupted, NothingMeasured, StorageError, UserError
 from raybench.interruption import StoppedNow, interruptible
 from raybench.ledger import Ledger
 from raybench.lock import sweep_lock
+from raybench.outcome import FAILURE_KINDS
 from raybench.placement import check_data, check_fits
 from raybench.plan import Plan, plan_from_arguments
 from raybench.progress import Progress
@@ -46,6 +48,7 @@ what to run
   space=path/to/mine.yaml        a file of your own
   size=small                     one of the sizes that the space has: small is for 2 CPU cores
   setting.batch_size=[64,128]    any other key=value overrides that field of the space
+  retry=failed                   run the legs that failed again; one kind of failure alone as in retry=timeout
   --yes                          a plan of more than 10,000 legs is meant
 
 where it goes
@@ -91,6 +94,7 @@ class Request:
     command: str
     level: Level = "normal"  # how much is told while it runs
     wait_seconds: float = 1200.0  # for nodes that are not there
+    retry: frozenset[str] = frozenset()  # kinds of failures whose legs are to run again
 
 
 def main(argv: list[str]) -> int:
@@ -102,10 +106,12 @@ def main(argv: list[str]) -> int:
     values = dict(arguments.values)
     results = to_path(values.pop("results", "mlruns/ledger"))
     wait_seconds = seconds_to_wait(values.pop("wait", "20"))
+    retry = _kinds(values.pop("retry", ""))
     plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
     folder = (results / plan.space / plan.sweep).absolute()
-    command = without_secrets("python -m raybench.sweep " + " ".join(shlex.quote(token) for token in argv))
-    run_sweep(Request(plan, space, folder, command, level, wait_seconds), Console())
+    again = [token for token in argv if not token.startswith("retry=")]  # on resuming, what failed is an outcome
+    command = without_secrets("python -m raybench.sweep " + " ".join(shlex.quote(token) for token in again))
+    run_sweep(Request(plan, space, folder, command, level, wait_seconds, retry), Console())
     return 0
 
 
@@ -118,6 +124,15 @@ def seconds_to_wait(text: str) -> float:
     if not 0 <= minutes <= 60 * 24 * 30:
         raise UserError(f"wait={text}: minutes to wait for nodes that are not there, 0 or more, as in wait=20")
     return 60 * minutes
+
+
+def _kinds(word: str) -> frozenset[str]:
+    """The kinds of failures that `retry=` names. Raises UserError."""
+    if word in ("", "failed"):
+        return frozenset(FAILURE_KINDS if word else ())
+    if word not in FAILURE_KINDS:
+        raise UserError(f"retry={word}: {suggest(word, ['failed', *FAILURE_KINDS])}")
+    return frozenset([word])
 
 
 def run_sweep(request: Request, console: Console) -> None:
@@ -146,6 +161,11 @@ def measure(request: Request, console: Console) -> tuple[list[str], bool]:
             for line in Ledger(request.folder).set_aside():
                 console.print(f"[yellow]damaged[/]: {escape(line)}; its legs run again", soft_wrap=True)
             shutil.rmtree(hidden_folder(request.folder), ignore_errors=True)  # of a driver that was killed
+            if request.retry:
+                outcomes_there(plan, Ledger(request.folder))  # raises where another plan was measured there
+                retried = withdraw_failed(plan, Ledger(request.folder), request.retry)
+                kept = "; the old rows are kept in _aside" if retried else ""
+                console.print(f"retried: {retried} failed {'leg runs' if retried == 1 else 'legs run'} again{kept}")
     there = outcomes_there(plan, Ledger(request.folder))
     total = len(plan.legs())
     if request.level != "quiet":
@@ -154,6 +174,17 @@ def measure(request: Request, console: Console) -> tuple[list[str], bool]:
             console.print(f"resumed: {len(there)} of {total} legs are in the ledger; {total - len(there)} to run")
     fresh = len(there) < total
     return (_run_missing(request, there, console) if fresh else []), fresh
+
+
+def withdraw_failed(plan: Plan, ledger: Ledger, kinds: frozenset[str]) -> int:
+    """Withdraw the plan's legs that failed in one of these ways, so that they run again. Returns how many those are."""
+    rows = ledger.rows(["trial_id", "leg_id", "failure_kind"])
+    failed: dict[str, set[str]] = {}
+    for row in rows:
+        if row["failure_kind"] in kinds:
+            failed.setdefault(row["trial_id"], set()).add(row["leg_id"])
+    withdrawn = [ledger.withdraw(failed.get(trial.trial_id, set()), "tried again") for trial in plan.trials]
+    return sum(len(rows) for rows in withdrawn)
 
 
 def _counts(plan: Plan) -> str:
@@ -219,6 +250,9 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
         stopped = stop.exit_code
     finally:
         clusters.disconnect()
+    if ended.trouble:
+        where = f" at {request.folder}; make room there" if isinstance(request.folder, Path) else ""
+        raise Interrupted(f"the ledger cannot be written: {ended.trouble}{where}; {_how_to_go_on(request)}", 1)
     if ended.recorder_died:
         raise Interrupted(f"the recorder died ({ended.recorder_died}); {_how_to_go_on(request)}", 1)
     if stopped and len(outcomes_there(plan, Ledger(request.folder))) < len(plan.legs()):

@@ -22,7 +22,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 
 from raybench import outcome as outcomes
 from raybench.datasets import WORKING_TREE
-from raybench.endings import failure_of, first_words, node_name, why_cut
+from raybench.endings import failure_of, first_words, node_name, oom_kills, why_cut
 from raybench.nodes import look
 from raybench.orphans import remove_orphaned_placement_groups
 from raybench.outcome import Outcome
@@ -81,6 +81,7 @@ def _run_groups(recorder: Any, trial: Trial, config: dict[str, Any]) -> None:
         if node_ids is None:
             continue  # the sweep is to stop
         name = f"{trial.trial_id}-{uuid.uuid4().hex[:8]}"
+        kills = oom_kills()
         try:
             if problem := fit(trial, name, config, node_ids):
                 raise TrialGivenUp(f"wrongly placed: {problem}")
@@ -94,7 +95,9 @@ def _run_groups(recorder: Any, trial: Trial, config: dict[str, Any]) -> None:
                 starts_left -= 1
                 ray.get(recorder.not_started.remote(trial.trial_id))
             else:
-                failure = replace(failure_of(trial, error, ended["seconds"]), started_at=ended["started_at"])
+                oom_killed = len(config["cluster"].nodes) == 1 and oom_kills() > kills
+                failure = failure_of(trial, error, ended["seconds"], oom_killed=oom_killed)
+                failure = replace(failure, started_at=ended["started_at"])
                 ray.get(recorder.record.remote(name, ended["leg_id"], outcomes.to_dict(failure)))
             if not cuts_left:
                 raise TrialGivenUp(f"its processes were lost {_CUTS} times; the last time: {why}") from error

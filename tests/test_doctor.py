@@ -61,7 +61,7 @@ def test_many_faults_at_once_are_found_each_with_its_remedy(tmp_path: Path) -> N
         "results folder": ("error", "cannot be written", "results=FOLDER"),
         "Ray": ("error", "RAY_ADDRESS=127.0.0.1:1 does not answer", "correct RAY_ADDRESS"),
         "Ray's token": ("error", "there is none at", "ray get-auth-token --generate"),
-        "MLflow": ("warning", "http://***@127.0.0.1:1: no answer", "raybench.sync"),
+        "MLflow": ("warning", "http://127.0.0.1:1: no answer", "raybench.sync"),
         "build locks": ("warning", "cpu_adam/lock", "--build-ops"),
         "DeepSpeed operators": ("warning", "not built yet: deepspeed_shm_comm, cpu_adam", "--build-ops"),
     }

@@ -106,7 +106,35 @@ def test_a_sweep_that_is_to_stop_begins_no_leg_and_keeps_the_one_that_runs(recor
     assert left(recorder, trial) == []
     assert recorder.unfinished("group")["leg_id"] is None
     recorder.trial_ended(trial.trial_id)
-    assert recorder.news(1, 1) == {"incarnation": 1, "events": [], "running": [], "missed": [], "num_active": 0}
+    quiet = {"incarnation": 1, "events": [], "running": [], "missed": [], "num_active": 0, "trouble": ""}
+    assert recorder.news(1, 1) == quiet
+
+
+def test_what_cannot_be_written_ends_the_sweep_and_its_leg_has_no_outcome(
+    recorder: Recorder, plan: Plan, tmp_path: Path
+) -> None:
+    trial = plan.trials[0]
+    recorder.trial_began(trial.trial_id)
+    (tmp_path / "led").write_text("")  # a file where the folder should be
+    assert recorder.begin("group", trial.legs[0].leg_id)
+    recorder.record("group", trial.legs[0].leg_id, outcomes.to_dict(MEASUREMENT))
+    news = recorder.news(0, 1)
+    assert (news["trouble"], news["events"]) == ("File exists", [])
+    assert not recorder.begin("group", trial.legs[1].leg_id)
+    assert recorder.unfinished("group")["leg_id"] is None
+    assert recorder.next_group(trial.trial_id)["legs"] == []
+
+
+def test_a_failures_message_tells_no_secret(
+    recorder: Recorder, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_0123")
+    trial = plan.trials[0]
+    recorder.trial_began(trial.trial_id)
+    recorder.begin("group", trial.legs[0].leg_id)
+    recorder.record("group", trial.legs[0].leg_id, outcomes.to_dict(Failure("error", "401 for hf_0123")))
+    assert [row["failure_message"] for row in Ledger(tmp_path / "led").rows()] == ["401 for ***"]
+    assert recorder.news(0)["events"][-1]["failure"] == "error: 401 for ***"
 
 
 def test_a_recorder_begun_anew_knows_what_the_ledger_holds(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 from raybench.child import ask_child
 from raybench.doctor.finding import Finding
 from raybench.placement import connection_problem
+from raybench.redaction import without_secrets
 
 _TIMEOUT = 3.0  # of one connection
 _JOIN_SECONDS = 30.0  # of joining a Ray cluster, the import of ray included
@@ -116,8 +117,8 @@ def mlflow() -> Finding:
         problem = _server_problem(uri)
         remedy = f"start it (mlflow server ...), or correct MLFLOW_TRACKING_URI; {without}"
         if problem:
-            return Finding("MLflow", "warning", f"{shown(uri)}: {problem}", remedy)
-        return Finding("MLflow", "ok", f"{shown(uri)} answers")
+            return Finding("MLflow", "warning", f"{without_secrets(uri)}: {problem}", remedy)
+        return Finding("MLflow", "ok", f"{without_secrets(uri)} answers")
     if parts.scheme == "sqlite":
         return _database(Path(uri.removeprefix("sqlite:///")), without)
     if parts.scheme in ("", "file"):
@@ -127,18 +128,10 @@ def mlflow() -> Finding:
         )  # fmt: skip
     port = parts.port or next((p for kind, p in _DATABASES.items() if parts.scheme.startswith(kind)), None)
     if port is None:
-        return Finding("MLflow", "ok", f"{shown(uri)}, which is not looked at")
+        return Finding("MLflow", "ok", f"{without_secrets(uri)}, which is not looked at")
     if problem := connection_problem(f"{parts.hostname}:{port}"):
-        return Finding("MLflow", "warning", f"{shown(uri)}: {problem}", f"start the database; {without}")
-    return Finding("MLflow", "ok", f"{shown(uri)} answers")
-
-
-def shown(uri: str) -> str:
-    """An address without what is secret in it."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2], query=""))
+        return Finding("MLflow", "warning", f"{without_secrets(uri)}: {problem}", f"start the database; {without}")
+    return Finding("MLflow", "ok", f"{without_secrets(uri)} answers")
 
 
 def _server_problem(uri: str) -> str:

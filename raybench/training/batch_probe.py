@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ import torch.distributed as dist
 
 from raybench.plan import Leg, Trial
 from raybench.protocol import Throughput
+from raybench.training.failures import classify, describe, print_traceback
 from raybench.training.leg import run_leg
 from raybench.training.ranks import Ranks
 from raybench.training.telemetry import Telemetry
-from raybench.training.worker import classify, describe, prepare
+from raybench.training.worker import prepare
 
 # The optimizer's state is there from the first step's end on: the second step's peak is a run's peak.
 _STEPS = Throughput(warmup_steps=1, steps=2, rounds=1, phases=False, telemetry=False)
@@ -39,7 +39,7 @@ def main() -> None:
     try:
         said = _run(request)
     except Exception as error:
-        traceback.print_exc()
+        print_traceback()
         kind = classify(error)
         said = {"state": "failed", "kind": kind, "message": describe(error)}
         if kind == "out_of_memory":

@@ -3,6 +3,8 @@
 DeepSpeed compiles operators on first use (g++ and ninja) into torch's extensions cache, under a lock file
 that torch 2.13 waits for without end if the process that held it was killed. So one process a node builds,
 under a lock of the operating system that dies with its holder, and clears what a dead one left behind.
+An operator that does not compile is tried once a node in a run of a sweep: what the compiler said is kept beside the
+cache, and the legs that need the operator fail with it at once.
 """
 
 from __future__ import annotations
@@ -10,50 +12,137 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import platform
+import re
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from raybench.placement import RUN
+from raybench.training.engines import Unsupported
 from raybench.training.ranks import Ranks
+
+_loaded: set[str] = set()  # operators that this process has
+_this_process = uuid.uuid4().hex  # stands for the run where no sweep names one, as under torchrun
 
 
 def import_deepspeed(ranks: Ranks) -> None:
-    """Import deepspeed for the group's device and load the operators that its communication uses."""
+    """Import deepspeed for the group's device and load the operators that its communication uses.
+
+    Raises Unsupported where they cannot be built; every rank has met the others then.
+    """
     os.environ.setdefault("DS_ACCELERATOR", ranks.device.type)
     venv_bin = str(Path(sys.executable).parent)  # ninja lies there, which a venv not activated has not on its path
     if venv_bin not in os.environ["PATH"].split(os.pathsep):
         os.environ["PATH"] = venv_bin + os.pathsep + os.environ["PATH"]
-    from deepspeed.comm.torch import build_shm_op
+    try:
+        build_communication()
+    finally:
+        ranks.barrier()
 
-    with _only_builder():
-        build_shm_op()
-    ranks.barrier()
+
+def build_communication() -> None:
+    """Build what DeepSpeed's collectives use between processes of one node without GPUs. Raises Unsupported."""
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder is not None and deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
+        _build(builder)
 
 
 def build_adam(*, offloaded: bool) -> None:
-    """Build DeepSpeed's Adam kernel, CPUAdam where `offloaded` and FusedAdam otherwise; at once where it is built."""
-    from deepspeed.ops.op_builder import CPUAdamBuilder, FusedAdamBuilder
+    """Build DeepSpeed's Adam kernel, CPUAdam where `offloaded` and FusedAdam otherwise. Raises Unsupported."""
+    build_optimizer_kernel("adam", offloaded=offloaded)
 
-    with _only_builder():
-        (CPUAdamBuilder if offloaded else FusedAdamBuilder)().load()
+
+def build_optimizer_kernel(name: str, *, offloaded: bool) -> None:
+    """Build the kernel of an optimizer that a DeepSpeed config names; at once where it is built or has none.
+
+    Raises Unsupported where it cannot be built, or does not exist for this device.
+    """
+    from deepspeed.ops import op_builder
+
+    builder_name = _KERNELS.get(name.lower(), {}).get(offloaded)
+    if builder_name is None:
+        return
+    builder = getattr(op_builder, builder_name)()
+    if type(builder).__name__ == "NotImplementedBuilder":
+        raise Unsupported(f"DeepSpeed has no {builder_name.removesuffix('Builder')} for this device")
+    _build(builder)
+
+
+# By optimizer, and whether its states are offloaded to the host.
+_KERNELS = {
+    "adam": {True: "CPUAdamBuilder", False: "FusedAdamBuilder"},
+    "adamw": {True: "CPUAdamBuilder", False: "FusedAdamBuilder"},
+    "adagrad": {True: "CPUAdagradBuilder"},
+    "lamb": {True: "FusedLambBuilder", False: "FusedLambBuilder"},
+    "lion": {True: "CPULionBuilder", False: "FusedLionBuilder"},
+}
+
+
+def _build(builder: Any) -> None:
+    """Build and load an operator, or say again what this run's first attempt on this node said. Raises Unsupported."""
+    name = str(builder.name)
+    if name in _loaded:
+        return
+    with _only_builder() as cache:
+        told = cache / f".raybench-{name}.txt"
+        run = os.environ.get(RUN, _this_process)
+        if told.exists() and (lines := told.read_text(encoding="utf-8").split("\n", 2))[0] == f"run {run}":
+            raise Unsupported(lines[1])
+        try:
+            builder.load(verbose=False)  # verbose: the compiler's words would go to a log file, not to the exception
+        except Exception as error:  # compilers fail in their own ways
+            words = _compilers_words(str(error)) or type(error).__name__
+            message = (
+                f"DeepSpeed's operator {name} cannot be built on {platform.node()}: {words} (all that was said: {told})"
+            )
+            told.write_text(f"run {run}\n{message}\n{error}\n", encoding="utf-8")
+            raise Unsupported(message) from error
+        told.unlink(missing_ok=True)
+    _loaded.add(name)
+
+
+def _compilers_words(text: str) -> str:
+    """The line of a failed build that says most: the compiler's first error, else the last words before ninja's."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("ninja:", "FAILED:"))]
+    errors = [line for line in said if re.search(r"\berror\b.*:", line) and "Error building extension" not in line]
+    return (errors or said[-1:] or [""])[0][:500]
 
 
 @contextlib.contextmanager
-def _only_builder() -> Iterator[None]:
-    """Hold raybench's lock on the extensions cache, with what a dead builder left behind cleared."""
+def _only_builder() -> Iterator[Path]:
+    """Hold raybench's lock on the extensions cache, with what a dead builder left behind cleared; gives the cache."""
     cache = extensions_cache()
     with (cache / ".raybench.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, or its holder dies
         clear_stale_locks(cache)
-        yield
+        yield cache
 
 
 def clear_stale_locks(cache: Path) -> list[Path]:
-    """Remove torch's build locks in `cache`; called while holding raybench's own, when no build of ours can run."""
-    stale = sorted(cache.glob("*/lock"))
+    """Remove torch's build locks in `cache` that no process of this machine holds; returns them."""
+    stale = [lock for lock in sorted(cache.glob("*/lock")) if not is_held(lock)]
     for lock in stale:
         lock.unlink(missing_ok=True)
     return stale
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process of this machine that we may look at has the file open, as torch's builder has its lock."""
+    held = str(path.resolve())
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(link) == held:
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def extensions_cache() -> Path:

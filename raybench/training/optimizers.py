@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from raybench.setting import Adam, Lamb, Schedule, Sgd
-from raybench.training.deepspeed_ops import build_adam
+from raybench.training.deepspeed_ops import build_optimizer_kernel
 from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.torchvision_ops import declare_missing
 
@@ -51,16 +51,13 @@ def optimizer_class(choice: Choice, *, offloaded: bool = False) -> tuple[Any, di
 
 
 def _deepspeed_class(choice: Choice, options: dict[str, Any], offloaded: bool) -> tuple[Any, dict[str, Any]]:
+    build_optimizer_kernel(choice.name, offloaded=offloaded)
     if isinstance(choice, Lamb):
         from deepspeed.ops.lamb import FusedLamb
 
         return FusedLamb, options
     from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 
-    try:
-        build_adam(offloaded=offloaded)
-    except Exception as error:  # compilers fail in their own ways
-        raise Unsupported(f"DeepSpeed's Adam cannot be built here: {type(error).__name__}: {error}") from error
     decoupled = choice.name == "adamw"
     if offloaded:
         return DeepSpeedCPUAdam, {**options, "adamw_mode": decoupled, "fp32_optimizer_states": True}

@@ -13,7 +13,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 
@@ -59,22 +58,11 @@ def _torchvision() -> dict[str, Any]:
 
 def _cache() -> dict[str, Any]:
     """torch's folder of built extensions, and the locks of builds in it: held by a process, or left by a dead one."""
-    from raybench.training.deepspeed_ops import extensions_cache
+    from raybench.training.deepspeed_ops import extensions_cache, is_held
 
     cache = extensions_cache()
-    locks = {str(lock): _is_open_somewhere(lock) for lock in sorted(cache.glob("*/lock"))}
+    locks = {str(lock): is_held(lock) for lock in sorted(cache.glob("*/lock"))}
     return {"folder": str(cache), "locks": locks}
-
-
-def _is_open_somewhere(path: Path) -> bool:
-    """Whether a process of this machine that we may look at has the file open, as torch's builder has its lock."""
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if os.readlink(link) == str(path):
-                return True
-        except OSError:
-            continue
-    return False
 
 
 def _build() -> dict[str, Any]:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import faulthandler
 import os
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-
-import torch
 
 from raybench.arms import DeepSpeedArm
 from raybench.datasets import BadData
@@ -22,10 +19,10 @@ from raybench.protocol import evaluates
 from raybench.setting import Setting
 from raybench.training import memory
 from raybench.training.datasets import check_data, fetch
-from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.environment import gather_environment
+from raybench.training.failures import classify, describe, print_traceback
 from raybench.training.largest import LargestBatches, ProbeFailed
-from raybench.training.leg import NotFinite, run_leg, set_kernels
+from raybench.training.leg import run_leg, set_kernels
 from raybench.training.models import inspect_model
 from raybench.training.network import measured_network
 from raybench.training.peak import measured_tflops
@@ -47,35 +44,6 @@ class LegDied(RuntimeError):
         return self.message
 
 
-def classify(error: BaseException) -> FailureKind:
-    """Which kind of failure an exception is."""
-    if isinstance(error, NotFinite):
-        return "not_finite"
-    if isinstance(error, (InvalidConfig, BadData)):
-        return "invalid_config"
-    if isinstance(error, (Unsupported, NotImplementedError)):
-        return "unsupported"
-    text = str(error).lower()
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate" in text:
-        return "out_of_memory"
-    # How torch's kernels say that they do not take this type, as CPU batch_norm with weights in half and inputs not.
-    if isinstance(error, RuntimeError) and ("expected scalar type" in text or "not implemented for" in text):
-        return "unsupported"
-    return "error"
-
-
-def describe(error: BaseException) -> str:
-    """One line of an exception: its type, its words, and the place that raised it."""
-    if isinstance(error, BadData):  # a loader worker's comes with that process's traceback, its own words last
-        return str(error).strip().splitlines()[-1].rpartition("BadData: ")[2]
-    words = " ".join(str(error).split())
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
-    if isinstance(error, (InvalidConfig, Unsupported, NotFinite)):
-        return words[:2000]
-    return f"{type(error).__name__}: {words[:2000]}{place}"
-
-
 def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failure]:
     """What all legs share and none should pay for: the data in memory, DeepSpeed imported, its operators built, the
     models tried on shapes.
@@ -90,7 +58,7 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
 
             import_deepspeed(ranks)
     except Exception:
-        traceback.print_exc()
+        print_traceback()
     settings = {leg.setting.model_dump_json(): leg.setting for leg in legs}
     started_at = time.time()
     test_too = evaluates(trial.protocol)
@@ -121,7 +89,7 @@ def _wrong_with_data(setting: Setting, ranks: Ranks, test_too: bool) -> str | No
     except BadData as error:
         message = str(error)
     except Exception:  # the legs meet it again, and record it
-        traceback.print_exc()
+        print_traceback()
     messages = ranks.gather(message)
     told = [f"rank {rank}: {other}" for rank, other in enumerate(messages) if other is not None]
     return messages[0] if len(set(messages)) == 1 else told[0]
@@ -205,7 +173,7 @@ def _outcome(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Outc
     try:
         measurement = run_leg(trial, leg, ranks, telemetry)
     except Exception as error:
-        traceback.print_exc()
+        print_traceback()
         failure = Failure(classify(error), describe(error), started_at=started_at)
     try:
         ranks.meet(failed=failure is not None)

@@ -10,7 +10,7 @@ from torch import nn
 
 from raybench.arms import DeepSpeedArm, added_config, deepspeed_config
 from raybench.setting import LossScale, Schedule, Setting
-from raybench.training.deepspeed_ops import build_adam
+from raybench.training.deepspeed_ops import build_communication, build_optimizer_kernel
 from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.facts import dtype_names
 from raybench.training.optimizers import (
@@ -59,11 +59,11 @@ def refuse(config: dict[str, Any], setting: Setting) -> None:
         raise Unsupported("fp16 by torch_autocast with clipping: ZeRO clips the gradients before they are unscaled")
 
 
-def _builds_adam(section: Any) -> bool:
-    """Whether a config's own optimizer section asks for DeepSpeed's Adam kernels."""
-    if not isinstance(section, dict) or str(section.get("type")).lower() not in ("adam", "adamw"):
-        return False
-    return not (section.get("params") or {}).get("torch_adam", False)
+def _kernel_of(section: Any) -> str:
+    """The optimizer whose DeepSpeed kernel a config's own optimizer section asks for; empty for torch's."""
+    if not isinstance(section, dict) or (section.get("params") or {}).get("torch_adam", False):
+        return ""
+    return str(section.get("type"))
 
 
 class DeepSpeedEngine:
@@ -77,6 +77,7 @@ class DeepSpeedEngine:
         self.workers = setting.workers
         self.config = deepspeed_config(arm, setting)
         refuse(self.config, setting)
+        build_communication()
         self.added = added_config(arm, setting)
         if device.type == "cpu":
             buckets = fit_buckets(self.config, sum(parameter.numel() for parameter in model.parameters()))
@@ -86,8 +87,8 @@ class DeepSpeedEngine:
         own = self.config.get("optimizer")
         if own is None:
             optimizer = build_optimizer(setting.optimizer, model.parameters(), offloaded=offloaded)
-        elif _builds_adam(own):
-            build_adam(offloaded=offloaded)  # by one rank, before all of them would
+        else:
+            build_optimizer_kernel(_kernel_of(own), offloaded=offloaded)  # by one rank, before all of them would
         scheduled = setting.schedule != Schedule()
         if setting.channels_last:
             model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -105,6 +106,10 @@ class DeepSpeedEngine:
                 self.engine.compile()
         except NotImplementedError as error:
             raise Unsupported(f"DeepSpeed: {error}") from error
+        except RuntimeError as error:
+            if not str(error).startswith(("Error building extension", "Unable to JIT load")):
+                raise
+            raise Unsupported(f"DeepSpeed: an operator of its own cannot be built: {error}") from error
         except (ValueError, TypeError, KeyError, AssertionError, deepspeed.DeepSpeedConfigError) as error:
             raise InvalidConfig(f"DeepSpeed: {type(error).__name__}: {error}") from error
         self.basic = self.engine.basic_optimizer

@@ -1,0 +1,73 @@
+"""What went wrong in a leg, from the exception that says so: which kind of failure it is, and one line about it.
+
+What an exception says may hold a secret of the environment; nothing leaves here with one in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+
+import torch
+
+from raybench.datasets import BadData
+from raybench.outcome import FailureKind
+from raybench.redaction import without_secrets
+from raybench.training.engines import InvalidConfig, Unsupported
+from raybench.training.leg import NotFinite
+
+_LONGEST = 2000  # characters of a message
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108  not a folder of temporary files: where loader processes hand over batches
+# What torch says of a batch that does not fit there, in a loader's process and in the one that waits for it.
+_SHARED_MEMORY_FULL = re.compile(r"DataLoader worker .*Bus error|out of shared memory|shared memory\(shm\)|</torch_\d")
+
+
+def classify(error: BaseException) -> FailureKind:
+    """Which kind of failure an exception is."""
+    if isinstance(error, NotFinite):
+        return "not_finite"
+    if isinstance(error, (InvalidConfig, BadData)):
+        return "invalid_config"
+    if isinstance(error, (Unsupported, NotImplementedError)):
+        return "unsupported"
+    text = str(error).lower()
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate" in text:
+        return "out_of_memory"
+    if _SHARED_MEMORY_FULL.search(str(error)):
+        return "out_of_memory"
+    # How torch's kernels say that they do not take this type, as CPU batch_norm with weights in half and inputs not.
+    if isinstance(error, RuntimeError) and ("expected scalar type" in text or "not implemented for" in text):
+        return "unsupported"
+    return "error"
+
+
+def describe(error: BaseException) -> str:
+    """One line of an exception: its type, its words, and the place that raised it."""
+    text = without_secrets(str(error))
+    if isinstance(error, BadData):  # a loader worker's comes with that process's traceback, its own words last
+        return text.strip().splitlines()[-1].rpartition("BadData: ")[2]
+    words = " ".join(text.split())[:_LONGEST]
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
+    if isinstance(error, (InvalidConfig, Unsupported, NotFinite)):
+        return words
+    told = f"{type(error).__name__}: {words}{place}"
+    return f"{_shared_memory()}: {told}" if _SHARED_MEMORY_FULL.search(str(error)) else told
+
+
+def print_traceback() -> None:
+    """Print the exception that is being handled to standard error, which is a log file of Ray's in a sweep."""
+    print(without_secrets(traceback.format_exc()), file=sys.stderr, flush=True)
+
+
+def _shared_memory() -> str:
+    """How full /dev/shm is, and what to do about it."""
+    advice = "give it more room (docker run --shm-size=8g), or take fewer setting.loader_workers"
+    try:
+        there = os.statvfs(_SHARED_MEMORY)
+    except OSError as error:
+        return f"{_SHARED_MEMORY} cannot be used ({error.strerror}); {advice}"
+    free, size = (blocks * there.f_frsize / 2**20 for blocks in (there.f_bavail, there.f_blocks))
+    return f"{_SHARED_MEMORY} is too small for the loader's batches ({free:.0f} of {size:.0f} MiB free now); {advice}"

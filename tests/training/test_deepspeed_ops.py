@@ -1,0 +1,78 @@
+"""DeepSpeed's operators: a build that fails is tried once in a run, and locks go only where nobody holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raybench.placement import RUN
+from raybench.training import deepspeed_ops
+from raybench.training.engines import Unsupported
+
+# What torch 2.13 raises when ninja fails, as g++ 12 and clang 14 word it.
+SAID = """Error building extension 'cpu_adam': [1/3] c++ -MMD -MF x.o.d -c /x/cpu_adam.cpp -o cpu_adam.o
+FAILED: cpu_adam.o
+c++ -MMD -MF x.o.d -c /x/cpu_adam.cpp -o cpu_adam.o
+/x/cpu_adam.cpp:3:10: fatal error: omp.h: No such file or directory
+compilation terminated.
+ninja: build stopped: subcommand failed.
+"""
+
+
+class Builder:
+    """Stands for one of DeepSpeed's, whose compiler fails as often as told."""
+
+    name = "planted_op"
+
+    def __init__(self, fails: int = 0, said: str = SAID) -> None:
+        self.fails, self.said, self.loads = fails, said, 0
+
+    def load(self, verbose: bool = True) -> None:
+        assert not verbose
+        self.loads += 1
+        if self.loads <= self.fails:
+            raise RuntimeError(self.said)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv(RUN, "first")
+    monkeypatch.setattr(deepspeed_ops, "_loaded", set())
+    return tmp_path
+
+
+def test_a_build_that_fails_is_told_in_a_line_and_not_tried_again_in_the_same_run(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = Builder(fails=1)
+    with pytest.raises(Unsupported) as first:
+        deepspeed_ops._build(builder)
+    assert "DeepSpeed's operator planted_op cannot be built on" in str(first.value)
+    assert "/x/cpu_adam.cpp:3:10: fatal error: omp.h: No such file or directory" in str(first.value)
+    told = cache / ".raybench-planted_op.txt"
+    assert str(told) in str(first.value)
+    assert SAID in told.read_text()
+    with pytest.raises(Unsupported) as second:
+        deepspeed_ops._build(builder)
+    assert (str(second.value), builder.loads) == (str(first.value), 1)
+    monkeypatch.setenv(RUN, "second")  # the compiler may have been mended
+    deepspeed_ops._build(builder)
+    deepspeed_ops._build(builder)
+    assert builder.loads == 2
+    assert not told.exists()
+
+
+def test_a_build_that_fails_without_a_compilers_word(cache: Path) -> None:
+    with pytest.raises(Unsupported, match="ninja not being installed"):
+        deepspeed_ops._build(Builder(1, "Unable to JIT load the planted_op op due to ninja not being installed."))
+
+
+def test_only_locks_that_nobody_holds_are_cleared(cache: Path) -> None:
+    for name in ("dead", "alive"):
+        (cache / name).mkdir()
+        (cache / name / "lock").touch()
+    with (cache / "alive/lock").open():
+        assert deepspeed_ops.clear_stale_locks(cache) == [cache / "dead/lock"]
+    assert [path.parent.name for path in cache.glob("*/lock")] == ["alive"]
