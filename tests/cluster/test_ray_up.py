@@ -180,7 +180,7 @@ def test_a_cluster_from_ray_up_to_nothing_left(machines: tuple[Laptop, list[Host
     laptop.exec(SWEEP, timeout=300)
     assert re.search(rf"resumed: [4-8] of {LEGS} legs are in the ledger", told.read_text())
     _say("resumed", began)
-    planned = " ".join(laptop.exec(PLAN).split())
+    planned = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", laptop.exec(PLAN)).split())
     assert "a Ray cluster of 3 nodes" in planned
     assert re.search(r"cost: about \d", planned), planned
 
