@@ -94,7 +94,7 @@ def test_every_command_of_the_documents_is_known() -> None:
     ours = {word for line in shell_commands() for word in re.findall(r"\braybench\.(\w+)", line)}
     others = {line.split()[0] for line in shell_commands() if "raybench." not in line}
     assert ours - {"training"} <= {path.stem for path in (ROOT / "raybench").iterdir()}
-    assert others <= {"make", "mlflow", "ray", "export", "pip", "source", "torchrun", "eval", "raybench", "aws"}
+    assert others <= {"make", "mlflow", "ray", "export", "pip", "source", "torchrun", "eval", "raybench", "aws", "ssh"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
