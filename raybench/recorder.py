@@ -38,7 +38,7 @@ class Recorder:
 
     def __init__(
         self,
-        plan_json: str,
+        plan_json: str | Path,
         folder: str,
         space_yaml: str,
         tracking_uri: str,
@@ -50,8 +50,9 @@ class Recorder:
         autoscaler: Autoscaler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`folder`: a path or a URI. `variables`: the driver's MLFLOW_* variables and its store's, which do not reach
-        an actor of a cluster by themselves.
+        """`plan_json`: the plan, or the file that holds it, because Ray cannot start an actor again whose arguments are
+        large. `folder`: a path or a URI. `variables`: the driver's MLFLOW_* variables and its store's, which do not
+        reach an actor of a cluster by themselves.
 
         `state_file`: where it keeps what runs (`raybench.running`), beside the ledger unless told otherwise. Raises
         RuntimeError when it is started again and the ledger is gone. `wait_seconds`: how long nodes that are not there
@@ -59,7 +60,7 @@ class Recorder:
         """
         os.environ.update(variables or {})
         self.clock = clock
-        self.plan = Plan.model_validate_json(plan_json)
+        self.plan = Plan.model_validate_json(plan_json.read_bytes() if isinstance(plan_json, Path) else plan_json)
         self.ledger = Ledger(to_path(folder))
         self.space_yaml = space_yaml
         self.legs: dict[str, tuple[Trial, Leg]] = {leg.leg_id: (trial, leg) for trial, leg in self.plan.legs()}

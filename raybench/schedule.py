@@ -174,9 +174,10 @@ def _recorder(
         "name": name, "namespace": ACTOR_NAMESPACE, "num_cpus": 0, "resources": _ON_HEAD, "max_concurrency": 1,
         "max_restarts": _RECORDER_RESTARTS, "max_task_retries": -1,
     }  # fmt: skip
-    state = str(storage / "running.json")
+    state, plan_file = str(storage / "running.json"), storage / "plan.json"
+    plan_file.write_text(plan.model_dump_json(), encoding="utf-8")
     variables = mlflow_variables() | store_variables(folder)
-    arguments = (plan.model_dump_json(), address(folder), space_yaml, *destination(), variables, state)
+    arguments = (plan_file, address(folder), space_yaml, *destination(), variables, state)
     waiting = {"wait_seconds": wait_seconds, "autoscaler": cluster.autoscaler}
     return ray.remote(Recorder).options(**options).remote(*arguments, **waiting)
 

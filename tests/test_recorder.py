@@ -139,9 +139,9 @@ def test_a_failures_message_tells_no_secret(
 
 def test_a_recorder_begun_anew_knows_what_the_ledger_holds(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
     record(recorder, plan.trials[0].legs[0].leg_id)
-    again = Recorder(
-        plan.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/n.db", str(tmp_path / "b")
-    )
+    plan_file = tmp_path / "plan.json"  # as a sweep hands it over
+    plan_file.write_text(plan.model_dump_json())
+    again = Recorder(plan_file, str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/n.db", str(tmp_path / "b"))
     assert len(left(again, plan.trials[0])) == len(plan.trials[0].legs) - 1
     assert again.finish() == []
 
