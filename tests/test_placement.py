@@ -23,6 +23,7 @@ from raybench.placement import (
 )
 from raybench.plan import Plan, build_plan
 from raybench.space import Space
+from raybench.sweep import seconds_to_wait
 from tests.training import datafiles
 
 
@@ -169,3 +170,10 @@ def test_a_wrong_placement_is_told_in_one_line(found: list[dict[str, Any]], prob
 def test_workers_that_cannot_be_spread_evenly_are_refused() -> None:
     with pytest.raises(ValueError, match="workers 4 cannot be spread evenly over nodes 3"):
         trained(workers=4, nodes=3)
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "1e9"])
+def test_how_long_to_wait_is_a_number_of_minutes(text: str) -> None:
+    assert seconds_to_wait("0.5") == 30.0
+    with pytest.raises(UserError, match=f"wait={text}: minutes to wait"):
+        seconds_to_wait(text)
