@@ -61,7 +61,14 @@ def cluster() -> Iterator[Cluster]:
 
 
 def add(cluster: Cluster, name: str, **more: Any) -> Any:
-    return cluster.add_node(num_cpus=2, resources={"bench_slot": 1}, node_name=name, **more)
+    """Start a node; Ray waits half a minute for one, which a busy machine may take longer for."""
+    for _ in range(3):
+        try:
+            return cluster.add_node(num_cpus=2, resources={"bench_slot": 1}, node_name=name, **more)
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    pytest.fail(f"node {name} does not come up")
 
 
 def test_a_node_of_another_version_is_named_before_the_first_leg(cluster: Cluster, tmp_path: Path) -> None:
