@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import ROOT, Commands
+from tests.conftest import ROOT
+from tests.sweep.test_node_loss import commands_on
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -34,9 +34,7 @@ repeats: 2
 """
 # Takes the slots of a cluster, as somebody else's job would, and says when it has them.
 TAKER = """
-import sys, time
-import raybench.cluster  # brings the token
-import ray
+import sys, time, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
 group = ray.util.placement_group([{"bench_slot": 1}] * int(sys.argv[2]), strategy="STRICT_SPREAD")
 ray.get(group.ready())
@@ -48,7 +46,6 @@ time.sleep(600)
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head that trains nothing, and two nodes with two CPUs and a slot each."""
-    import_module("raybench.cluster")  # before ray: the cluster wants a token where who joins it would bring one
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
@@ -78,7 +75,7 @@ def test_a_node_of_another_version_is_named_before_the_first_leg(cluster: Cluste
     stranger = add(cluster, "stranger", env_vars={"PYTHONPATH": str(tmp_path / "other")})
     try:
         (tmp_path / "sizes.yaml").write_text(SPACE)
-        done = Commands(tmp_path, cluster.address).run("sweep", "space=sizes.yaml", "sweep=f")
+        done = commands_on(cluster, tmp_path).run("sweep", "space=sizes.yaml", "sweep=f")
     finally:
         cluster.remove_node(stranger)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -88,7 +85,7 @@ def test_a_node_of_another_version_is_named_before_the_first_leg(cluster: Cluste
 
 
 def test_nodes_that_others_keep_are_waited_for_and_then_it_ends(cluster: Cluster, tmp_path: Path) -> None:
-    commands = Commands(tmp_path, cluster.address)
+    commands = commands_on(cluster, tmp_path)
     (tmp_path / "sizes.yaml").write_text(SPACE)
     words = [sys.executable, "-c", TAKER, cluster.address, "2"]
     with subprocess.Popen(words, env=commands.environment, stdout=subprocess.PIPE, text=True) as taker:
@@ -119,7 +116,7 @@ def wait_for_a_row(folder: Path, driver: subprocess.Popen[str]) -> None:
 def test_trials_of_one_and_two_nodes_run_side_by_side_and_a_node_that_joins_is_used(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    commands = Commands(tmp_path, cluster.address)
+    commands = commands_on(cluster, tmp_path)
     (tmp_path / "sizes.yaml").write_text(SPACE)
     folder = tmp_path / "mlruns/ledger/sizes/f"
     driver = commands.start("sweep", "space=sizes.yaml", "sweep=f", "--verbose")
