@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 import pytest
@@ -106,3 +107,12 @@ def test_a_manual_page_has_examples_and_fits_its_lines(command: str, capsys: pyt
 def test_what_is_mistyped_gets_a_suggestion(words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
         cli.main(words)
+
+
+def test_a_full_disk_is_one_line_that_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+    def write(argv: list[str]) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/report.html")
+
+    assert cli._guarded(write, []) == 1
+    told = capsys.readouterr().err
+    assert told == "raybench: No space left on device: /data/report.html; make room there, and start again\n"
