@@ -70,7 +70,7 @@ def hidden_folder(folder: AnyPath) -> Path:
     if isinstance(folder, Path):
         return folder.parent / f".ray-{folder.name}"
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"raybench-{os.getuid()}" / f"{folder.name}-{digest}"
+    return Path(tempfile.gettempdir()) / f"raybench-{os.getuid()}-{folder.name}-{digest}"
 
 
 def files_below(folder: AnyPath, pattern: str) -> list[tuple[tuple[str, ...], AnyPath]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from raybench import outcome as outcomes
+from raybench import remotepath
 from raybench.errors import StorageError
 from raybench.ledger import Ledger
 from raybench.plan import Plan, build_plan
@@ -49,6 +50,33 @@ def test_a_row_waits_for_a_store_that_comes_back(store: Store, bucket: str, plan
     threading.Timer(8.0, store.door.open).start()
     record(recorder, second)
     assert store.door.bytes_left > 3000
+    assert recorder.news(0)["trouble"] == ""
+    assert Ledger(to_path(uri)).leg_ids() == {first, second}
+
+
+def test_where_it_stays_away_the_sweep_ends_and_goes_on_later(
+    store: Store, bucket: str, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remotepath, "PATIENCE_SECONDS", 0.5)
+    uri = store.uri(f"{bucket}/quickstart/friday")
+    recorder = start(plan, uri, tmp_path)
+    first, second, third, *_ = [leg.leg_id for leg in plan.trials[0].legs]
+    record(recorder, first)
+    store.door.shut(after=3000)
+    record(recorder, second)
+    trouble = recorder.news(0)["trouble"]
+    assert trouble.startswith(f"s3://{bucket}/quickstart/friday/leg-{second}.parquet?"), trouble
+    assert "\n" not in trouble
+    assert not recorder.begin("group", third)
+    assert [event["leg_id"] for event in recorder.news(0)["events"]] == [first]
+
+    store.door.open()
+    names = [name.rpartition("/")[2] for name in store.names(bucket)]
+    assert sorted(name for name in names if name.endswith(".parquet")) == [f"leg-{first}.parquet"]
+    (tmp_path / "running.json").unlink()  # as the end of a sweep takes it away
+    again = start(plan, uri, tmp_path)
+    assert again.next_group(plan.trials[0].trial_id)["legs"][0] == second
+    record(again, second)
     assert Ledger(to_path(uri)).leg_ids() == {first, second}
 
 

@@ -12,6 +12,8 @@ import yaml
 from raybench import remotepath
 from raybench.analysis import analyse
 from raybench.analysis.__main__ import main as analysis
+from raybench.doctor.hardware import disks
+from raybench.durations import estimate
 from raybench.errors import UserError
 from raybench.ledger import Ledger, ledger_files, read_ledger
 from raybench.plan import build_plan
@@ -146,6 +148,25 @@ def test_the_space_of_a_ledger_in_a_store_runs_again(store: Store, bucket: str) 
     assert space.repeats == 2
     with pytest.raises(UserError, match="no such space file"):
         load_space(store.uri(f"{bucket}/none.yaml"))
+
+
+def test_a_plan_knows_the_time_of_legs_in_a_store(store: Store, bucket: str, tmp_path: Path) -> None:
+    local, remote = tmp_path / "results", to_path(store.uri(f"{bucket}/results"))
+    for results in (local, remote):
+        fill(results / "quickstart" / "v")
+    plan = build_plan(*load_space("quickstart", {"setting.model": "lenet", "repeats": "5"}))
+    found = [estimate(plan, results, elsewhere=True) for results in (local, remote)]
+    assert found[0] == found[1]
+    assert found[0].num_known == found[0].num_legs
+
+
+def test_the_doctor_looks_at_a_store(store: Store, bucket: str) -> None:
+    found = {finding.name: finding for finding in disks(to_path(store.uri(f"{bucket}/results")))}
+    assert found["results folder"].status == "ok"
+    assert "disk of the results" not in found
+    missing, *_ = disks(to_path(store.uri("nowhere/results")))
+    assert missing.status == "error"
+    assert "there is no such bucket" in missing.found
 
 
 def test_where_there_is_no_ledger(store: Store, bucket: str) -> None:
