@@ -265,6 +265,7 @@ class Recorder:
             attempt=self.attempts.get(trial.trial_id, 0),
             placement=state.placement,
         )
+        arrived = time.monotonic()
         try:
             if not self.running.wrote:
                 self.ledger.write_space(self.space_yaml)  # the latest: more repeats may be asked for than at first
@@ -273,6 +274,8 @@ class Recorder:
             self.running.stop_for(error)
             state.leg_id = ""
             return
+        if (waited := time.monotonic() - arrived) > _LONG_WRITE_SECONDS:
+            self.events.append({"note": f"a row waited {waited:.0f} s to be written to {self.ledger.folder}"})
         if not self.running.wrote:
             self.running.wrote = True
             self.running.save()
@@ -331,6 +334,7 @@ def _without_secrets(outcome: Outcome) -> Outcome:
     return replace(outcome, message=without_secrets(outcome.message)) if isinstance(outcome, Failure) else outcome
 
 
+_LONG_WRITE_SECONDS = 5.0  # of which the user is told
 _NOBODY = "-"  # the group of a trial whose next one is not placed yet
 
 

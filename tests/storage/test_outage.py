@@ -50,7 +50,9 @@ def test_a_row_waits_for_a_store_that_comes_back(store: Store, bucket: str, plan
     threading.Timer(8.0, store.door.open).start()
     record(recorder, second)
     assert store.door.bytes_left > 3000
-    assert recorder.news(0)["trouble"] == ""
+    news = recorder.news(0)
+    assert news["trouble"] == ""
+    assert next(event["note"] for event in news["events"] if "note" in event).startswith("a row waited ")
     assert Ledger(to_path(uri)).leg_ids() == {first, second}
 
 
