@@ -34,6 +34,8 @@ _RUN_SECONDS = 900.0
 _DYING_SECONDS = 60.0
 _MOST_EXTRA_RUNS = 6  # of the command, where a strike ended a run before its other blows could fall
 _NO_PROCESS = 2**22 + 1  # a number that no process has
+# Of Ray Train itself, one for all jobs of a cluster; it stays as long as the cluster does.
+_OF_RAY = {"_AutoscalingCoordinatorActor"}
 
 
 @dataclass
@@ -216,7 +218,7 @@ class Stage:
         """No actor and no placement group is left on the cluster."""
         assert self.nodes is not None
         deadline = time.monotonic() + _DYING_SECONDS
-        while any((state := self.nodes.ask("state")).values()):
+        while set((state := self.nodes.ask("state"))["actors"]) - _OF_RAY or state["placement_groups"]:
             assert time.monotonic() < deadline, state
             time.sleep(0.5)
 
