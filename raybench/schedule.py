@@ -25,6 +25,7 @@ os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from raybench.display import Display
@@ -38,6 +39,11 @@ from raybench.redaction import first_line, without_secrets
 from raybench.storage import AnyPath, address, hidden_folder, store_variables
 from raybench.trial import Fit, run_trial
 from raybench.versions import own_versions
+
+# Tune would hand these to a trial's process through Ray's agent, which writes them to a log; no trial needs them.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
+)
 
 _ON_HEAD = {"node:__internal_head__": 0.0001}
 _SECONDS_BETWEEN_LOOKS = 1.0  # at the recorder

@@ -48,10 +48,10 @@ repeats: 1
 leg_timeout_seconds: 120
 """.replace("KERNEL", "{optimizer: {name: adamw, kernel: deepspeed}}")
 # A compiler that cannot do DeepSpeed's CPUAdam, and says so as compilers do; each time is noted.
-COMPILER = """#!/bin/sh
+COMPILER = r"""#!/bin/sh
 case "$*" in
 *cpu_adam*)
-  echo once >> {tried}
+  case "$*" in */cpu_adam.cpp\ *) echo once >> {tried};; esac
   echo "cpu_adam.cpp:7:10: fatal error: planted.h: No such file or directory" >&2
   exit 1;;
 esac
