@@ -63,6 +63,7 @@ def test_the_same_seed_draws_the_same_faults(seed: int, tmp_path: Path) -> None:
         assert run.where == "cluster" or not {blow.kind for blow in run.blows} & set(CLUSTER_STRIKES)
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_fifty_faults_and_every_leg_has_its_one_outcome(tmp_path: Path) -> None:

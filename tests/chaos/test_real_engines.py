@@ -16,7 +16,7 @@ from tests.chaos.script import LegFault, draw_script
 from tests.chaos.stage import Stage
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SPACE = """
 setting: {model: "faulty:net", dataset: digits, batch_size: 32, workers: 2}

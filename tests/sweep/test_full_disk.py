@@ -13,7 +13,7 @@ import pytest
 from raybench.ledger import Ledger
 from tests.conftest import command_environment
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ARGUMENTS = [
     "space=quickstart", "sweep=f", "setting.model=lenet", "repeats=2", "protocol.warmup_steps=2", "protocol.steps=6",

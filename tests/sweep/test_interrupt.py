@@ -22,6 +22,7 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_once_finishes_the_running_leg_and_twice_stops_now(tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
@@ -61,6 +62,7 @@ def test_once_finishes_the_running_leg_and_twice_stops_now(tmp_path: Path) -> No
     assert_nothing_is_left(mark, ledgers, "i")
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_recorder_that_cannot_come_up_again_ends_the_sweep_with_a_word(tmp_path: Path) -> None:
     mark = uuid.uuid4().hex

@@ -23,7 +23,7 @@ import pytest
 from tests.conftest import command_environment
 from tests.sweep.test_interrupt import MARK, processes_of
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "aws/Geheim+0001",
