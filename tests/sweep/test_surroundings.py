@@ -185,7 +185,7 @@ def test_no_secret_of_the_environment_is_written_anywhere(sweep: Surroundings) -
 
 
 # torch's store, at which the processes of a trial meet: it has no choice of an address.
-OPEN = re.compile(r"RayTrainWorker|_RayTrainWorker")
+OPEN = re.compile(r"RayTrainWorker|ray::execute\.")
 
 
 def test_all_doors_are_on_loopback(sweep: Surroundings) -> None:
