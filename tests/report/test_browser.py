@@ -76,7 +76,7 @@ def test_nothing_is_cut_off_and_everything_wide_scrolls_by_keyboard(
     seen = opened[0][width]
     assert seen["overflow"] <= 0
     assert seen["skipped"] == 0
-    assert len(seen["drawn"]) == 11
+    assert len(seen["drawn"]) == 12
     assert min(seen["drawn"]) > 80
 
 
