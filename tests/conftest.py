@@ -29,7 +29,7 @@ class Commands:
         self.folder = folder
         self.environment = command_environment(**({"RAY_ADDRESS": address} if address else {}))
 
-    def run(self, command: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, *arguments: str, timeout: float = 1100) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", f"raybench.{command}", *arguments],
             cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False,

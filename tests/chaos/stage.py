@@ -20,6 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from mlflow.tracking import MlflowClient
 
 from tests.chaos.nodes import Nodes
@@ -32,6 +33,9 @@ from tests.tracking.test_publishing import check_runs_equal_rows
 
 _RUN_SECONDS = 900.0
 _DYING_SECONDS = 60.0
+ON_REQUEST = pytest.mark.skipif(
+    "RAYBENCH_CHAOS" not in os.environ, reason="not yet seen to end well on an idle machine; RAYBENCH_CHAOS=1 runs it"
+)
 _MOST_EXTRA_RUNS = 6  # of the command, where a strike ended a run before its other blows could fall
 _NO_PROCESS = 2**22 + 1  # a number that no process has
 # Of Ray Train itself, one for all jobs of a cluster; it stays as long as the cluster does.
