@@ -25,7 +25,7 @@ SPACE = """
 setting: {model: lenet, dataset: digits, batch_size: 16, device: cpu}
 arms: {plain: {engine: torch}, hidden: {engine: torch}}
 protocol: {warmup_steps: 2, steps: 8, rounds: 2, telemetry: false}
-repeats: 3
+repeats: 5
 """
 
 
