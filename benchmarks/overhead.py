@@ -27,9 +27,9 @@ import torch.distributed as dist
 from scipy import stats
 from torch.nn.functional import cross_entropy
 
-from raybench.arms import TorchArm
+from raybench.declare.arms import TorchArm
+from raybench.declare.setting import Setting
 from raybench.plan import Leg
-from raybench.setting import Setting
 from raybench.training.engines import build_engine
 from raybench.training.loader import Batches
 from raybench.training.loop import run_steps

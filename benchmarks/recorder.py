@@ -19,11 +19,11 @@ import numpy as np
 import ray
 
 from raybench import outcome as outcomes
-from raybench.ledger import Ledger
+from raybench.declare.space import load_space
+from raybench.driver.recorder import Recorder
+from raybench.ledger.dataset import Ledger
 from raybench.outcome import Measurement
 from raybench.plan import Plan, build_plan
-from raybench.recorder import Recorder
-from raybench.space import load_space
 
 NUM_STEPS = 100
 START_SECONDS = 10  # a trial's processes take longer to start; the recorder imports MLflow meanwhile

@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 
 from raybench.cli import parse_arguments, run_command
+from raybench.declare.space import load_space
 from raybench.errors import UserError
 from raybench.plan import Plan, build_plan
-from raybench.space import load_space
 
 SPACE = """
 setting: {{model: lenet, dataset: synthetic, batch_size: [{batches}], workers: 2}}
@@ -85,11 +85,11 @@ def measure_plan(num_trials: int, _nodes: int, _folder: Path) -> dict[str, float
 
 
 def hand_over(trial: Any, name: str, config: dict[str, Any], _node_ids: list[str]) -> str:
-    """In the place of `raybench.trial.fit_torch`: every leg of a group has its outcome at once."""
+    """In the place of `raybench.driver.trial.fit_torch`: every leg of a group has its outcome at once."""
     import ray
 
     from raybench import outcome as outcomes
-    from raybench.recorder import ACTOR_NAMESPACE
+    from raybench.driver.recorder import ACTOR_NAMESPACE
 
     recorder = ray.get_actor(config["recorder"], namespace=ACTOR_NAMESPACE)
     place = {"node": f"node{int(trial.trial_id, 16) % 100}", "node_id": "0", "gpus": []}
@@ -119,15 +119,15 @@ def made_up(seed: int) -> Any:
 
 def measure_sweep(num_trials: int, nodes: int, folder: Path) -> dict[str, float]:
     """The sweep on a Ray of its own: driver and recorder."""
-    import raybench.cluster  # noqa: F401, I001  # before ray: it decides whether Ray wants a token
+    import raybench.cluster.connection  # noqa: F401, I001  # before ray: it decides whether Ray wants a token
     import ray
     from rich.console import Console
 
-    from raybench.display import Display
-    from raybench.interruption import interruptible
-    from raybench.placement import SLOT, Cluster
-    from raybench.progress import Progress
-    from raybench.schedule import run_trials
+    from raybench.driver.display import Display
+    from raybench.driver.interruption import interruptible
+    from raybench.cluster.placement import SLOT, Cluster
+    from raybench.driver.progress import Progress
+    from raybench.driver.schedule import run_trials
 
     # MLflow is measured apart: its first refusal makes the recorder leave it alone until the end.
     os.environ |= {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -191,14 +191,14 @@ def _watched(title: str) -> Iterator[dict[str, float]]:
 
 def measure_resume(num_trials: int, _nodes: int, folder: Path) -> dict[str, float]:
     """What is there, as a resumed sweep asks first."""
-    from raybench.ledger import Ledger
+    from raybench.ledger.dataset import Ledger
 
     return {"resume_seconds": _seconds(lambda: Ledger(folder / f"t{num_trials}").leg_ids())}
 
 
 def measure_compaction(num_trials: int, _nodes: int, folder: Path) -> dict[str, float]:
     """All files of single legs merged."""
-    from raybench.ledger import Ledger
+    from raybench.ledger.dataset import Ledger
 
     seconds = _seconds(lambda: Ledger(folder / f"t{num_trials}").compact())
     return {"compaction_seconds": seconds, "compaction_gib": _peak_gib()}
@@ -214,8 +214,8 @@ def measure_analysis(num_trials: int, _nodes: int, folder: Path) -> dict[str, fl
 
 def measure_mlflow(_trials: int, _nodes: int, folder: Path) -> dict[str, float]:
     """Seconds a leg to write to MLflow (SQLite)."""
-    from raybench.ledger import build_row
-    from raybench.tracking import Tracker
+    from raybench.ledger.dataset import build_row
+    from raybench.tracking.mlflow_runs import Tracker
 
     plan = make_plan(REPEATS * -(-MLFLOW_LEGS // (2 * REPEATS)))
     rows = [build_row("s", "scale", trial, leg, made_up(0)) for trial, leg in plan.legs()]

@@ -18,8 +18,8 @@ from pathlib import Path
 from PIL import Image
 from selenium.webdriver.common.by import By
 
-from raybench import views
-from raybench.publishing import publish
+from raybench.tracking import views
+from raybench.tracking.publishing import publish
 from tests.browser import chrome
 from tests.tracking.conftest import Server
 from tests.tracking.test_compare_in_browser import open_view, wait_for

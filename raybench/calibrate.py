@@ -16,13 +16,13 @@ from rich.markup import escape
 
 from raybench.analysis.calibration import read_calibration
 from raybench.cli import parse_arguments, run_command
+from raybench.declare.protocol import INSTRUMENTS
+from raybench.declare.space import Space, load_space
 from raybench.errors import NothingMeasured, UserError
-from raybench.ledger import Ledger
+from raybench.ledger.dataset import Ledger
+from raybench.ledger.storage import AnyPath, to_path
 from raybench.plan import Plan, build_plan, check_name
-from raybench.protocol import INSTRUMENTS
 from raybench.redaction import without_secrets
-from raybench.space import Space, load_space
-from raybench.storage import AnyPath, to_path
 
 USAGE = """
 usage: python -m raybench.calibrate space=NAME|PATH [isolation=both] [key=value ...] [--json] [--yes]

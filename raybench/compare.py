@@ -33,7 +33,7 @@ from raybench.analysis.results import number, plain, ratio
 from raybench.analysis.words import percent
 from raybench.cli import parse_arguments, run_command, suggest
 from raybench.errors import UserError
-from raybench.storage import to_path
+from raybench.ledger.storage import to_path
 
 USAGE = """
 usage: python -m raybench.compare A B [key=value ...] [--json] [--fail-on VERDICTS]

@@ -161,7 +161,7 @@ def _values(command: str, key: str, before: list[str], start: str) -> Iterable[s
         spaces = [_space(before)] if command in _TAKE_SPACE else [_read(path) for path in _spaces_of_ledgers(before)]
         return [str(arm) for space in spaces for arm in _mapping(space, "arms")]
     if key in ("model", "setting.model", "setting.dataset", "dataset"):
-        from raybench import catalog, datasets
+        from raybench.declare import catalog, datasets
 
         return sorted(catalog.known_models() if key.endswith("model") else datasets.DATASETS)
     if key in _NAMED:
@@ -177,7 +177,7 @@ def _fields() -> dict[str, dict[str, tuple[str, ...]]]:
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     aliases: dict[str, tuple[str, ...]] = {}
     for name in _SOURCES:
-        for node in ast.parse((_HERE / name).read_text(encoding="utf-8")).body:
+        for node in ast.parse((_HERE / "declare" / name).read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 aliases[node.targets[0].id] = _literals(node.value, aliases)
             elif isinstance(node, ast.ClassDef):
@@ -202,7 +202,7 @@ def _literals(node: ast.expr, aliases: dict[str, tuple[str, ...]]) -> tuple[str,
 
 
 def _folders() -> list[Path]:
-    """Where spaces lie: as in raybench.spacefile."""
+    """Where spaces lie: as in raybench.declare.spacefile."""
     return [Path("search_spaces"), _HERE / "search_spaces", _HERE.parent / "search_spaces"]
 
 

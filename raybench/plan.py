@@ -17,14 +17,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from raybench import catalog
-from raybench.arms import Arm, DeepSpeedArm, deepspeed_config
 from raybench.cli import parse_arguments, run_command
+from raybench.declare import catalog
+from raybench.declare.arms import Arm, DeepSpeedArm, deepspeed_config
+from raybench.declare.protocol import Protocol
+from raybench.declare.setting import Setting
+from raybench.declare.space import Question, Space, load_space
 from raybench.errors import UserError
-from raybench.protocol import Protocol
-from raybench.setting import Setting
-from raybench.space import Question, Space, load_space
-from raybench.storage import to_path
+from raybench.ledger.storage import to_path
 
 PLAN_VERSION = 1
 

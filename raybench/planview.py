@@ -12,17 +12,17 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from raybench.arms import DeepSpeedArm, added_config
-from raybench.audit import declared_options, differences
+from raybench.cluster.placement import find_cluster
+from raybench.declare.arms import DeepSpeedArm, added_config
+from raybench.declare.audit import declared_options, differences
+from raybench.declare.protocol import Protocol, Train
+from raybench.declare.setting import Setting
+from raybench.declare.small_images import in_words
+from raybench.declare.space import Space
 from raybench.detection import what_it_detects
 from raybench.durations import Estimate, estimate
-from raybench.placement import find_cluster
+from raybench.ledger.storage import AnyPath
 from raybench.plan import Leg, Plan, Trial
-from raybench.protocol import Protocol, Train
-from raybench.setting import Setting
-from raybench.small_images import in_words
-from raybench.space import Space
-from raybench.storage import AnyPath
 
 MOST_ROWS = 60
 

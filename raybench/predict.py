@@ -18,7 +18,7 @@ from raybench.analysis.prediction import NUMERIC, TEXTS, Explanation, explain, e
 from raybench.analysis.results import plain
 from raybench.cli import Arguments, parse_arguments, run_command, suggest
 from raybench.errors import UserError
-from raybench.storage import to_path
+from raybench.ledger.storage import to_path
 
 USAGE = """
 usage: python -m raybench.predict LEDGER... [model=NAME] [key=value ...] [--json]

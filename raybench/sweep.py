@@ -18,24 +18,24 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from raybench import catalog
 from raybench.analysis import analyse
 from raybench.analysis.terminal import print_analysis
 from raybench.cli import parse_arguments, run_command, suggest
-from raybench.display import Display, Level
+from raybench.cluster.placement import check_data, check_fits
+from raybench.declare import catalog
+from raybench.declare.space import Space
+from raybench.driver.display import Display, Level
+from raybench.driver.interruption import StoppedNow, interruptible
+from raybench.driver.progress import Progress
+from raybench.driver.recorder import EVENT_COLUMNS, leg_event
 from raybench.errors import Interrupted, NothingMeasured, StorageError, UserError
-from raybench.interruption import StoppedNow, interruptible
-from raybench.ledger import Ledger
-from raybench.lock import sweep_lock
+from raybench.ledger.dataset import Ledger
+from raybench.ledger.lock import sweep_lock
+from raybench.ledger.storage import AnyPath, hidden_folder, to_path, write_problem
 from raybench.outcome import FAILURE_KINDS
-from raybench.placement import check_data, check_fits
 from raybench.plan import Plan, plan_from_arguments
-from raybench.progress import Progress
-from raybench.publishing import destination, publish
-from raybench.recorder import EVENT_COLUMNS, leg_event
 from raybench.redaction import without_secrets
-from raybench.space import Space
-from raybench.storage import AnyPath, hidden_folder, to_path, write_problem
+from raybench.tracking.publishing import destination, publish
 
 USAGE = """
 usage: python -m raybench.sweep space=NAME|PATH [key=value ...] [--quiet | --verbose] [--yes]
@@ -219,9 +219,9 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
     """Run the missing legs on Ray. Returns what could not be run, a line a trial. Raises Interrupted."""
     if request.level != "quiet":
         console.print("starting Ray ...")
-    from raybench import cluster as clusters
-    from raybench.nodes import check_nodes
-    from raybench.schedule import Ended, run_trials
+    from raybench.cluster import connection as clusters
+    from raybench.cluster.nodes import check_nodes
+    from raybench.driver.schedule import Ended, run_trials
 
     plan, ended, stopped = request.plan, Ended(), 0
     try:

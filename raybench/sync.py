@@ -11,10 +11,10 @@ from rich.console import Console
 
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
-from raybench.ledger import ledger_files, read_ledger
-from raybench.lock import sweep_lock
+from raybench.ledger.dataset import ledger_files, read_ledger
+from raybench.ledger.lock import sweep_lock
+from raybench.ledger.storage import to_path
 from raybench.redaction import without_secrets
-from raybench.storage import to_path
 
 USAGE = """
 usage: python -m raybench.sync LEDGER...
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     folders = dict.fromkeys(file.parent.absolute() for path in paths for file in ledger_files(path))
     for folder in folders:
         read_ledger(folder, ["leg_id"])
-    from raybench.publishing import destination, publish
+    from raybench.tracking.publishing import destination, publish
 
     uri, artifact_root = destination()
     written = there = 0

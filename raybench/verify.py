@@ -19,12 +19,12 @@ from rich.markup import escape
 
 from raybench.analysis import analyse
 from raybench.cli import parse_arguments, run_command
+from raybench.declare.space import load_space
 from raybench.errors import UserError
-from raybench.ledger import DamagedFile, Ledger, ledger_files, scan_file
+from raybench.ledger.dataset import DamagedFile, Ledger, ledger_files, scan_file
+from raybench.ledger.storage import AnyPath, address, to_path
 from raybench.outcome import FAILURE_KINDS, machines
 from raybench.plan import build_plan
-from raybench.space import load_space
-from raybench.storage import AnyPath, address, to_path
 
 USAGE = """
 usage: python -m raybench.verify LEDGER [--set-aside]

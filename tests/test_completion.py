@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from raybench import catalog, completion
+from raybench import completion
 from raybench.cli import COMMANDS
 from raybench.completion import complete
-from raybench.protocol import Throughput, Train
-from raybench.setting import Setting
-from raybench.space import Space
+from raybench.declare import catalog
+from raybench.declare.protocol import Throughput, Train
+from raybench.declare.setting import Setting
+from raybench.declare.space import Space
 from tests.conftest import ROOT, command_environment
 from tests.terminal import Terminal
 

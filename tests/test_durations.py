@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
+from raybench.cluster.placement import SLOT, Cluster, Place, connection_problem, find_cluster
+from raybench.declare.space import load_space
 from raybench.durations import estimate, in_words
-from raybench.ledger import Ledger
+from raybench.ledger.dataset import Ledger
 from raybench.machine import cpu_model
-from raybench.placement import SLOT, Cluster, Place, connection_problem, find_cluster
 from raybench.plan import Plan, build_plan
 from raybench.planview import cost_in_words
-from raybench.space import load_space
 from tests.conftest import Commands
-from tests.test_ledger import MEASUREMENT
+from tests.ledger.test_dataset import MEASUREMENT
 
 LEG, START = {"ddp": 2.0, "zero1": 3.0, "zero3": 5.0}, 7.0  # seconds
 

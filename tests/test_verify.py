@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from raybench.analysis import analyse
-from raybench.ledger import Ledger, write_rows
+from raybench.declare.space import load_space
+from raybench.ledger.dataset import Ledger, write_rows
 from raybench.plan import build_plan
 from raybench.report import write_report
-from raybench.space import load_space
 from raybench.verify import main
-from tests.test_ledger import MEASUREMENT
+from tests.ledger.test_dataset import MEASUREMENT
 
 MILLISECONDS = {"ddp": 100.0, "zero1": 104.0, "zero3": 150.0}
 

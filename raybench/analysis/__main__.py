@@ -7,7 +7,7 @@ import sys
 
 from raybench.cli import Arguments, parse_arguments, run_command, suggest
 from raybench.errors import UserError
-from raybench.storage import to_path
+from raybench.ledger.storage import to_path
 
 USAGE = """
 usage: python -m raybench.analysis LEDGER... [key=value ...] [--json | --csv | --markdown | --latex]

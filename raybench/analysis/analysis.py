@@ -22,7 +22,7 @@ from raybench.analysis.results import Analysis, Comparison
 from raybench.analysis.scaling import best_against_best, scaling_efficiency
 from raybench.cli import suggest
 from raybench.errors import UserError
-from raybench.storage import AnyPath
+from raybench.ledger.storage import AnyPath
 
 
 def analyse(

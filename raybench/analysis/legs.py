@@ -18,14 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raybench import ledger
 from raybench.analysis.columns import Coded, code_of, coded, dense, number_array, parse_object, text_array
 from raybench.analysis.epochs import time_to_accuracy
 from raybench.analysis.hardware import hardware_of
 from raybench.analysis.inference import Floats, Integers
 from raybench.analysis.steps import BadLeg, StepStatistics, summarize
 from raybench.errors import UserError
-from raybench.storage import AnyPath
+from raybench.ledger import dataset as ledger
+from raybench.ledger.storage import AnyPath
 
 TEXTS: Final = (
     "sweep",

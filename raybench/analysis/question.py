@@ -10,8 +10,8 @@ import yaml
 
 from raybench.analysis.legs import Legs
 from raybench.errors import UserError
-from raybench.ledger import ledger_files
-from raybench.storage import AnyPath
+from raybench.ledger.dataset import ledger_files
+from raybench.ledger.storage import AnyPath
 
 MARGIN: Final = 0.03
 ALPHA: Final = 0.05

@@ -15,7 +15,7 @@ from raybench.cli import parse_arguments, run_command, suggest
 from raybench.doctor import hardware, services, software
 from raybench.doctor.finding import Finding
 from raybench.errors import UserError
-from raybench.storage import AnyPath, to_path
+from raybench.ledger.storage import AnyPath, to_path
 
 USAGE = """
 usage: python -m raybench.doctor [--build-ops] [--json] [results=FOLDER]

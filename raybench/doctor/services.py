@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from raybench.child import ask_child
+from raybench.cluster.placement import connection_problem
 from raybench.doctor.finding import Finding
-from raybench.placement import connection_problem
 from raybench.redaction import without_secrets
 
 _TIMEOUT = 3.0  # of one connection
@@ -76,7 +76,7 @@ def ray_cluster() -> Finding:
     remedy = "start it, or correct RAY_ADDRESS (unset: a sweep starts a Ray of its own)" if asked else "ray stop"
     if "://" not in address and (problem := connection_problem(address)):
         return Finding("Ray", "error", f"{name} does not answer: {problem}", remedy)
-    answer = ask_child(["raybench.ray_probe", address], _JOIN_SECONDS)
+    answer = ask_child(["raybench.cluster.ray_probe", address], _JOIN_SECONDS)
     if "error" in answer:
         return Finding("Ray", "error", f"{name} cannot be joined: {answer['error']}", f"{remedy}; see the token, too")
     if not answer["slots"]:

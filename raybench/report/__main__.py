@@ -5,7 +5,7 @@ from __future__ import annotations
 from raybench.analysis.__main__ import read_number
 from raybench.cli import parse_arguments, run_command, suggest
 from raybench.errors import UserError
-from raybench.storage import to_path
+from raybench.ledger.storage import to_path
 
 USAGE = """
 usage: python -m raybench.report LEDGER... [out=FOLDER] [key=value ...] [--pool-hardware]

@@ -15,8 +15,8 @@ import numpy as np
 from raybench.analysis import Analysis
 from raybench.analysis.columns import parse_object
 from raybench.analysis.words import caveat_places
-from raybench.ledger import ledger_files
-from raybench.storage import AnyPath
+from raybench.ledger.dataset import ledger_files
+from raybench.ledger.storage import AnyPath
 
 _MOST_PLACES = 6
 _MOST_VALUES = 5

@@ -14,10 +14,10 @@ from raybench import __version__
 from raybench.analysis import Analysis, ArmSummary, Comparison
 from raybench.analysis.terminal import MIN_SETTINGS, cost, how_obtained, tally
 from raybench.analysis.words import also_differ, answer_in_words, break_even, memory_held, percent, trade_off, work_done
+from raybench.ledger.storage import AnyPath
 from raybench.report import findings
 from raybench.report.speedups import label
 from raybench.report.style import COLOURS, VERDICT_STYLE, Plot, inline_svg
-from raybench.storage import AnyPath
 
 MOST_ROWS: Final = 400  # of a table, and of a list
 _DARK: Final = {

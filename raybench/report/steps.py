@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybench.analysis import Analysis
-from raybench.ledger import ledger_files, scan_files
+from raybench.ledger.dataset import ledger_files, scan_files
+from raybench.ledger.storage import AnyPath
 from raybench.report.learning import COLUMNS as LEARNING
 from raybench.report.learning import Curve, curves_of
-from raybench.storage import AnyPath
 
 PHASES: Final = ("data", "forward", "backward", "optimizer")
 MOST_SETTINGS: Final = 6

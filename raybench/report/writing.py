@@ -12,13 +12,13 @@ from raybench.analysis import Analysis
 from raybench.analysis.tables import to_csv
 from raybench.analysis.words import also_differ
 from raybench.errors import UserError
+from raybench.ledger.storage import AnyPath
 from raybench.report import legfigures, speedups, tradefigures
 from raybench.report.learning import learning
 from raybench.report.page import render_page
 from raybench.report.steps import Steps, read_steps
 from raybench.report.style import Plot, drawing, save, settle
 from raybench.report.summary import to_summary
-from raybench.storage import AnyPath
 
 
 def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
-from raybench.ledger import Ledger
+from raybench.ledger.dataset import Ledger
 from raybench.outcome import Outcome
 from raybench.plan import Leg, Plan, Trial
 from raybench.training.ranks import Ranks

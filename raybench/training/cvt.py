@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raybench.datasets import DatasetFacts
+from raybench.declare.datasets import DatasetFacts
 from raybench.training.engines import InvalidConfig
 from raybench.training.torchvision_ops import declare_missing
 

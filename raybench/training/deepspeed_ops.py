@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raybench.placement import RUN
+from raybench.cluster.placement import RUN
 from raybench.training.engines import Unsupported
 from raybench.training.ranks import Ranks
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from raybench.datasets import WORKING_TREE
+from raybench.cluster.versions import own_versions
+from raybench.declare.datasets import WORKING_TREE
 from raybench.training import machine
 from raybench.training.ranks import Ranks
-from raybench.versions import own_versions
 
 _PACKAGES = ("raybench", "torch", "torchvision", "deepspeed", "timm", "ray", "numpy")
 # Variables that change how a training step runs.

@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from raybench.datasets import facts_of
-from raybench.setting import Setting
+from raybench.declare.datasets import facts_of
+from raybench.declare.setting import Setting
 from raybench.training.datasets import evaluation_data, num_samples
 from raybench.training.engines import Engine
 from raybench.training.ranks import Ranks

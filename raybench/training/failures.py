@@ -12,7 +12,7 @@ import traceback
 
 import torch
 
-from raybench.datasets import BadData
+from raybench.declare.datasets import BadData
 from raybench.outcome import FailureKind
 from raybench.redaction import without_secrets
 from raybench.training.engines import InvalidConfig, Unsupported

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from raybench.datasets import facts_of
+from raybench.declare.datasets import facts_of
 from raybench.machine import Fingerprint
 from raybench.outcome import FailureKind
 from raybench.plan import Leg, Trial

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from raybench.declare.protocol import evaluates
+from raybench.declare.setting import Setting
 from raybench.outcome import Measurement
 from raybench.plan import Leg, Trial
-from raybench.protocol import evaluates
-from raybench.setting import Setting
 from raybench.steady import steady_from_step
 from raybench.training import facts, memory
 from raybench.training.blocks import checkpoint_activations

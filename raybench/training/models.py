@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from raybench import catalog
-from raybench.datasets import facts_of
-from raybench.setting import Setting
-from raybench.small_images import patch_size
+from raybench.declare import catalog
+from raybench.declare.datasets import facts_of
+from raybench.declare.setting import Setting
+from raybench.declare.small_images import patch_size
 from raybench.training.cvt import build_cvt
 from raybench.training.engines import InvalidConfig
 from raybench.training.lenets import LENETS

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from raybench.declare.protocol import Throughput, Train
 from raybench.plan import Leg, Trial
-from raybench.protocol import Throughput, Train
 from raybench.training import facts
 from raybench.training.blocks import num_checkpointed
 from raybench.training.engines import Engine, InvalidConfig

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from raybench.catalog import origin
-from raybench.small_images import STEMS
+from raybench.declare.catalog import origin
+from raybench.declare.small_images import STEMS
 
 
 def open_stem(model: nn.Module, name: str, channels: int) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, DistributedSampler, Sampler, default_collate
 
-from raybench.datasets import DatasetFacts
-from raybench.setting import Augmentation
+from raybench.declare.datasets import DatasetFacts
+from raybench.declare.setting import Augmentation
 from raybench.training.torchvision_ops import import_v2
 
 Key = tuple[int, int]  # index of a sample, and the seed of its random transforms

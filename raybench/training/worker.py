@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from raybench.arms import DeepSpeedArm
-from raybench.datasets import BadData
+from raybench.declare.arms import DeepSpeedArm
+from raybench.declare.datasets import BadData
+from raybench.declare.protocol import evaluates
+from raybench.declare.setting import Setting
 from raybench.machine import fingerprint
 from raybench.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.plan import Leg, Trial
-from raybench.protocol import evaluates
-from raybench.setting import Setting
 from raybench.training import memory
 from raybench.training.datasets import check_data, fetch
 from raybench.training.environment import gather_environment

@@ -13,10 +13,10 @@ from tests.chaos import fake
 
 
 def fit(trial: Trial, name: str, config: dict[str, Any], node_ids: list[str]) -> str:
-    """As `raybench.trial.fit_torch`, on a trainer without torch."""
+    """As `raybench.driver.trial.fit_torch`, on a trainer without torch."""
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from raybench.trial import WithoutCleaner, trainer_arguments
+    from raybench.driver.trial import WithoutCleaner, trainer_arguments
 
     class Trainer(WithoutCleaner, DataParallelTrainer):
         pass
@@ -30,9 +30,9 @@ def work(config: dict[str, Any]) -> str:
 
     import ray.train
 
-    from raybench.datasets import WORKING_TREE
-    from raybench.trial import run_group
-    from raybench.versions import own_versions
+    from raybench.cluster.versions import own_versions
+    from raybench.declare.datasets import WORKING_TREE
+    from raybench.driver.trial import run_group
 
     context = ray.train.get_context()
     folder = Path(os.environ[WORKING_TREE]) / fake.MEETINGS / config["group"]
@@ -42,7 +42,8 @@ def work(config: dict[str, Any]) -> str:
 
 def main(argv: list[str]) -> int:
     """Run a sweep of faked legs."""
-    from raybench import cluster, schedule  # in this order: whether Ray wants a token is decided before it is imported
+    from raybench.cluster import connection as cluster
+    from raybench.driver import schedule  # in this order: whether Ray wants a token is decided before it is imported
 
     del cluster
     schedule.run_trials = functools.partial(schedule.run_trials, fit=fit)

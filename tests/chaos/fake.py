@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raybench.datasets import WORKING_TREE
+from raybench.declare.datasets import WORKING_TREE
 from raybench.outcome import Failure, Measurement, Outcome
 from raybench.plan import Leg, Trial
 

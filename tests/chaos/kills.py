@@ -19,8 +19,8 @@ import uuid
 from pathlib import Path
 
 from raybench.cli import parse_arguments
+from raybench.declare.space import load_space
 from raybench.plan import Plan, build_plan
-from raybench.space import load_space
 from tests.chaos import checks
 from tests.chaos.processes import kill_one
 from tests.chaos.script import STRIKES

@@ -60,7 +60,7 @@ class Nodes:
 
 def main(number: int) -> None:
     """Serve a cluster until the input ends."""
-    import raybench.cluster  # noqa: F401, I001  # before ray: it decides whether nodes want a token
+    import raybench.cluster.connection  # noqa: F401, I001  # before ray: it decides whether nodes want a token
     from ray.cluster_utils import Cluster
 
     def add() -> int:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from raybench.declare.space import load_space
 from raybench.plan import Plan, build_plan
-from raybench.space import load_space
 from tests.chaos import checks
 from tests.chaos.fake import SCRIPT
 from tests.chaos.nodes import Nodes

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from raybench import lock
 from raybench.errors import UserError
-from raybench.lock import sweep_lock
-from raybench.storage import to_path
+from raybench.ledger import lock
+from raybench.ledger.lock import sweep_lock
+from raybench.ledger.storage import to_path
 from tests.conftest import command_environment
 from tests.storage.store import Store
 
-HOLD = "import sys, time; from raybench.storage import to_path; from raybench.lock import sweep_lock\n" + (
-    "with sweep_lock(to_path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+HOLD = (
+    "import sys, time; from raybench.ledger.storage import to_path; from raybench.ledger.lock import sweep_lock\n"
+    + ("with sweep_lock(to_path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)")
 )
 
 

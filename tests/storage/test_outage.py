@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from raybench import outcome as outcomes
-from raybench import remotepath
+from raybench.declare.space import load_space
+from raybench.driver.recorder import Recorder
 from raybench.errors import StorageError
-from raybench.ledger import Ledger
+from raybench.ledger import remotepath
+from raybench.ledger.dataset import Ledger
+from raybench.ledger.storage import to_path
 from raybench.plan import Plan, build_plan
-from raybench.recorder import Recorder
-from raybench.space import load_space
-from raybench.storage import to_path
+from tests.ledger.test_dataset import MEASUREMENT
 from tests.storage.store import Store
-from tests.test_ledger import MEASUREMENT
 
 pytestmark = pytest.mark.slow
 

@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raybench import remotepath
 from raybench.analysis import analyse
 from raybench.analysis.__main__ import main as analysis
+from raybench.declare.space import load_space
 from raybench.doctor.hardware import disks
 from raybench.durations import estimate
 from raybench.errors import UserError
-from raybench.ledger import Ledger, ledger_files, read_ledger
+from raybench.ledger import remotepath
+from raybench.ledger.dataset import Ledger, ledger_files, read_ledger
+from raybench.ledger.storage import AnyPath, copy_folder, to_path
 from raybench.plan import build_plan
-from raybench.publishing import publish
 from raybench.report.__main__ import main as report
-from raybench.space import load_space
-from raybench.storage import AnyPath, copy_folder, to_path
+from raybench.tracking.publishing import publish
 from raybench.verify import main as verify
+from tests.ledger.test_dataset import FAILURE, MEASUREMENT, first_leg
 from tests.report.ledgers import rich_ledger
 from tests.storage.store import Store
-from tests.test_ledger import FAILURE, MEASUREMENT, first_leg
 
 MILLISECONDS = {"ddp": 100.0, "zero1": 104.0, "zero3": 150.0}
 

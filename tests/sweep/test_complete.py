@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from raybench import sweep
-from raybench.ledger import Ledger
+from raybench.declare.space import load_space
+from raybench.ledger.dataset import Ledger
 from raybench.plan import build_plan
-from raybench.space import load_space
-from tests.test_ledger import MEASUREMENT
+from tests.ledger.test_dataset import MEASUREMENT
 
 
 def test_what_a_killed_driver_left_goes(

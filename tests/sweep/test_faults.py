@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from raybench.ledger import Ledger
+from raybench.ledger.dataset import Ledger
 from tests.conftest import Commands
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from raybench.ledger import Ledger
+from raybench.ledger.dataset import Ledger
 from tests.conftest import command_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

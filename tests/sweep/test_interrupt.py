@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from raybench.interruption import StoppedNow, interruptible
+from raybench.driver.interruption import StoppedNow, interruptible
 from tests.conftest import command_environment
 from tests.sweep.processes import MARK, assert_nothing_is_left, kill, processes_of
 from tests.terminal import CTRL_C, Terminal
@@ -84,7 +84,7 @@ def test_a_recorder_that_cannot_come_up_again_ends_the_sweep_with_a_word(tmp_pat
 
 HANDLING = """
 import sys, time
-from raybench.interruption import StoppedNow, interruptible
+from raybench.driver.interruption import StoppedNow, interruptible
 try:
     with interruptible() as interruption:
         print("ready", flush=True)

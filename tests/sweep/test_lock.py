@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from raybench.errors import UserError
-from raybench.lock import sweep_lock
+from raybench.ledger.lock import sweep_lock
 from tests.conftest import command_environment
 
-HOLD = "import sys, time; from pathlib import Path; from raybench.lock import sweep_lock\n" + (
+HOLD = "import sys, time; from pathlib import Path; from raybench.ledger.lock import sweep_lock\n" + (
     "with sweep_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
 )
 
@@ -39,7 +39,7 @@ def test_the_second_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
 
 
 CONNECT = (
-    "import sys; from raybench.cli import _guarded; from raybench.cluster import connect, disconnect, ray\n"
+    "import sys; from raybench.cli import _guarded; from raybench.cluster.connection import connect, disconnect, ray\n"
     "def main(argv):\n    connect(); print(ray.get_runtime_context().gcs_address, flush=True)\n"
     "    sys.stdin.readline(); disconnect(); return 0\n"
     "sys.exit(_guarded(main, []))"

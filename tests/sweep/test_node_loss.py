@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import pytest
 
-from raybench.ledger import Ledger
+from raybench.ledger.dataset import Ledger
 from tests.conftest import Commands
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from raybench import views
-from raybench.publishing import publish
+from raybench.tracking import views
+from raybench.tracking.publishing import publish
 from tests.report.ledgers import rich_ledger
 from tests.tracking.conftest import Server
 

@@ -12,10 +12,10 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from raybench import publishing
 from raybench.analysis import analyse
 from raybench.errors import UserError
-from raybench.ledger import read_ledger
+from raybench.ledger.dataset import read_ledger
+from raybench.tracking import publishing
 from tests.analysis.ledgers import leg, paired, write
 from tests.report.ledgers import rich_ledger
 

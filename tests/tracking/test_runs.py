@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from raybench import runs
+from raybench.tracking import runs
 from tests.analysis.ledgers import leg
 
 

@@ -14,12 +14,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from raybench import outcome as outcomes
-from raybench.ledger import read_ledger
+from raybench.declare.space import load_space
+from raybench.driver.recorder import Recorder
+from raybench.ledger.dataset import read_ledger
 from raybench.plan import Plan, build_plan
-from raybench.recorder import Recorder
-from raybench.space import load_space
 from tests.conftest import command_environment
-from tests.test_ledger import MEASUREMENT
+from tests.ledger.test_dataset import MEASUREMENT
 from tests.tracking.conftest import Server
 from tests.tracking.test_publishing import check_runs_equal_rows
 

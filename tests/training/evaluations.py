@@ -19,9 +19,9 @@ from pydantic import TypeAdapter
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from raybench.arms import Arm
+from raybench.declare.arms import Arm
+from raybench.declare.setting import Setting
 from raybench.plan import Leg
-from raybench.setting import Setting
 from raybench.training.datasets import evaluation_data
 from raybench.training.deepspeed_ops import import_deepspeed
 from raybench.training.engines import Engine, build_engine

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from raybench.ledger import Ledger
+from raybench.ledger.dataset import Ledger
 from raybench.outcome import Outcome
 from raybench.plan import Leg, Plan
 from raybench.training import leg, loader
@@ -38,7 +38,7 @@ def _optimizer(change: dict[str, Any]) -> Callable[..., torch.optim.Optimizer]:
 
 
 def _without_clipping(*arguments: Any) -> dict[str, Any]:
-    from raybench.arms import deepspeed_config
+    from raybench.declare.arms import deepspeed_config
 
     config = deepspeed_config(*arguments)
     del config["gradient_clipping"]  # as a script that does not think of it

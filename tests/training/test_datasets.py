@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from raybench import datasets
-from raybench.datasets import DATASETS, BadData, facts_of
-from raybench.setting import Setting
+from raybench.declare import datasets
+from raybench.declare.datasets import DATASETS, BadData, facts_of
+from raybench.declare.setting import Setting
 from raybench.training.datasets import check_data, evaluation_data, fetch, num_samples, training_data
 from raybench.training.torchvision_ops import import_datasets
 from tests.training import datafiles

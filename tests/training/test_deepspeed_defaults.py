@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from raybench.arms import DeepSpeedArm, added_config
-from raybench.setting import Setting
+from raybench.declare.arms import DeepSpeedArm, added_config
+from raybench.declare.setting import Setting
 from tests.conftest import ROOT, command_environment
 
 RECORDED = Path(__file__).with_name("deepspeed_defaults.json")

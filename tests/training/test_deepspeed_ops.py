@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench.placement import RUN
+from raybench.cluster.placement import RUN
 from raybench.training import deepspeed_ops
 from raybench.training.engines import Unsupported
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from raybench.arms import TorchArm
+from raybench.declare.arms import TorchArm
+from raybench.declare.space import Space
 from raybench.outcome import Measurement
 from raybench.plan import build_plan
-from raybench.space import Space
 from raybench.training.leg import run_leg
 from raybench.training.ranks import Ranks
 from raybench.training.telemetry import Telemetry

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from raybench.declare.setting import parse_bytes
+from raybench.declare.space import load_space
 from raybench.errors import UserError
-from raybench.ledger import build_row
+from raybench.ledger.dataset import build_row
 from raybench.outcome import Failure, Measurement
 from raybench.plan import Plan, Trial, build_plan
-from raybench.setting import parse_bytes
-from raybench.space import load_space
 from raybench.training.largest import LargestBatches, Probe, ProbeFailed, find_largest, run_probe
 from raybench.training.ranks import Ranks
 from raybench.training.worker import run_legs

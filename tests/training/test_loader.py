@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from raybench.setting import Setting
+from raybench.declare.setting import Setting
 from raybench.training.loader import Batches
 from tests.training import datafiles
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from raybench.setting import Optimizer, Schedule
+from raybench.declare.setting import Optimizer, Schedule
 from raybench.training.blocks import blocks_of, checkpoint_activations, num_checkpointed
 from raybench.training.lenets import LeNet
 from raybench.training.optimizers import (

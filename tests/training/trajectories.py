@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
 
-from raybench.arms import Arm
+from raybench.declare.arms import Arm
+from raybench.declare.setting import Setting
 from raybench.plan import Leg
-from raybench.setting import Setting
 from raybench.training import memory
 from raybench.training.blocks import checkpoint_activations
 from raybench.training.deepspeed_ops import import_deepspeed

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from raybench.arms import DeepSpeedArm, FsdpArm
+from raybench.declare.arms import DeepSpeedArm, FsdpArm
 from raybench.plan import Leg
 
 

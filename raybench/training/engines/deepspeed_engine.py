@@ -1,4 +1,4 @@
-"""DeepSpeed: any config passes through; what raybench adds to it is `raybench.arms.added_config`, and recorded."""
+"""DeepSpeed: any config passes through; what raybench adds to it is `declare.arms.added_config`, and recorded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from raybench.arms import DeepSpeedArm, added_config, deepspeed_config
-from raybench.setting import LossScale, Schedule, Setting
+from raybench.declare.arms import DeepSpeedArm, added_config, deepspeed_config
+from raybench.declare.setting import LossScale, Schedule, Setting
 from raybench.training.deepspeed_ops import build_communication, build_optimizer_kernel
 from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.facts import dtype_names

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-from raybench.setting import Setting
+from raybench.declare.setting import Setting
 from raybench.training.blocks import blocks_of
 from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.engines.torch_engine import DTYPES, TorchEngine

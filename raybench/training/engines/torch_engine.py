@@ -13,8 +13,8 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
-from raybench.arms import FsdpArm, TorchArm
-from raybench.setting import Setting
+from raybench.declare.arms import FsdpArm, TorchArm
+from raybench.declare.setting import Setting
 from raybench.training.engines import Unsupported
 from raybench.training.facts import dtype_names
 from raybench.training.optimizers import (

@@ -1,0 +1,188 @@
+"""Joining the Ray cluster that a sweep runs on, or starting one of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# Ray turns token authentication on by itself where it starts a cluster and a token lies ready; who joins such a
+# cluster needs it too, and Ray reads this variable when it is imported.
+if (Path.home() / ".ray" / "auth_token").exists():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+import psutil
+import ray
+from ray._private import ray_constants
+
+from raybench.cluster.fleet import SLOT, Autoscaler, NodeType
+from raybench.cluster.placement import Cluster
+from raybench.driver.recorder import ACTOR_NAMESPACE
+from raybench.errors import UserError
+
+_OWNER = "raybench_process_"  # a resource of a Ray that a sweep started for itself, before the sweep's process number
+
+
+def connect() -> Cluster:
+    """Join the Ray cluster of RAY_ADDRESS or of this node, or start one of this machine with one slot.
+
+    RAY_ADDRESS=local starts one whatever runs on this node.
+
+    Ray's and the workers' own output goes to Ray's log files. Raises UserError when RAY_ADDRESS names a cluster
+    that cannot be reached: a sweep meant for it must not run here instead; and where the Ray of this node belongs to
+    another sweep.
+    """
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # A trial starts fewer helpers without the watcher of preempted nodes, whose retries raybench does not use.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # Ray runs its workers at niceness 15, below whatever else this machine does; a training run has normal priority.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # What an actor says when the one it talks to is gone is told by whoever waits for it, in a line.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    # Tune tells of a failed trial in pages; the sweep says it in a line, and Ray's log files have the pages.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+    # So does the raylet of a process that died, on the driver's terminal; it becomes a failure row and a line of ours.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    common: dict[str, Any] = {
+        "namespace": ACTOR_NAMESPACE, "log_to_driver": False, "logging_level": "error", "configure_logging": True,
+    }  # fmt: skip
+    address = os.environ.get("RAY_ADDRESS", "")
+    try:
+        if address != "local":
+            ray.init(address="auto", **common)
+            nodes = _nodes()
+            owner = _owner(nodes)
+            if owner is None:
+                return Cluster(nodes, is_local=False, autoscaler=_autoscaler())
+            ray.shutdown()  # it ends with the sweep that started it
+            if psutil.pid_exists(owner):
+                raise UserError(
+                    f"another sweep runs on this machine (process {owner}) with a Ray of its own; wait for its end, or "
+                    "set RAY_ADDRESS=local to run beside it, where the two disturb each other's measurements"
+                )
+    except ConnectionError as error:
+        if address not in ("", "auto"):
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({reason})") from None
+    except ray.exceptions.AuthenticationError:
+        raise UserError(
+            "the Ray cluster wants a token, and this process has none or another one: copy its ~/.ray/auth_token here, "
+            "or name the file in RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
+        ) from None
+    _start(common)
+    return Cluster(_nodes(), is_local=True)
+
+
+def _start(common: dict[str, Any]) -> None:
+    """Start a Ray of this machine alone, which listens on loopback and has one slot. Raises UserError."""
+    _make_token()
+    # Told that there are no clusters, as on a Mac, Ray takes 127.0.0.1 for this node's address and listens there alone.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(address="local", resources={SLOT: 1, f"{_OWNER}{os.getpid()}": 1}, include_dashboard=False, **common)
+    except Exception as error:  # Ray gives a node half a minute, and has no type of its own for this
+        if "timed out during startup" not in str(error):
+            raise
+        raise UserError(
+            "Ray did not start on this machine within 30 s; it may be busy with something else: look, and try again"
+        ) from None
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = True
+
+
+def _make_token() -> None:
+    """Make the token that a Ray started here will want, where there is none: Ray's own can be read by everybody.
+
+    RAY_AUTH_MODE other than `token`, and a token that lies elsewhere, are the user's word.
+    """
+    path = Path.home() / ".ray" / "auth_token"
+    elsewhere = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if path.exists() or elsewhere or os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    aside = path.with_name(f".auth_token.{os.getpid()}.writing")
+    aside.touch(mode=0o600)
+    aside.write_text(secrets.token_hex(32), encoding="ascii")
+    with contextlib.suppress(FileExistsError):  # another sweep was faster
+        os.link(aside, path)
+    aside.unlink()
+
+
+def _owner(nodes: tuple[dict[str, float], ...]) -> int | None:
+    """The process whose own Ray this is; None for a cluster."""
+    names = [name for node in nodes for name in node if name.startswith(_OWNER)]
+    return int(names[0].removeprefix(_OWNER)) if names else None
+
+
+def disconnect() -> None:
+    """Leave the cluster; one that `connect` started ends."""
+    ray.shutdown()
+
+
+def _nodes() -> tuple[dict[str, float], ...]:
+    return tuple(dict(node["Resources"]) for node in ray.nodes() if node["Alive"])
+
+
+def log_folder() -> str:
+    """Where Ray keeps the output of all processes of this session."""
+    context = ray._private.worker.global_worker
+    node = getattr(context, "node", None)
+    return (
+        str(node.get_logs_dir_path()) if node else os.path.join(tempfile.gettempdir(), "ray", "session_latest", "logs")
+    )
+
+
+def _autoscaler() -> Autoscaler | None:
+    """What the cluster's autoscaler may start; None where there is none, or this process cannot see its config.
+
+    Ray tells the GCS of it on managed platforms only. Elsewhere its monitor, a process on the head, has the config as a
+    file: what `ray up` wrote.
+    """
+    config = ray._private.state.state.get_cluster_config()
+    if config is not None and config.node_group_configs:
+        groups = config.node_group_configs
+        counts = [group.max_count if group.max_count >= 0 else _NO_LIMIT for group in groups]
+        types = [
+            NodeType(group.name, dict(group.resources), count) for group, count in zip(groups, counts, strict=True)
+        ]
+        return Autoscaler(tuple(types), sum(counts))
+    path = _autoscaling_config(str(ray.get_runtime_context().gcs_address))
+    return read_autoscaler(path) if path is not None else None
+
+
+_NO_LIMIT = 10_000  # nodes of a type whose number nobody limits
+
+
+def _autoscaling_config(gcs_address: str) -> Path | None:
+    """The file with which this cluster's monitor was started on this machine."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
+        if any(word.endswith("monitor.py") for word in words) and options.get("--gcs-address") == gcs_address:
+            config = options.get("--autoscaling-config")
+            return Path(config).expanduser() if config else None
+    return None
+
+
+def read_autoscaler(path: Path) -> Autoscaler | None:
+    """The worker types of an autoscaler's config, as `ray up` takes it; None where it cannot be read."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        most = int(config.get("max_workers", 2))  # Ray's default
+        head = config.get("head_node_type")
+        types = [
+            NodeType(name, dict(type_.get("resources") or {}), min(most, int(type_.get("max_workers", most))))
+            for name, type_ in (config.get("available_node_types") or {}).items()
+            if name != head
+        ]
+    except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError):
+        return None
+    return Autoscaler(tuple(types), most)

@@ -1,0 +1,302 @@
+"""Where trials run: what a cluster offers, whether a plan fits, what a trial takes and whether it got that. No ray."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raybench.child import ask_child
+from raybench.cluster.fleet import (
+    ACCELERATOR,
+    SLOT,
+    Amounts,
+    Autoscaler,
+    Need,
+    NodeType,
+    accelerators,
+    kind_in_words,
+    kind_of,
+    nodes_in_words,
+)
+from raybench.cluster.versions import version_differences
+from raybench.declare.datasets import BadData, check_present, facts_of
+from raybench.declare.setting import Setting
+from raybench.errors import UserError
+from raybench.plan import Plan, Trial
+
+RUN = "RAYBENCH_RUN"  # a variable of the workers: names this run of the sweep
+_CONNECT_SECONDS = 3.0
+_JOIN_SECONDS = 60.0  # the import of ray included
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the living nodes have, and what the autoscaler could start beside them, where there is one."""
+
+    nodes: tuple[Amounts, ...]
+    is_local: bool
+    autoscaler: Autoscaler | None = None
+
+    @property
+    def all_nodes(self) -> list[Amounts]:
+        """The living nodes and those that could come."""
+        return [*self.nodes, *(self.autoscaler.to_come(self.nodes) if self.autoscaler else [])]
+
+    @property
+    def slots(self) -> int | None:
+        """The most trials that may run side by side without disturbing each other; None where no node has a slot."""
+        count = int(sum(node.get(SLOT, 0) for node in self.all_nodes))
+        return count or None
+
+    def largest(self, resource: str) -> int:
+        """The most of a resource that one node has."""
+        return int(max((node.get(resource, 0) for node in self.all_nodes), default=0))
+
+    @property
+    def has_gpus(self) -> bool:
+        return self.largest("GPU") > 0
+
+    def describe(self) -> str:
+        """The cluster in a few words."""
+        coming = len(self.all_nodes) - len(self.nodes)
+        number = "1 node" if len(self.nodes) == 1 else f"{len(self.nodes)} nodes"
+        more = f" and {coming} more that its autoscaler can start" if coming else ""
+        where = "this machine" if self.is_local else f"a Ray cluster of {number}{more}"
+        gpus = f", {self.largest('GPU')} GPUs" if self.has_gpus else ", no GPU"
+        return f"{where}: {self.largest('CPU')} CPUs{gpus}{'' if self.is_local else ' on its largest node'}"
+
+
+def use_gpu(device: str, cluster: Cluster) -> bool:
+    """Whether a setting's `device` means the GPU on this cluster."""
+    return device == "cuda" or (device == "auto" and cluster.has_gpus)
+
+
+def worker_resources(trial: Trial, cluster: Cluster) -> dict[str, float]:
+    """What Ray gives each worker of a trial: a CPU, its GPU, its part of the node's slot, a mark of the accelerator."""
+    setting = trial.setting
+    resources: dict[str, float] = {"CPU": 1}
+    if use_gpu(setting.device, cluster):
+        resources["GPU"] = 1
+    if cluster.slots:
+        sharers = setting.workers_per_node * trial.slots_per_node
+        resources[SLOT] = int(10_000 / sharers) / 10_000  # Ray counts in such units; a node has one slot, for one trial
+    if setting.accelerator:
+        resources[ACCELERATOR + setting.accelerator] = 0.0001
+    return resources
+
+
+def need_of(trial: Trial, cluster: Cluster) -> Need:
+    """What a trial takes of each of its nodes."""
+    each = trial.setting.workers_per_node
+    amounts = {name: round(amount * each, 4) for name, amount in worker_resources(trial, cluster).items()}
+    return Need(trial.setting.nodes, tuple(sorted(amounts.items())))
+
+
+def check_fits(plan: Plan, cluster: Cluster) -> None:
+    """Raise UserError for a trial that the cluster can never run, naming what it asks for and what there is."""
+    for trial in {(trial.setting_id, trial.slots_per_node): trial for trial in plan.trials}.values():
+        _check_device(trial, cluster)
+        setting, need = trial.setting, need_of(trial, cluster)
+        _check_one_node(trial, dict(need.resources), cluster)
+        fitting = [node for node in cluster.all_nodes if need.fits(node)]
+        if len(fitting) < setting.nodes:
+            raise UserError(
+                f"setting.nodes: {trial.label!r} needs {need.in_words()}, and {len(fitting) or 'none'} "
+                f"of the nodes there will do: {nodes_in_words(cluster.all_nodes)}"
+            )
+        if setting.nodes > 1 and not cluster.slots:
+            raise UserError(
+                "setting.nodes: a trial over several nodes needs nodes that declare a slot; start each with "
+                "--resources='{\"bench_slot\": 1}'"
+            )
+
+
+def _check_device(trial: Trial, cluster: Cluster) -> None:
+    setting = trial.setting
+    gpu = use_gpu(setting.device, cluster)
+    if not gpu and any(leg.setting.batch_size == "max" and not leg.setting.memory_limit for leg in trial.legs):
+        raise UserError(
+            f"setting.batch_size: max needs setting.memory_limit where there is no GPU, such as 2GiB a worker; "
+            f"{trial.label!r} has none"
+        )
+    if gpu and not cluster.has_gpus:
+        raise UserError(
+            f"setting.device: {trial.label!r} asks for cuda, and there is no GPU ({cluster.describe()}); try "
+            "setting.device=auto"
+        )
+    known = accelerators(cluster.all_nodes)
+    if setting.accelerator and setting.accelerator not in known:
+        raise UserError(
+            f"setting.accelerator: no node has {setting.accelerator!r}; there is {', '.join(known) or 'none'} "
+            f"({cluster.describe()})"
+        )
+
+
+def _check_one_node(trial: Trial, amounts: Amounts, cluster: Cluster) -> None:
+    """Refuse more workers than any node has CPUs or GPUs for."""
+    workers = trial.setting.workers_per_node
+    for resource in ("GPU", "CPU"):
+        have = cluster.largest(resource)
+        if amounts.get(resource, 0) > have == 0:
+            raise UserError(f"no node has a {resource} for a worker ({cluster.describe()}); start nodes that train")
+        if amounts.get(resource, 0) > have:
+            raise UserError(
+                f"setting.workers: {workers} workers need {workers} {resource}s on one node, and there are {have} "
+                f"({cluster.describe()}); {trial.label!r} cannot run; try setting.workers={have * trial.setting.nodes}"
+            )
+
+
+def check_data(plan: Plan) -> None:
+    """Raise UserError where a setting's data are not on this machine, or too few for its batch.
+
+    Where workers run on other machines, only they can tell.
+    """
+    for setting in {trial.setting_id: trial.setting for trial in plan.trials}.values():
+        if setting.download:
+            continue
+        try:
+            check_present(setting.dataset, setting.data_root)
+            samples = facts_of(setting.dataset, setting.data_root).train_samples
+        except BadData as error:
+            raise UserError(f"setting.dataset: {error}") from None
+        if setting.batch_size != "max" and samples < setting.batch_size:
+            raise UserError(
+                f"setting.batch_size: {setting.batch_size} is more than the {samples} training images of "
+                f"{setting.dataset} in {setting.data_root}"
+            )
+
+
+def threads_per_worker(trial: Trial, cluster: Cluster) -> int:
+    """OMP threads of each worker: the CPUs of the smallest node that will do, shared out among the workers there."""
+    need = need_of(trial, cluster)
+    cpus = min((int(node.get("CPU", 0)) for node in cluster.all_nodes if need.fits(node)), default=0)
+    return max(1, cpus // (trial.setting.workers_per_node * trial.slots_per_node))
+
+
+def check_placement(places: Sequence[Mapping[str, Any]], setting: Setting, versions: Mapping[str, str | None]) -> str:
+    """Why a group of processes is not where its setting wants it, or not of the sweep's versions; empty where it is.
+
+    `places`: by rank, `node` (a name), `node_id` (Ray's), `gpus` (UUIDs), and where known `gpu` (their model),
+    `foreign_processes` on them, `versions`. `versions`: the driver's (`raybench.cluster.versions.own_versions`).
+    """
+    of_node = Counter(place["node_id"] for place in places)
+    names = ", ".join(dict.fromkeys(place["node"] for place in places))
+    if len(of_node) != setting.nodes:
+        return f"its {setting.workers} workers are on {len(of_node)} nodes ({names}), and should be on {setting.nodes}"
+    if set(of_node.values()) != {setting.workers_per_node}:
+        counts = ", ".join(map(str, of_node.values()))
+        return f"its workers are unevenly placed on {names}: {counts}, and should be {setting.workers_per_node} a node"
+    uuids = Counter(uuid for place in places for uuid in place["gpus"])
+    models = dict.fromkeys(place["gpu"] for place in places if place.get("gpu"))
+    if len(models) > 1:
+        return f"its GPUs are not alike: {', '.join(models)} (on {names})"
+    for rank, place in enumerate(places):
+        where = f"rank {rank} on {place['node']}"
+        shared = [uuid for uuid in place["gpus"] if uuids[uuid] > 1]
+        if shared:
+            return f"{where} shares its GPU {shared[0]} with another rank"
+        if place.get("foreign_processes"):
+            return f"{where}: {place['foreign_processes']} other processes use its GPU {place['gpus'][0]}"
+        if "versions" in place and (differing := version_differences(place["versions"], versions)):
+            return f"{where}: {differing}"
+    return ""
+
+
+def this_machine() -> Cluster:
+    """What a Ray of this machine alone would offer: one slot."""
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return Cluster(({"CPU": float(os.cpu_count() or 1), "GPU": float(gpus), SLOT: 1.0},), is_local=True)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sweep would run: a cluster, or why the one that is asked for cannot be looked at."""
+
+    cluster: Cluster | None
+    problem: str = ""
+
+    @property
+    def slots(self) -> int:
+        return (self.cluster and self.cluster.slots) or 1
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether trials run on the machines of a cluster, which this need not be one of."""
+        return self.cluster is not None and not self.cluster.is_local
+
+    def in_words(self, plan: Plan) -> str:
+        """The cluster, how many trials run at once, of what size, and whether the plan fits."""
+        if self.cluster is None:
+            return self.problem
+        try:
+            check_fits(plan, self.cluster)
+        except UserError as error:
+            return f"it does not fit: {error}"
+        trials = list({trial.setting_id: trial for trial in plan.trials}.values())
+        each = _range([trial.setting.workers for trial in trials], "worker")
+        own, up_to = "a node of its own", ""
+        if max(trial.setting.nodes for trial in trials) > 1:
+            each += f" on {_range([trial.setting.nodes for trial in trials], 'node')}"
+            own, up_to = "nodes of its own", "up to "
+        shared = plan.trials[0].slots_per_node
+        if shared > 1:
+            own = f"a node shared by up to {shared} (slots_per_node)"
+        most = self.slots * shared
+        at_once = "one trial at a time" if most == 1 else f"{up_to}{most} trials at a time, each on {own}"
+        return f"{self.cluster.describe()}; {at_once}, of {each}{self._kinds(trials)}"
+
+    def _kinds(self, trials: Sequence[Trial]) -> str:
+        """A warning where a setting could run on several kinds of nodes, which are not compared with each other."""
+        assert self.cluster is not None
+        kinds = {
+            kind_of(node)
+            for trial in trials
+            for node in self.cluster.all_nodes
+            if need_of(trial, self.cluster).fits(node)
+        }
+        if len(kinds) < 2:
+            return ""
+        named = "; ".join(kind_in_words(kind) for kind in sorted(kinds))
+        return (
+            f". Nodes of {len(kinds)} kinds would do ({named}): a setting's trials stay on one kind where they can, "
+            "and what ran on another is a comparison of its own; setting.accelerator=NAME chooses"
+        )
+
+
+def _range(numbers: Sequence[int], what: str) -> str:
+    """As `2 workers` or `1 to 4 workers`."""
+    least, most = min(numbers), max(numbers)
+    return f"{most if least == most else f'{least} to {most}'} {what}{'' if most == 1 else 's'}"
+
+
+def find_cluster() -> Place:
+    """The cluster of RAY_ADDRESS, else this machine; a Ray is joined in a child process, and none is started."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "auto", "local"):
+        return Place(this_machine())
+    problem = "" if "://" in address else connection_problem(address)
+    answer: dict[str, Any] = {"error": problem}
+    if not problem:
+        answer = ask_child(["raybench.cluster.ray_probe", address], _JOIN_SECONDS)
+    if "error" in answer:
+        return Place(None, f"RAY_ADDRESS={address} cannot be joined: {answer['error']}")
+    scaler = answer["autoscaler"]
+    autoscaler = Autoscaler(tuple(NodeType(**type_) for type_ in scaler["types"]), scaler["most"]) if scaler else None
+    return Place(Cluster(tuple(answer["nodes"]), is_local=False, autoscaler=autoscaler))
+
+
+def connection_problem(address: str) -> str:
+    """Why nothing answers at HOST:PORT; empty where something does."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return "it is no HOST:PORT"
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS):
+            return ""
+    except (OSError, UnicodeError, OverflowError) as error:
+        return str(error) or type(error).__name__

@@ -1,0 +1,52 @@
+"""The versions that every process of a sweep must share. Only `importlib.metadata` is asked: nothing heavy is imported.
+
+Of raybench itself the content counts, not only the number: a working tree that was changed on one node is another
+version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+_PACKAGES = ("ray", "torch", "deepspeed")
+
+
+@cache
+def own_versions() -> dict[str, str | None]:
+    """By name, the versions of this process: Python, raybench with a digest of its source, and what it trains with."""
+    return {
+        "python": platform.python_version(),
+        "raybench": f"{_version('raybench')} ({source_digest(Path(__file__).parents[1])})",
+        **{package: _version(package) for package in _PACKAGES},
+    }
+
+
+def source_digest(folder: Path) -> str:
+    """8 hexadecimal digits that name the content of the Python files below a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:8]
+
+
+def version_differences(found: Mapping[str, str | None], expected: Mapping[str, str | None]) -> str:
+    """What differs, as `torch 2.12.0 and not 2.13.0`, in which `expected` is the sweep's; empty where nothing does."""
+    differing = [
+        f"{name} {found.get(name) or 'is missing'} and not {version}"
+        for name, version in expected.items()
+        if found.get(name) != version
+    ]
+    return "; ".join(differing)
+
+
+def _version(package: str) -> str | None:
+    """The public version: a node without GPUs may have another build of the same torch."""
+    try:
+        return metadata.version(package).partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return None

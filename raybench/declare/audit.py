@@ -1,0 +1,127 @@
+"""The audit before the run: in what the arms of a setting differ by declaration, beside the engine and its options.
+
+No torch here: it reads what the space says. What the runs then were, whatever was said, the facts tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raybench import facts
+from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm, deepspeed_config
+from raybench.declare.setting import Setting
+
+# Of the trial, and so of all its arms.
+_THE_TRIALS = {"workers", "nodes", "accelerator", "device", "dataset", "data_root", "download", "loss_scale"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One declared option in which an arm is not as the baseline is."""
+
+    name: str  # dotted, as optimizer.weight_decay
+    value: Any
+    baseline_value: Any
+
+    @property
+    def word(self) -> str:
+        """What to put under `differs:` to declare it."""
+        return self.name.partition(".")[0]
+
+    def __str__(self) -> str:
+        return f"{self.name} {_shown(self.value)} instead of {_shown(self.baseline_value)}"
+
+
+def declared_options(arm: Arm, setting: Setting) -> dict[str, Any]:
+    """What an arm trains with, by dotted name, as far as it is written down: the setting, and what engine options
+    and DeepSpeed's own sections say of the same things. Buffer broadcasts, which matter to some models only, are
+    left to the facts."""
+    options = _flat(setting.model_dump(mode="json", exclude=_THE_TRIALS))
+    options["communication_dtype"] = None  # gradients travel as they are
+    if isinstance(arm, TorchArm) and arm.communication_hook != "none":
+        options["communication_dtype"] = arm.communication_hook
+    elif isinstance(arm, FsdpArm):
+        options["communication_dtype"] = arm.reduce_dtype
+    elif isinstance(arm, DeepSpeedArm):
+        options |= _written_in_config(arm, setting)
+    return options
+
+
+def _written_in_config(arm: DeepSpeedArm, setting: Setting) -> dict[str, Any]:
+    """What the sections of an arm's own DeepSpeed config state: nothing of the defaults of what they leave out."""
+    config = arm.config
+    stated: dict[str, Any] = {}
+    optimizer, scheduler = config.get("optimizer"), config.get("scheduler")
+    if isinstance(optimizer, Mapping) and "type" in optimizer:
+        parameters = optimizer.get("params") or {}
+        name = str(optimizer["type"]).lower()
+        # DeepSpeed's Adam is AdamW unless told otherwise.
+        stated["optimizer.name"] = "adamw" if name == "adam" and parameters.get("adam_w_mode", True) else name
+        same = _flat({"optimizer": setting.optimizer.model_dump(mode="json")})
+        stated |= {f"optimizer.{key}": v for key, v in parameters.items() if f"optimizer.{key}" in same}
+    if isinstance(scheduler, Mapping) and "type" in scheduler:
+        stated["schedule.name"] = str(scheduler["type"])
+    if "communication_data_type" in config:
+        stated["communication_dtype"] = config["communication_data_type"]
+    whole = deepspeed_config(arm, setting)
+    sections = {key: whole[key] for key in ("bf16", "fp16", "torch_autocast") if key in whole}
+    enabled = {key: section for key, section in sections.items() if section.get("enabled")}
+    if not enabled:
+        stated["precision"] = setting.precision if setting.precision == "tf32" else "fp32"
+    elif "torch_autocast" in enabled:
+        dtype = str(enabled["torch_autocast"].get("dtype", "bfloat16")).removeprefix("torch.")
+        short = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
+        stated |= {"precision": short.get(dtype, dtype), "mixed_precision": "autocast"}
+    else:
+        stated |= {"precision": next(iter(enabled)), "mixed_precision": "cast"}
+    return stated
+
+
+def differences(options: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Difference]:
+    """In what two arms' declared options differ, by name. How mixed precision is done matters where there is any;
+    of two different optimizers only the name is told, of two schedules too."""
+    names = {name for name in options if name in baseline and options[name] != baseline[name]}
+    if not {options["precision"], baseline["precision"]} & {"bf16", "fp16"} or "precision" in names:
+        names.discard("mixed_precision")
+    for kind in ("optimizer", "schedule"):
+        if f"{kind}.name" in names:
+            names = {name for name in names if not name.startswith(f"{kind}.") or name == f"{kind}.name"}
+    return [Difference(name, options[name], baseline[name]) for name in sorted(names)]
+
+
+def undeclared(found: list[Difference], differs: Collection[str]) -> list[Difference]:
+    """Those that the space does not declare."""
+    return [one for one in found if not facts.is_declared(one.name, differs)]
+
+
+def links(arm: Arm, setting: Setting, before: Arm, before_setting: Setting) -> list[str]:
+    """The declared things in which an arm of a chain differs from the one before: a chain wants exactly one.
+
+    A field of the setting counts as one thing, the engine with all of its options as another.
+    """
+    found = differences(declared_options(arm, setting), declared_options(before, before_setting))
+    things = list(dict.fromkeys(one.word for one in found if one.name != "communication_dtype"))
+    if arm.model_dump(exclude={"setting"}) != before.model_dump(exclude={"setting"}):
+        things.append("engine" if arm.engine != before.engine else f"{arm.engine}'s options")
+    return things
+
+
+def known_words() -> list[str]:
+    """Every word that a space may put under `differs`."""
+    return sorted({*Setting.model_fields, *facts.DECLARABLE, *facts.COMPARED})
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value and key != "model_options":
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,63 @@
+"""The protocol: what every leg does with its engine, the same in all arms. No ray and no torch here.
+
+`throughput` measures a number of steps; `train` runs whole epochs, evaluated between them, to their end or to a
+target. A mapping without `kind` is `throughput`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field
+
+from raybench.declare.setting import Positive, Strict
+
+MOST_STEPS = 1_000_000  # of one window: every step's time is kept, in memory and in a row
+
+
+class Throughput(Strict):
+    """Measure steps: `warmup_steps` kept but not measured, then `steps` measured, in each of `rounds` rounds."""
+
+    kind: Literal["throughput"] = "throughput"
+    warmup_steps: int = Field(default=20, ge=1, le=MOST_STEPS)
+    steps: int = Field(default=100, ge=2, le=MOST_STEPS)
+    rounds: Positive = 2
+    phases: bool = True  # time forward, backward and optimizer step apart
+    telemetry: bool = True  # sample the machine in a process of its own while steps are measured
+    evaluate: bool = False  # once, after the last step
+
+
+class Train(Strict):
+    """Train for `epochs` whole epochs, with evaluation outside the timed steps after every `evaluate_every` of them
+    and after the last.
+
+    With a `target_accuracy` (a fraction, top-1), a leg ends with the epoch that reaches it, unless `stop_at_target`
+    is off. The first `warmup_steps` of the first epoch count as training time but not as measured steps.
+    """
+
+    kind: Literal["train"]
+    epochs: Positive
+    warmup_steps: int = Field(default=10, ge=1, le=MOST_STEPS)
+    rounds: Positive = 1
+    phases: bool = True  # time forward, backward and optimizer step apart
+    telemetry: bool = True  # sample the machine in a process of its own while steps are measured
+    target_accuracy: float | None = Field(default=None, gt=0, le=1)
+    stop_at_target: bool = True
+    evaluate_every: Positive = 1  # epochs
+
+
+# The fields that switch an instrument on, whose price a calibration measures.
+INSTRUMENTS: Final = ("phases", "telemetry")
+
+
+def _with_kind(values: Any) -> Any:
+    return {"kind": "throughput", **values} if isinstance(values, Mapping) else values
+
+
+Protocol = Annotated[Throughput | Train, Field(discriminator="kind"), BeforeValidator(_with_kind)]
+
+
+def evaluates(protocol: Throughput | Train) -> bool:
+    """Whether a leg is evaluated on the test split."""
+    return isinstance(protocol, Train) or protocol.evaluate

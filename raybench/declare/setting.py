@@ -1,0 +1,305 @@
+"""The setting: what is trained, every choice explicit, the same for all arms unless a space declares otherwise.
+
+A field added here needs a default: ids are hashes of what is not default, so a new field renames nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from raybench.cli import suggest
+from raybench.declare.datasets import DATASETS
+from raybench.declare.small_images import SMALL_IMAGES, SmallImages, resolve
+
+Positive = Annotated[int, Field(gt=0, lt=2**31)]  # a column of the ledger holds it
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+TorchKernel = Literal["auto", "foreach", "fused", "for-loop"]  # auto: what torch picks by itself
+
+
+class Strict(BaseModel):
+    """Immutable; unknown keys, infinities and not-a-numbers are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Sgd(Strict):
+    """torch.optim.SGD with every hyper-parameter explicit."""
+
+    name: Literal["sgd"] = "sgd"
+    kernel: TorchKernel = "foreach"
+    lr: float = Field(default=0.01, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    dampening: float = Field(default=0.0, ge=0)
+    nesterov: bool = False
+    weight_decay: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise ValueError("nesterov needs a momentum above 0 and no dampening")
+        return self
+
+
+class Adam(Strict):
+    """Adam or AdamW with every hyper-parameter explicit; kernel `deepspeed` is its FusedAdam, CPUAdam with offload."""
+
+    name: Literal["adam", "adamw"]
+    kernel: TorchKernel | Literal["deepspeed"] = "foreach"
+    lr: float = Field(default=1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+    @field_validator("betas")
+    @classmethod
+    def _below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas lie from 0 to below 1, not {list(betas)}")
+        return betas
+
+
+class Lamb(Strict):
+    """LAMB with every hyper-parameter explicit: timm's in torch kernels, or DeepSpeed's FusedLamb (CUDA only).
+
+    The two are not the same algorithm (FusedLamb bounds the trust ratio to [0.01, 10]), and the facts say so.
+    """
+
+    name: Literal["lamb"]
+    kernel: Literal["foreach", "for-loop", "deepspeed"] = "foreach"
+    lr: float = Field(default=1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-6, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+Optimizer = Annotated[Sgd | Adam | Lamb, Field(discriminator="name")]
+
+
+class Schedule(Strict):
+    """The learning rate over optimizer steps: up in a line for `warmup_steps`, then constant, or down to 0 at
+    `total_steps` in a line or along a half cosine."""
+
+    name: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+    total_steps: Positive | None = None  # of warm-up and decay together
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> Self:
+        if self.name == "constant":
+            if self.total_steps is not None:
+                raise ValueError("a constant schedule has no total_steps; take it out")
+        elif self.total_steps is None:
+            raise ValueError(f"a {self.name} schedule decays until total_steps; give it")
+        elif self.total_steps <= self.warmup_steps:
+            raise ValueError(f"total_steps {self.total_steps} must be more than warmup_steps {self.warmup_steps}")
+        return self
+
+    def factor(self, step: int) -> float:
+        """What the learning rate is multiplied by in optimizer step `step`, from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.total_steps is None:
+            return 1.0
+        done = min(1.0, (step - self.warmup_steps) / (self.total_steps - self.warmup_steps))
+        return 1 - done if self.name == "linear" else (1 + math.cos(math.pi * done)) / 2
+
+
+class LossScale(Strict):
+    """Loss scaling in fp16: doubled after `growth_interval` steps without an overflow, halved at each; 0: fixed."""
+
+    initial: float = Field(default=65536.0, gt=0)
+    growth_interval: int = Field(default=2000, ge=0, lt=2**31)
+
+    @field_validator("initial")
+    @classmethod
+    def _power_of_two(cls, initial: float) -> float:
+        if not math.log2(initial).is_integer():
+            raise ValueError(f"a loss scale is a power of two, not {initial:g}")
+        return initial
+
+
+class RandAugment(Strict):
+    """torchvision's RandAugment (Cubuk et al. 2020): `num_ops` random operations an image at `magnitude` of 30."""
+
+    num_ops: Positive = 2
+    magnitude: int = Field(default=9, ge=0, le=30)
+
+
+class Augmentation(Strict):
+    """What is done to training images at random, the same in every arm of a trial; evaluation sees none of it.
+
+    `crop` pads by that many pixels and crops at random; `resized_crop` crops a random part and resizes it. With
+    `mixup` and `cutmix` (their alpha; 0 is off) whole batches are mixed and labels become soft; with both, each batch
+    gets one of them.
+    """
+
+    crop: int = Field(default=0, ge=0)
+    resized_crop: bool = False
+    flip: bool = False
+    randaugment: RandAugment | Literal[False] = False
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
+
+    @field_validator("randaugment", mode="before")
+    @classmethod
+    def _by_default(cls, value: Any) -> Any:
+        return RandAugment() if value is True else value
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> Self:
+        if self.crop and self.resized_crop:
+            raise ValueError("crop and resized_crop are two ways to crop; take one")
+        return self
+
+
+class Setting(Strict):
+    """What is trained. Batch sizes count images; `batch_size` is global: micro x accumulation x workers."""
+
+    model: str
+    dataset: str
+    data_root: str = "data"  # a folder; a relative one is taken from where the command was started
+    download: bool = False  # fetch the dataset into data_root where it is not there
+    augmentation: Augmentation = Augmentation()
+    image_size: Positive | None = None  # pixels a side; the dataset's own where not given
+    batch_size: Positive | Literal["max"]  # max: for each arm workers x the largest micro-batch that fits
+    # Bytes a worker may take, for max; texts such as 2GiB are read too. Without one, all that the GPU has.
+    memory_limit: Annotated[int, Field(gt=0, lt=2**63)] | None = None
+    accumulation: Positive = 1
+    workers: Positive = 1
+    nodes: Positive = 1  # machines that the workers are spread over, evenly
+    accelerator: str | None = None  # Ray's name of the kind of nodes to run on, as A100; any where not given
+    precision: Precision = "fp32"
+    # How bf16 and fp16 are done. autocast: weights stay fp32, operations run lower. cast: weights are lower.
+    mixed_precision: Literal["autocast", "cast"] = "autocast"
+    loss_scale: LossScale = LossScale()  # of fp16
+    optimizer: Optimizer = Field(default_factory=lambda: Adam(name="adamw"))
+    schedule: Schedule = Schedule()
+    gradient_clipping: float = Field(default=0.0, ge=0)  # norm; 0 clips nothing, in every engine
+    activation_checkpointing: bool = False  # each block of the model computed again in the backward pass
+    channels_last: bool = False
+    compile: bool = False  # torch.compile
+    loader_workers: int = Field(default=0, ge=0, le=64)
+    prefetch_factor: Positive = 2  # micro-batches that each loader worker reads ahead
+    deterministic: bool = False  # deterministic kernels alone: bit-identical runs, and slower ones
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    model_options: dict[str, Any] = Field(default_factory=dict)
+    # What fits the model to images of under 64 pixels. A space may say `auto`, or nothing: never so in a Setting.
+    small_images: SmallImages = "none"
+
+    @field_validator("optimizer", "schedule", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("memory_limit", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        return parse_bytes(value) if isinstance(value, str) else value
+
+    @field_validator("accelerator")
+    @classmethod
+    def _named_as_ray_does(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.\-]*", name):
+            raise ValueError(f"an accelerator is named as Ray names it, as A100 or L4, not {name!r}")
+        return name
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, name: str) -> str:
+        if name not in DATASETS:
+            raise ValueError(f"unknown dataset {name!r}; {suggest(name, DATASETS)}")
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fitted(cls, values: Any) -> Any:
+        """The image size and what fits the model to it, made explicit where both can be told."""
+        if not isinstance(values, Mapping):
+            return values
+        model, dataset, size = values.get("model"), values.get("dataset"), values.get("image_size")
+        asked = values.get("small_images", "auto")
+        if not isinstance(model, str) or not isinstance(dataset, str) or dataset not in DATASETS:
+            return values
+        if asked not in SMALL_IMAGES or not (size is None or (type(size) is int and size > 0)):
+            return values  # refused below, each by its own field
+        asked, size = resolve(model, DATASETS[dataset].image_size, size, asked)
+        return {**values, "small_images": asked, "image_size": size}
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.workers % self.nodes:
+            raise ValueError(f"workers {self.workers} cannot be spread evenly over nodes {self.nodes}; take a multiple")
+        if self.batch_size == "max":
+            self._can_be_sought()
+            return self
+        share = self.workers * self.accumulation
+        if self.batch_size % share:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by workers {self.workers} x accumulation "
+                f"{self.accumulation}; the global batch is micro x accumulation x workers"
+            )
+        samples = DATASETS[self.dataset].train_samples
+        if samples and self.batch_size > samples:  # an image folder's are counted where it lies
+            raise ValueError(f"batch_size {self.batch_size} is more than the {samples} images of {self.dataset}")
+        return self
+
+    def _can_be_sought(self) -> None:
+        if self.accumulation > 1:
+            raise ValueError(
+                f"batch_size max is the largest batch without accumulation, and accumulation is {self.accumulation}; "
+                "take one of them out"
+            )
+        if self.device == "cpu" and self.memory_limit is None:
+            raise ValueError(
+                "batch_size max on a CPU needs memory_limit, the bytes of a worker, as in memory_limit: 2GiB"
+            )
+
+    @model_validator(mode="after")
+    def _has_what_to_augment(self) -> Self:
+        if self.dataset == "synthetic" and self.augmentation != Augmentation():
+            raise ValueError("augmentation: synthetic is one batch without a loader; use synthetic_loader")
+        if self.download and not DATASETS[self.dataset].files:
+            raise ValueError(f"download: there is nothing to fetch for {self.dataset}; take it out")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What names the setting: every field that has not its default, but for where its data lie."""
+        places = {"download"} if self.dataset == "imagefolder" else {"download", "data_root"}
+        return self.model_dump(mode="json", exclude_defaults=True, exclude=places)
+
+    @property
+    def workers_per_node(self) -> int:
+        """Workers on each of the nodes."""
+        return self.workers // self.nodes
+
+    @property
+    def global_batch(self) -> int:
+        """Images of one optimizer step over all ranks; where it is `max` it must have been found first."""
+        assert self.batch_size != "max", "the largest batch is not found yet"
+        return self.batch_size
+
+    @property
+    def micro_batch(self) -> int:
+        """Images of one forward pass of one rank; as `global_batch`."""
+        return self.global_batch // (self.workers * self.accumulation)
+
+    def with_micro_batch(self, micro_batch: int) -> Setting:
+        """The same setting with this batch."""
+        return self.model_copy(update={"batch_size": micro_batch * self.workers * self.accumulation})
+
+
+_UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+_UNITS |= {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of `2GiB`, `1.5 GB` or `1000000`. Raises ValueError for anything else."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"{text!r} is no number of bytes; write 2147483648, 2GiB or 2GB")
+    return int(float(match[1]) * _UNITS[match[2]])

@@ -1,0 +1,275 @@
+"""The space: one YAML file that says which settings, which arms, which protocol, how many repeats.
+
+Reads the file, merges `key=value` overrides (OmegaConf's dotlist), validates (pydantic, unknown keys
+forbidden). Every error names file, line and key. No ray and no torch here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from raybench.cli import suggest
+from raybench.declare import catalog
+from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm
+from raybench.declare.audit import declared_options, differences, known_words, links, undeclared
+from raybench.declare.protocol import Protocol, Throughput, Train
+from raybench.declare.setting import Adam, Lamb, LossScale, Positive, Schedule, Setting, Sgd, Strict
+from raybench.declare.spacefile import Place, SpaceFile
+from raybench.errors import UserError
+
+SANE_LEGS = 10_000  # a plan beyond it has to be confirmed
+MOST_LEGS = 1_000_000
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Question(Strict):
+    """What counts as an effect: `margin` is the relative change below which there is none, `alpha` the level.
+
+    `quality_margin` is the accuracy that an arm may lose and still count as trained as well: 0.01 is one point.
+    """
+
+    margin: float = Field(default=0.03, gt=0, lt=1)
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    quality_margin: float = Field(default=0.01, gt=0, lt=1)
+
+
+class Space(Strict):
+    """A validated space. `settings()` gives the product of the axes, or with `variants` the union of products."""
+
+    question: Question = Question()
+    setting: dict[str, Any]
+    variants: tuple[dict[str, Any], ...] = ()  # each replaces fields of the setting, and may hold axes
+    arms: dict[str, Arm]
+    baseline: str = ""
+    differs: tuple[str, ...] = ()  # settings in which the arms are meant to differ, beside the engine
+    chain: bool = False  # the arms, in their order, are a chain: each differs from the one before in one thing
+    protocol: Protocol = Throughput()
+    repeats: Positive = 8
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    isolation: Literal["shared", "fresh"] = "shared"
+    slots_per_node: int = Field(
+        default=1, gt=0, le=64
+    )  # trials that may run on a node at a time; above 1 they disturb each other
+    leg_timeout_seconds: float = Field(default=1800.0, gt=0, le=30 * 86400)
+
+    @field_validator("arms")
+    @classmethod
+    def _two_arms(cls, arms: dict[str, Any]) -> dict[str, Any]:
+        if len(arms) < 2:
+            have = f"only {next(iter(arms))!r}" if arms else "none"
+            raise ValueError(f"a comparison needs two arms or more, and here is {have}; add one")
+        return arms
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_is_baseline(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("baseline") and isinstance(values.get("arms"), dict):
+            return {**values, "baseline": next(iter(values["arms"]), "")}
+        return values
+
+    @model_validator(mode="after")
+    def _baseline_is_an_arm(self) -> Self:
+        if self.baseline not in self.arms:
+            raise ValueError(f"baseline: {self.baseline!r} is not among the arms: {', '.join(self.arms)}")
+        for word in self.differs:
+            if word.partition(".")[0] not in known_words():
+                raise ValueError(f"differs: unknown word {word!r}; {suggest(word, known_words(), most=8)}")
+        return self
+
+    def settings(self) -> Iterator[dict[str, Any]]:
+        """The plain field values of every setting, variant by variant."""
+        for variant in self.variants or ({},):
+            yield from self.product(variant)
+
+    def product(self, variant: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The settings of one variant, the last axis varying fastest."""
+        fields = {**self.setting, **variant}
+        axes = {key: value if isinstance(value, (list, tuple)) else [value] for key, value in fields.items()}
+        for values in itertools.product(*axes.values()):
+            yield dict(zip(axes, values, strict=True))
+
+    def axes(self) -> list[str]:
+        """The names of the setting's fields in which the settings differ, as they are written."""
+        settings = list(self.settings())
+        keys = dict.fromkeys(key for values in settings for key in values)
+        return [key for key in keys if len({repr(values.get(key)) for values in settings}) > 1]
+
+
+def load_space(
+    name_or_path: str, overrides: Mapping[str, str] | None = None, size: str = "", *, large: bool = False
+) -> tuple[str, Space]:
+    """The name and the validated content of a space, with one of its `sizes` and `key=value` overrides merged in.
+
+    Overrides win over the size, and both over the variants. Raises UserError naming file, line and key for whatever
+    is wrong, and for more than `SANE_LEGS` legs unless `large`.
+    """
+    file = SpaceFile.find(name_or_path).sized(size)
+    values = file.merged(overrides or {})
+    space = _validated(Space, values, file)
+    _check_size(space, file, large)
+    distinct = _check_settings(space, file)
+    if len(distinct) < sum(1 for _ in space.settings()):
+        space = space.model_copy(update={"variants": tuple(distinct)})
+    return file.path.stem, space
+
+
+def _check_size(space: Space, file: SpaceFile, large: bool) -> None:
+    """Refuse a product that somebody did not mean, before any of it is written out."""
+    products = (
+        math.prod(len(value) for value in {**space.setting, **variant}.values() if isinstance(value, (list, tuple)))
+        for variant in space.variants or ({},)
+    )
+    settings, rounds = sum(products), space.protocol.rounds
+    legs = settings * space.repeats * len(space.arms) * rounds
+    if legs > (MOST_LEGS if large else SANE_LEGS):
+        remedy = f"more than {MOST_LEGS:,} are for several spaces" if legs > MOST_LEGS else "--yes takes it as meant"
+        raise UserError(
+            f"{file.path}: {settings:,} settings x {space.repeats:,} repeats x {len(space.arms)} arms x {rounds:,} "
+            f"rounds are {legs:,} legs; {remedy}"
+        )
+
+
+def check_model_name(name: str) -> None:
+    """Raise ValueError unless `name` is a model that can be built here; any name passes without timm and torchvision.
+
+    Asked where a space is read, and not of every Setting: a plan goes to machines that have other files.
+    """
+    known = catalog.known_models()
+    prefix, _, plain = name.rpartition("/")
+    if ":" in name:
+        catalog.own_model_file(name)
+    elif name in catalog.HF_MODELS and find_spec("transformers") is None:
+        raise ValueError(f"{name!r} comes from transformers, which is not installed: pip install 'raybench[hf]'")
+    elif catalog.origin(name)[0] == "unknown" and (catalog.timm_models() or catalog.torchvision_models()):
+        where = f" of {prefix}" if prefix in ("timm", "torchvision") and plain in known else ""
+        raise ValueError(f"unknown model {name!r}{where}; {suggest(plain, known)}")
+
+
+def _check_settings(space: Space, file: SpaceFile) -> list[dict[str, Any]]:
+    """The distinct settings. Refuses unknown fields, axes and models, settings that are wrong or written twice, and
+    arms that may not differ as they do. Settings that only overrides made equal are one."""
+    _check_axes(space.setting, ("setting",), file)
+    places: dict[str, Place] = {}
+    distinct: list[dict[str, Any]] = []
+    for number, variant in enumerate(space.variants or ({},)):
+        place = ("variants", str(number)) if space.variants else ("setting",)
+        _check_axes(variant, place, file)
+        for values in space.product(variant):
+            prefixes = (place, ("setting",))
+            setting = _validated(Setting, values, file, *prefixes)
+            try:
+                check_model_name(setting.model)
+            except ValueError as error:
+                raise file.error((*file.written_under(prefixes, "model"), "model"), str(error)) from None
+            content = setting.model_dump_json()
+            if content in places:
+                if file.overrides("setting"):
+                    continue
+                raise file.error(place, f"gives a setting that {'.'.join(places[content])} gives already; keep one")
+            places[content] = place
+            distinct.append(values)
+            settings = {
+                name: _validated(Setting, {**values, **arm.setting}, file, ("arms", name, "setting"), *prefixes)
+                if arm.setting
+                else setting
+                for name, arm in space.arms.items()
+            }
+            _check_arms(space, settings, file)
+            if space.slots_per_node > 1 and setting.nodes > 1:
+                raise file.error(
+                    ("slots_per_node",),
+                    f"a trial over several nodes has them to itself, and a setting has nodes: {setting.nodes}; take "
+                    "one of the two out",
+                )
+    return distinct
+
+
+def _check_axes(fields: Mapping[str, Any], place: Place, file: SpaceFile) -> None:
+    known = list(Setting.model_fields)
+    for key, value in fields.items():
+        if key not in known:
+            raise file.error((*place, key), f"unknown key {key!r}; {suggest(key, known, most=20)}")
+        if isinstance(value, (list, tuple)):
+            if not value:
+                raise file.error((*place, key), "the axis is empty; give at least one value")
+            if len({repr(item) for item in value}) < len(value):
+                raise file.error((*place, key), f"the axis names a value twice: {list(value)}")
+
+
+def _check_arms(space: Space, settings: dict[str, Setting], file: SpaceFile) -> None:
+    """Refuse arms that differ from the baseline in what the space does not declare, and a chain that is none."""
+    base = declared_options(space.arms[space.baseline], settings[space.baseline])
+    for name, arm in space.arms.items():
+        hidden = undeclared(differences(declared_options(arm, settings[name]), base), space.differs)
+        if hidden:
+            words = ", ".join(dict.fromkeys([*space.differs, *(one.word for one in hidden)]))
+            raise file.error(
+                ("arms", name),
+                f"is not trained as {space.baseline} is: {'; '.join(map(str, hidden))}; the speedup would not be the "
+                f"engine's alone. Make them equal, or declare it with differs: [{words}]",
+            )
+    if space.chain:
+        for before, name in itertools.pairwise(space.arms):
+            things = links(space.arms[name], settings[name], space.arms[before], settings[before])
+            if len(things) != 1:
+                raise file.error(
+                    ("arms", name),
+                    f"in a chain an arm differs from the one before in exactly one thing; this one differs from "
+                    f"{before} in {' and '.join(things) or 'nothing'}",
+                )
+
+
+def _validated(model: type[ModelT], values: Any, file: SpaceFile, *prefixes: Place) -> ModelT:
+    """The values as a model; `prefixes` are where they may be written, the first wins."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _explained(error, model, file, prefixes) from None
+
+
+def _explained(
+    error: ValidationError, model: type[BaseModel], file: SpaceFile, prefixes: tuple[Place, ...]
+) -> UserError:
+    """The first of pydantic's findings as one line with file, line and key."""
+    first = error.errors(include_url=False)[0]
+    prefix = file.written_under(prefixes, *(str(part) for part in first["loc"][:1]))
+    where = file.existing((*prefix, *(str(part) for part in first["loc"])))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(model, first["loc"][:-1])
+        message = f"unknown key {where[-1]!r}; {suggest(where[-1], known, most=20)}"
+    elif first["type"] == "union_tag_invalid":
+        tags = [tag.strip("' ") for tag in first["ctx"]["expected_tags"].split(",")]
+        tag, key = first["ctx"]["tag"], first["ctx"]["discriminator"].strip("'")
+        message = f"unknown {key} {tag!r}; {suggest(tag, tags)}"
+    elif first["type"] == "missing":
+        message = f"{str(first['loc'][-1])!r} is missing"
+    elif first["type"] not in ("value_error", "union_tag_not_found"):
+        message = f"{message[:1].lower()}{message[1:]}, not {first['input']!r:.60}"
+    return file.error(where, message)
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known at a place in the model, following pydantic's error location."""
+    known: dict[str, type[BaseModel]] = {
+        "question": Question,
+        "throughput": Throughput,
+        "train": Train,
+        "sgd": Sgd,
+        "adam": Adam,
+        "adamw": Adam,
+        "lamb": Lamb,
+        "schedule": Schedule,
+        "loss_scale": LossScale,
+        "torch": TorchArm,
+        "fsdp": FsdpArm,
+        "deepspeed": DeepSpeedArm,
+    }
+    innermost = next((known[str(part)] for part in reversed(location) if str(part) in known), model)
+    return list(innermost.model_fields)

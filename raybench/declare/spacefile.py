@@ -1,0 +1,276 @@
+"""A space file as text: finding it, reading YAML with line numbers, merging a size and overrides, placing errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from raybench.cli import suggest
+from raybench.declare.bounds import MOST_CHARACTERS, Unfolded, check_aliases, check_length
+from raybench.errors import UserError
+from raybench.ledger.storage import AnyPath, to_path
+
+Place = tuple[str, ...]
+_LONGEST_NAME = 200  # characters of a file's or folder's name; file systems take 255 bytes, and paths of 4095
+_SHIPPED = Path(__file__).parents[1] / "search_spaces"  # in a wheel
+_SOURCE_TREE = Path(__file__).parents[2] / "search_spaces"
+
+# What tells kinds of a section apart, and what it is where the section does not say.
+_TAGS = {"kind": "throughput", "name": None, "engine": None}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people expect it: `1e-4` is a number, a key written twice is an error, and so is the 99th of May."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            problem = f"{str(node.value)!r:.40} cannot be read as {node.tag.rpartition(':')[2]} ({error!s:.60})"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+@dataclass(frozen=True)
+class SpaceFile:
+    """One space file: its path, its plain content, and the line of each key."""
+
+    path: AnyPath
+    content: dict[str, Any]
+    lines: dict[Place, int] = field(default_factory=dict)
+    overridden: dict[Place, str] = field(default_factory=dict)
+
+    @classmethod
+    def find(cls, name_or_path: str) -> Self:
+        """Read a space by name (from ./search_spaces, else the shipped ones) or by path."""
+        if not name_or_path:
+            raise UserError(f"space= is empty; {_known()}")
+        if "\0" in name_or_path or max(map(len, [*name_or_path.split("/"), name_or_path[:-3800]])) > _LONGEST_NAME:
+            raise UserError(f"{name_or_path!r:.60}: no path is written so; {_known()}")
+        as_path = to_path(name_or_path)
+        if as_path.suffix in (".yaml", ".yml"):
+            if not as_path.is_file():
+                raise UserError(f"{as_path}: no such space file")
+            return cls.read(as_path)
+        for folder in _folders():
+            path = folder / f"{name_or_path}.yaml"
+            if as_path.name == name_or_path and path.is_file():
+                return cls.read(path)
+        close = suggest(name_or_path, known_spaces())
+        raise UserError(f"unknown space {name_or_path!r}; {close if close.endswith('?') else _known()}")
+
+    @classmethod
+    def read(cls, path: AnyPath) -> Self:
+        """Read YAML with the line of each key. Raises UserError with file and line."""
+        try:
+            if isinstance(path, Path):
+                with path.open(encoding="utf-8") as file:
+                    text = file.read(MOST_CHARACTERS + 1)
+            else:
+                text = path.read_text()[: MOST_CHARACTERS + 1]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read as text ({error})") from None
+        try:
+            check_length(text)
+            root = yaml.compose(text, Loader=_Loader)
+            lines: dict[Place, int] = {}
+            if root is not None:
+                check_aliases(root)
+                _note_lines(root, (), lines, path)
+            content = yaml.load(text, Loader=_Loader)  # noqa: S506  _Loader is a SafeLoader
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f":{mark.line + 1}" if mark else ""
+            problem = " ".join(str(getattr(error, "problem", None) or error).split())
+            raise UserError(f"{path}{line}: not valid YAML: {problem}") from None
+        except RecursionError:
+            raise UserError(f"{path}: nested too deeply for a space") from None
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: a space is a mapping with setting:, arms: ...; this is {type(content).__name__}")
+        return cls(path, content, lines)
+
+    def sized(self, size: str = "") -> Self:
+        """The file with `sizes: {<size>: ...}` merged over it, and without its `sizes`; none is merged without a name.
+
+        Mappings merge, lists and numbers are replaced. Raises UserError where the file has no such size.
+        """
+        sizes = self.content.get("sizes", {})
+        if not isinstance(sizes, dict) or not all(isinstance(changes, dict) for changes in sizes.values()):
+            raise self.error(("sizes",), "names sizes, each a mapping merged over the space: {small: {repeats: 3}}")
+        content = {key: value for key, value in self.content.items() if key != "sizes"}
+        for name, changes in sizes.items():
+            for key in changes:
+                if key == "sizes":
+                    raise self.error(("sizes", str(name), key), "a size holds no sizes; take it out")
+        if not size:
+            return replace(self, content=content)
+        if size not in sizes:
+            known = suggest(size, map(str, sizes)) if sizes else "this space has none"
+            raise UserError(f"size={size}: unknown to {self.path}; {known}")
+        start = ("sizes", size)
+        lines = {place[len(start) :]: line for place, line in self.lines.items() if place[: len(start)] == start}
+        return replace(self, content=_merged(content, sizes[size]), lines={**self.lines, **lines})
+
+    def merged(self, overrides: Mapping[str, str]) -> dict[str, Any]:
+        """The content with `key=value` overrides merged in, as plain dicts and lists.
+
+        An override of a setting's field wins over the `variants` too: it is merged into each that has the field. One
+        that makes a section another kind (`protocol.kind`, `optimizer.name`, an arm's `engine`) replaces it: what the
+        file says of the other kind goes.
+        """
+        try:
+            config: Any = OmegaConf.create(self.content)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{self.path}: {error}") from None
+        for key, value in sorted(overrides.items(), key=lambda one: one[0].rpartition(".")[2] not in _TAGS):
+            place = tuple(key.split("."))
+            self.overridden[place] = f"{key}={value}"
+            try:
+                check_length(value)
+                if (root := yaml.compose(value, Loader=_Loader)) is not None:
+                    check_aliases(root)
+                given = OmegaConf.from_dotlist([f"{key}={value}"])
+                _forget_other_kinds(config, given)
+                config = OmegaConf.merge(config, given)
+                if len(place) > 1 and place[0] == "setting" and OmegaConf.is_list(config.get("variants")):
+                    within = OmegaConf.from_dotlist([f"{'.'.join(place[1:])}={value}"])
+                    for index, variant in enumerate(config.variants):
+                        if OmegaConf.is_dict(variant) and place[1] in variant:
+                            _forget_other_kinds(variant, within)
+                            config.variants[index] = OmegaConf.merge(variant, within)
+            except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UserError(f"{key}={value:.200}: cannot be merged into {self.path}: {reason}") from None
+        values = self._interpolated(config)
+        assert isinstance(values, dict)
+        return {str(key): value for key, value in values.items()}
+
+    def _interpolated(self, config: Any) -> Any:
+        """The merged content as plain values, each `${key.of.this.space}` replaced by what it names."""
+        plain: Any = OmegaConf.to_container(config, resolve=False)
+        unfolded = Unfolded(plain)
+        for place, value in [*_leaves(plain), ((), plain)]:
+            try:
+                unfolded.size(value)
+            except ValueError as error:
+                raise self.error(place, str(error)) from None
+        try:
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            place = tuple(str(error.full_key or "").split("."))
+            raise self.error(place, str(error).strip().splitlines()[0]) from None
+
+    def existing(self, location: Place) -> Place:
+        """`location` without what is not written in the file: the tags of a union, the fields of a missing section."""
+        place: Place = ()
+        for part in location:
+            if (*place, part) in self.lines or self.overrides(*place, part):
+                place = (*place, part)
+        return place
+
+    def written_under(self, prefixes: Sequence[Place], *field: str) -> Place:
+        """The first of `prefixes` under which `field` is written or overridden, else the first; () of none.
+
+        What an override of the setting says was merged into the variants, and stands under the setting alone.
+        """
+        for prefix in prefixes if field else ():
+            place = (*prefix, *field)
+            if self.existing(place) == place and not (prefix[0] == "variants" and self.overrides("setting", *field)):
+                return prefix
+        return prefixes[0] if prefixes else ()
+
+    def overrides(self, *place: str) -> bool:
+        """Whether an override changed this place or something below it."""
+        return any(key[: len(place)] == place for key in self.overridden)
+
+    def error(self, place: Place, message: str) -> UserError:
+        """A UserError that says where: the override, or file and line, and the key."""
+        for end in range(len(place), 0, -1):
+            for key, text in self.overridden.items():
+                if key[:end] == place[:end] and (len(key) <= len(place) or end == len(place)):
+                    return UserError(f"{text}: {'.'.join(place)}: {message}")
+            if place[:end] in self.lines:
+                return UserError(f"{self.path}:{self.lines[place[:end]]}: {'.'.join(place)}: {message}")
+        return UserError(f"{self.path}: {message}")
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merge, unless one is of another kind; anything else is replaced."""
+    both = {
+        key: (values[key], value)
+        for key, value in changes.items()
+        if isinstance(value, dict) and isinstance(values.get(key), dict) and not _is_another_kind(values[key], value)
+    }
+    return {**values, **changes, **{key: _merged(ours, theirs) for key, (ours, theirs) in both.items()}}
+
+
+def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Every value that holds no others, with its place."""
+    if isinstance(value, dict):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    else:
+        yield place, value
+        return
+    for key, item in items:
+        yield from _leaves(item, (*place, str(key)))
+
+
+def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], path: AnyPath) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            key = (*place, str(key_node.value))
+            if key in lines and not str(key_node.value).startswith("<<"):
+                line = key_node.start_mark.line + 1
+                raise UserError(f"{path}:{line}: {'.'.join(key)}: written twice, first in line {lines[key]}; keep one")
+            lines[key] = key_node.start_mark.line + 1
+            _note_lines(value_node, key, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*place, str(index))] = item.start_mark.line + 1
+            _note_lines(item, (*place, str(index)), lines, path)
+
+
+def _is_another_kind(ours: Any, theirs: Any) -> bool:
+    return any(theirs.get(tag, same) != same for tag in _TAGS if (same := ours.get(tag, _TAGS[tag])) is not None)
+
+
+def _forget_other_kinds(config: Any, given: Any) -> None:
+    """Empty every section of `config` that `given` makes another kind."""
+    for key in given:
+        ours, theirs = config.get(key), given[key]
+        if not OmegaConf.is_dict(ours) or not OmegaConf.is_dict(theirs):
+            continue
+        if _is_another_kind(ours, theirs):
+            config[key] = {}
+        else:
+            _forget_other_kinds(ours, theirs)
+
+
+def _folders() -> list[Path]:
+    return [Path.cwd() / "search_spaces", _SHIPPED, _SOURCE_TREE]
+
+
+def known_spaces() -> list[str]:
+    """The names that `space=` takes here, without those given as a path."""
+    return sorted({file.stem for folder in _folders() for file in folder.glob("*.yaml")})
+
+
+def _known() -> str:
+    return f"known: {', '.join(known_spaces()) or 'none here'}; or give the path of a .yaml file"

@@ -1,0 +1,304 @@
+"""The sweep on Ray: a recorder, Ray Tune that runs the trials and decides nothing else, and a thread that tells of it.
+
+A sweep ends early when the user asks for it or the ledger cannot be written (the running legs end, no other begins),
+and when the recorder dies and cannot be started again, without which nothing can be kept.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+# Tune would take Ctrl-C for itself and cut the running legs; raybench.driver.interruption says what it means here.
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+# What a trial has to say goes to the recorder; Tune would write three files of its own about each.
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+
+import ray
+from ray import tune
+from ray.tune.execution import class_cache
+from ray.tune.search.basic_variant import BasicVariantGenerator
+
+from raybench.cluster.nodes import look
+from raybench.cluster.placement import RUN, Cluster, connection_problem
+from raybench.cluster.versions import own_versions
+from raybench.driver.display import Display
+from raybench.driver.interruption import Interruption
+from raybench.driver.recorder import ACTOR_NAMESPACE, Recorder
+from raybench.driver.trial import Fit, run_trial
+from raybench.ledger.storage import AnyPath, address, hidden_folder, store_variables
+from raybench.plan import Plan
+from raybench.redaction import first_line, without_secrets
+from raybench.tracking.publishing import destination, mlflow_variables
+
+# Tune would hand these to a trial's process through Ray's agent, which writes them to a log; no trial needs them.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
+)
+
+_ON_HEAD = {"node:__internal_head__": 0.0001}
+_SECONDS_BETWEEN_LOOKS = 1.0  # at the recorder
+_LOOKS_BETWEEN_COUNTS = 10  # of the cluster's nodes
+_PATIENCE_SECONDS = 30.0
+_ANSWER_SECONDS = 5.0  # the recorder's; a busy one is asked again
+_SETTLING_SECONDS = 3.0
+_HEAD_PATIENCE_SECONDS = 20.0  # Ray itself ends the process, without a word, after 60
+_RECORDER_RESTARTS = 20
+_TRIAL_RESTARTS = 3  # of a trial whose own process is killed
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the trials ended: what could not be run, a line a trial."""
+
+    unrun: list[str] = field(default_factory=list)
+    recorder_died: str = ""  # why, where it did
+    trouble: str = ""  # why the ledger cannot be written, where it cannot
+
+
+def run_trials(
+    plan: Plan,
+    folder: AnyPath,
+    space_yaml: str,
+    cluster: Cluster,
+    display: Display,
+    interruption: Interruption,
+    wait_seconds: float = 1200.0,
+    fit: Fit | None = None,
+) -> Ended:
+    """Run the legs of a plan that the ledger in `folder` lacks; nodes that are not there are waited for `wait_seconds`.
+
+    `fit` runs a group of legs where `raybench.driver.trial.fit_torch` is not to. Raises StoppedNow when the user wants
+    the end at once.
+    """
+    storage = hidden_folder(folder)
+    shutil.rmtree(storage, ignore_errors=True)  # what a driver that was killed left says nothing of this run
+    storage.mkdir(parents=True)
+
+    def lost(head: str) -> NoReturn:
+        """End here and now: without a head Ray's calls wait, Tune's among them, until Ray ends the process itself."""
+        display.__exit__(None, None, None)
+        shutil.rmtree(storage, ignore_errors=True)
+        print(
+            f"raybench: the Ray cluster at {head} no longer answers; what was measured is kept in {folder}, and the "
+            "same command runs the rest",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        os._exit(1)
+
+    name = f"recorder-{plan.space}-{plan.sweep}"
+    recorder = _recorder(name, plan, folder, space_yaml, storage, wait_seconds, cluster)
+    try:
+        ray.get(recorder.next_group.remote(plan.trials[0].trial_id))
+    except ray.exceptions.RayActorError as error:
+        shutil.rmtree(storage, ignore_errors=True)
+        return _without_recorder(error, lost)
+    searcher = BasicVariantGenerator(max_concurrent=_at_once(plan, cluster))
+
+    def grow() -> None:
+        """Let more trials ask for their turn where nodes have joined."""
+        nodes = tuple(node.total for node in look())
+        searcher.max_concurrent = _at_once(plan, replace(cluster, nodes=nodes))
+
+    watch = _Watch(recorder, display, interruption, lost, None if cluster.is_local else grow)
+    ids = iter([trial.trial_id for trial in plan.trials])
+    config = {
+        "trial_id": tune.sample_from(lambda _: next(ids)),  # a grid is copied whole for each of its values
+        "recorder": name,
+        "cluster": cluster,
+        "storage": str(storage),
+        "working_tree": str(Path.cwd()),
+        "versions": {} if cluster.is_local else own_versions(),
+        "variables": _variables(cluster),
+        "wait_seconds": wait_seconds,
+        **({"fit": fit} if fit else {}),
+    }
+    tuner = tune.Tuner(
+        tune.with_resources(run_trial, tune.PlacementGroupFactory([_ON_HEAD])),
+        param_space=config,
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=len(plan.trials), reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(storage),
+            verbose=0,
+            stop=_WhenOver(watch),
+            failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
+        ),
+    )
+    try:
+        with display, watch:
+            results = tuner.fit()
+    except OSError as error:  # Tune's own files lie beside the ledger
+        if isinstance(error, ConnectionError):
+            raise
+        said = os.strerror(error.errno) if error.errno else first_line(error)
+        watch.ended = watch.ended or Ended(trouble=said)
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+    if watch.ended is not None:
+        return watch.ended
+    labels = {trial.trial_id: f"{trial.label}, repeat {trial.repeat}" for trial in plan.trials}
+    problems = [(labels[result.config["trial_id"]], _problem(result)) for result in results]
+    unrun = [f"{label}: {problem}" for label, problem in problems if problem]
+    try:
+        ray.get(recorder.finish.remote())  # its troubles come up again, and are told, when the sweep is published
+    except ray.exceptions.RayActorError as error:
+        return replace(_without_recorder(error, lost), unrun=unrun)
+    return Ended(unrun)
+
+
+def _variables(cluster: Cluster) -> dict[str, str]:
+    """What the workers are told of this run: its name, and the driver's variables of how ranks talk to each other,
+    which Ray hands to no worker on another machine. On one machine gloo stays on loopback unless these say otherwise.
+    """
+    own = {name: value for name, value in os.environ.items() if name.startswith(("NCCL_", "GLOO_"))}
+    return {RUN: uuid.uuid4().hex, **({"GLOO_SOCKET_IFNAME": "lo"} if cluster.is_local else {}), **own}
+
+
+def _at_once(plan: Plan, cluster: Cluster) -> int:
+    """How many trials may have a process that runs or waits: one for each part of a slot that there is or could be."""
+    return max(1, (cluster.slots or 0) * plan.trials[0].slots_per_node)
+
+
+def _recorder(
+    name: str, plan: Plan, folder: AnyPath, space_yaml: str, storage: Path, wait_seconds: float, cluster: Cluster
+) -> Any:
+    """Start the recorder, on the head: it writes where the driver reads, and costs no CPU of a trial's.
+
+    Ray starts it again when it is killed, and repeats the calls that it had not answered.
+    """
+    options = {
+        "name": name, "namespace": ACTOR_NAMESPACE, "num_cpus": 0, "resources": _ON_HEAD, "max_concurrency": 1,
+        "max_restarts": _RECORDER_RESTARTS, "max_task_retries": -1,
+    }  # fmt: skip
+    state, plan_file = str(storage / "running.json"), storage / "plan.json"
+    plan_file.write_text(plan.model_dump_json(), encoding="utf-8")
+    variables = mlflow_variables() | store_variables(folder)
+    arguments = (plan_file, address(folder), space_yaml, *destination(), variables, state)
+    waiting = {"wait_seconds": wait_seconds, "autoscaler": cluster.autoscaler}
+    return ray.remote(Recorder).options(**options).remote(*arguments, **waiting)
+
+
+class _Watch:
+    """The thread that carries the recorder's news to the display, and the user's wish to stop to the recorder."""
+
+    def __init__(
+        self,
+        recorder: Any,
+        display: Display,
+        interruption: Interruption,
+        lost: Callable[[str], NoReturn],
+        grow: Callable[[], None] | None,
+    ) -> None:
+        self.over = False  # no trial is to go on
+        self.ended: Ended | None = None  # where something other than the trials' end or the user ended it
+        self._head = str(ray.get_runtime_context().gcs_address)
+        self._head_answered = time.monotonic()
+        self._recorder, self._display, self._interruption = recorder, display, interruption
+        self._lost, self._grow = lost, grow
+        self._told = self._incarnation = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join(_PATIENCE_SECONDS)
+
+    def _run(self) -> None:
+        draining = ended = False
+        for number in itertools.count(1):
+            if ended or self.over:
+                return
+            ended = self._end.wait(_SECONDS_BETWEEN_LOOKS)
+            silence = self._silence_of_head()
+            if silence > _HEAD_PATIENCE_SECONDS:
+                self._lost(self._head)
+            if silence:
+                continue  # without a head Ray's calls wait, and say nothing
+            try:
+                if self._grow is not None and number % _LOOKS_BETWEEN_COUNTS == 0 and not ended:
+                    self._grow()
+                if self._interruption.requested and not draining:
+                    ray.get(self._recorder.drain.remote(), timeout=_ANSWER_SECONDS)
+                    draining = True
+                    self._display.stop()
+                patience = _PATIENCE_SECONDS if ended else _ANSWER_SECONDS
+                news = ray.get(self._recorder.news.remote(self._told, self._incarnation), timeout=patience)
+            except ray.exceptions.GetTimeoutError:
+                continue  # the recorder is busy; what it has to tell is told later
+            except ray.exceptions.RayError as error:
+                self.ended = None if ended else _without_recorder(error, self._lost)
+                self.over = True
+                return
+            if news["incarnation"] != self._incarnation:
+                self._incarnation, self._told = news["incarnation"], 0
+            self._told += len(news["events"])
+            self._display.update(news)
+            if news["trouble"]:
+                self.ended = Ended(trouble=news["trouble"])
+            self.over = (draining or self.ended is not None) and not news["num_active"]
+
+    def _silence_of_head(self) -> float:
+        """Seconds since the cluster's head last answered; 0 when it does."""
+        now = time.monotonic()
+        if not connection_problem(self._head):
+            self._head_answered = now
+        return now - self._head_answered
+
+
+class _WhenOver(tune.Stopper):  # type: ignore[misc]
+    """Stops Tune when the watch says so; Tune asks ten times a second. A copy that was pickled stops nothing."""
+
+    def __init__(self, watch: _Watch | None = None) -> None:
+        self._watch = watch
+
+    def __reduce__(self) -> tuple[type[_WhenOver], tuple[()]]:
+        return (_WhenOver, ())
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._watch is not None and self._watch.over
+
+
+def _without_recorder(error: BaseException, lost: Callable[[str], NoReturn]) -> Ended:
+    """How a sweep ends whose recorder died: with its head, which dies a little later, or alone."""
+    head = str(ray.get_runtime_context().gcs_address)
+    time.sleep(_SETTLING_SECONDS)
+    if connection_problem(head):
+        lost(head)
+    return Ended(recorder_died=_why_dead(error))
+
+
+def _why_dead(error: BaseException) -> str:
+    """What Ray says of an actor that died; where it could not be started, what it said itself."""
+    if "creation task" in str(error):
+        return _reason(error).rstrip(".")
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _problem(result: Any) -> str:
+    """Why a trial could not be run to its end, as Tune or the trial itself says; empty where it was."""
+    if result.error is not None:
+        return _reason(result.error)
+    return without_secrets(str((result.metrics or {}).get("problem", "")))
+
+
+def _reason(error: BaseException) -> str:
+    """The last words of an error that came out of a trial: those of the exception, below Ray's traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    start = next((i for i in range(len(lines) - 1, -1, -1) if not lines[i].startswith(" ")), 0)
+    return without_secrets(" ".join(line.strip() for line in lines[start:]))[:500] or type(error).__name__

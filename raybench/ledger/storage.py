@@ -1,0 +1,138 @@
+"""Where results are: a path of this machine, or a URI (`s3://bucket/prefix`); what ledgers need of either.
+
+A path of this machine stays a `Path`; a URI becomes a `RemotePath`, which is used in the same way. Its module, and
+pyarrow with it, is imported where there is a URI.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from raybench.errors import StorageError, UserError
+from raybench.redaction import without_secrets
+
+if TYPE_CHECKING:
+    from raybench.ledger.remotepath import RemotePath
+
+AnyPath: TypeAlias = "Path | RemotePath"
+_SCHEME: Final = re.compile(r"([A-Za-z][\w+.-]*)://")
+_VARIABLES: Final = ("AWS_", "GOOGLE_", "AZURE_")  # by which stores know their user
+
+
+def to_path(place: str | AnyPath) -> AnyPath:
+    """The folder or file that a person names, by a path of this machine or by a URI.
+
+    Raises UserError for a URI of a kind that is not known, and for one that pyarrow does not take.
+    """
+    if not isinstance(place, str):
+        return place
+    found = _SCHEME.match(place)
+    if found is None:
+        return Path(place)
+    scheme = found[1].lower()
+    if scheme == "file":
+        uri = urlsplit(place)
+        if uri.netloc not in ("", "localhost") or not uri.path:
+            raise UserError(f"{place}: a file's URI has three slashes, as in file:///data/results")
+        return Path(unquote(uri.path))
+    from raybench.ledger.remotepath import SCHEMES, RemotePath
+
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in ("file", *SCHEMES))
+        raise UserError(f"{without_secrets(place)}: {scheme}:// is no kind of store; known: {known}, or a plain path")
+    return RemotePath.parse(place)
+
+
+def address(path: AnyPath) -> str:
+    """What `to_path` makes the same of, a URI's credentials included: to be handed over as an argument only."""
+    return str(path) if isinstance(path, Path) else path.address
+
+
+def store_variables(path: AnyPath) -> dict[str, str]:
+    """The variables of this process by which the store knows its user: to be handed over as an argument only."""
+    if isinstance(path, Path):
+        return {}
+    return {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
+
+
+def hidden_folder(folder: AnyPath) -> Path:
+    """A folder of this machine for what the sweep of a ledger needs while it runs; the same every time."""
+    if isinstance(folder, Path):
+        return folder.parent / f".ray-{folder.name}"
+    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"raybench-{os.getuid()}-{folder.name}-{digest}"
+
+
+def files_below(folder: AnyPath, pattern: str) -> list[tuple[tuple[str, ...], AnyPath]]:
+    """(its names below the folder, the file) of every file at any depth whose last name fits the pattern, in order."""
+    if isinstance(folder, Path):
+        return [(file.relative_to(folder).parts, file) for file in sorted(folder.rglob(pattern))]
+    return [(file.relative_to(folder).parts, file) for file in sorted(folder.rglob(pattern))]
+
+
+@contextmanager
+def readable(path: AnyPath) -> Iterator[Any]:
+    """What pyarrow's readers open: the path itself where it is of this machine, else the fetched content."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with path.readable() as content:
+        yield content
+
+
+def write_whole(path: AnyPath, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    if not isinstance(path, Path):
+        path.write_text(text)
+        return
+    aside = path.with_name(f".{path.name}.writing")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def copy_folder(folder: AnyPath, into: Path) -> None:
+    """Copy every file below a folder into one of this machine, which is made."""
+    if isinstance(folder, Path):
+        shutil.copytree(folder, into)
+        return
+    for file in folder.rglob("*"):
+        target = into / file.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+
+
+def write_problem(folder: AnyPath) -> str:
+    """Why nothing can be written below a folder, which need not exist yet; empty where it can. Leaves nothing there."""
+    probe = folder / f".raybench-{uuid.uuid4().hex}"
+    try:
+        if not isinstance(probe, Path):
+            probe.write_bytes(b"", patience=0)
+            probe.unlink(missing_ok=True)
+            return ""
+        above = probe.absolute().parents
+        blocked = next((path for path in above if path.exists() and not path.is_dir()), None)
+        if blocked is not None:
+            return f"{folder}: {blocked} is a file"
+        existing = next(path for path in above if path.is_dir())
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".raybench-") as inner:
+            path = Path(inner) / "file"
+            with path.open("w") as file:
+                file.write("x")
+                file.flush()
+                os.fsync(file.fileno())
+            path.rename(path.with_name("renamed"))
+    except StorageError as error:
+        return str(error).replace(str(probe), str(folder), 1)
+    except OSError as error:
+        return f"{folder} cannot be written: {error.strerror or error}"
+    return ""

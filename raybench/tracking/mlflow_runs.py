@@ -1,0 +1,264 @@
+"""MLflow as a view of the ledger: an experiment a space, a run a sweep, below it a run an arm and setting, below that
+a run a leg.
+
+Everything is made from ledger rows, and a leg that MLflow has already is passed over, so writing the same rows
+again changes nothing, and an empty server is filled from the ledger. The only module that imports mlflow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# A server that is gone is noticed within a minute, and not after MLflow's usual many.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+import mlflow
+from mlflow.entities import Dataset, DatasetInput, ExperimentTag, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils import mlflow_tags
+from sqlalchemy.exc import SQLAlchemyError
+
+from raybench.tracking import runs, views
+
+__all__ = ["TROUBLES", "SweepSummary", "Tracker", "default_tracking_uri"]
+
+# What MLflow raises when it is gone, refuses, or lacks its database's driver.
+TROUBLES = (MlflowException, SQLAlchemyError, OSError, ImportError)
+
+SWEEP_TAG, KIND_TAG, LEG_TAG = "raybench.sweep", "raybench.kind", "raybench.leg_id"
+SETTING_TAG, ARM_TAG = "raybench.setting_id", "raybench.arm"
+_MAX_METRICS, _MAX_PARAMS_AND_TAGS = 800, 90  # of one request; MLflow takes 1,000 in all and 100 of each
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """What the runs of a sweep and of its arms carry once its legs are there."""
+
+    note: str  # Markdown
+    metrics: dict[str, float]
+    arm_metrics: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)  # by setting_id and arm
+    arm_tags: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    arm_rows: dict[tuple[str, str], runs.Row] = field(default_factory=dict)  # one leg of each arm
+
+
+def default_tracking_uri() -> str:
+    """MLflow's own choice (MLFLOW_TRACKING_URI, else its default) with a database file's path made absolute."""
+    uri = str(mlflow.get_tracking_uri())
+    prefix = "sqlite:///"
+    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
+        return f"{prefix}{Path(uri.removeprefix(prefix)).absolute()}"
+    return uri
+
+
+class Tracker:
+    """Writes one sweep to MLflow. Raises `TROUBLES`.
+
+    A run that was cut while it was written, or written twice because an answer got lost, is deleted here.
+    """
+
+    def __init__(self, tracking_uri: str, artifact_root: str, space: str, sweep: str) -> None:
+        self.client = MlflowClient(tracking_uri=tracking_uri)
+        self.sweep = sweep
+        local = tracking_uri.startswith(("sqlite:", "file:", "/"))
+        self.experiment_id = self._experiment(space, f"{artifact_root}/{space}" if local else None)
+        self.sweep_run: Run | None = None
+        self.arm_runs: dict[tuple[str, str], Run] = {}
+        self.logged: dict[str, tuple[str, int]] = {}  # leg -> its run, and when that began
+        self.ends: dict[tuple[str, str], int] = {}  # of each arm's last leg so far, in milliseconds since the epoch
+        self._find_runs()
+
+    def _experiment(self, name: str, artifact_location: str | None) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            tags: dict[str, Any] = views.experiment_tags(name)
+            return str(self.client.create_experiment(name, artifact_location=artifact_location, tags=tags))
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        for tag in (ExperimentTag(*item) for item in views.experiment_tags(name).items()):
+            if found.tags.get(tag.key) != tag.value:
+                self.client.set_experiment_tag(found.experiment_id, tag.key, tag.value)
+        return str(found.experiment_id)
+
+    def _find_runs(self) -> None:
+        """What MLflow has of this sweep; of runs for one thing, those with children stay, then the oldest."""
+        found = self._search(f"tags.`{SWEEP_TAG}` = {_quoted(self.sweep)}")
+        children = Counter(run.data.tags.get(mlflow_tags.MLFLOW_PARENT_RUN_ID) for run in found)
+        found.sort(key=lambda run: (-children[run.info.run_id], run.info.start_time, run.info.run_id))
+        for run in found:
+            tags = run.data.tags
+            kind, key = tags.get(KIND_TAG), (tags.get(SETTING_TAG, ""), tags.get(ARM_TAG, ""))
+            cut = kind == "leg" and run.info.status == "RUNNING"
+            if kind == "sweep" and self.sweep_run is None:
+                self.sweep_run = run
+            elif kind == "arm" and key not in self.arm_runs:
+                self.arm_runs[key] = run
+            elif kind == "leg" and not cut and tags[LEG_TAG] not in self.logged:
+                self.logged[tags[LEG_TAG]] = (run.info.run_id, run.info.start_time)
+            else:
+                self.client.delete_run(run.info.run_id)
+
+    def _search(self, text: str) -> list[Run]:
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment_id], text, max_results=1000, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def log_rows(self, rows: Sequence[runs.Row]) -> int:
+        """Write the ledger rows that MLflow lacks, a run each. Returns how many those were."""
+        missing = sorted((row for row in rows if row["leg_id"] not in self.logged), key=_milliseconds)
+        for row in rows:
+            key = (row["setting_id"], row["arm"])
+            self.ends[key] = max(self.ends.get(key, 0), _end(row))
+        if rows and self.sweep_run is None:
+            begun = min(_milliseconds(row) for row in rows)
+            self.sweep_run = self._create("sweep", self.sweep, begun, {})
+        for row in missing:
+            run_id = self._log_leg(row, self._arm_run(row))
+            self.logged[row["leg_id"]] = (run_id, _milliseconds(row))
+        return len(missing)
+
+    def _create(self, kind: str, name: str, start: int, tags: Mapping[str, str], parent: Run | None = None) -> Run:
+        tags = {
+            SWEEP_TAG: self.sweep,
+            KIND_TAG: kind,
+            mlflow_tags.MLFLOW_SOURCE_NAME: "raybench",
+            mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
+            **({mlflow_tags.MLFLOW_PARENT_RUN_ID: parent.info.run_id} if parent is not None else {}),
+            **tags,
+        }
+        return self.client.create_run(self.experiment_id, start_time=start, run_name=name, tags=tags)
+
+    def _arm_run(self, row: runs.Row) -> Run:
+        """The run of the row's arm in its setting, made with its first leg; facts come from the first that ran."""
+        key = (row["setting_id"], row["arm"])
+        run = self.arm_runs.get(key)
+        if run is None:
+            tags = {**_tags(row), "raybench.setting": row["setting"]}
+            run = self._create("arm", runs.arm_name(row), _milliseconds(row), tags, self.sweep_run)
+            self.arm_runs[key] = run
+        if "arm" not in run.data.params and row["status"] == "ok":
+            self._describe_arm(key, row)
+        return run
+
+    def _describe_arm(self, key: tuple[str, str], row: runs.Row) -> None:
+        """What an arm's run says of the arm; parameters come last, because by them it counts as described."""
+        run_id = self.arm_runs[key].info.run_id
+        for name in ("environment", "facts", "arm_config"):
+            self.client.log_dict(run_id, json.loads(row[name]), f"{name}.json")
+        self._log_inputs(self.arm_runs[key], row)
+        self._write(self.arm_runs[key], {}, runs.arm_params(row), [])
+        self.arm_runs[key] = self.client.get_run(run_id)
+
+    def forget(self, rows: Sequence[runs.Row]) -> None:
+        """Delete the runs of rows that were withdrawn from the ledger; a leg's run of another time stays."""
+        for row in rows:
+            run_id, start = self.logged.get(row["leg_id"], ("", 0))
+            if run_id and start == _milliseconds(row):
+                self.client.delete_run(run_id)
+                del self.logged[row["leg_id"]]
+
+    def _log_leg(self, row: runs.Row, parent: Run) -> str:
+        started = _milliseconds(row)
+        tags = {
+            **_tags(row),
+            LEG_TAG: row["leg_id"],
+            "raybench.trial_id": row["trial_id"],
+            "raybench.setting": row["setting"],
+        }
+        if row["status"] == "failed":
+            tags |= {"raybench.failure_kind": row["failure_kind"], "raybench.failure": row["failure_message"][:5000]}
+        run = self._create("leg", runs.leg_name(row), started, tags, parent)
+        end = _end(row)
+        metrics = [Metric(key, value, end, 0) for key, value in runs.leg_metrics(row).items()]
+        for name, points in runs.leg_curves(row).items():
+            metrics += [Metric(name, value, started + int(1000 * after), step) for step, after, value in points]
+        self._write(run, {}, runs.leg_params(row), metrics)
+        self._log_inputs(run, row)
+        self.client.set_terminated(run.info.run_id, "FAILED" if row["status"] == "failed" else "FINISHED", end)
+        return str(run.info.run_id)
+
+    def _log_inputs(self, run: Run, row: runs.Row) -> None:
+        context = InputTag("mlflow.data.context", "training")
+        self.client.log_inputs(run.info.run_id, [DatasetInput(Dataset(**runs.dataset(row)), [context])])
+
+    def _write(self, run: Run, tags: Mapping[str, str], params: Mapping[str, str], metrics: Sequence[Metric]) -> None:
+        """Tags, parameters and metrics in as few requests as MLflow takes; of tags, those that are new."""
+        new = [RunTag(key, value[:8000]) for key, value in tags.items() if run.data.tags.get(key) != value[:8000]]
+        written = [Param(key, value) for key, value in params.items()]
+        for begin in range(0, len(new), _MAX_PARAMS_AND_TAGS):
+            self.client.log_batch(run.info.run_id, tags=new[begin : begin + _MAX_PARAMS_AND_TAGS])
+        for begin in range(0, max(len(metrics), len(written) and 1), _MAX_METRICS):
+            self.client.log_batch(
+                run.info.run_id, metrics[begin : begin + _MAX_METRICS], params=written if begin == 0 else []
+            )
+
+    def links(self) -> dict[str, Any]:
+        """Where this sweep's runs are: experiment_id, sweep_run, and arm_runs as {setting_id: {arm: run id}}."""
+        found: dict[str, dict[str, str]] = {}
+        for (setting_id, arm), run in sorted(self.arm_runs.items()):
+            found.setdefault(setting_id, {})[arm] = run.info.run_id
+        sweep = self.sweep_run.info.run_id if self.sweep_run else None
+        return {"experiment_id": self.experiment_id, "sweep_run": sweep, "arm_runs": found}
+
+    def finish(self, summary: SweepSummary, artifacts: Path) -> None:
+        """Put what the analysis found on the runs of sweep and arms, the folder's files on the first, and end them."""
+        assert self.sweep_run is not None, "log_rows comes first"
+        for key, run in list(self.arm_runs.items()):
+            if key not in self.ends:
+                continue  # of another part of the ledger, which is not here
+            if "arm" not in run.data.params and key in summary.arm_rows:
+                self._describe_arm(key, summary.arm_rows[key])
+            self._update(
+                self.arm_runs[key], summary.arm_metrics.get(key, {}), summary.arm_tags.get(key, {}), self.ends[key]
+            )
+        self.client.log_artifacts(self.sweep_run.info.run_id, str(artifacts))
+        note = {mlflow_tags.MLFLOW_RUN_NOTE: summary.note}
+        self._update(self.sweep_run, summary.metrics, note, max(self.ends.values()))
+
+    def _update(self, run: Run, metrics: Mapping[str, float], tags: Mapping[str, str], end: int) -> None:
+        """Write what is new or has changed: a resumed sweep revises its speedups, a second sync changes nothing."""
+        now = int(time.time() * 1000)
+        changed = [Metric(key, value, now, 0) for key, value in metrics.items() if run.data.metrics.get(key) != value]
+        self._write(run, tags, {}, changed)
+        if run.info.status == "RUNNING" or run.info.end_time != end:
+            status = "FAILED" if metrics.get("legs_measured") == 0 else "FINISHED"
+            self.client.set_terminated(run.info.run_id, status, end)
+
+
+def _tags(row: runs.Row) -> dict[str, str]:
+    """Where a row belongs, and the commit that measured it."""
+    tags = {SETTING_TAG: row["setting_id"], ARM_TAG: row["arm"]}
+    commit = json.loads(row["environment"]).get("git_commit")
+    return tags | ({mlflow_tags.MLFLOW_GIT_COMMIT: commit} if commit else {})
+
+
+def _milliseconds(row: runs.Row) -> int:
+    """When the leg began, since the epoch."""
+    return int(row["started_at"].timestamp() * 1000)
+
+
+def _end(row: runs.Row) -> int:
+    """When the leg ended, since the epoch."""
+    seconds = sum(row[key] or 0 for key in ("setup_seconds", "train_seconds", "eval_seconds"))
+    return _milliseconds(row) + int(1000 * seconds)
+
+
+def _quoted(text: str) -> str:
+    """A text in MLflow's filter language, which knows no escapes but two kinds of quotes."""
+    return f'"{text}"' if "'" in text else f"'{text}'"

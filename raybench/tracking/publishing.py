@@ -1,0 +1,179 @@
+"""From a ledger to MLflow and the report: what MLflow lacks, what the analysis found, and links between the two.
+
+Both a sweep's end and `raybench sync` are this. `_mlflow.json` beside a ledger says where its runs are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from raybench.analysis import Analysis, Comparison, analyse, answer_in_words
+from raybench.analysis.tables import table_rows
+from raybench.errors import UserError
+from raybench.ledger.dataset import Ledger, write_rows
+from raybench.ledger.storage import AnyPath, copy_folder, write_whole
+from raybench.redaction import first_line, without_secrets
+from raybench.tracking import runs, views
+
+if TYPE_CHECKING:
+    from raybench.tracking.mlflow_runs import SweepSummary
+
+LINKS: Final = "_mlflow.json"
+_MAX_NOTE: Final = 7_500  # characters; MLflow takes 8,000
+_UNFIT: Final = re.compile(r"[^\w\-. :/]")
+
+
+def destination() -> tuple[str, str]:
+    """MLflow's address, and where a local store keeps its artifacts."""
+    from raybench.tracking.mlflow_runs import default_tracking_uri
+
+    return default_tracking_uri(), str(Path("mlruns/artifacts").absolute())
+
+
+def mlflow_variables() -> dict[str, str]:
+    """The MLFLOW_* variables of this process, credentials included: to be handed over as an argument only."""
+    return {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What came of bringing MLflow up to date with one ledger."""
+
+    written: int  # legs that MLflow lacked
+    there: int  # legs that it had already
+    report: AnyPath | None  # the page; None where there is nothing to analyse
+    error: str | None  # what MLflow lacks something for, without secrets; None when it has everything
+
+
+def publish(folder: AnyPath, tracking_uri: str, artifact_root: str, *, report: bool = True) -> Published:
+    """Bring MLflow up to date with the ledger of one sweep, and write its report to `_report/`.
+
+    MLflow's trouble ends nothing and is returned. Raises UserError for a folder with rows of several sweeps, and
+    where the report cannot be written.
+    """
+    from raybench.tracking.mlflow_runs import TROUBLES, Tracker
+
+    rows = Ledger(folder).rows()
+    names = dict.fromkeys((row["space"], row["sweep"]) for row in rows)
+    if not rows:
+        return Published(0, 0, None, None)
+    if len(names) > 1:
+        raise UserError(f"{folder}: rows of {len(names)} sweeps in one folder; give each a folder of its own")
+    ((space, sweep),) = names
+    tracker, written, error = None, 0, None
+    try:
+        tracker = Tracker(tracking_uri, artifact_root, space, sweep)
+        tracker.forget(Ledger(folder).withdrawn())
+        written = tracker.log_rows(rows)
+        _write_links(folder, tracking_uri, tracker.links())
+    except TROUBLES as trouble:
+        error = first_line(trouble)
+    analysis = analyse([folder])
+    page = _write_report(analysis, folder) if report else folder / "_report" / "report.html"
+    if tracker is not None and error is None:
+        try:
+            with tempfile.TemporaryDirectory() as gathered:
+                _gather(folder, rows, analysis, Path(gathered))
+                tracker.finish(summarize(analysis, rows, tracker.experiment_id), Path(gathered))
+        except TROUBLES as trouble:
+            error = first_line(trouble)
+    return Published(written, len(rows) - written, page, error)
+
+
+def _write_report(analysis: Analysis, folder: AnyPath) -> AnyPath:
+    from raybench.report import write_report
+
+    return write_report(analysis, [folder], folder / "_report")[0]
+
+
+def _write_links(folder: AnyPath, tracking_uri: str, links: Mapping[str, Any]) -> None:
+    """`_mlflow.json`: where the runs are, whole or not at all; a store without a server is just `local`."""
+    where = without_secrets(tracking_uri) if tracking_uri.startswith(("http://", "https://")) else "local"
+    text = json.dumps({"tracking_uri": where, **links}, indent=1, sort_keys=True) + "\n"
+    path = folder / LINKS
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    write_whole(path, text)
+
+
+def _gather(folder: AnyPath, rows: list[dict[str, Any]], analysis: Analysis, into: Path) -> None:
+    """The artifacts of a sweep's run: report, figures, tables, the space, and the ledger as one file."""
+    if (folder / "_report").is_dir():
+        copy_folder(folder / "_report", into / "report")
+    write_rows(into / "ledger", "ledger", rows)
+    (into / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1), encoding="utf-8")
+    if (folder / "_space.yaml").is_file():
+        (into / "_space.yaml").write_text((folder / "_space.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def summarize(analysis: Analysis, rows: Sequence[runs.Row], experiment_id: str) -> SweepSummary:
+    """What the sweep's run and those of its arms carry: the answer, speedups, verdicts, means over legs."""
+    from raybench.tracking.mlflow_runs import SweepSummary
+
+    by_arm: dict[tuple[str, str], list[runs.Row]] = {}
+    for row in rows:
+        by_arm.setdefault((row["setting_id"], row["arm"]), []).append(row)
+    metrics = {_name(f"speedup/{c.arm}/{c.setting}"): c.speedup for c in analysis.comparisons if c.speedup is not None}
+    metrics |= {
+        _name(f"speedup_geometric_mean/{arm.arm}"): arm.geometric_mean
+        for arm in analysis.arms
+        if arm.geometric_mean is not None
+    }
+    arm_metrics = {key: runs.arm_metrics(members) for key, members in by_arm.items()}
+    arm_tags: dict[tuple[str, str], dict[str, str]] = {}
+    for key, members in by_arm.items():
+        if members[0]["is_baseline"] and "step_seconds_mean" in arm_metrics[key]:
+            arm_metrics[key] |= dict.fromkeys(("speedup", "speedup_low", "speedup_high", "memory_ratio"), 1.0)
+            arm_metrics[key]["trials"] = float(len({row["trial_id"] for row in members if row["status"] == "ok"}))
+            arm_tags[key] = {"raybench.verdict": "baseline"}
+    for c in _one_machine(analysis.comparisons):
+        key = (c.setting_id, c.arm)
+        found = {"speedup": c.speedup, "speedup_low": c.verdict_low, "speedup_high": c.verdict_high}
+        found |= {"trials": c.n_trials, "memory_ratio": c.memory_ratio, "accuracy_difference": c.accuracy_difference}
+        arm_metrics.setdefault(key, {}).update({name: float(v) for name, v in found.items() if v is not None})
+        arm_tags[key] = {"raybench.verdict": c.verdict}
+    one_row = {key: members[0] for key, members in by_arm.items()}
+    return SweepSummary(_note(analysis, experiment_id), metrics, arm_metrics, arm_tags, one_row)
+
+
+def _one_machine(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Those whose arm and setting were compared on one kind of hardware only: a run has room for one speedup."""
+    hardware: dict[tuple[str, str], set[str]] = {}
+    for c in comparisons:
+        hardware.setdefault((c.setting_id, c.arm), set()).add(c.hardware)
+    return [c for c in comparisons if len(hardware[c.setting_id, c.arm]) == 1]
+
+
+def _name(text: str) -> str:
+    """A text as a metric's name, which MLflow limits in characters and length."""
+    return _UNFIT.sub("_", text)[:250]
+
+
+def _note(analysis: Analysis, experiment_id: str) -> str:
+    """The description of the sweep's run: the answer, where to look, the table as far as it fits."""
+    links = ", ".join(f"[{name}]({views.link(experiment_id, view)})" for name, view in views.NAMES.items())
+    lines = [f"**{_clean(answer_in_words(analysis))}**", "", f"Views of the runs: {links}.", ""]
+    lines += ["The page: `report/report.html` among the artifacts. Every leg: `ledger/ledger.parquet`.", ""]
+    header, rows = table_rows(analysis)
+    lines += ["| " + " | ".join(map(_clean, header)) + " |", "|" + "---|" * len(header)]
+    room = _MAX_NOTE - sum(len(line) + 1 for line in lines)
+    for number, row in enumerate(rows):
+        line = "| " + " | ".join(map(_clean, row)) + " |"
+        room -= len(line) + 1
+        if room < 0:
+            return "\n".join([*lines, "", f"... and {len(rows) - number} more in `report/comparisons.csv`."])
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _clean(text: str) -> str:
+    """Text as text in Markdown's tables."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_{}\[\]|~#])", r"\\\1", line)

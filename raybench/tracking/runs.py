@@ -1,0 +1,151 @@
+"""What MLflow is shown of a ledger: the names, parameters, metrics, curves and datasets of its runs, from rows alone.
+
+Pure functions over ledger rows; `mlflow_runs.py` writes what they return. All runs of a sweep carry the same
+parameters, so that MLflow's comparison shows what differs and nothing else. No mlflow here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+Row = Mapping[str, Any]
+CURVE_POINTS: Final = 100  # of a thinned curve; the ledger has every step
+NONE: Final = "none"  # the value of a parameter that does not apply
+_COLUMNS: Final = (
+    "setting", "arm", "engine", "is_baseline", "model", "family", "dataset", "precision", "global_batch",
+    "micro_batch", "accumulation", "workers",
+)  # fmt: skip
+_FACTS: Final = (
+    "num_parameters", "device", "autocast", "parameter_dtype", "gradient_dtype", "master_dtype",
+    "communication_dtype", "gradient_clipping", "compiled", "activation_checkpointing", "buffer_broadcasts",
+)  # fmt: skip
+_PHASES: Final = ("forward_seconds", "backward_seconds", "optimizer_seconds")
+_SCALARS: Final = (
+    "peak_device_bytes", "peak_host_bytes", "setup_seconds", "train_seconds", "eval_seconds", "first_loss",
+    "final_loss", "accuracy", "accuracy_top5", "eval_loss", "skipped_steps", "energy_joules", "foreign_cpu_cores",
+)  # fmt: skip
+
+
+def arm_name(row: Row) -> str:
+    """The name of the run that stands for an arm in a setting."""
+    return f"{row['arm']} | {row['setting']}"
+
+
+def leg_name(row: Row) -> str:
+    """The name of a leg's run."""
+    return f"{arm_name(row)} | repeat {row['repeat']} round {row['round']}"
+
+
+def arm_params(row: Row) -> dict[str, str]:
+    """The parameters of an arm in a setting, told from one of its legs: flat, short, the same keys in every arm.
+
+    What the leg was found to be (its facts) stands there where it says so, else `none`.
+    """
+    facts, config = json.loads(row["facts"]), json.loads(row["arm_config"])
+    params: dict[str, Any] = {key: row[key] for key in _COLUMNS}
+    zero = (config.get("deepspeed_config") or {}).get("zero_optimization") or {}
+    params["zero_stage"] = zero.get("stage", 0) if row["engine"] == "deepspeed" else None
+    params["offload"] = config.get("offload") or ("all" if config.get("cpu_offload") else None)
+    params["image_size"] = (facts.get("image_shape") or [None])[-1]
+    optimizer = facts.get("optimizer") or {}
+    params |= {
+        "optimizer": optimizer.get("class"),
+        "optimizer_kernel": optimizer.get("kernel"),
+        "learning_rate": optimizer.get("lr"),
+        "weight_decay": optimizer.get("weight_decay"),
+    }
+    params |= {key: facts.get(key) for key in _FACTS}
+    return {key: NONE if value is None or value == "" else _text(value) for key, value in params.items()}
+
+
+def leg_params(row: Row) -> dict[str, str]:
+    """The parameters of a leg: those of its arm, and its place in the sweep."""
+    return arm_params(row) | {key: str(row[key]) for key in ("repeat", "round", "position", "seed")}
+
+
+def _text(value: Any) -> str:
+    return (value if isinstance(value, str) else json.dumps(value))[:500]
+
+
+def leg_metrics(row: Row) -> dict[str, float]:
+    """The metrics of a leg: step time, throughput, phases, memory, losses; none for a failure."""
+    if row["status"] != "ok":
+        return {}
+    begin = row["warmup_steps"]
+    measured = np.asarray(row["step_seconds"][begin:])
+    p50, p90, p99 = np.percentile(measured, [50, 90, 99])
+    values = {
+        "step_seconds_mean": measured.mean(),
+        "step_seconds_p50": p50,
+        "step_seconds_p90": p90,
+        "step_seconds_p99": p99,
+        "samples_per_second": row["samples_per_step"] / measured.mean(),
+        "data_wait_share": np.sum(row["data_seconds"][begin:]) / measured.sum(),
+    }
+    values |= {f"{key}_mean": np.mean(row[key][begin:]) for key in _PHASES if row.get(key) is not None}
+    values |= {key: row[key] for key in _SCALARS if row.get(key) is not None}
+    return {key: float(value) for key, value in values.items()}
+
+
+def arm_metrics(rows: Sequence[Row]) -> dict[str, float]:
+    """The means of metrics over an arm's measured legs in a setting, and how many of its legs there are of each kind.
+
+    Throughput is that of the mean step, as in a leg.
+    """
+    legs = [leg_metrics(row) for row in rows if row["status"] == "ok"]
+    names = dict.fromkeys(name for leg in legs for name in leg)
+    values = {name: float(np.mean([leg[name] for leg in legs if name in leg])) for name in names}
+    if legs:
+        (samples,) = {row["samples_per_step"] for row in rows if row["status"] == "ok"}
+        values["samples_per_second"] = samples / values["step_seconds_mean"]
+    return {**values, "legs_measured": float(len(legs)), "legs_failed": float(len(rows) - len(legs))}
+
+
+def leg_curves(row: Row) -> dict[str, list[tuple[int, float, float]]]:
+    """Curves of a leg: name -> points (step or epoch, seconds since the leg's first step began, value).
+
+    Step times and losses are thinned to at most `CURVE_POINTS` points, each the mean of as many steps in a row and
+    placed at the last of them; the warm-up is part of the curve. Epochs are not thinned.
+    """
+    if row["status"] != "ok":
+        return {}
+    ends = np.cumsum(row["step_seconds"])
+    curves = {
+        name: _thinned(row[key], ends)
+        for key, name in (("step_seconds", "steps/step_seconds"), ("step_losses", "steps/loss"))
+        if row.get(key) and len(row[key]) == len(ends)
+    }
+    epochs = np.cumsum(row.get("epoch_seconds") or [])
+    for key, name in (("epoch_accuracy", "epochs/accuracy"), ("epoch_loss", "epochs/loss")):
+        values = row.get(key) or []
+        if len(values) == len(epochs):
+            points = enumerate(zip(epochs, values, strict=True))
+            curves[name] = [(epoch, float(end), float(value)) for epoch, (end, value) in points if value is not None]
+    return {name: points for name, points in curves.items() if points}
+
+
+def _thinned(values: Sequence[float], ends: np.ndarray) -> list[tuple[int, float, float]]:
+    parts = np.array_split(np.arange(len(ends)), min(CURVE_POINTS, len(ends)))
+    return [(int(part[-1]), float(ends[part[-1]]), float(np.mean([values[i] for i in part]))) for part in parts]
+
+
+def dataset(row: Row) -> dict[str, str]:
+    """What the row was trained on, in MLflow's words: name, digest, source, source_type, profile.
+
+    The digest is the data's own where the facts state one; else it names dataset and image shape.
+    """
+    facts = json.loads(row["facts"])
+    shape = facts.get("image_shape")
+    stated = facts.get("dataset_digest")
+    size = "x".join(map(str, shape)) if shape else "size not stated"
+    return {
+        "name": row["dataset"],
+        "digest": str(stated or f"{row['dataset']}-{size}")[:36],
+        "source_type": "raybench",
+        "source": json.dumps({"dataset": row["dataset"]}),
+        "profile": json.dumps({"image_shape": shape, "samples_per_rank": facts.get("samples_per_epoch_per_rank")}),
+    }

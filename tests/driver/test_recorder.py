@@ -1,0 +1,313 @@
+"""The recorder without Ray: durable rows, what is left, which leg died, where a trial ran, a recorder that was killed;
+and MLflow when it is gone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raybench import outcome as outcomes
+from raybench.declare.space import load_space
+from raybench.driver.recorder import Recorder
+from raybench.ledger.dataset import Ledger, read_ledger
+from raybench.outcome import Failure
+from raybench.plan import Plan, Trial, build_plan
+from tests.ledger.test_dataset import MEASUREMENT
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return build_plan(*load_space("quickstart", {"setting.model": "lenet", "repeats": "2"}), sweep="s")
+
+
+@pytest.fixture
+def recorder(plan: Plan, tmp_path: Path) -> Recorder:
+    return Recorder(
+        plan.model_dump_json(),
+        str(tmp_path / "led"),
+        "question: {}\n",
+        f"sqlite:///{tmp_path}/m.db",
+        str(tmp_path / "a"),
+    )
+
+
+def left(recorder: Recorder, trial: Trial) -> list[str]:
+    legs: list[str] = recorder.next_group(trial.trial_id)["legs"]
+    return legs
+
+
+def places(*nodes: str, gpus: bool = False) -> list[dict[str, Any]]:
+    return [{"node": n, "node_id": f"id of {n}", "gpus": [f"GPU-{i}"] if gpus else []} for i, n in enumerate(nodes)]
+
+
+def record(recorder: Recorder, leg_id: str, **changes: float) -> None:
+    recorder.trial_began(recorder.legs[leg_id][0].trial_id)
+    recorder.begin("group", leg_id)
+    recorder.record("group", leg_id, outcomes.to_dict(replace(MEASUREMENT, **changes)))
+
+
+def test_a_recorded_leg_is_durable_and_no_longer_left(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
+    trial = plan.trials[0]
+    assert left(recorder, trial) == [leg.leg_id for leg in trial.legs]
+    assert not (tmp_path / "led").exists()
+    record(recorder, trial.legs[0].leg_id)
+    (row,) = Ledger(tmp_path / "led").rows()
+    assert (row["leg_id"], row["process_group"]) == (trial.legs[0].leg_id, "group")
+    assert (tmp_path / "led/_space.yaml").read_text() == "question: {}\n"
+    assert left(recorder, trial) == [leg.leg_id for leg in trial.legs[1:]]
+    assert recorder.unfinished("group")["leg_id"] is None
+
+
+def test_the_leg_that_a_dead_group_had_begun(recorder: Recorder, plan: Plan) -> None:
+    first, second, *_ = plan.trials[0].legs
+    assert recorder.unfinished("group")["leg_id"] is None
+    record(recorder, first.leg_id)
+    recorder.begin("group", second.leg_id)
+    died = recorder.unfinished("group")
+    assert died["leg_id"] == second.leg_id
+    assert 0 <= died["seconds"] < 60
+
+
+def test_a_legs_first_outcome_stays(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
+    leg = plan.trials[0].legs[0]
+    record(recorder, leg.leg_id, first_loss=1.0)
+    record(recorder, leg.leg_id, first_loss=2.0)
+    recorder.record("other", leg.leg_id, outcomes.to_dict(Failure("crashed", "late")))
+    assert [row["first_loss"] for row in Ledger(tmp_path / "led").rows()] == [1.0]
+
+
+def test_what_happened_is_told_once(recorder: Recorder, plan: Plan) -> None:
+    first, second, *_ = plan.trials[0].legs
+    record(recorder, first.leg_id)
+    recorder.begin("group", second.leg_id)
+    recorder.record("group", second.leg_id, outcomes.to_dict(Failure("timeout", "too long")))
+    news = recorder.news(0)
+    assert [event.get("failure") for event in news["events"]] == [None, "timeout: too long"]
+    assert news["events"][0]["mean_step_seconds"] == pytest.approx(0.1875)
+    assert 0 <= news["events"][0]["seconds"] < 60
+    assert news["running"] == []
+    assert recorder.news(2, 1)["events"] == []
+    recorder.begin("group", plan.trials[0].legs[2].leg_id, "node7")
+    (runs,) = recorder.news(2, 1)["running"]
+    assert (runs["arm"], runs["node"]) == (plan.trials[0].legs[2].arm_name, "node7")
+
+
+def test_a_sweep_that_is_to_stop_begins_no_leg_and_keeps_the_one_that_runs(recorder: Recorder, plan: Plan) -> None:
+    trial = plan.trials[0]
+    recorder.trial_began(trial.trial_id)
+    assert recorder.begin("group", trial.legs[0].leg_id)
+    recorder.drain()
+    assert recorder.news(0)["num_active"] == 1
+    recorder.record("group", trial.legs[0].leg_id, outcomes.to_dict(MEASUREMENT))
+    assert not recorder.begin("group", trial.legs[1].leg_id)
+    assert left(recorder, trial) == []
+    assert recorder.unfinished("group")["leg_id"] is None
+    recorder.trial_ended(trial.trial_id)
+    quiet = {"incarnation": 1, "events": [], "running": [], "missed": [], "num_active": 0, "trouble": ""}
+    assert recorder.news(1, 1) == quiet
+
+
+def test_what_cannot_be_written_ends_the_sweep_and_its_leg_has_no_outcome(
+    recorder: Recorder, plan: Plan, tmp_path: Path
+) -> None:
+    trial = plan.trials[0]
+    recorder.trial_began(trial.trial_id)
+    (tmp_path / "led").write_text("")  # a file where the folder should be
+    assert recorder.begin("group", trial.legs[0].leg_id)
+    recorder.record("group", trial.legs[0].leg_id, outcomes.to_dict(MEASUREMENT))
+    news = recorder.news(0, 1)
+    assert (news["trouble"], news["events"]) == ("File exists", [])
+    assert not recorder.begin("group", trial.legs[1].leg_id)
+    assert recorder.unfinished("group")["leg_id"] is None
+    assert recorder.next_group(trial.trial_id)["legs"] == []
+
+
+def test_a_failures_message_tells_no_secret(
+    recorder: Recorder, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_0123")
+    trial = plan.trials[0]
+    recorder.trial_began(trial.trial_id)
+    recorder.begin("group", trial.legs[0].leg_id)
+    recorder.record("group", trial.legs[0].leg_id, outcomes.to_dict(Failure("error", "401 for hf_0123")))
+    assert [row["failure_message"] for row in Ledger(tmp_path / "led").rows()] == ["401 for ***"]
+    assert recorder.news(0)["events"][-1]["failure"] == "error: 401 for ***"
+
+
+def test_a_recorder_begun_anew_knows_what_the_ledger_holds(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
+    record(recorder, plan.trials[0].legs[0].leg_id)
+    plan_file = tmp_path / "plan.json"  # as a sweep hands it over
+    plan_file.write_text(plan.model_dump_json())
+    again = Recorder(plan_file, str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/n.db", str(tmp_path / "b"))
+    assert len(left(again, plan.trials[0])) == len(plan.trials[0].legs) - 1
+    assert again.finish() == []
+
+
+def test_without_mlflow_the_rows_are_kept_and_the_error_is_told(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    recorder = Recorder(
+        plan.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/file/m.db", str(tmp_path)
+    )
+    record(recorder, plan.trials[0].legs[0].leg_id)
+    record(recorder, plan.trials[1].legs[0].leg_id)
+    for trial in plan.trials:
+        recorder.trial_ended(trial.trial_id)
+    errors = recorder.finish()
+    assert errors
+    assert len(Ledger(tmp_path / "led").rows()) == 2
+
+
+def killed_and_restarted(recorder: Recorder, plan: Plan, tmp_path: Path) -> Recorder:
+    """Another recorder where the first one was, which was never asked to end."""
+    return Recorder(
+        plan.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/m.db", str(tmp_path / "a")
+    )
+
+
+def run_group(recorder: Recorder, trial: Trial, group: str, nodes: list[str], num_legs: int) -> list[str]:
+    """A group on these nodes runs the first legs that are left. Returns what it was told to run."""
+    legs = recorder.group_placed(trial.trial_id, group, places(*nodes))
+    for leg_id in legs[:num_legs]:
+        assert recorder.begin(group, leg_id)
+        recorder.record(group, leg_id, outcomes.to_dict(MEASUREMENT))
+    return legs
+
+
+def test_a_trial_that_goes_on_where_it_was_keeps_its_legs(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
+    trial = plan.trials[0]
+    recorder.trial_began(trial.trial_id)
+    assert recorder.next_group(trial.trial_id) == {
+        "legs": [leg.leg_id for leg in trial.legs], "nodes": [], "attempt": 0, "cut": False,
+    }  # fmt: skip
+    run_group(recorder, trial, "g1", ["n1", "n1"], 2)
+    assert recorder.next_group(trial.trial_id)["nodes"] == ["n1"]
+    assert len(run_group(recorder, trial, "g2", ["n1", "n1"], 9)) == len(trial.legs) - 2
+    rows = Ledger(tmp_path / "led").rows()
+    assert {(row["attempt"], row["placement"]) for row in rows} == {
+        (0, '[{"gpus": [], "node": "n1"}, {"gpus": [], "node": "n1"}]')
+    }
+    assert not (tmp_path / "led/_aside").exists()
+
+
+def test_a_trial_that_goes_on_elsewhere_begins_anew(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
+    trial, ledger = plan.trials[0], Ledger(tmp_path / "led")
+    legs = [leg.leg_id for leg in trial.legs]
+    recorder.trial_began(trial.trial_id)
+    run_group(recorder, trial, "g1", ["n1", "n1"], 2)
+    recorder.begin("g1", legs[2])
+    recorder.cut(trial.trial_id, "g1", "lost node n1")
+    recorder.cut(trial.trial_id, "g1", "lost node n1")  # a call that was repeated tells it once
+    assert recorder.next_group(trial.trial_id)["cut"]
+    assert run_group(recorder, trial, "g2", ["n2", "n2"], 0) == legs
+    assert run_group(recorder, trial, "g2", ["n2", "n2"], 1) == legs  # nor does this one withdraw anything more
+    assert recorder.next_group(trial.trial_id) == {"legs": legs[1:], "nodes": ["n2"], "attempt": 1, "cut": False}
+    (row,) = ledger.rows()
+    assert (row["leg_id"], row["attempt"], row["withdrawn"]) == (legs[0], 1, None)
+    withdrawn = ledger.withdrawn()
+    assert [(row["leg_id"], row["attempt"]) for row in withdrawn] == [(legs[0], 0), (legs[1], 0)]
+    assert withdrawn[0]["withdrawn"] == "measured on n1, and the trial's other legs would have been on n2"
+    assert len(read_ledger(tmp_path / "led")) == 1
+    notes = [event for event in recorder.news(0)["events"] if "note" in event]
+    assert [note["note"].partition(": ")[2] for note in notes] == [
+        f"lost node n1; {trial.legs[2].arm_name} of round 0 runs again",
+        "begins anew on n2; 2 legs measured on n1 no longer count",
+    ]
+    assert (notes[1]["setting_id"], notes[1]["repeat"], notes[1]["attempt"]) == (trial.setting_id, 0, 1)
+
+
+def test_other_gpus_of_the_same_node_are_another_place(recorder: Recorder, plan: Plan) -> None:
+    trial = plan.trials[0]
+    recorder.trial_began(trial.trial_id)
+    run_group(recorder, trial, "g1", ["n1"], 0)
+    there = places("n1", "n1", gpus=True)
+    for group, where, attempt in [
+        ("g2", there, 0),
+        ("g3", there[::-1], 0),  # the same GPUs in another order of ranks
+        ("g4", [there[0], {**there[1], "gpus": ["GPU-7"]}], 1),
+    ]:
+        legs = recorder.group_placed(trial.trial_id, group, where)
+        recorder.begin(group, legs[0])
+        recorder.record(group, legs[0], outcomes.to_dict(MEASUREMENT))
+        assert recorder.next_group(trial.trial_id)["attempt"] == attempt
+
+
+def test_nothing_is_taken_from_a_group_that_was_left_behind(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
+    trial = plan.trials[0]
+    recorder.trial_began(trial.trial_id, "process 1")
+    first, second, *_ = recorder.group_placed(trial.trial_id, "g1", places("n1"))
+    recorder.begin("g1", first)
+    recorder.trial_began(trial.trial_id, "process 1")  # the same call again
+    assert recorder.begin("g1", first)
+    recorder.trial_began(trial.trial_id, "process 2")  # the first was killed; its workers may not know it yet
+    recorder.record("g1", first, outcomes.to_dict(MEASUREMENT))
+    assert not recorder.begin("g1", second)
+    assert recorder.unfinished("g1")["leg_id"] is None
+    assert left(recorder, trial)[0] == first
+    assert not list(tmp_path.glob("led/*.parquet"))
+    (note,) = recorder.news(0)["events"]
+    assert "its trial process was killed" in note["note"]
+    recorder.trial_ended(trial.trial_id)
+    assert not recorder.begin("g1", second)
+    assert recorder.news(0)["num_active"] == 0
+
+
+def test_a_leg_a_group_where_the_space_wants_it(plan: Plan, tmp_path: Path) -> None:
+    trials = tuple(trial.model_copy(update={"isolation": "fresh"}) for trial in plan.trials)
+    fresh = plan.model_copy(update={"trials": trials})
+    recorder = Recorder(fresh.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/m.db", "")
+    recorder.trial_began(trials[0].trial_id)
+    for number, leg in enumerate(trials[0].legs):
+        assert run_group(recorder, trials[0], f"g{number}", ["n1"], 1) == [leg.leg_id]
+    assert left(recorder, trials[0]) == []
+
+
+def test_a_recorder_that_was_killed_goes_on(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
+    trial = plan.trials[0]
+    recorder.trial_began(trial.trial_id)
+    run_group(recorder, trial, "g1", ["n1"], 1)
+    recorder.begin("g1", trial.legs[1].leg_id)
+    again = killed_and_restarted(recorder, plan, tmp_path)
+    assert again.unfinished("g1")["leg_id"] == trial.legs[1].leg_id
+    assert again.unfinished("g1")["node_ids"] == ["id of n1"]
+    news = again.news(1, incarnation=1)  # what the driver asks of the first recorder
+    assert news["incarnation"] == 2
+    assert [event.get("leg_id") for event in news["events"]] == [trial.legs[0].leg_id, None]
+    assert "goes on from the ledger" in news["events"][1]["note"]
+    assert [one["arm"] for one in news["running"]] == [trial.legs[1].arm_name]
+    again.record("g1", trial.legs[0].leg_id, outcomes.to_dict(MEASUREMENT))  # its answer had been lost
+    again.record("g1", trial.legs[1].leg_id, outcomes.to_dict(MEASUREMENT))
+    assert [event["leg_id"] for event in again.news(2, incarnation=2)["events"]] == [trial.legs[1].leg_id]
+    assert {row["placement"] for row in Ledger(tmp_path / "led").rows()} == {'[{"gpus": [], "node": "n1"}]'}
+    again.drain()
+    assert left(killed_and_restarted(again, plan, tmp_path), trial) == []
+
+
+def test_a_recorder_whose_ledger_is_gone_does_not_begin_another(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
+    record(recorder, plan.trials[0].legs[0].leg_id)
+    (tmp_path / "led").rename(tmp_path / "elsewhere")
+    with pytest.raises(RuntimeError, match="led is gone"):
+        killed_and_restarted(recorder, plan, tmp_path)
+
+
+def test_a_clock_that_is_set_back_changes_no_duration(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter(range(100, 10_000, 7))
+    recorder = Recorder(
+        plan.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/m.db", "",
+        clock=lambda: float(next(moments)),
+    )  # fmt: skip
+    trial = plan.trials[0]
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    recorder.trial_began(trial.trial_id)  # at 100
+    recorder.begin("g", trial.legs[0].leg_id)  # at 107
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    assert recorder.unfinished("g") == {
+        "leg_id": trial.legs[0].leg_id, "seconds": 7.0, "started_at": 2e9, "node_ids": [],
+    }  # fmt: skip
+    recorder.record("g", trial.legs[0].leg_id, outcomes.to_dict(MEASUREMENT))  # at 121
+    (event,) = recorder.news(0)["events"]
+    assert (event["seconds"], event["trial_seconds"]) == (14.0, 21.0)
