@@ -43,6 +43,7 @@ class Commands:
             )  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the markers in this hook too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under pytest-xdist, tests that start Ray or torchrun run one after another, beside all the others."""
     for item in items:
