@@ -70,15 +70,17 @@ def main(argv: list[str]) -> int:
     command = without_secrets("python -m raybench.calibrate " + " ".join(shlex.quote(token) for token in argv))
     console = Console(stderr="json" in arguments.flags)
 
-    from raybench.sweep import Request, measure, seconds_to_wait
+    from raybench.sweep import Request, check_complete, measure, seconds_to_wait
 
     wait_seconds = seconds_to_wait(minutes)
+    unrun: list[str] = []
 
     def run(plan: Plan, space: Space) -> AnyPath:
         folder = (results / SPACE / plan.sweep).absolute()
-        unrun, _ = measure(Request(plan, space, folder, command, wait_seconds=wait_seconds), console)
-        for line in unrun:
+        lines, _ = measure(Request(plan, space, folder, command, wait_seconds=wait_seconds), console)
+        for line in lines:
             console.print(f"[red]not run[/]: {escape(line)}", soft_wrap=True)
+        unrun.extend(lines)
         if not any(row["status"] == "ok" for row in Ledger(folder).rows(["leg_id", "status"])):
             raise NothingMeasured(f"nothing could be measured; the ledger says why: {folder}")
         return folder
@@ -86,6 +88,7 @@ def main(argv: list[str]) -> int:
     plan = calibration_plan(name, space)
     folder = run(plan, shared_space(space))
     fresh = run(isolated_plan(plan, space), isolated_space(space)) if both else None
+    num_trials = len(plan.trials) * (2 if both else 1)
     calibration = read_calibration(
         folder, space=name, baseline=space.baseline, again=_again(space), instruments=_without(space),
         num_arms=len(space.arms), rounds=space.protocol.rounds, fresh=fresh,
@@ -93,11 +96,12 @@ def main(argv: list[str]) -> int:
     path = calibration.write(folder)
     if "json" in arguments.flags:
         print(json.dumps(calibration.to_json(), allow_nan=False, indent=1))
-        return 0
-    from raybench.analysis.calibration_view import print_calibration
+    else:
+        from raybench.analysis.calibration_view import print_calibration
 
-    print_calibration(calibration, console)
-    console.print(f"\nkept in {path}; python -m raybench.plan on this machine uses it", soft_wrap=True)
+        print_calibration(calibration, console)
+        console.print(f"\nkept in {path}; python -m raybench.plan on this machine uses it", soft_wrap=True)
+    check_complete(unrun, num_trials, command)
     return 0
 
 

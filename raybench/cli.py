@@ -1,7 +1,7 @@
 """The command line's common ground: `key=value` tokens, flags, `--help`, one-line errors, exit codes.
 
-Exit codes: 0 done, 1 nothing could be measured, what was checked does not hold or the disk is full, 2 bad input, 130
-stopped by the user (143 by SIGTERM, 129 by SIGHUP).
+Exit codes: 0 done, 1 something could not be measured, what was checked does not hold or the disk is full, 2 bad input,
+130 stopped by the user (143 by SIGTERM, 129 by SIGHUP); docs/running.md tells them to users.
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ stopping it
   Ctrl-C finishes the running legs and stops; Ctrl-C again, SIGTERM or a closed terminal stops now. Every finished
   leg is kept, and the same command runs the others.
 
-Exit code 0: measured; 1: nothing could be measured; 2: bad input; 130: stopped by Ctrl-C (143: SIGTERM).
+Exit code 0: every leg has an outcome, a failure counts as one; 1: some could not be run, or nothing was measured; the
+same command again tries them; 2: bad input, nothing was started; 130: stopped by Ctrl-C (143: SIGTERM).
 
 examples:
   python -m raybench.sweep space=quickstart
@@ -138,7 +139,8 @@ def _kinds(word: str) -> frozenset[str]:
 def run_sweep(request: Request, console: Console) -> None:
     """Run what the ledger lacks of a plan, then print the answer.
 
-    Raises UserError, NothingMeasured, and Interrupted where the user stopped it, its recorder died, or the store went.
+    Raises UserError, NothingMeasured, and Interrupted where the user stopped it, trials could not be run, its recorder
+    died, or the store went.
     """
     unrun, fresh = measure(request, console)
     try:
@@ -278,15 +280,13 @@ def space_yaml(request: Request) -> str:
 def _finish(request: Request, console: Console, unrun: list[str], *, fresh: bool) -> None:
     """The end of a sweep: the answer in the terminal; where legs were run, MLflow brought up to date and a report.
 
-    Raises NothingMeasured where no leg was measured.
+    Raises NothingMeasured where no leg was measured, and Interrupted where some are missing.
     """
     ledger = Ledger(request.folder)
     ledger.compact()
     rows = ledger.rows(["leg_id", "status"])
     for line in unrun:
         console.print(f"[red]not run[/]: {escape(line)}", soft_wrap=True)
-    if unrun:
-        console.print("the same command again runs what is missing", soft_wrap=True)
     if rows:
         console.print()
         analysis = analyse([request.folder])
@@ -297,6 +297,14 @@ def _finish(request: Request, console: Console, unrun: list[str], *, fresh: bool
         console.print(f"again:  python -m raybench.analysis {shlex.quote(str(request.folder))}", soft_wrap=True)
     if not any(row["status"] == "ok" for row in rows):
         raise NothingMeasured(f"nothing could be measured: {len(rows)} legs failed, {len(unrun)} trials could not run")
+    check_complete(unrun, len(request.plan.trials), request.command)
+
+
+def check_complete(unrun: list[str], num_trials: int, command: str) -> None:
+    """Raise Interrupted, for exit code 1, where there are trials that could not be run to their end."""
+    if unrun:
+        told = f"{len(unrun)} of {num_trials} trials could not be run to their end; what was measured is kept"
+        raise Interrupted(f"{told}, and the same command again runs what is missing: {command}", 1)
 
 
 def _publish(request: Request, console: Console) -> None:

@@ -111,7 +111,7 @@ class Stage:
         text = output.read_text(encoding="utf-8")
         self._tell(f"run {number} ended with {code}; {self.num_rows()} rows")
         assert "Traceback" not in text, text
-        # A strike may end a run (0: with trials that could not run, 1: without its recorder); the same command goes on.
+        # A strike may end a run (1: without its recorder, or with trials that could not run); the same command goes on.
         wanted = (0, 1) if left else (ENDS[blows[-1].kind],) if blows else (0,)
         assert code in wanted, text
         if not (run.at_once and blows):

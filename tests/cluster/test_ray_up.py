@@ -31,7 +31,10 @@ from tests.conftest import ROOT
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RAY = Path(sys.prefix) / "bin/ray"
 WORDS = "space=quickstart setting.model=lenet setting.nodes=2 protocol.rounds=1 protocol.steps=10"
-SWEEP = f"cd ~/raybench && python -m raybench.sweep {WORDS} repeats=3 sweep=up wait=1 --verbose > ~/sweep.txt 2>&1"
+SWEEP = (
+    f"cd ~/raybench && python -m raybench.sweep {WORDS} repeats=3 sweep=up wait=1 --verbose > ~/sweep.txt 2>&1; "
+    "echo exit code $? >> ~/sweep.txt"
+)
 PLAN = f"cd ~/raybench && python -m raybench.plan {WORDS} repeats=100 price=5.67"
 LEGS = 9
 _COUNT = (
@@ -177,6 +180,7 @@ def test_a_cluster_from_ray_up_to_nothing_left(machines: tuple[Laptop, list[Host
     assert "lost node two" in told.read_text()
     assert "waited 60 s for 2 nodes" in told.read_text()
     assert "the same command again runs what is missing" in told.read_text()
+    assert told.read_text().endswith("exit code 1\n")
     _say("the sweep ended", began)
 
     two.power_on()
@@ -184,6 +188,7 @@ def test_a_cluster_from_ray_up_to_nothing_left(machines: tuple[Laptop, list[Host
     _say("three nodes again", began)
     laptop.exec(SWEEP, timeout=300)
     assert re.search(rf"resumed: [4-8] of {LEGS} legs are in the ledger", told.read_text())
+    assert told.read_text().endswith("exit code 0\n")
     _say("resumed", began)
     planned = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", laptop.exec(PLAN)).split())
     assert "a Ray cluster of 3 nodes" in planned

@@ -1,4 +1,4 @@
-"""A sweep whose ledger is complete runs nothing, and clears away what a driver left that was killed at its very end."""
+"""A sweep's end: a complete one runs nothing and clears away what a killed driver left, an incomplete one says so."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from raybench import sweep
 from raybench.declare.space import load_space
+from raybench.errors import Interrupted
 from raybench.ledger.dataset import Ledger
 from raybench.plan import build_plan
 from tests.ledger.test_dataset import MEASUREMENT
@@ -27,3 +28,28 @@ def test_what_a_killed_driver_left_goes(
     assert sweep.main(["space=quickstart", "sweep=s", *(f"{key}={value}" for key, value in changes.items())]) == 0
     assert f"{len(plan.legs())} of {len(plan.legs())} legs are in the ledger; 0 to run" in capsys.readouterr().out
     assert not left.exists()
+
+
+def test_trials_that_could_not_run_are_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody who starts a sweep in a script must not take half a plan for all of it; failed legs are outcomes."""
+    monkeypatch.chdir(tmp_path)
+    words = ["space=quickstart", "sweep=s", "setting.model=lenet", "repeats=2"]
+    plan = build_plan(*load_space("quickstart", {"setting.model": "lenet", "repeats": "2"}), sweep="s")
+    there, lacking = plan.trials
+    for leg in there.legs:
+        Ledger(tmp_path / "mlruns/ledger/quickstart/s").add(plan.sweep, plan.space, there, leg, MEASUREMENT)
+    why = f"{lacking.label}, repeat {lacking.repeat}: waited 18 s for 1 node with 2 CPUs, in vain"
+    monkeypatch.setattr(sweep, "_run_missing", lambda *_: [why])
+    monkeypatch.setattr(sweep, "_publish", lambda *_: None)
+    with pytest.raises(Interrupted) as ended:
+        sweep.main(words)
+    assert ended.value.exit_code == 1
+    assert str(ended.value) == (
+        "1 of 2 trials could not be run to their end; what was measured is kept, and the same command again runs what "
+        f"is missing: python -m raybench.sweep {' '.join(words)}"
+    )
+    told = capsys.readouterr().out
+    assert f"not run: {why}" in told
+    assert "python -m raybench.analysis" in told, "what was measured is shown all the same"
