@@ -214,7 +214,7 @@ def measure_analysis(num_trials: int, _nodes: int, folder: Path) -> dict[str, fl
 
 def measure_mlflow(_trials: int, _nodes: int, folder: Path) -> dict[str, float]:
     """Seconds a leg to write to MLflow (SQLite)."""
-    from raybench.ledger.dataset import build_row
+    from raybench.ledger.columns import build_row
     from raybench.tracking.mlflow_runs import Tracker
 
     plan = make_plan(REPEATS * -(-MLFLOW_LEGS // (2 * REPEATS)))

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from raybench.declare.protocol import INSTRUMENTS, Protocol
 from raybench.detection import calibrated_seconds
 from raybench.errors import UserError
-from raybench.ledger.dataset import read_ledger
+from raybench.ledger.reading import read_ledger
 from raybench.ledger.storage import AnyPath, files_below
 from raybench.machine import Fingerprint, fingerprint, this_machine
 from raybench.plan import Plan, Trial

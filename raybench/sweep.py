@@ -25,9 +25,9 @@ from raybench.cluster.placement import check_data, check_fits
 from raybench.declare import catalog
 from raybench.declare.space import Space
 from raybench.driver.display import Display, Level
+from raybench.driver.events import EVENT_COLUMNS, leg_event
 from raybench.driver.interruption import StoppedNow, interruptible
 from raybench.driver.progress import Progress
-from raybench.driver.recorder import EVENT_COLUMNS, leg_event
 from raybench.errors import Interrupted, NothingMeasured, StorageError, UserError
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.lock import sweep_lock
@@ -196,7 +196,7 @@ def _counts(plan: Plan) -> str:
 
 
 def outcomes_there(plan: Plan, ledger: Ledger) -> list[dict[str, Any]]:
-    """The legs of the plan that have an outcome in the ledger, an event each (see `recorder.leg_event`).
+    """The legs of the plan that have an outcome in the ledger, an event each (see `events.leg_event`).
 
     Raises UserError when the ledger holds one of them measured differently: under another protocol, seed,
     isolation, baseline or arm configuration.

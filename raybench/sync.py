@@ -11,8 +11,8 @@ from rich.console import Console
 
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
-from raybench.ledger.dataset import ledger_files, read_ledger
 from raybench.ledger.lock import sweep_lock
+from raybench.ledger.reading import ledger_files, read_ledger
 from raybench.ledger.storage import to_path
 from raybench.redaction import without_secrets
 

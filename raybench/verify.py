@@ -21,7 +21,8 @@ from raybench.analysis import analyse
 from raybench.cli import parse_arguments, run_command
 from raybench.declare.space import load_space
 from raybench.errors import UserError
-from raybench.ledger.dataset import DamagedFile, Ledger, ledger_files, scan_file
+from raybench.ledger.dataset import Ledger
+from raybench.ledger.reading import DamagedFile, ledger_files, scan_file
 from raybench.ledger.storage import AnyPath, address, to_path
 from raybench.outcome import FAILURE_KINDS, machines
 from raybench.plan import build_plan

@@ -21,7 +21,7 @@ from raybench.analysis.hardware import hardware_of
 from raybench.analysis.planning import chance_of_claim, chance_of_no_effect, detectable_effect
 from raybench.analysis.results import Comparison, plain
 from raybench.analysis.variance import Components, Isolation, Spread, compare_isolation, read_rounds, spread
-from raybench.ledger.dataset import read_ledger
+from raybench.ledger.reading import read_ledger
 from raybench.ledger.storage import AnyPath, write_whole
 from raybench.machine import Fingerprint, fingerprint
 

@@ -24,7 +24,7 @@ from raybench.analysis.hardware import hardware_of
 from raybench.analysis.inference import Floats, Integers
 from raybench.analysis.steps import BadLeg, StepStatistics, summarize
 from raybench.errors import UserError
-from raybench.ledger import dataset as ledger
+from raybench.ledger import reading as ledger
 from raybench.ledger.storage import AnyPath
 
 TEXTS: Final = (

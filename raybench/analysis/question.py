@@ -10,7 +10,7 @@ import yaml
 
 from raybench.analysis.legs import Legs
 from raybench.errors import UserError
-from raybench.ledger.dataset import ledger_files
+from raybench.ledger.reading import ledger_files
 from raybench.ledger.storage import AnyPath
 
 MARGIN: Final = 0.03

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raybench.ledger.dataset import CONTRACT, SCHEMA_VERSION
+from raybench.ledger.columns import CONTRACT, SCHEMA_VERSION
 
 
 @dataclass(frozen=True)

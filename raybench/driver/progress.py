@@ -95,7 +95,7 @@ class Progress:
             self._left[earlier["setting_id"], earlier["arm"]] += 1
 
     def add(self, event: Mapping[str, Any], *, run_now: bool = True) -> bool:
-        """Take in a leg's outcome (see `recorder.leg_event`). Returns whether its trial is complete with it."""
+        """Take in a leg's outcome (see `events.leg_event`). Returns whether its trial is complete with it."""
         key = (event["setting_id"], event["repeat"])
         if key not in self._trials:
             return False  # a row of a sweep of this name with more repeats

@@ -21,6 +21,7 @@ from typing import Any
 from raybench import outcome as outcomes
 from raybench.cluster.admission import Queue
 from raybench.cluster.fleet import Autoscaler, Need, Node
+from raybench.driver.events import leg_event
 from raybench.driver.running import Running, RunningTrial
 from raybench.errors import StorageError
 from raybench.ledger.dataset import Ledger
@@ -340,26 +341,3 @@ _NOBODY = "-"  # the group of a trial whose next one is not placed yet
 
 def _node_names(placement: Sequence[Mapping[str, Any]] | None) -> str:
     return " and ".join(dict.fromkeys(place["node"] for place in placement)) if placement else "a node not known"
-
-
-EVENT_COLUMNS = [
-    "setting_id", "setting", "repeat", "arm", "round", "leg_id", "is_baseline", "status", "failure_kind",
-    "failure_message", "step_seconds", "warmup_steps", "samples_per_step", "setup_seconds", "train_seconds",
-    "eval_seconds", "attempt",
-]  # fmt: skip
-
-
-def leg_event(row: dict[str, Any]) -> dict[str, Any]:
-    """What there is to tell of a leg: the ledger row without its lists."""
-    kept = ("setting_id", "setting", "repeat", "arm", "round", "leg_id", "is_baseline")
-    event: dict[str, Any] = {key: row[key] for key in kept} | {"attempt": row.get("attempt") or 0}
-    if row["status"] == "failed":
-        return {**event, "failure": f"{row['failure_kind']}: {row['failure_message']}"}
-    measured = row["step_seconds"][row["warmup_steps"] :]
-    taken = sum(row[key] or 0.0 for key in ("setup_seconds", "train_seconds", "eval_seconds"))
-    return {
-        **event,
-        "mean_step_seconds": sum(measured) / len(measured),
-        "samples_per_step": row["samples_per_step"],
-        "seconds": taken,
-    }

@@ -15,7 +15,7 @@ import numpy as np
 from raybench.analysis import Analysis
 from raybench.analysis.columns import parse_object
 from raybench.analysis.words import caveat_places
-from raybench.ledger.dataset import ledger_files
+from raybench.ledger.reading import ledger_files
 from raybench.ledger.storage import AnyPath
 
 _MOST_PLACES = 6

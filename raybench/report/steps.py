@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybench.analysis import Analysis
-from raybench.ledger.dataset import ledger_files, scan_files
+from raybench.ledger.reading import ledger_files, scan_files
 from raybench.ledger.storage import AnyPath
 from raybench.report.learning import COLUMNS as LEARNING
 from raybench.report.learning import Curve, curves_of

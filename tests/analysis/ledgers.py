@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raybench.ledger.dataset import CONTRACT, EXTRA
+from raybench.ledger.columns import CONTRACT, EXTRA
 
 SCHEMA = pa.schema([*CONTRACT, *EXTRA])
 

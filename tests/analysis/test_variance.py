@@ -15,7 +15,7 @@ from raybench.analysis.inference import judge
 from raybench.analysis.planning import chance_of_claim, chance_of_no_effect, detectable_effect
 from raybench.analysis.simulation import Truth, simulate_ledger
 from raybench.analysis.variance import Spread, compare_isolation, one_way, read_rounds, spread
-from raybench.ledger.dataset import read_ledger
+from raybench.ledger.reading import read_ledger
 from tests.analysis.ledgers import leg
 
 MARGIN = float(np.log(1.03))

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from raybench.ledger.dataset import Ledger, ledger_files, read_file
+from raybench.ledger.dataset import Ledger
+from raybench.ledger.reading import ledger_files, read_file
 from raybench.plan import Plan
 from tests.chaos.fake import measurement
 from tests.chaos.script import CUTTING, LEG_FAULTS, Script

@@ -24,7 +24,7 @@ import psutil
 import pytest
 import yaml
 
-from raybench.ledger.dataset import read_ledger
+from raybench.ledger.reading import read_ledger
 from tests.cluster.hosts import BRIDGE, Host, hosts, what_is_missing
 from tests.conftest import ROOT
 

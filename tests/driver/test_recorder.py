@@ -12,7 +12,8 @@ import pytest
 from raybench import outcome as outcomes
 from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
-from raybench.ledger.dataset import Ledger, read_ledger
+from raybench.ledger.dataset import Ledger
+from raybench.ledger.reading import read_ledger
 from raybench.outcome import Failure
 from raybench.plan import Plan, Trial, build_plan
 from tests.ledger.test_dataset import MEASUREMENT

@@ -14,7 +14,9 @@ import pytest
 from raybench import outcome as outcomes
 from raybench.declare.space import load_space
 from raybench.errors import UserError
-from raybench.ledger.dataset import CONTRACT, SCHEMA, Ledger, read_ledger, write_rows
+from raybench.ledger.columns import CONTRACT, SCHEMA
+from raybench.ledger.dataset import Ledger, write_rows
+from raybench.ledger.reading import read_ledger
 from raybench.outcome import Failure, Measurement, Outcome
 from raybench.plan import Leg, Trial, build_plan
 from tests.conftest import ROOT

@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from raybench.ledger.dataset import Ledger, read_file
+from raybench.ledger.dataset import Ledger
+from raybench.ledger.reading import read_file
 from tests.conftest import ROOT, command_environment
 
 KILLS = 12
@@ -17,15 +18,15 @@ KILLS = 12
 WRITER = """
 import os, sys, time
 from pathlib import Path
-from raybench.ledger import dataset as ledger
+from raybench.ledger import columns, dataset
 from tests.ledger.test_dataset import MEASUREMENT, first_leg
 
-row = ledger.build_row("s", "quickstart", *first_leg(), MEASUREMENT)
+row = columns.build_row("s", "quickstart", *first_leg(), MEASUREMENT)
 flush = os.fsync
 os.fsync = lambda file: (time.sleep(0.004), flush(file))
 folder = Path(sys.argv[1])
 for number in range(int(sys.argv[2]), 10**9):
-    ledger.write_rows(folder, f"leg-{number:06}", [dict(row, leg_id=f"{number:06}", repeat=number)])
+    dataset.write_rows(folder, f"leg-{number:06}", [dict(row, leg_id=f"{number:06}", repeat=number)])
     print(number, flush=True)
 """
 

@@ -16,7 +16,8 @@ from raybench.doctor.hardware import disks
 from raybench.durations import estimate
 from raybench.errors import UserError
 from raybench.ledger import remotepath
-from raybench.ledger.dataset import Ledger, ledger_files, read_ledger
+from raybench.ledger.dataset import Ledger
+from raybench.ledger.reading import ledger_files, read_ledger
 from raybench.ledger.storage import AnyPath, copy_folder, to_path
 from raybench.plan import build_plan
 from raybench.report.__main__ import main as report

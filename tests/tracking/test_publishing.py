@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from raybench.analysis import analyse
 from raybench.errors import UserError
-from raybench.ledger.dataset import read_ledger
+from raybench.ledger.reading import read_ledger
 from raybench.tracking import publishing
 from tests.analysis.ledgers import leg, paired, write
 from tests.report.ledgers import rich_ledger

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 from raybench import outcome as outcomes
 from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
-from raybench.ledger.dataset import read_ledger
+from raybench.ledger.reading import read_ledger
 from raybench.plan import Plan, build_plan
 from tests.conftest import command_environment
 from tests.ledger.test_dataset import MEASUREMENT

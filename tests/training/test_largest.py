@@ -12,7 +12,7 @@ import torch
 from raybench.declare.setting import parse_bytes
 from raybench.declare.space import load_space
 from raybench.errors import UserError
-from raybench.ledger.dataset import build_row
+from raybench.ledger.columns import build_row
 from raybench.outcome import Failure, Measurement
 from raybench.plan import Plan, Trial, build_plan
 from raybench.training.largest import LargestBatches, Probe, ProbeFailed, find_largest, run_probe
