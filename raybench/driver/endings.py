@@ -7,12 +7,12 @@ import re
 import socket
 import time
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 
+from raybench.driver.deaths import Death, how_died
 from raybench.outcome import Failure, FailureKind
 from raybench.plan import Trial
 
@@ -20,28 +20,45 @@ _CONNECT_SECONDS = 5.0
 _SETTLING_SECONDS = 1.0
 
 
-def failure_of(trial: Trial, error: BaseException, seconds: float, *, oom_killed: bool) -> Failure:
+def failure_of(trial: Trial, error: BaseException, seconds: float, *, oom_kills: int) -> Failure:
     """The failure of the leg that ended its group after `seconds`, from what Ray Train says of the workers.
 
-    `oom_killed`: the kernel ended processes of that machine meanwhile, for want of memory.
+    `oom_kills`: how many processes the kernel ended meanwhile for want of memory, of which some may be others'.
     """
-    environment = {"node": socket.gethostname(), "trial_process": os.getpid()}
+    environment: dict[str, Any] = {"node": socket.gethostname(), "trial_process": os.getpid()}
     kind: FailureKind = "crashed"
     message = first_words(error)
     causes = _causes(error)
-    own = next(((rank, c) for rank, c in sorted(causes.items()) if type(c).__name__ == "LegDied"), None)
-    dead = next(((rank, c) for rank, c in sorted(causes.items()) if isinstance(c, ray.exceptions.RayError)), None)
+    own = next((cause for _, cause in sorted(causes.items()) if type(cause).__name__ == "LegDied"), None)
+    dead = {rank: cause for rank, cause in sorted(causes.items()) if isinstance(cause, ray.exceptions.RayError)}
     if seconds >= trial.leg_timeout_seconds:
         kind, message = "timeout", f"no end after {seconds:.0f} s; the limit is {trial.leg_timeout_seconds:.0f} s"
-    elif dead is not None:
-        low_memory = isinstance(dead[1], ray.exceptions.OutOfMemoryError) or "running low on memory" in str(dead[1])
-        kind = "out_of_memory" if low_memory or oom_killed else "crashed"
-        detail = re.search(r"exit detail: (.*?)(?: Some common causes|$)", str(dead[1]), re.MULTILINE)
-        how = " while the kernel's OOM killer was at work" if oom_killed else ""
-        message = f"rank {dead[0]}: its process died{how}: {detail[1] if detail else first_words(dead[1])}"
+    elif dead:
+        deaths = {rank: how_died(getattr(cause, "actor_id", None), seconds) for rank, cause in dead.items()}
+        known = [rank for rank, death in deaths.items() if death.signal or death.oom_killed]
+        rank = next(iter(known or dead))
+        kind, words = _cause_of_death(dead[rank], deaths[rank], oom_kills)
+        message = f"rank {rank}: {words}"
+        if deaths[rank].log:
+            environment["log"] = deaths[rank].log  # not in the message, which is told once however often it comes
     elif own is not None:
-        kind, message = own[1].kind, own[1].message
+        kind, message = own.kind, own.message
     return Failure(kind, message, environment=environment)
+
+
+def _cause_of_death(cause: BaseException, death: Death, oom_kills: int) -> tuple[FailureKind, str]:
+    """The kind of failure that a process's death is, and the words for it: what is known before what is likely."""
+    detail = re.search(r"exit detail: (.*?)(?: Some common causes|$)", str(cause), re.MULTILINE)
+    told = detail[1] if detail else first_words(cause)
+    if isinstance(cause, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(cause):
+        return "out_of_memory", f"its process died: {told}"  # Ray ended it, before the kernel had to
+    if death.signal:
+        return "crashed", f"its process died of {death.signal}"
+    if death.oom_killed:
+        return "out_of_memory", "its process was ended by the kernel's OOM killer"
+    if death.oom_killed is None and oom_kills:
+        return "out_of_memory", f"its process died while the kernel's OOM killer was at work: {told}"
+    return "crashed", f"its process died: {told}"
 
 
 def why_cut(error: BaseException, node_ids: Collection[str]) -> str:
@@ -59,15 +76,6 @@ def why_cut(error: BaseException, node_ids: Collection[str]) -> str:
 def _causes(error: BaseException) -> dict[int, Any]:
     """What happened to each rank that did not end well."""
     return {rank: _root(cause) for rank, cause in getattr(error, "worker_failures", {}).items()}
-
-
-def oom_kills() -> int:
-    """How many processes the kernel has ended on this machine for want of memory; 0 where it does not say."""
-    try:
-        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
-    except OSError:
-        return 0
-    return int(found[1]) if found else 0
 
 
 def _root(error: BaseException) -> Any:

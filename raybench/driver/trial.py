@@ -25,7 +25,8 @@ from raybench.cluster.nodes import look
 from raybench.cluster.orphans import remove_orphaned_placement_groups
 from raybench.cluster.placement import Cluster, check_placement, need_of, threads_per_worker, use_gpu, worker_resources
 from raybench.declare.datasets import WORKING_TREE
-from raybench.driver.endings import failure_of, first_words, node_name, oom_kills, why_cut
+from raybench.driver.deaths import oom_kills
+from raybench.driver.endings import failure_of, first_words, node_name, why_cut
 from raybench.driver.recorder import ACTOR_NAMESPACE
 from raybench.outcome import Outcome
 from raybench.plan import Leg, Trial
@@ -95,8 +96,9 @@ def _run_groups(recorder: Any, trial: Trial, config: dict[str, Any]) -> None:
                 starts_left -= 1
                 ray.get(recorder.not_started.remote(trial.trial_id))
             else:
-                oom_killed = len(config["cluster"].nodes) == 1 and oom_kills() > kills
-                failure = failure_of(trial, error, ended["seconds"], oom_killed=oom_killed)
+                own_machine = len(config["cluster"].nodes) == 1
+                kills = oom_kills() - kills if own_machine else 0
+                failure = failure_of(trial, error, ended["seconds"], oom_kills=kills)
                 failure = replace(failure, started_at=ended["started_at"])
                 ray.get(recorder.record.remote(name, ended["leg_id"], outcomes.to_dict(failure)))
             if not cuts_left:

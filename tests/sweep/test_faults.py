@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -39,12 +40,12 @@ OOM_KILLED = "  oom_killed: {engine: torch, setting: {model_options: {fault: cgr
 EXPECTED = {
     "raises": ("error", "planted trouble"),
     "raises_alone": ("error", "rank 1: RuntimeError: planted trouble"),
-    "segfaults": ("crashed", "rank 1: its process died"),
+    "segfaults": ("crashed", "rank 1: its process died of SIGSEGV"),
     "killed": ("crashed", "rank 0: its process died"),
     "sleeps": ("timeout", "the limit is 25 s"),
     "skips": ("timeout", "the limit is 25 s"),
     "memory": ("out_of_memory", "can't allocate memory: you tried to allocate 16777216 bytes"),
-    "oom_killed": ("out_of_memory", "rank 1: its process died while the kernel's OOM killer was at work"),
+    "oom_killed": ("out_of_memory", "the kernel's OOM killer"),
     "nan": ("not_finite", "the loss of step 2 is nan"),
     "refused": ("invalid_config", "DeepSpeed: "),
 }
@@ -117,6 +118,7 @@ def test_a_failure_has_kind_and_cause(swept: tuple[Any, list[dict]], arm: str) -
     assert (row["failure_kind"], words in row["failure_message"]) == (kind, True), row["failure_message"]
     assert row["step_seconds"] is None
     assert row["environment"] != "{}"
+    assert ("log" in json.loads(row["environment"])) == (arm == "segfaults")
     assert f"| {arm} | repeat 0 round 0: failed: {kind}" in done.stdout
 
 
