@@ -84,6 +84,9 @@ def connect() -> Cluster:
 def _start(common: dict[str, Any]) -> None:
     """Start a Ray of this machine alone, which listens on loopback and has one slot. Raises UserError."""
     _make_token()
+    # A head that is gone does not come back here; Ray's processes wait a minute for one, its agents to tell it of a
+    # raylet that died with it. The driver itself ends sooner (`raybench.driver.schedule`).
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
     # Told that there are no clusters, as on a Mac, Ray takes 127.0.0.1 for this node's address and listens there alone.
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:

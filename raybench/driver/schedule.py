@@ -35,6 +35,7 @@ from raybench.driver.display import Display
 from raybench.driver.interruption import Interruption
 from raybench.driver.recorder import ACTOR_NAMESPACE, Recorder
 from raybench.driver.trial import Fit, run_trial
+from raybench.ledger.lock import release_on_exit
 from raybench.ledger.storage import AnyPath, address, hidden_folder, store_variables
 from raybench.plan import Plan
 from raybench.redaction import first_line, without_secrets
@@ -52,6 +53,7 @@ _PATIENCE_SECONDS = 30.0
 _ANSWER_SECONDS = 5.0  # the recorder's; a busy one is asked again
 _SETTLING_SECONDS = 3.0
 _HEAD_PATIENCE_SECONDS = 20.0  # Ray itself ends the process, without a word, after 60
+_OWN_HEAD_PATIENCE_SECONDS = 5.0  # that of a Ray of the sweep's own, on loopback: what does not answer there is dead
 _RECORDER_RESTARTS = 20
 _TRIAL_RESTARTS = 3  # of a trial whose own process is killed
 
@@ -88,6 +90,7 @@ def run_trials(
         """End here and now: without a head Ray's calls wait, Tune's among them, until Ray ends the process itself."""
         display.__exit__(None, None, None)
         shutil.rmtree(storage, ignore_errors=True)
+        release_on_exit(folder)
         print(
             f"raybench: the Ray cluster at {head} no longer answers; what was measured is kept in {folder}, and the "
             "same command runs the rest",
@@ -223,7 +226,7 @@ class _Watch:
                 return
             ended = self._end.wait(_SECONDS_BETWEEN_LOOKS)
             silence = self._silence_of_head()
-            if silence > _HEAD_PATIENCE_SECONDS:
+            if silence > (_OWN_HEAD_PATIENCE_SECONDS if self._grow is None else _HEAD_PATIENCE_SECONDS):
                 self._lost(self._head)
             if silence:
                 continue  # without a head Ray's calls wait, and say nothing

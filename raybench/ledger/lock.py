@@ -45,9 +45,20 @@ def sweep_lock(folder: AnyPath) -> Iterator[None]:
         yield
 
 
+def release_on_exit(folder: AnyPath) -> None:
+    """Take the lock's file away, for its holder that is about to end without unwinding: the lock ends with it, a claim
+    in a store as that of a process that is gone."""
+    if isinstance(folder, Path):
+        _lock_file(folder).unlink(missing_ok=True)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
+
+
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    path = folder.parent / f".{folder.name}.lock"
+    path = _lock_file(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:

@@ -3,14 +3,14 @@
     python -m tests.chaos.nodes [NUMBER OF NODES]
 
 `address`, `add` (a node), `raylets` (the process of each node but the head's), `state` (actors and placement groups
-that are there). It ends when its input does, and all of the cluster with it.
+that are there), `kill_head` (all of its processes), `restart` (another cluster in the place of one without a head). It
+ends when its input does, and all of the cluster with it.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.conftest import ROOT, command_environment
+from tests.conftest import command_environment
 from tests.sweep.test_interrupt import MARK
 
 
@@ -63,6 +63,12 @@ def main(number: int) -> None:
     import raybench.cluster.connection  # noqa: F401, I001  # before ray: it decides whether nodes want a token
     from ray.cluster_utils import Cluster
 
+    def start() -> None:
+        nonlocal cluster
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _number in range(number):
+            add()
+
     def add() -> int:
         name = f"node{next(numbers)}"
         node = cluster.add_node(num_cpus=2, resources={"bench_slot": 1}, node_name=name)
@@ -76,16 +82,20 @@ def main(number: int) -> None:
             "placement_groups": [group["name"] for group in groups.values() if group["state"] != "REMOVED"],
         }
 
+    def restart() -> None:
+        cluster.shutdown()
+        start()
+
+    cluster: Any = None
     numbers = itertools.count(1)
-    head = {"num_cpus": 0, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    for _number in range(number):
-        add()
+    start()
     words = {
         "address": lambda: cluster.address,
         "add": add,
         "raylets": lambda: [node.all_processes["raylet"][0].process.pid for node in cluster.worker_nodes],
         "state": state,
+        "kill_head": lambda: cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False),
+        "restart": restart,
     }
     for line in sys.stdin:
         print(json.dumps({"answer": words[line.strip()]()}), flush=True)
@@ -93,5 +103,4 @@ def main(number: int) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["PYTHONPATH"] = str(ROOT)
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 2)

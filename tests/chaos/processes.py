@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -17,7 +18,9 @@ TITLES = {
     "kill_controller": r"ray::TrainController",
     "kill_recorder": r"ray::Recorder",
     "kill_worker": r"ray::\w*RayTrainWorker",
+    "kill_gcs": r"\S*/gcs_server ",
 }
+_ROOM_BYTES = 512  # less than any file of the recorder
 _PATIENCE_SECONDS = 600.0  # the start of a run on a busy machine included
 
 
@@ -51,6 +54,21 @@ def kill_one(marks: list[str], kind: str, chance: random.Random, alive: Callable
     except ProcessLookupError:
         return f"{kind}: process {victim} had just ended"
     return f"{kind}: process {victim}"
+
+
+def take_room(marks: list[str], alive: Callable[[], bool]) -> str | None:
+    """From now on the recorder can write no file beyond some bytes, as on a disk that is full in the midst of one.
+
+    A file system that is really full is the matter of tests/sweep/test_full_disk.py: it has to be mounted.
+    """
+    while wait_for(lambda: victims(marks, "kill_recorder"), alive):
+        for recorder in victims(marks, "kill_recorder"):
+            try:
+                resource.prlimit(recorder, resource.RLIMIT_FSIZE, (_ROOM_BYTES, _ROOM_BYTES))
+            except ProcessLookupError:
+                continue  # another one is started in its place
+            return f"no_room: process {recorder}"
+    return None
 
 
 def parent(number: int) -> int | None:

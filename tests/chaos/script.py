@@ -21,11 +21,18 @@ LEG_FAULTS = {
     "hang": "timeout",
 }
 # What is done to a run from outside; the run goes on.
-STRIKES = ("kill_trial", "kill_controller", "kill_recorder", "kill_worker")
+STRIKES = ("kill_trial", "kill_controller", "kill_recorder", "kill_worker", "clock_back")
 CLUSTER_STRIKES = ("kill_raylet",)
 TRACKING = ("stop_tracking", "start_tracking")  # MLflow's server gone, and back
 # What ends a run, and its exit code.
-ENDS = {"kill_driver": -9, "terminate": 143, "interrupt": 130, "interrupt_twice": 130}
+ENDS = {
+    "kill_driver": -9, "terminate": 143, "interrupt": 130, "interrupt_twice": 130,
+    "no_room": 1,  # a row's file can be written in part only
+    "kill_gcs": 1,  # the process on the head that knows of all others, alone
+    "kill_head": 1,  # every process of a cluster's head; another cluster is started after it
+}  # fmt: skip
+# The ends that want one of the two kinds of Ray.
+PLACES: dict[str, Literal["own", "cluster"]] = {"kill_gcs": "own", "kill_head": "cluster"}
 # What is put into the ledger between two runs.
 LITTER = ("torn", "garbled", "foreign", "half_written")
 # The strikes that a running leg cannot survive.
@@ -89,8 +96,8 @@ def draw_script(
 ) -> Script:
     """Every kind of leg fault in turn until there are `leg_faults`; the strikes, ends and litter as given, each once.
 
-    Legs, ranks, order and moments are drawn. There is a run for each end, `places` in turn; strikes that want a
-    cluster are kept for runs on one.
+    Legs, ranks, order and moments are drawn. There is a run for each end, `places` in turn but for the ends that want
+    one of them; strikes that want a cluster are kept for runs on one.
     """
     chance = random.Random(f"chaos {seed}")
     legs = chance.sample([leg.leg_id for _, leg in plan.legs()], leg_faults)
@@ -99,7 +106,7 @@ def draw_script(
     faults = {leg: LegFault(kind, chance.randrange(workers)) for leg, kind in zip(legs, kinds, strict=True)}
 
     shuffled_ends = chance.sample(list(ends), len(ends))
-    where = [places[number % len(places)] for number in range(len(shuffled_ends))]
+    where = [PLACES.get(end, places[number % len(places)]) for number, end in enumerate(shuffled_ends)]
     of_run: list[list[str]] = [[] for _ in shuffled_ends]
     for strike in chance.sample(list(strikes), len(strikes)):
         fitting = [number for number, place in enumerate(where) if place == "cluster" or strike not in CLUSTER_STRIKES]

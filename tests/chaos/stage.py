@@ -20,11 +20,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from mlflow.tracking import MlflowClient
 
 from tests.chaos.nodes import Nodes
-from tests.chaos.processes import TITLES, kill_one, parent, victims, wait_for
+from tests.chaos.processes import TITLES, kill_one, parent, take_room, victims, wait_for
 from tests.chaos.script import ENDS, Blow, Run, Script
 from tests.conftest import command_environment
 from tests.sweep.test_interrupt import MARK, processes_of
@@ -32,10 +31,14 @@ from tests.tracking.conftest import Server
 from tests.tracking.test_publishing import check_runs_equal_rows
 
 _RUN_SECONDS = 900.0
-_DYING_SECONDS = 60.0
-ON_REQUEST = pytest.mark.skipif(
-    "RAYBENCH_CHAOS" not in os.environ, reason="not yet seen to end well on an idle machine; RAYBENCH_CHAOS=1 runs it"
-)
+_DYING_SECONDS = 30.0
+_ENDING_SECONDS = 90.0  # of a run that an end has struck
+# The last words of a run whose end leaves it the time for some.
+_WORDS = {
+    "kill_gcs": "no longer answers; what was measured is kept in",
+    "kill_head": "no longer answers; what was measured is kept in",
+    "no_room": "the ledger cannot be written: File too large",
+}
 _MOST_EXTRA_RUNS = 6  # of the command, where a strike ended a run before its other blows could fall
 _NO_PROCESS = 2**22 + 1  # a number that no process has
 # Of Ray Train itself, one for all jobs of a cluster; it stays as long as the cluster does.
@@ -54,10 +57,12 @@ class Stage:
     arguments: Sequence[str]
     server: Server | None = None  # of MLflow; without one it writes to a file
     variables: Mapping[str, str] = field(default_factory=dict)
+    clock: Path | None = None  # the file whose length the calendar clock is behind; see tests/chaos/clock
     nodes_mark: str = ""
     nodes: Nodes | None = None
     told: list[str] = field(default_factory=list)
     _extra_runs: int = 0
+    _marks: list[str] = field(default_factory=list)  # of the runs so far
 
     @property
     def ledger(self) -> Path:
@@ -91,11 +96,14 @@ class Stage:
         if self.server is not None and self.server.process.poll() is not None:
             self.server.start()
         self._run(len(script.runs), Run(script.runs[-1].where, False, (), ()), [], chance)
+        for mark in self._marks:
+            self.assert_no_process_of(mark)
 
     def _run(self, number: int, run: Run, blows: list[Blow], chance: random.Random) -> list[Blow]:
         """The command once. Returns the blows that did not come to fall, because the run had ended."""
         mark = uuid.uuid4().hex
         marks = [mark, self.nodes_mark] if run.where == "cluster" else [mark]
+        self._marks.append(mark)
         output = self.folder / f"run-{number}-{mark[:4]}.txt"
         with output.open("w") as log:
             driver = subprocess.Popen(
@@ -105,15 +113,20 @@ class Stage:
         self._tell(f"run {number} on {run.where} Ray, {len(blows)} blows to fall: {output.name}")
         try:
             left = self._strike(driver, blows, marks, chance)
-            code = driver.wait(timeout=_RUN_SECONDS)
+            struck = time.monotonic()
+            code = driver.wait(timeout=_ENDING_SECONDS if blows and not left else _RUN_SECONDS)
         finally:
             driver.kill()
         text = output.read_text(encoding="utf-8")
-        self._tell(f"run {number} ended with {code}; {self.num_rows()} rows")
+        self._tell(f"run {number} ended with {code} after {time.monotonic() - struck:.0f} s; {self.num_rows()} rows")
         assert "Traceback" not in text, text
         # A strike may end a run (1: without its recorder, or with trials that could not run); the same command goes on.
         wanted = (0, 1) if left else (ENDS[blows[-1].kind],) if blows else (0,)
         assert code in wanted, text
+        if blows and not left:
+            assert _WORDS.get(blows[-1].kind, "") in (text.splitlines() or [""])[-1], text
+            if blows[-1].kind == "kill_head" and self.nodes:
+                self.nodes.ask("restart")
         if not (run.at_once and blows):
             self.assert_no_process_of(mark)
         return left
@@ -152,7 +165,15 @@ class Stage:
             return kill_one(marks, kind, chance, alive)
         if kind == "kill_raylet":
             return self._kill_raylet(marks, chance, alive)
-        if kind == "stop_tracking":
+        if kind == "no_room":
+            return take_room(marks, alive)
+        if kind == "clock_back":
+            assert self.clock is not None
+            os.truncate(self.clock, self.clock.stat().st_size + 3600)
+        elif kind == "kill_head":
+            assert self.nodes is not None
+            self.nodes.ask("kill_head")
+        elif kind == "stop_tracking":
             assert self.server is not None
             self.server.kill()
         elif kind == "start_tracking":

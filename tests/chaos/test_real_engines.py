@@ -13,10 +13,10 @@ from raybench.declare.space import load_space
 from raybench.plan import build_plan
 from tests.chaos import checks
 from tests.chaos.script import LegFault, draw_script
-from tests.chaos.stage import ON_REQUEST, Stage
+from tests.chaos.stage import Stage
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200), ON_REQUEST]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SPACE = """
 setting: {model: "faulty:net", dataset: digits, batch_size: 32, workers: 2}
@@ -27,7 +27,7 @@ arms:
   exits: {engine: torch, setting: {model_options: {fault: exit, only_rank: 1}}}
   nan: {engine: torch, setting: {model_options: {fault: nan}}}
 protocol: {warmup_steps: 2, steps: 40, rounds: 1}
-repeats: 3
+repeats: 2
 leg_timeout_seconds: 60
 """
 SEED = int(os.environ.get("RAYBENCH_CHAOS_SEED", "1"))
