@@ -91,8 +91,9 @@ def run_trials(
         display.__exit__(None, None, None)
         shutil.rmtree(storage, ignore_errors=True)
         release_on_exit(folder)
+        what = "Ray that this sweep started" if cluster.is_local else f"Ray cluster at {head}"
         print(
-            f"raybench: the Ray cluster at {head} no longer answers; what was measured is kept in {folder}, and the "
+            f"raybench: the {what} no longer answers; what was measured is kept in {folder}, and the "
             "same command runs the rest",
             file=sys.stderr, flush=True,
         )  # fmt: skip

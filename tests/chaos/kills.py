@@ -2,10 +2,10 @@
 
     python -m tests.chaos.kills [seed=1] [times=20] [folder=mlruns/kills]
 
-Real engines, real Ray, no test around it: for the hour in which one wants to be sure. A moment is any, the start of Ray
-and the last report included; what is struck is the driver, by one of the signals, or a process beside it and some
-seconds later the driver. A sweep that is complete is checked and another one begun. Ends at the first thing that does
-not hold, with the seed.
+Real engines, real Ray, no test around it: for the half hour in which one wants to be sure. A moment is any, the start
+of Ray and the last report included; what is struck is the driver, by one of the signals, or a process beside it and
+some seconds later the driver. A sweep that is complete is checked and another one begun. Ends at the first thing that
+does not hold, with the seed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from raybench.cli import parse_arguments
 from raybench.declare.space import load_space
 from raybench.plan import Plan, build_plan
 from tests.chaos import checks
-from tests.chaos.processes import kill_one
-from tests.chaos.script import STRIKES
+from tests.chaos.processes import TITLES, kill_one
 from tests.chaos.stage import Stage
 
 CHANGES = {"setting.model": "lenet", "repeats": "4", "protocol.warmup_steps": "2", "protocol.steps": "60"}
@@ -64,10 +63,10 @@ def _stage(folder: Path, seed: int, number: int) -> tuple[Stage, Plan]:
 def _struck_run(stage: Stage, chance: random.Random) -> str:
     """The command once, struck at a random moment. Returns what was done."""
     mark = uuid.uuid4().hex
-    output = stage.folder / f"{stage.sweep}.txt"
-    seconds, kind = chance.uniform(0.0, _LONGEST_SECONDS), chance.choice([*STRIKES, "", ""])
+    output = stage.folder / f"{mark[:8]}.txt"
+    seconds, kind = chance.uniform(0.0, _LONGEST_SECONDS), chance.choice([*TITLES, "", ""])
     end = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-    with output.open("a") as log:
+    with output.open("w") as log:
         driver = subprocess.Popen(
             stage.command(), cwd=stage.folder, stdout=log, stderr=subprocess.STDOUT,
             env=stage.environment("own", mark),
@@ -85,7 +84,11 @@ def _struck_run(stage: Stage, chance: random.Random) -> str:
     finally:
         driver.kill()
     stage.assert_no_process_of(mark)
-    return f"{told}: exit code {code}"
+    said = output.read_text(encoding="utf-8").strip().splitlines() or ["nothing"]
+    traceback = [line for line in said if "Traceback" in line]
+    assert not traceback or "KeyboardInterrupt" in said[-1], output  # Python's own, before there is a handler
+    assert code in (0, 1, 130, 143, -end), output
+    return f"{told}: exit code {code}, {said[-1][:120]}"
 
 
 def _complete(stage: Stage, plan: Plan) -> None:

@@ -38,6 +38,21 @@ def test_the_second_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
     assert list(folder.parent.iterdir()) == []
 
 
+RELEASE = HOLD.replace("import sweep_lock", "import release_on_exit, sweep_lock").replace(
+    "time.sleep(60)", "release_on_exit(Path(sys.argv[1])); __import__('os')._exit(1)"
+)
+
+
+def test_who_ends_without_unwinding_leaves_no_file(tmp_path: Path) -> None:
+    folder = tmp_path / "space" / "friday"
+    done = subprocess.run(
+        [sys.executable, "-c", RELEASE, str(folder)], stdout=subprocess.PIPE, text=True, env=command_environment(),
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "held\n")
+    assert list(folder.parent.iterdir()) == []
+
+
 CONNECT = (
     "import sys; from raybench.cli import _guarded; from raybench.cluster.connection import connect, disconnect, ray\n"
     "def main(argv):\n    connect(); print(ray.get_runtime_context().gcs_address, flush=True)\n"
