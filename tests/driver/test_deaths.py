@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import raybench.cluster.connection  # noqa: F401  # before ray: it decides whether Ray wants a token
 from raybench.driver import deaths
 from raybench.driver.deaths import caught_signal, says_killed
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import raybench.cluster.connection  # noqa: F401  # before ray
-import ray
 
+from raybench.cluster.connection import ray
 from raybench.declare.space import load_space
 from raybench.driver import endings
 from raybench.driver.deaths import Death
