@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ if (Path.home() / ".ray" / "auth_token").exists():
 
 import psutil
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 
 from raybench.cluster.fleet import SLOT, Autoscaler, NodeType
-from raybench.cluster.placement import Cluster
+from raybench.cluster.placement import Cluster, connection_problem
 from raybench.driver.recorder import ACTOR_NAMESPACE
 from raybench.errors import UserError
 
@@ -57,7 +58,8 @@ def connect() -> Cluster:
     address = os.environ.get("RAY_ADDRESS", "")
     try:
         if address != "local":
-            ray.init(address="auto", **common)
+            with _on_loopback() if _listens_on_loopback_alone() else contextlib.nullcontext():
+                ray.init(address="auto", **common)
             nodes = _nodes()
             owner = _owner(nodes)
             if owner is None:
@@ -87,18 +89,40 @@ def _start(common: dict[str, Any]) -> None:
     # A head that is gone does not come back here; Ray's processes wait a minute for one, its agents to tell it of a
     # raylet that died with it. The driver itself ends sooner (`raybench.driver.schedule`).
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
-    # Told that there are no clusters, as on a Mac, Ray takes 127.0.0.1 for this node's address and listens there alone.
-    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        ray.init(address="local", resources={SLOT: 1, f"{_OWNER}{os.getpid()}": 1}, include_dashboard=False, **common)
+        with _on_loopback():
+            own = {SLOT: 1, f"{_OWNER}{os.getpid()}": 1}
+            ray.init(address="local", resources=own, include_dashboard=False, **common)
     except Exception as error:  # Ray gives a node half a minute, and has no type of its own for this
         if "timed out during startup" not in str(error):
             raise
         raise UserError(
             "Ray did not start on this machine within 30 s; it may be busy with something else: look, and try again"
         ) from None
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Told that there are no clusters, as on a Mac, Ray takes 127.0.0.1 for this node's address, and listens there
+    alone."""
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = True
+
+
+def _listens_on_loopback_alone() -> bool:
+    """Whether the Ray of RAY_ADDRESS or of this node does, as one that a sweep started for itself.
+
+    Ray would seek it at this node's own address, and not find it there without end. Raises ConnectionError where there
+    is none.
+    """
+    host, _, port = str(services.get_ray_address_from_environment("auto", None)).rpartition(":")
+    if host not in ("127.0.0.1", "localhost"):
+        return False
+    elsewhere = f"{services.get_node_ip_address()}:{port}"
+    return bool(connection_problem(elsewhere)) and not connection_problem(f"{host}:{port}")
 
 
 def _make_token() -> None:
