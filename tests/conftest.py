@@ -60,6 +60,7 @@ def commands(tmp_path: Path) -> Commands:
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
     """The address of a real Ray cluster of this machine: two CPUs, one slot."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as a sweep's own Ray has it: no worker waits for another test
     import ray
 
     context = ray.init(

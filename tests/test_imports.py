@@ -14,7 +14,7 @@ from tests.conftest import ROOT, command_environment
 PACKAGE = ROOT / "raybench"
 HEAVY = {"ray", "torch", "deepspeed", "mlflow", "timm", "torchvision"}
 ALLOWED = {
-    "ray": {"trial", "endings", "deaths", "orphans", "connection", "nodes", "process_group", "schedule"},
+    "ray": {"trial", "endings", "deaths", "orphans", "connection", "nodes", "process_group", "schedule", "reuse"},
     "mlflow": {"mlflow_runs"},
 }
 

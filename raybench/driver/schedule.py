@@ -34,6 +34,7 @@ from raybench.cluster.versions import own_versions
 from raybench.driver.display import Display
 from raybench.driver.interruption import Interruption
 from raybench.driver.recorder import ACTOR_NAMESPACE, Recorder
+from raybench.driver.reuse import keep_trial_processes
 from raybench.driver.trial import Fit, run_trial
 from raybench.ledger.lock import release_on_exit
 from raybench.ledger.storage import AnyPath, address, hidden_folder, store_variables
@@ -126,6 +127,7 @@ def run_trials(
         "wait_seconds": wait_seconds,
         **({"fit": fit} if fit else {}),
     }
+    keep_trial_processes()
     tuner = tune.Tuner(
         tune.with_resources(run_trial, tune.PlacementGroupFactory([_ON_HEAD])),
         param_space=config,
