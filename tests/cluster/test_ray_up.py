@@ -32,11 +32,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RAY = Path(sys.prefix) / "bin/ray"
 WORDS = "space=quickstart setting.model=lenet setting.nodes=2 protocol.rounds=1 protocol.steps=10"
 SWEEP = (
-    f"cd ~/raybench && python -m raybench.sweep {WORDS} repeats=3 sweep=up wait=1 --verbose > ~/sweep.txt 2>&1; "
+    f"cd ~/raybench && python -m raybench.sweep {WORDS} repeats=2 sweep=up wait=0.3 --verbose > ~/sweep.txt 2>&1; "
     "echo exit code $? >> ~/sweep.txt"
 )
 PLAN = f"cd ~/raybench && python -m raybench.plan {WORDS} repeats=100 price=5.67"
-LEGS = 9
+LEGS = 6
 _COUNT = (
     "import ray; ray.init(address='auto', log_to_driver=False, logging_level='error'); "
     "print('ALIVE', sum(node['Alive'] for node in ray.nodes()))"
@@ -178,7 +178,7 @@ def test_a_cluster_from_ray_up_to_nothing_left(machines: tuple[Laptop, list[Host
     _say(f"{two.name} is off after {_num_legs(head)} legs", began)
     sweep.wait(timeout=300)
     assert "lost node two" in told.read_text()
-    assert "waited 60 s for 2 nodes" in told.read_text()
+    assert "waited 18 s for 2 nodes" in told.read_text()
     assert "the same command again runs what is missing" in told.read_text()
     assert told.read_text().endswith("exit code 1\n")
     _say("the sweep ended", began)
@@ -187,7 +187,7 @@ def test_a_cluster_from_ray_up_to_nothing_left(machines: tuple[Laptop, list[Host
     _wait_for(lambda: laptop.num_nodes() == 3, 180, "the worker did not come back")
     _say("three nodes again", began)
     laptop.exec(SWEEP, timeout=300)
-    assert re.search(rf"resumed: [4-8] of {LEGS} legs are in the ledger", told.read_text())
+    assert re.search(rf"resumed: [2-5] of {LEGS} legs are in the ledger", told.read_text())
     assert told.read_text().endswith("exit code 0\n")
     _say("resumed", began)
     planned = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", laptop.exec(PLAN)).split())
