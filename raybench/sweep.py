@@ -22,7 +22,6 @@ from raybench.analysis import analyse
 from raybench.analysis.terminal import print_analysis
 from raybench.cli import parse_arguments, run_command, suggest
 from raybench.cluster.placement import check_data, check_fits
-from raybench.declare import catalog
 from raybench.declare.space import Space
 from raybench.driver.display import Display, Level
 from raybench.driver.events import EVENT_COLUMNS, leg_event
@@ -232,8 +231,7 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
         if cluster.is_local:
             check_data(plan)
         else:
-            own = {t.setting.model for t in plan.trials if ":" in t.setting.model}
-            check_nodes([catalog.own_model_file(model) for model in sorted(own)])
+            check_nodes(plan, cluster, hidden_folder(request.folder))
         if request.level != "quiet":
             console.print(f"on {cluster.describe()}; logs of all processes: {clusters.log_folder()}", soft_wrap=True)
         progress = Progress(plan)

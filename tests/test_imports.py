@@ -14,7 +14,10 @@ from tests.conftest import ROOT, command_environment
 PACKAGE = ROOT / "raybench"
 HEAVY = {"ray", "torch", "deepspeed", "mlflow", "timm", "torchvision"}
 ALLOWED = {
-    "ray": {"trial", "endings", "deaths", "orphans", "connection", "nodes", "process_group", "schedule", "reuse"},
+    "ray": {
+        *("trial", "endings", "deaths", "orphans", "authentication", "connection", "nodes", "process_group"),
+        *("schedule", "reuse"),
+    },
     "mlflow": {"mlflow_runs"},
 }
 

@@ -5,27 +5,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-# Ray turns token authentication on by itself where it starts a cluster and a token lies ready; who joins such a
-# cluster needs it too, and Ray reads this variable when it is imported.
-if (Path.home() / ".ray" / "auth_token").exists():
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-
 import psutil
 import ray
+import yaml
 from ray._private import ray_constants, services
 
+from raybench.cluster import authentication
 from raybench.cluster.fleet import SLOT, Autoscaler, NodeType
 from raybench.cluster.placement import Cluster, connection_problem
 from raybench.driver.recorder import ACTOR_NAMESPACE
 from raybench.errors import UserError
+from raybench.redaction import first_line
 
 _OWNER = "raybench_process_"  # a resource of a Ray that a sweep started for itself, before the sweep's process number
 
@@ -36,8 +31,8 @@ def connect() -> Cluster:
     RAY_ADDRESS=local starts one whatever runs on this node.
 
     Ray's and the workers' own output goes to Ray's log files. Raises UserError when RAY_ADDRESS names a cluster
-    that cannot be reached: a sweep meant for it must not run here instead; and where the Ray of this node belongs to
-    another sweep.
+    that cannot be reached, or does not let this process in: a sweep meant for it must not run here instead; and where
+    the Ray of this node belongs to another sweep.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -59,7 +54,7 @@ def connect() -> Cluster:
     try:
         if address != "local":
             with _on_loopback() if _listens_on_loopback_alone() else contextlib.nullcontext():
-                ray.init(address="auto", **common)
+                _join(address, common)
             nodes = _nodes()
             owner = _owner(nodes)
             if owner is None:
@@ -70,22 +65,37 @@ def connect() -> Cluster:
                     f"another sweep runs on this machine (process {owner}) with a Ray of its own; wait for its end, or "
                     "set RAY_ADDRESS=local to run beside it, where the two disturb each other's measurements"
                 )
-    except ConnectionError as error:
+    except (ConnectionError, RuntimeError) as error:
+        why = error.__cause__ or error
+        if "Version mismatch" in str(why):
+            raise UserError(f"this process and the Ray cluster do not fit: {' '.join(str(why).split())}") from None
+        if not isinstance(error, ConnectionError):
+            raise
         if address not in ("", "auto"):
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({reason})") from None
-    except ray.exceptions.AuthenticationError:
-        raise UserError(
-            "the Ray cluster wants a token, and this process has none or another one: copy its ~/.ray/auth_token here, "
-            "or name the file in RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
-        ) from None
+            raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({first_line(error)})") from None
+    except ValueError as error:
+        if isinstance(error, UserError) or address in ("", "auto"):
+            raise
+        raise UserError(f"RAY_ADDRESS={address}: it is no HOST:PORT of a Ray cluster ({first_line(error)})") from None
+    except ray.exceptions.AuthenticationError as error:
+        raise UserError(f"the Ray cluster and this process do not have the same token ({error.message})") from None
     _start(common)
     return Cluster(_nodes(), is_local=True)
 
 
+def _join(address: str, common: dict[str, Any]) -> None:
+    """Join the cluster of RAY_ADDRESS or of this node. Raises ConnectionError where nothing answers."""
+    if "://" not in address:
+        head = services.canonicalize_bootstrap_address_or_die("auto")
+        if problem := connection_problem(head):  # Ray would try for many minutes
+            raise ConnectionError(problem)
+        authentication.agree_with(head)
+    ray.init(address="auto", **common)
+
+
 def _start(common: dict[str, Any]) -> None:
     """Start a Ray of this machine alone, which listens on loopback and has one slot. Raises UserError."""
-    _make_token()
+    authentication.make_token()
     # A head that is gone does not come back here; Ray's processes wait a minute for one, its agents to tell it of a
     # raylet that died with it. The driver itself ends sooner (`raybench.driver.schedule`).
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
@@ -123,24 +133,6 @@ def _listens_on_loopback_alone() -> bool:
         return False
     elsewhere = f"{services.get_node_ip_address()}:{port}"
     return bool(connection_problem(elsewhere)) and not connection_problem(f"{host}:{port}")
-
-
-def _make_token() -> None:
-    """Make the token that a Ray started here will want, where there is none: Ray's own can be read by everybody.
-
-    RAY_AUTH_MODE other than `token`, and a token that lies elsewhere, are the user's word.
-    """
-    path = Path.home() / ".ray" / "auth_token"
-    elsewhere = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if path.exists() or elsewhere or os.environ.get("RAY_AUTH_MODE", "token") != "token":
-        return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = path.with_name(f".auth_token.{os.getpid()}.writing")
-    aside.touch(mode=0o600)
-    aside.write_text(secrets.token_hex(32), encoding="ascii")
-    with contextlib.suppress(FileExistsError):  # another sweep was faster
-        os.link(aside, path)
-    aside.unlink()
 
 
 def _owner(nodes: tuple[dict[str, float], ...]) -> int | None:

@@ -16,7 +16,7 @@ Kind = tuple[int, int, str]  # GPUs, CPUs, accelerator: nodes of one kind are ta
 
 SLOT: Final = "bench_slot"
 ACCELERATOR: Final = "accelerator_type:"  # Ray gives a node with an A100 the resource accelerator_type:A100
-_HEAD: Final = "node:__internal_head__"
+HEAD: Final = "node:__internal_head__"  # a resource that the head alone has
 _ENOUGH: Final = 1e-6  # amounts are sums of multiples of 0.0001
 
 
@@ -48,7 +48,7 @@ class Autoscaler:
 
     def to_come(self, living: Iterable[Amounts]) -> list[Amounts]:
         """What each node has that could be started beside the living ones."""
-        workers = [node for node in living if _HEAD not in node]
+        workers = [node for node in living if HEAD not in node]
         room = max(0, self.most - len(workers))
         coming: list[Amounts] = []
         for type_ in self.types:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybench.cluster.fleet import Node
+from raybench.cluster.fleet import HEAD, Node
+from raybench.cluster.placement import Cluster, need_of
 from raybench.cluster.versions import own_versions, version_differences
+from raybench.declare.catalog import own_model_file
 from raybench.driver.endings import living_nodes
 from raybench.errors import UserError
+from raybench.plan import Plan
 
 _ANSWER_SECONDS = 120.0  # a process has to be started on each node, on some from a cold network disk
 
@@ -29,61 +34,113 @@ def look() -> list[Node]:
     ]
 
 
-def check_nodes(files: Iterable[Path]) -> None:
-    """Ask every living node for its versions, and for these files; they have to be those of this process.
+@dataclass(frozen=True)
+class _Question:
+    """What a node is asked for, beside its versions."""
+
+    files: tuple[str, ...]  # their digests
+    data: tuple[tuple[str, str], ...]  # a dataset and its data_root each: what of them is missing
+
+
+def check_nodes(plan: Plan, cluster: Cluster, folder: Path) -> None:
+    """Ask every living node for its versions, for users' models, and for the data of what it may train; and the head
+    for `folder`, which a sweep's driver and its recorder share. All has to be as it is here.
 
     Raises UserError naming the node and what differs. A node that comes later is looked at by the trials placed there.
     """
-    expected = _digests(files)
-    names = living_nodes()
-    asked = {node_id: _ask(node_id, list(expected)) for node_id in names}
-    for node_id, answer in asked.items():
-        problem = _problem(answer, expected)
-        if problem:
-            raise UserError(
-                f"node {names[node_id]}: {problem}; every node needs the same versions and the same working tree at "
-                "the same path as where the sweep is started"
-            )
+    models = {trial.setting.model for trial in plan.trials if ":" in trial.setting.model}
+    files = [own_model_file(model) for model in sorted(models)]
+    existing = next(path for path in folder.absolute().parents if path.is_dir())
+    with tempfile.NamedTemporaryFile(dir=existing, prefix=".raybench-") as mark:
+        asked = []
+        for node in look():
+            shared = (mark.name,) if HEAD in node.total else ()
+            question = _Question((*shared, *map(str, files)), _data_for(plan, cluster, node))
+            asked.append((node.name, bool(shared), _ask(node.node_id, question)))
+        for name, is_head, answer in asked:
+            found = _found(answer)
+            if is_head and "files" in found and not found["files"][mark.name]:
+                raise UserError(
+                    f"the cluster's head, node {name}, does not see {existing} of this machine, below which the sweep "
+                    "keeps its files: start the sweep on the head, or in a folder that both share"
+                )
+            if problem := _problem(found, {str(file): _digest(file) for file in files}):
+                raise UserError(f"node {name}: {problem}")
 
 
-def _ask(node_id: str, files: list[str]) -> Any:
-    """A task on a node, which takes no CPU of it: its versions, and the digest of each file."""
+def _data_for(plan: Plan, cluster: Cluster, node: Node) -> tuple[tuple[str, str], ...]:
+    """The datasets that have to lie on a node because it may train with them, with their folders."""
+    wanted = {
+        (trial.setting.dataset, trial.setting.data_root)
+        for trial in plan.trials
+        if not trial.setting.download and need_of(trial, cluster).fits(node.total)
+    }
+    # A relative folder is the working tree's; ~ is whoever's home it is there.
+    return tuple(sorted((name, root if root[:1] == "~" else str(Path.cwd() / root)) for name, root in wanted))
+
+
+def _ask(node_id: str, question: _Question) -> Any:
+    """A task on a node, which takes no CPU of it: its versions, the digest of each file, data that are not there."""
+    files, data = question.files, question.data
 
     def tell() -> dict[str, Any]:  # travels by value, so that it runs where raybench is another or not there
         import hashlib as hashing
         import pathlib
 
+        paths = [pathlib.Path(file) for file in files]
+        found: dict[str, Any] = {
+            "files": {
+                str(path): hashing.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths
+            }
+        }
         try:
             from raybench.cluster.versions import own_versions as versions
 
-            found: dict[str, Any] = {"versions": versions()}
+            found["versions"] = versions()
+            from raybench.declare.datasets import missing_files
+
+            found["missing"] = [(name, root, missing_files(name, root)) for name, root in data]
         except ImportError as error:
-            found = {"error": f"no such raybench there ({error})"}
-        paths = [pathlib.Path(file) for file in files]
-        found["files"] = {
-            str(path): hashing.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths
-        }
+            found.setdefault("error", f"no such raybench there ({error})")
         return found
 
     here = NodeAffinitySchedulingStrategy(node_id, soft=False)
     return ray.remote(num_cpus=0, max_retries=0)(tell).options(scheduling_strategy=here).remote()
 
 
-def _problem(answer: Any, expected: Mapping[str, str]) -> str:
+def _found(answer: Any) -> dict[str, Any]:
+    """What a node answered; `error` where it did not."""
     try:
-        found = ray.get(answer, timeout=_ANSWER_SECONDS)
+        found: dict[str, Any] = ray.get(answer, timeout=_ANSWER_SECONDS)
     except ray.exceptions.GetTimeoutError:
-        return f"no process could be started there within {_ANSWER_SECONDS:.0f} s"
+        return {"error": f"no process could be started there within {_ANSWER_SECONDS:.0f} s"}
     except ray.exceptions.RayError as error:
-        return f"it could not be asked ({(str(error).strip().splitlines() or [type(error).__name__])[-1]})"
+        return {"error": f"it could not be asked ({(str(error).strip().splitlines() or [type(error).__name__])[-1]})"}
+    return found
+
+
+_SAME = "every node needs the same versions and the same working tree at the same path as where the sweep is started"
+
+
+def _problem(found: Mapping[str, Any], expected: Mapping[str, str]) -> str:
+    """What is wrong with a node that answered so, and what to do; `expected`: the digests of the files. Empty where
+    nothing is."""
+    if "versions" in found and (differing := version_differences(found["versions"], own_versions())):
+        return f"{differing}; {_SAME}"
     if "error" in found:
-        return str(found["error"])
-    missing = [file for file, digest in found["files"].items() if not digest]
-    other = [file for file, digest in found["files"].items() if digest not in ("", expected[file])]
-    if missing or other:
-        return f"{(missing or other)[0]} {'is not there' if missing else 'is another file there'}"
-    return version_differences(found["versions"], own_versions())
+        return f"{found['error']}; {_SAME}"
+    for file, digest in expected.items():
+        if found["files"][file] != digest:
+            return f"{file} is {'another file' if found['files'][file] else 'not'} there; {_SAME}"
+    for dataset, root, names in found["missing"]:
+        if names:
+            fetched = "" if dataset == "imagefolder" else ", or have them fetched with setting.download=true"
+            return (
+                f"{dataset} is not in {root} there: {', '.join(names[:3])}{' ...' if names[3:] else ''} must lie there "
+                f"on every node that trains; copy or mount them{fetched}"
+            )
+    return ""
 
 
-def _digests(files: Iterable[Path]) -> dict[str, str]:
-    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

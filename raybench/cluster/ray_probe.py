@@ -13,6 +13,8 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from raybench.errors import UserError
+
 
 def main(argv: list[str]) -> int:
     """Print what the cluster at an address offers, or why it cannot be joined. Returns 0."""
@@ -29,6 +31,8 @@ def main(argv: list[str]) -> int:
             "autoscaler": asdict(cluster.autoscaler) if cluster.autoscaler else None,
         }
         clusters.disconnect()
+    except UserError as error:
+        answer = {"error": str(error)}
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     print()

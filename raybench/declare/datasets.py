@@ -87,13 +87,19 @@ def check_present(dataset: str, data_root: str) -> None:
     root = data_folder(data_root)
     if dataset == "imagefolder":
         facts_of(dataset, data_root)
-    missing = [name for name in DATASETS[dataset].files if not (root / name).is_file()]
-    if missing:
+        return
+    if missing := missing_files(dataset, data_root):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise BadData(
             f"{dataset} is not in {root}: {', '.join(missing[:3])}{more} must lie there; put them there, have them "
             "fetched with setting.download=true, or name another place with setting.data_root="
         )
+
+
+def missing_files(dataset: str, data_root: str) -> list[str]:
+    """Which of a dataset's files are not on this machine; of an image folder, which of its two folders."""
+    names = ("train", "val") if dataset == "imagefolder" else DATASETS[dataset].files
+    return [name for name in names if not (data_folder(data_root) / name).exists()]
 
 
 @cache

@@ -56,11 +56,12 @@ class Nodes:
             self._process.wait(timeout=60)
         finally:
             self._process.kill()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
 
 
 def main(number: int) -> None:
     """Serve a cluster until the input ends."""
-    import raybench.cluster.connection  # noqa: F401, I001  # before ray: it decides whether nodes want a token
     from ray.cluster_utils import Cluster
 
     def start() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Commands
 from tests.sweep.test_node_loss import commands_on
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ variants:
 arms: {ddp: {engine: torch}, zero1: {engine: deepspeed, zero: 1}}
 protocol: {warmup_steps: 2, steps: 100, rounds: 2, telemetry: false}
 repeats: 2
+"""
+SHARED = """
+setting: {model: lenet, dataset: digits, batch_size: 16, workers: 1, accelerator: A100}
+arms: {ddp: {engine: torch}, fsdp: {engine: fsdp}}
+protocol: {warmup_steps: 2, steps: 200, rounds: 2, telemetry: false}
+repeats: 2
+slots_per_node: 2
 """
 # Takes the slots of a cluster, as somebody else's job would, and says when it has them.
 TAKER = """
@@ -57,31 +65,115 @@ def cluster() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def add(cluster: Cluster, name: str, **more: Any) -> Any:
-    """Start a node; Ray waits half a minute for one, which a busy machine may take longer for."""
+def add(cluster: Cluster, name: str, env_vars: dict[str, str] | None = None, **more: float) -> Any:
+    """Start a node with `more` resources; Ray waits half a minute for one, and a busy machine may need more."""
+    resources = {"bench_slot": 1, **more}
     for _ in range(3):
         try:
-            return cluster.add_node(num_cpus=2, resources={"bench_slot": 1}, node_name=name, **more)
+            return cluster.add_node(num_cpus=2, resources=resources, node_name=name, env_vars=env_vars)
         except Exception as error:
             if "timed out during startup" not in str(error):
                 raise
     pytest.fail(f"node {name} does not come up")
 
 
-def test_a_node_of_another_version_is_named_before_the_first_leg(cluster: Cluster, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "raybench", tmp_path / "other/raybench", ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "other/raybench/errors.py").open("a") as file:
+def refusal(commands: Commands, *arguments: str, within: Sequence[str] = ()) -> str:
+    """The line of a sweep that does not begin; `within`: the words of a command that starts it."""
+    done = subprocess.run(
+        [*within, sys.executable, "-m", "raybench.sweep", "space=sizes.yaml", "sweep=f", "--quiet", *arguments],
+        cwd=commands.folder, env=commands.environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert not list(commands.folder.rglob("*.parquet"))
+    assert not (commands.folder / "mlruns/ledger").exists()
+    return line
+
+
+def test_what_the_cluster_cannot_do_is_told_before_the_first_leg(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "sizes.yaml").write_text(SPACE)
+    commands = commands_on(cluster, tmp_path)
+    told = refusal(commands, "setting.device=cuda")
+    assert "asks for cuda, and there is no GPU (a Ray cluster of 3 nodes: 2 CPUs, no GPU on its largest node)" in told
+    told = refusal(commands, 'variants=[{"workers": 3, "nodes": 3, "batch_size": 18}]')
+    assert "needs 3 nodes with 1 CPU and a bench_slot each, and 2 of the nodes there will do: 2 nodes with 2 CP" in told
+    told = refusal(commands, "setting.dataset=svhn", "setting.data_root=/nowhere")
+    assert re.match(r"raybench: node n[12]: svhn is not in /nowhere there: train_32x32.mat, test_32x32.mat must", told)
+
+
+def test_nodes_of_other_versions_are_named_before_the_first_leg(cluster: Cluster, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "raybench", other / "raybench", ignore=shutil.ignore_patterns("__pycache__"))
+    with (other / "raybench/errors.py").open("a") as file:
         file.write("# somebody worked here\n")
-    stranger = add(cluster, "stranger", env_vars={"PYTHONPATH": str(tmp_path / "other")})
+    for name, version in {"torch": "2.1.0", "deepspeed": "0.9.1"}.items():
+        (other / f"{name}-{version}.dist-info").mkdir()
+        (other / f"{name}-{version}.dist-info/METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    stranger = add(cluster, "stranger", env_vars={"PYTHONPATH": str(other)})
     try:
         (tmp_path / "sizes.yaml").write_text(SPACE)
-        done = commands_on(cluster, tmp_path).run("sweep", "space=sizes.yaml", "sweep=f")
+        told = refusal(commands_on(cluster, tmp_path))
     finally:
         cluster.remove_node(stranger)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.startswith("raybench: node stranger: raybench 0.1.0 (")
-    assert len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "mlruns/ledger").exists()
+    assert told.startswith("raybench: node stranger: raybench 0.1.0 (")
+    assert "; torch 2.1.0 and not 2.13.0; deepspeed 0.9.1 and not 0.19.8; every node needs the same versions" in told
+
+
+def test_a_cluster_of_another_python_is_told(cluster: Cluster, tmp_path: Path) -> None:
+    from ray._raylet import GcsClient
+
+    (tmp_path / "sizes.yaml").write_text(SPACE)
+    head = GcsClient(address=cluster.address)
+    key, namespace = b"CLUSTER_METADATA", b"cluster"
+    kept = head.internal_kv_get(key, namespace)
+    other = json.dumps({**json.loads(kept), "python_version": "3.10.1"}).encode()
+    try:
+        head.internal_kv_put(key, other, True, namespace)
+        told = refusal(commands_on(cluster, tmp_path))
+    finally:
+        head.internal_kv_put(key, kept, True, namespace)
+    assert told.startswith("raybench: this process and the Ray cluster do not fit: Version mismatch: ")
+    assert "Python: 3.10.1" in told
+
+
+# Runs a command for which there is a disk of its own at its first word, and at which it finds the file of its second.
+ALONE = 'mount -t tmpfs none "$1" && cp "$2" "$1" && shift 2 && exec "$@"'
+
+
+def test_what_only_the_drivers_machine_has_is_named(cluster: Cluster, tmp_path: Path) -> None:
+    """The driver gets a disk that no node sees: once its own model lies there, once its results would."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a disk of its own for a process needs root (unshare --mount)")
+    (tmp_path / "sizes.yaml").write_text(SPACE)
+    commands = commands_on(cluster, tmp_path)
+    own, model = tmp_path / "own", tmp_path / "mine.py"
+    own.mkdir()
+    shutil.copy(ROOT / "tests/sweep/faulty.py", model)
+    alone = ["unshare", "--mount", "sh", "-c", ALONE, "sh", str(own), str(model)]
+    told = refusal(commands, "setting.model=own.mine:net", within=alone)
+    assert re.match(rf"raybench: node (head|n1|n2): {own}/mine.py is not there; every node needs the same", told)
+    told = refusal(commands, "results=own/ledger", within=alone)
+    assert told.startswith(f"raybench: the cluster's head, node head, does not see {own} of this machine, below which")
+    assert list(own.iterdir()) == []
+
+
+def test_trials_that_share_a_node_run_side_by_side_and_the_answer_says_so(cluster: Cluster, tmp_path: Path) -> None:
+    """`slots_per_node: 2` and an accelerator that one node alone has: both trials have to be there at once."""
+    fast = add(cluster, "fast", **{"accelerator_type:A100": 1})
+    try:
+        (tmp_path / "shared.yaml").write_text(SHARED)
+        done = commands_on(cluster, tmp_path).run("sweep", "space=shared.yaml", "sweep=f")
+    finally:
+        cluster.remove_node(fast)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = pq.read_table(tmp_path / "mlruns/ledger/shared/f").to_pylist()
+    assert len(rows) == 8
+    assert {(row["status"], row["slots_per_node"]) for row in rows} == {("ok", 2)}, rows[0]["failure_message"]
+    assert {json.loads(row["placement"])[0]["node"] for row in rows} == {"fast"}
+    (a, b) = (span([row for row in rows if row["repeat"] == repeat]) for repeat in (0, 1))
+    assert a[0] < b[1], (a, b)
+    assert b[0] < a[1], (a, b)
+    assert "up to 2 trials shared a node (slots_per_node) and disturbed each other" in " ".join(done.stdout.split())
 
 
 def test_nodes_that_others_keep_are_waited_for_and_then_it_ends(cluster: Cluster, tmp_path: Path) -> None:

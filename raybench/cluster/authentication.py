@@ -1,0 +1,102 @@
+"""Ray's tokens: does a cluster want one, has this process the right one; and one for a Ray of our own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+import grpc
+import ray
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+from raybench.errors import UserError
+
+_MODE = "RAY_AUTH_MODE"
+_ASKED_FOR = os.environ.get(_MODE, "").lower()  # by the user
+_TOKEN_FILE = Path(".ray") / "auth_token"  # in the home folder
+_QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # of Ray's head; it takes an empty message
+_ANSWER_SECONDS = 5.0
+
+
+def agree_with(address: str) -> None:
+    """Take on the mode of authentication that the Ray cluster at HOST:PORT has.
+
+    Ray itself says of a token that is missing on one side that a header is, minutes later or not at all. Raises
+    UserError where the cluster wants a token that this process lacks, and where it has no tokens while RAY_AUTH_MODE
+    asks for them. Changes nothing where no cluster answers.
+    """
+    wants = _refuses(address, token="")
+    if wants is None:
+        return
+    if wants:
+        _check_token(address)
+    elif _ASKED_FOR == "token":
+        raise UserError(
+            f"the Ray cluster at {address} runs without a token, and RAY_AUTH_MODE=token asks for one: start it with "
+            "RAY_AUTH_MODE=token on every node, or unset RAY_AUTH_MODE here, if whoever can reach it may use it"
+        )
+    set_mode("token" if wants else "disabled")
+
+
+def _check_token(address: str) -> None:
+    """Raise UserError where the cluster, which wants a token, would not take this process's."""
+    wants = f"the Ray cluster at {address} wants a token"
+    remedy = "copy ~/.ray/auth_token from its head to the same place here, or name the file in RAY_AUTH_TOKEN_PATH"
+    if _ASKED_FOR not in ("", "token"):
+        raise UserError(f"{wants}, and RAY_AUTH_MODE={_ASKED_FOR} keeps it back here: set RAY_AUTH_MODE=token")
+    loader = AuthenticationTokenLoader.instance()
+    try:
+        token = loader.get_raw_token(ignore_auth_mode=True) if loader.has_token(ignore_auth_mode=True) else ""
+    except ray.exceptions.AuthenticationError as error:
+        raise UserError(f"{wants}, and it cannot be read: {error.message}") from None
+    if not token:
+        raise UserError(f"{wants}, and there is none here: {remedy}")
+    if _refuses(address, token):
+        raise UserError(f"{wants}, and the one in {_source()} is another: {remedy}")
+
+
+def _source() -> str:
+    """Where Ray takes this process's token from."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "RAY_AUTH_TOKEN"
+    return os.environ.get("RAY_AUTH_TOKEN_PATH") or f"~/{_TOKEN_FILE}"
+
+
+def _refuses(address: str, token: str) -> bool | None:
+    """Whether a Ray's head turns away who shows this token, or none; None where no head answers."""
+    shown = [("authorization", f"Bearer {token}")] if token else []
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(_QUESTION)(b"", timeout=_ANSWER_SECONDS, metadata=shown)
+        except grpc.RpcError as error:
+            return True if error.code() == grpc.StatusCode.UNAUTHENTICATED else None
+        return False
+
+
+def set_mode(mode: str) -> None:
+    """Set Ray's mode of authentication, `token` or `disabled`, for this process and those that it starts."""
+    os.environ[_MODE] = mode
+    Config.initialize("")  # it reads the variable again
+
+
+def make_token() -> None:
+    """Have a token for a Ray started here, and the mode for it: one that Ray makes can be read by everybody.
+
+    RAY_AUTH_MODE other than `token`, and a token that lies elsewhere, are the user's word.
+    """
+    if _ASKED_FOR not in ("", "token"):
+        set_mode(_ASKED_FOR)
+        return
+    path = Path.home() / _TOKEN_FILE
+    if not (path.exists() or os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        aside = path.with_name(f".auth_token.{os.getpid()}.writing")
+        aside.touch(mode=0o600)
+        aside.write_text(secrets.token_hex(32), encoding="ascii")
+        with contextlib.suppress(FileExistsError):  # another sweep was faster
+            os.link(aside, path)
+        aside.unlink()
+        AuthenticationTokenLoader.instance().reset_cache()
+    set_mode("token")

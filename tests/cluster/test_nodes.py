@@ -1,0 +1,40 @@
+"""What is said of a node from what it answered: versions, users' files, data. Real nodes: tests/sweep/test_fleet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raybench.cluster.nodes import _problem
+from raybench.cluster.versions import own_versions
+
+FILES = {"/tree/mine.py": "aa"}
+
+
+def answer(**changes: Any) -> dict[str, Any]:
+    return {"versions": own_versions(), "files": dict(FILES), "missing": [("svhn", "/data", [])], **changes}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (answer(), ""),
+        (answer(versions={**own_versions(), "python": "3.10.1"}), "python 3.10.1 and not "),
+        (answer(error="no such raybench there (No module named 'raybench')"), "no such raybench there"),
+        ({"error": "it could not be asked (killed)"}, "it could not be asked (killed); every node needs"),
+        (answer(files={"/tree/mine.py": ""}), "/tree/mine.py is not there; every node needs"),
+        (answer(files={"/tree/mine.py": "bb"}), "/tree/mine.py is another file there; every node needs"),
+        (
+            answer(missing=[("svhn", "/data", ["train_32x32.mat"])]),
+            "svhn is not in /data there: train_32x32.mat must lie there on every node that trains; copy or mount them, "
+            "or have them fetched with setting.download=true",
+        ),
+        (answer(missing=[("imagefolder", "/data", ["train", "val"])]), "train, val must lie there on every node"),
+    ],
+)
+def test_what_is_wrong_with_a_node(found: dict[str, Any], words: str) -> None:
+    said = _problem(found, FILES)
+    assert said.startswith(words) or words in said
+    assert bool(said) == bool(words)
+    assert "\n" not in said
