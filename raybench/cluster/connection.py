@@ -96,9 +96,6 @@ def _join(address: str, common: dict[str, Any]) -> None:
 def _start(common: dict[str, Any]) -> None:
     """Start a Ray of this machine alone, which listens on loopback and has one slot. Raises UserError."""
     authentication.make_token()
-    # A head that is gone does not come back here; Ray's processes wait a minute for one, its agents to tell it of a
-    # raylet that died with it. The driver itself ends sooner (`raybench.driver.schedule`).
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
     try:
         with _on_loopback():
             own = {SLOT: 1, f"{_OWNER}{os.getpid()}": 1}
