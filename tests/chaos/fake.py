@@ -100,6 +100,7 @@ def _run(leg: Leg, ranks: Ranks, fault: Mapping[str, Any] | None) -> Outcome:
             os._exit(7)
         case "segv" if alone:
             os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(60)  # the handler, which takes its time, runs in the main thread
         case "kill" if alone:
             os.kill(os.getpid(), signal.SIGKILL)
         case "hang" if alone:

@@ -32,9 +32,9 @@ from tests.tracking.test_publishing import check_runs_equal_rows
 
 _RUN_SECONDS = 900.0
 _DYING_SECONDS = 30.0
-# Ray's agent of runtime environments tells the GCS that its raylet is dead. Where both died at once, with the driver
-# of a sweep's own Ray, it gives this up after 60 s, and ends.
-_AGENT = re.compile(r"ray::RuntimeEnvAgent|\S+ .*/runtime_env/agent/main\.py ")
+# Ray's agents, of runtime environments and of the dashboard, tell the GCS that their raylet is dead. Where both died at
+# once, with the driver of a sweep's own Ray, they give this up after 60 s, and end.
+_AGENT = re.compile(r"ray::(RuntimeEnv|Dashboard)Agent|\S+ .*/(runtime_env/agent/main|dashboard/agent)\.py ")
 _AGENT_SECONDS = 90.0
 _ENDING_SECONDS = 90.0  # of a run that an end has struck
 # The last words of a run whose end leaves it the time for some.
@@ -236,7 +236,7 @@ class Stage:
         return sum(int(one[1]) for one in merged if one) + sum(name.startswith("leg-") for name in names)
 
     def assert_no_process_of(self, mark: str) -> None:
-        """No process that inherited this mark is left, but for an agent that ends a little later."""
+        """No process that inherited this mark is left, but for agents that end a little later."""
         self._marks.append(mark)
         deadline = time.monotonic() + _DYING_SECONDS
         while left := [line.strip() for line in processes_of(mark).values() if not _AGENT.match(line)]:
