@@ -101,7 +101,7 @@ def _complete(stage: Stage, plan: Plan) -> None:
     rows = checks.check_complete(stage.ledger, plan)
     stage.check_tracking(rows)
     stage.check_verified()
-    stage.assert_no_agent_is_left()
+    stage.assert_nothing_is_left()
     checks.check_nothing_is_left(stage.ledger)
 
 

@@ -33,9 +33,12 @@ from tests.tracking.test_publishing import check_runs_equal_rows
 _RUN_SECONDS = 900.0
 _DYING_SECONDS = 30.0
 # Ray's agents, of runtime environments and of the dashboard, tell the GCS that their raylet is dead. Where both died at
-# once, with the driver of a sweep's own Ray, they give this up after 60 s, and end.
-_AGENT = re.compile(r"ray::(RuntimeEnv|Dashboard)Agent|\S+ .*/(runtime_env/agent/main|dashboard/agent)\.py ")
-_AGENT_SECONDS = 90.0
+# once, with the driver of a sweep's own Ray, they give this up after 60 s, and end; so does a worker that was just being
+# started, and seeks the two.
+_LATE = re.compile(
+    r"ray::(RuntimeEnv|Dashboard)Agent|\S+ .*/(runtime_env/agent/main|dashboard/agent|workers/default_worker)\.py "
+)
+_LATE_SECONDS = 90.0
 _ENDING_SECONDS = 90.0  # of a run that an end has struck
 # The last words of a run whose end leaves it the time for some.
 _WORDS = {
@@ -100,7 +103,7 @@ class Stage:
         if self.server is not None and self.server.process.poll() is not None:
             self.server.start()
         self._run(len(script.runs), Run(script.runs[-1].where, False, (), ()), [], chance)
-        self.assert_no_agent_is_left()
+        self.assert_nothing_is_left()
 
     def _run(self, number: int, run: Run, blows: list[Blow], chance: random.Random) -> list[Blow]:
         """The command once. Returns the blows that did not come to fall, because the run had ended."""
@@ -236,16 +239,16 @@ class Stage:
         return sum(int(one[1]) for one in merged if one) + sum(name.startswith("leg-") for name in names)
 
     def assert_no_process_of(self, mark: str) -> None:
-        """No process that inherited this mark is left, but for agents that end a little later."""
+        """No process that inherited this mark is left, but for those that end a minute later."""
         self._marks.append(mark)
         deadline = time.monotonic() + _DYING_SECONDS
-        while left := [line.strip() for line in processes_of(mark).values() if not _AGENT.match(line)]:
+        while left := [line.strip() for line in processes_of(mark).values() if not _LATE.match(line)]:
             assert time.monotonic() < deadline, left
             time.sleep(0.2)
 
-    def assert_no_agent_is_left(self) -> None:
+    def assert_nothing_is_left(self) -> None:
         """No process at all is left of the runs so far."""
-        deadline = time.monotonic() + _AGENT_SECONDS
+        deadline = time.monotonic() + _LATE_SECONDS
         while left := [line.strip() for mark in self._marks for line in processes_of(mark).values()]:
             assert time.monotonic() < deadline, left
             time.sleep(0.5)
