@@ -33,8 +33,8 @@ from tests.tracking.test_publishing import check_runs_equal_rows
 _RUN_SECONDS = 900.0
 _DYING_SECONDS = 30.0
 # Ray's agents, of runtime environments and of the dashboard, tell the GCS that their raylet is dead. Where both died at
-# once, with the driver of a sweep's own Ray, they give this up after 60 s, and end; so does a worker that was just being
-# started, and seeks the two.
+# once, with the driver of a sweep's own Ray, they give this up after 60 s, and end; so does a worker that was just
+# being started, and seeks the two.
 _LATE = re.compile(
     r"ray::(RuntimeEnv|Dashboard)Agent|\S+ .*/(runtime_env/agent/main|dashboard/agent|workers/default_worker)\.py "
 )
