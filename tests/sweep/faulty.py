@@ -54,6 +54,8 @@ class Faulty(torch.nn.Module):
             if self.fault == "segfault":
                 os.kill(os.getpid(), signal.SIGSEGV)
                 time.sleep(60)
+            if self.fault == "exit":
+                os._exit(7)
             if self.fault == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.fault == "sleep":
