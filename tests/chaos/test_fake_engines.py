@@ -74,7 +74,7 @@ def test_the_same_seed_draws_the_same_faults(seed: int, tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(
     "RAYBENCH_CHAOS" not in os.environ,
-    reason="a Train controller outlived the GCS of a sweep's own Ray once, cause not known; RAYBENCH_CHAOS=1 runs it",
+    reason="a process of Ray locked itself up in its exit once, after its raylet's death; RAYBENCH_CHAOS=1 runs it",
 )
 def test_fifty_faults_and_every_leg_has_its_one_outcome(tmp_path: Path) -> None:
     plan = chaos_plan(tmp_path)
