@@ -119,7 +119,7 @@ def made_up(seed: int) -> Any:
 
 def measure_sweep(num_trials: int, nodes: int, folder: Path) -> dict[str, float]:
     """The sweep on a Ray of its own: driver and recorder."""
-    import raybench.cluster.connection  # noqa: F401, I001  # before ray: it decides whether Ray wants a token
+    import raybench.cluster.connection  # noqa: F401, I001
     import ray
     from rich.console import Console
 

@@ -129,5 +129,5 @@ def test_nodes_come_from_zero_and_what_is_never_granted_ends_with_a_line(command
     assert {(row["arm"], row["status"]) for row in rows} == {("ddp", "ok"), ("fsdp", "ok")}
     assert {json.loads(row["placement"])[0]["node"] for row in rows} == {socket.gethostname()}
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("not run: "))
-    assert "waited 45 s for 1 node with H100, 1 CPU and a bench_slot, in vain" in line
+    assert re.search(r"waited 4[5-9] s for 1 node with H100, 1 CPU and a bench_slot, in vain", line), line
     assert done.stderr.strip().startswith("raybench: 1 of 2 trials could not be run to their end")
