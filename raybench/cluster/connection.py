@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import tempfile
@@ -141,6 +142,21 @@ def _owner(nodes: tuple[dict[str, float], ...]) -> int | None:
 def disconnect() -> None:
     """Leave the cluster; one that `connect` started ends."""
     ray.shutdown()
+
+
+def end_own_ray() -> None:
+    """Kill what is left of the Ray that `connect` started, whose head is gone.
+
+    By itself Ray's agents would stay for a minute more, and a worker that locks itself up in its exit for good.
+    """
+    started = ray._private.worker._global_node.all_processes
+    raylets = {str(info.process.pid) for info in started[ray_constants.PROCESS_TYPE_RAYLET]}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it is gone, or somebody else's
+            if process.environ().get("RAY_RAYLET_PID") in raylets:
+                process.kill()
+    for info in itertools.chain.from_iterable(started.values()):
+        info.process.kill()
 
 
 def _nodes() -> tuple[dict[str, float], ...]:

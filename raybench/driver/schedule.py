@@ -28,6 +28,7 @@ from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
+from raybench.cluster.connection import end_own_ray
 from raybench.cluster.nodes import look
 from raybench.cluster.placement import RUN, Cluster, connection_problem
 from raybench.cluster.versions import own_versions
@@ -92,6 +93,8 @@ def run_trials(
         display.__exit__(None, None, None)
         shutil.rmtree(storage, ignore_errors=True)
         release_on_exit(folder)
+        if cluster.is_local:
+            end_own_ray()
         what = "Ray that this sweep started" if cluster.is_local else f"Ray cluster at {head}"
         print(
             f"raybench: the {what} no longer answers; what was measured is kept in {folder}, and the "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 import uuid
 from pathlib import Path
@@ -11,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import Commands
-from tests.sweep.processes import MARK, assert_nothing_is_left, find, kill
+from tests.sweep.processes import MARK, assert_nothing_is_left, find, kill, processes_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -62,4 +64,32 @@ def test_the_recorder_the_trial_and_the_controller_are_killed(tmp_path: Path) ->
     assert {(row["status"], row["attempt"]) for row in rows} == {("ok", 0)}
     assert not (folder / "_aside").exists()
     assert commands.run("verify", str(folder)).returncode == 0
+    assert_nothing_is_left(mark, folder.parent, "k")
+
+
+def test_the_gcs_of_a_sweeps_own_ray_is_killed(tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+    commands = Commands(tmp_path)
+    commands.environment |= {MARK: mark, "RAY_ADDRESS": "local"}
+    folder = tmp_path / "mlruns/ledger/quickstart/k"
+    driver = commands.start("sweep", *ARGUMENTS)
+    try:
+        while not list(folder.glob("*.parquet")):
+            assert driver.poll() is None, (tmp_path / "output.txt").read_text()
+            time.sleep(0.02)
+        (gcs,) = (number for number, line in processes_of(mark).items() if line.split()[0].endswith("/gcs_server"))
+        os.kill(gcs, signal.SIGKILL)
+        assert driver.wait(timeout=60) == 1
+    finally:
+        driver.kill()
+    told = (tmp_path / "output.txt").read_text()
+    assert told.splitlines()[-1].startswith("raybench: the Ray that this sweep started no longer answers; what was")
+    assert "Traceback" not in told
+    deadline = time.monotonic() + 10
+    while processes_of(mark):
+        assert time.monotonic() < deadline, processes_of(mark)
+        time.sleep(0.2)
+    again = commands.run("sweep", *ARGUMENTS)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [row["status"] for row in pq.read_table(folder).to_pylist()] == ["ok"] * 6
     assert_nothing_is_left(mark, folder.parent, "k")
