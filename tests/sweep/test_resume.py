@@ -22,7 +22,7 @@ ARGUMENTS = [
 
 
 def test_killed_and_resumed(tmp_path: Path) -> None:
-    commands = Commands(tmp_path)  # a Ray of its own, which dies with the driver
+    commands = Commands(tmp_path, "local")  # a Ray of its own, which dies with the driver
     folder = tmp_path / "mlruns/ledger/quickstart/r"
     driver = commands.start("sweep", *ARGUMENTS)
     deadline = time.monotonic() + 300
