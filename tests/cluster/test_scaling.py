@@ -124,7 +124,8 @@ def test_nodes_come_from_zero_and_what_is_never_granted_ends_with_a_line(command
     done = commands.run("sweep", "space=grows.yaml", "sweep=s", "wait=0.75", timeout=500)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    assert re.search(r"waiting for 1 node with (T4|H100), 1 CPU and a bench_slot: .* at most 45 s", done.stdout), done.stdout
+    waiting = r"waiting for 1 node with (T4|H100), 1 CPU and a bench_slot: .* at most 45 s"
+    assert re.search(waiting, done.stdout), done.stdout
     rows = Ledger(commands.folder / "mlruns/ledger/grows/s").rows()
     assert {(row["arm"], row["status"]) for row in rows} == {("ddp", "ok"), ("fsdp", "ok")}
     assert {json.loads(row["placement"])[0]["node"] for row in rows} == {socket.gethostname()}
