@@ -91,10 +91,10 @@ def run_trials(
     def lost(head: str) -> NoReturn:
         """End here and now: without a head Ray's calls wait, Tune's among them, until Ray ends the process itself."""
         display.__exit__(None, None, None)
+        if cluster.is_local:
+            end_own_ray()  # the recorder too: nobody writes once the lock is given back
         shutil.rmtree(storage, ignore_errors=True)
         release_on_exit(folder)
-        if cluster.is_local:
-            end_own_ray()
         what = "Ray that this sweep started" if cluster.is_local else f"Ray cluster at {head}"
         print(
             f"raybench: the {what} no longer answers; what was measured is kept in {folder}, and the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 import uuid
 from pathlib import Path
@@ -23,19 +24,27 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
+def marked(folder: Path) -> tuple[Commands, str, Path]:
+    """Commands on a Ray of their own, the mark that their processes carry, and the sweep's ledger."""
+    commands, mark = Commands(folder, "local"), uuid.uuid4().hex
+    commands.environment[MARK] = mark
+    return commands, mark, folder / "mlruns/ledger/quickstart/k"
+
+
+def wait_for(driver: subprocess.Popen[str], ledger: Path, rows: int, output: Path) -> None:
+    deadline = time.monotonic() + 900
+    while len(list(ledger.glob("*.parquet"))) < rows:
+        assert driver.poll() is None, output.read_text()
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.02)
+
+
 def test_the_recorder_the_trial_and_the_controller_are_killed(tmp_path: Path) -> None:
-    mark = uuid.uuid4().hex
-    commands = Commands(tmp_path)
-    commands.environment |= {MARK: mark, "RAY_ADDRESS": "local"}
-    folder = tmp_path / "mlruns/ledger/quickstart/k"
+    commands, mark, folder = marked(tmp_path)
     driver = commands.start("sweep", *ARGUMENTS)
 
     def wait_for_rows(number: int) -> None:
-        deadline = time.monotonic() + 900
-        while len(list(folder.glob("*.parquet"))) < number:
-            assert driver.poll() is None, (tmp_path / "output.txt").read_text()
-            assert time.monotonic() < deadline, (tmp_path / "output.txt").read_text()
-            time.sleep(0.02)
+        wait_for(driver, folder, number, tmp_path / "output.txt")
 
     try:
         for number, process in [(1, "ray::Recorder"), (2, "ray::ImplicitFunc"), (4, "ray::TrainController")]:
@@ -68,15 +77,10 @@ def test_the_recorder_the_trial_and_the_controller_are_killed(tmp_path: Path) ->
 
 
 def test_the_gcs_of_a_sweeps_own_ray_is_killed(tmp_path: Path) -> None:
-    mark = uuid.uuid4().hex
-    commands = Commands(tmp_path)
-    commands.environment |= {MARK: mark, "RAY_ADDRESS": "local"}
-    folder = tmp_path / "mlruns/ledger/quickstart/k"
+    commands, mark, folder = marked(tmp_path)
     driver = commands.start("sweep", *ARGUMENTS)
     try:
-        while not list(folder.glob("*.parquet")):
-            assert driver.poll() is None, (tmp_path / "output.txt").read_text()
-            time.sleep(0.02)
+        wait_for(driver, folder, 1, tmp_path / "output.txt")
         (gcs,) = (number for number, line in processes_of(mark).items() if line.split()[0].endswith("/gcs_server"))
         os.kill(gcs, signal.SIGKILL)
         assert driver.wait(timeout=60) == 1
