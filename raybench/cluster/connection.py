@@ -43,6 +43,8 @@ def connect() -> Cluster:
     os.environ.setdefault("RAY_worker_niceness", "0")
     # What an actor says when the one it talks to is gone is told by whoever waits for it, in a line.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    # Ray's processes write their names over their variables otherwise, by which `end_own_ray` knows them.
+    os.environ.setdefault("SPT_NOENV", "1")
     # Tune tells of a failed trial in pages; the sweep says it in a line, and Ray's log files have the pages.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
@@ -150,13 +152,13 @@ def end_own_ray() -> None:
     By itself Ray's agents would stay for a minute more, and a worker that locks itself up in its exit for good.
     """
     started = ray._private.worker._global_node.all_processes
+    for info in itertools.chain.from_iterable(started.values()):  # the raylet among them, which starts the others
+        info.process.kill()
     raylets = {str(info.process.pid) for info in started[ray_constants.PROCESS_TYPE_RAYLET]}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # it is gone, or somebody else's
             if process.environ().get("RAY_RAYLET_PID") in raylets:
                 process.kill()
-    for info in itertools.chain.from_iterable(started.values()):
-        info.process.kill()
 
 
 def _nodes() -> tuple[dict[str, float], ...]:
