@@ -45,7 +45,11 @@ class Commands:
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the markers in this hook too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under pytest-xdist, tests that start Ray or torchrun run one after another, beside all the others."""
+    """Under pytest-xdist, tests that start Ray or torchrun run one after another, beside all the others.
+
+    Runs of faults at random come last, when the others are through.
+    """
+    items.sort(key=lambda item: "tests/chaos/" in item.nodeid)
     for item in items:
         if item.get_closest_marker("ray") or item.get_closest_marker("distributed"):
             item.add_marker(pytest.mark.xdist_group("processes"))

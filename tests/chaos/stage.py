@@ -20,7 +20,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from mlflow.tracking import MlflowClient
 
 from tests.chaos.nodes import Nodes
@@ -51,10 +50,6 @@ _MOST_EXTRA_RUNS = 6  # of the command, where a strike ended a run before its ot
 _NO_PROCESS = 2**22 + 1  # a number that no process has
 # Of Ray Train itself, one for all jobs of a cluster; it stays as long as the cluster does.
 _OF_RAY = {"_AutoscalingCoordinatorActor"}
-ON_REQUEST = pytest.mark.skipif(
-    "RAYBENCH_CHAOS" not in os.environ,
-    reason="a process of Ray locked itself up in its exit once, after its raylet's death; RAYBENCH_CHAOS=1 runs it",
-)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from tests.chaos import checks
 from tests.chaos.fake import SCRIPT
 from tests.chaos.nodes import Nodes
 from tests.chaos.script import CLUSTER_STRIKES, ENDS, LITTER, PLACES, STRIKES, Script, draw_script
-from tests.chaos.stage import ON_REQUEST, Stage
+from tests.chaos.stage import Stage
 from tests.conftest import ROOT
 from tests.tracking.conftest import Server
 
@@ -72,7 +72,6 @@ def test_the_same_seed_draws_the_same_faults(seed: int, tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@ON_REQUEST
 def test_fifty_faults_and_every_leg_has_its_one_outcome(tmp_path: Path) -> None:
     plan = chaos_plan(tmp_path)
     script = big_script(SEED, plan)

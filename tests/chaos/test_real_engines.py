@@ -13,10 +13,10 @@ from raybench.declare.space import load_space
 from raybench.plan import build_plan
 from tests.chaos import checks
 from tests.chaos.script import LegFault, draw_script
-from tests.chaos.stage import ON_REQUEST, Stage
+from tests.chaos.stage import Stage
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200), ON_REQUEST]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SPACE = """
 setting: {model: "faulty:net", dataset: digits, batch_size: 32, workers: 2}
