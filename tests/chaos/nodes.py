@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tests.conftest import command_environment
-from tests.sweep.test_interrupt import MARK
+from tests.sweep.test_interrupt import MARK, processes_of
 
 
 class Nodes:
@@ -30,7 +33,7 @@ class Nodes:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.nodes", str(number)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=folder, text=True,
-                env=command_environment(**{MARK: mark}, **variables),
+                env=command_environment(**{MARK: mark}, SPT_NOENV="1", **variables),  # so that all keep the mark
             )  # fmt: skip
 
     def ask(self, word: str) -> Any:
@@ -85,6 +88,9 @@ def main(number: int) -> None:
 
     def restart() -> None:
         cluster.shutdown()
+        for process in set(processes_of(os.environ[MARK])) - {os.getpid()}:  # it locked itself up in its exit
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         start()
 
     cluster: Any = None
