@@ -131,7 +131,7 @@ def test_every_shipped_space_plans(name: str, commands: Commands) -> None:
 def test_choices_that_have_their_usual_value_rename_nothing() -> None:
     usual = plan(setting__model="lenet")
     trial = usual.trials[0]
-    assert {"nodes", "accelerator"} & trial.setting.identity().keys() == set()
+    assert {"nodes", "accelerator", "node_labels"} & trial.setting.identity().keys() == set()
     same = plan(setting__model="lenet", setting__nodes="1", setting__accelerator="null", slots_per_node="1")
     assert [leg.leg_id for _, leg in same.legs()] == [leg.leg_id for _, leg in usual.legs()]
     shared = plan(setting__model="lenet", slots_per_node="2")

@@ -1,7 +1,7 @@
 """The nodes of a cluster as raybench counts them: what each has, what is free, what could still come. No ray here.
 
-Amounts are Ray's, by the names of Ray's resources. A node that trains declares one `bench_slot`, which a trial takes
-whole, so that trials do not disturb each other.
+Amounts are Ray's, by the names of Ray's resources; a label of a node counts as an amount of one. A node that trains
+declares one `bench_slot`, which a trial takes whole, so that trials do not disturb each other.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ Kind = tuple[int, int, str]  # GPUs, CPUs, accelerator: nodes of one kind are ta
 SLOT: Final = "bench_slot"
 ACCELERATOR: Final = "accelerator_type:"  # Ray gives a node with an A100 the resource accelerator_type:A100
 HEAD: Final = "node:__internal_head__"  # a resource that the head alone has
+LABEL: Final = "label:"  # before a node's label, as label:zone=a
 _ENOUGH: Final = 1e-6  # amounts are sums of multiples of 0.0001
 
 
@@ -81,7 +82,19 @@ class Need:
     def in_words(self) -> str:
         """As `2 nodes with 4 GPUs, 4 CPUs and a bench_slot each`."""
         parts = parts_in_words(dict(self.resources))
-        return f"{_count(self.nodes, 'node')} with {parts}{' each' if self.nodes > 1 else ''}"
+        labels = labels_of(dict(self.resources))
+        where = f", labelled {' and '.join(labels)}" if labels else ""
+        return f"{_count(self.nodes, 'node')} with {parts}{' each' if self.nodes > 1 else ''}{where}"
+
+
+def labels_as_amounts(labels: Mapping[str, str], amount: float = 1.0) -> dict[str, float]:
+    """The labels of a node, or with a smaller amount those that a trial wants, beside resources."""
+    return {f"{LABEL}{key}={value}": amount for key, value in labels.items()}
+
+
+def labels_of(amounts: Amounts) -> list[str]:
+    """The labels among amounts, as `zone=a`."""
+    return sorted(name.removeprefix(LABEL) for name in amounts if name.startswith(LABEL))
 
 
 def kind_of(resources: Amounts) -> Kind:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybench.cluster.fleet import HEAD, Node
+from raybench.cluster.fleet import HEAD, Node, labels_as_amounts
 from raybench.cluster.placement import Cluster, need_of
 from raybench.cluster.versions import own_versions, version_differences
 from raybench.declare.catalog import own_model_file
@@ -28,7 +28,12 @@ def look() -> list[Node]:
     names = living_nodes()
     free = ray._private.state.available_resources_per_node()
     return [
-        Node(node["NodeID"], names[node["NodeID"]], dict(node["Resources"]), dict(free.get(node["NodeID"], {})))
+        Node(
+            node["NodeID"],
+            names[node["NodeID"]],
+            dict(node["Resources"]) | labels_as_amounts(node["Labels"]),
+            dict(free.get(node["NodeID"], {})) | labels_as_amounts(node["Labels"]),
+        )
         for node in ray.nodes()
         if node["NodeID"] in names
     ]

@@ -21,6 +21,8 @@ from raybench.cluster.fleet import (
     accelerators,
     kind_in_words,
     kind_of,
+    labels_as_amounts,
+    labels_of,
     nodes_in_words,
 )
 from raybench.cluster.versions import version_differences
@@ -91,9 +93,10 @@ def worker_resources(trial: Trial, cluster: Cluster) -> dict[str, float]:
 
 
 def need_of(trial: Trial, cluster: Cluster) -> Need:
-    """What a trial takes of each of its nodes."""
+    """What a trial takes of each of its nodes, and the labels that these must have."""
     each = trial.setting.workers_per_node
     amounts = {name: round(amount * each, 4) for name, amount in worker_resources(trial, cluster).items()}
+    amounts |= labels_as_amounts(trial.setting.node_labels, 0.0001)
     return Need(trial.setting.nodes, tuple(sorted(amounts.items())))
 
 
@@ -135,6 +138,14 @@ def _check_device(trial: Trial, cluster: Cluster) -> None:
             f"setting.accelerator: no node has {setting.accelerator!r}; there is {', '.join(known) or 'none'} "
             f"({cluster.describe()})"
         )
+    there = {label for node in cluster.all_nodes for label in labels_of(node)}
+    for key, value in setting.node_labels.items():
+        if f"{key}={value}" not in there:
+            like = ", ".join(sorted(label for label in there if label.startswith(f"{key}=")))
+            raise UserError(
+                f"setting.node_labels: no node has {key}={value}; there is {like or f'none with {key}'} "
+                f"({cluster.describe()})"
+            )
 
 
 def _check_one_node(trial: Trial, amounts: Amounts, cluster: Cluster) -> None:
@@ -264,7 +275,8 @@ class Place:
         named = "; ".join(kind_in_words(kind) for kind in sorted(kinds))
         return (
             f". Nodes of {len(kinds)} kinds would do ({named}): a setting's trials stay on one kind where they can, "
-            "and what ran on another is a comparison of its own; setting.accelerator=NAME chooses"
+            "and what ran on another is a comparison of its own; setting.accelerator=NAME or setting.node_labels "
+            "chooses"
         )
 
 

@@ -23,7 +23,7 @@ class _Arm(Strict):
     @field_validator("setting")
     @classmethod
     def _shares_the_trial(cls, setting: dict[str, Any]) -> dict[str, Any]:
-        for key in ("workers", "nodes", "accelerator", "device", "dataset"):
+        for key in ("workers", "nodes", "accelerator", "node_labels", "device", "dataset"):
             if key in setting:
                 raise ValueError(f"{key!r} is the trial's: its arms run on the same processes and data; take it out")
         return setting

@@ -14,7 +14,9 @@ from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm, deepspee
 from raybench.declare.setting import Setting
 
 # Of the trial, and so of all its arms.
-_THE_TRIALS = {"workers", "nodes", "accelerator", "device", "dataset", "data_root", "download", "loss_scale"}
+_THE_TRIALS = {
+    "workers", "nodes", "accelerator", "node_labels", "device", "dataset", "data_root", "download", "loss_scale",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,11 @@ class Augmentation(Strict):
         return self
 
 
+_LABEL = (
+    r"[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?"  # https://docs.ray.io/en/latest/ray-core/scheduling/labels.html
+)
+
+
 class Setting(Strict):
     """What is trained. Batch sizes count images; `batch_size` is global: micro x accumulation x workers."""
 
@@ -173,6 +178,7 @@ class Setting(Strict):
     workers: Positive = 1
     nodes: Positive = 1  # machines that the workers are spread over, evenly
     accelerator: str | None = None  # Ray's name of the kind of nodes to run on, as A100; any where not given
+    node_labels: dict[str, str] = Field(default_factory=dict)  # Ray's, which the nodes to run on have; none: any
     precision: Precision = "fp32"
     # How bf16 and fp16 are done. autocast: weights stay fp32, operations run lower. cast: weights are lower.
     mixed_precision: Literal["autocast", "cast"] = "autocast"
@@ -207,6 +213,17 @@ class Setting(Strict):
         if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.\-]*", name):
             raise ValueError(f"an accelerator is named as Ray names it, as A100 or L4, not {name!r}")
         return name
+
+    @field_validator("node_labels")
+    @classmethod
+    def _labels_as_ray_takes_them(cls, labels: dict[str, str]) -> dict[str, str]:
+        for key, value in labels.items():
+            prefix, _, name = key.rpartition("/")
+            if not (re.fullmatch(_LABEL, name) and re.fullmatch(rf"({_LABEL})?", prefix)):
+                raise ValueError(f"{key!r} is no key of a node's label, such as zone or ray.io/node-group")
+            if not re.fullmatch(_LABEL, value):
+                raise ValueError(f"{key}: {value!r} is no value of a node's label: letters, digits, - _ . are taken")
+        return labels
 
     @field_validator("dataset")
     @classmethod

@@ -132,12 +132,13 @@ def _scaling(trial: Trial, cluster: Cluster, node_ids: list[str]) -> ScalingConf
     setting, each = trial.setting, trial.setting.workers_per_node
     # Packed, no more than `each` workers have room in a node's slot.
     strategy = "STRICT_PACK" if setting.nodes == 1 else "STRICT_SPREAD" if each == 1 else "PACK"
+    chosen = [{_NODE_ID: node_id} for node_id in node_ids for _ in range(each)]
     return ScalingConfig(
         num_workers=setting.workers,
         use_gpu=use_gpu(setting.device, cluster),
         resources_per_worker=worker_resources(trial, cluster),
         placement_strategy=strategy,
-        label_selector=[{_NODE_ID: node_id} for node_id in node_ids for _ in range(each)] or None,
+        label_selector=chosen or setting.node_labels or None,
     )
 
 

@@ -167,6 +167,19 @@ def test_a_settings_trials_stay_on_one_kind_of_node() -> None:
     assert fleet.ask("a2", need(), "a") == ["new"]  # the analysis tells them apart
 
 
+def test_nodes_with_the_labels_that_are_named_are_what_is_granted() -> None:
+    fleet = Fleet(["a", "b", "c"])
+    fleet.add("one", **{"label:zone=a": 1.0})
+    fleet.add("two", **{"label:zone=b": 1.0})
+    there = need(**{"label:zone=b": 0.0001})
+    assert fleet.ask("a", there) == ["two"]
+    fleet.start("a", ["two"], there)
+    assert fleet.ask("b", there) == "wait"
+    assert fleet.ask("c", need()) == ["one"]  # which the one that waits could not use
+    fleet.end("a", ["two"])
+    assert fleet.ask("b", there) == ["two"]
+
+
 def test_an_accelerator_that_is_named_is_what_is_granted() -> None:
     fleet = Fleet(["a"])
     fleet.add("old", **{"accelerator_type:V100": 1.0})

@@ -25,12 +25,14 @@ def test_counts_are_those_of_the_file_with_rays_defaults(tmp_path: Path) -> None
     file = tmp_path / "config.yaml"
     file.write_text(
         "max_workers: 5\nhead_node_type: head\navailable_node_types:\n"
-        "  head: {resources: {CPU: 0}}\n  few: {resources: {CPU: 8}, max_workers: 2}\n  many: {resources: {CPU: 4}}\n"
+        "  head: {resources: {CPU: 0}}\n  few: {resources: {CPU: 8}, labels: {zone: a}, max_workers: 2}\n"
+        "  many: {resources: {CPU: 4}}\n"
     )
     scaler = read_autoscaler(file)
     assert scaler is not None
     assert [(type_.name, type_.most) for type_ in scaler.types] == [("few", 2), ("many", 5)]
     assert len(scaler.to_come([{"CPU": 8.0, "memory": 1.0}])) == 4  # five of all types, and one is there
+    assert scaler.types[0].resources == {"CPU": 8, "label:zone=a": 1.0}
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "max_workers: many", "available_node_types: 3"])

@@ -107,6 +107,17 @@ def test_a_trial_takes_its_nodes_whole_and_each_worker_its_part() -> None:
             [cpu_node(**{"accelerator_type:A100": 1.0})],
             "no node has 'H100'; there is A100",
         ),
+        (
+            {"node_labels": {"zone": "c"}},
+            [cpu_node(**{"label:zone=a": 1.0}), cpu_node(**{"label:zone=b": 1.0, "label:rack=c": 1.0})],
+            "setting.node_labels: no node has zone=c; there is zone=a, zone=b (",
+        ),
+        ({"node_labels": {"zone": "c"}}, [cpu_node()], "no node has zone=c; there is none with zone"),
+        (
+            {"node_labels": {"zone": "a"}, "workers": 2, "nodes": 2},
+            [cpu_node(**{"label:zone=a": 1.0}), cpu_node()],
+            "needs 2 nodes with 1 CPU and a bench_slot each, labelled zone=a, and 1 of the nodes there will do",
+        ),
         ({}, [HEAD], "no node has a CPU for a worker (a Ray cluster of 1 node: 0 CPUs"),
     ],
 )
@@ -134,6 +145,9 @@ def test_kinds_that_are_not_compared_with_each_other_are_named_beforehand() -> N
     words = Place(cluster(*nodes)).in_words(trained(workers=2))
     assert "Nodes of 2 kinds would do (A100 and 4 CPUs; H100 and 4 CPUs)" in words
     assert "kinds" not in Place(cluster(*nodes)).in_words(trained(workers=2, accelerator="A100"))
+    nodes = (cpu_node(4, **{"label:zone=a": 1.0}), cpu_node(8, **{"label:zone=b": 1.0}))
+    assert "Nodes of 2 kinds" in Place(cluster(*nodes)).in_words(trained(workers=2))
+    assert "kinds" not in Place(cluster(*nodes)).in_words(trained(workers=2, node_labels={"zone": "a"}))
     spanning = Place(cluster(cpu_node(), cpu_node())).in_words(trained(workers=2, nodes=2))
     assert spanning.endswith("up to 2 trials at a time, each on nodes of its own, of 2 workers on 2 nodes")
 

@@ -1,5 +1,5 @@
 """A cluster that is only a head until a sweep wants nodes: Ray's own autoscaler, as `ray up` starts it, whose nodes are
-processes of this machine. One type of node comes, another one is never granted."""
+processes of this machine. Of two types that differ in their labels, one comes, and the other is never granted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 HEAD_ID = "f" * 51 + "00000"  # the provider numbers its nodes from it on
 SPACE = """
-setting: {model: lenet, dataset: digits, batch_size: 16, workers: 1, accelerator: [H100, T4]}
+setting:
+  {model: lenet, dataset: digits, batch_size: 16, workers: 1,
+   accelerator: T4, node_labels: [{market: spot}, {market: reserved}]}
 arms: {ddp: {engine: torch}, fsdp: {engine: fsdp}}
 protocol: {warmup_steps: 2, steps: 10, rounds: 1, telemetry: false}
 repeats: 1
@@ -36,7 +38,7 @@ repeats: 1
 
 def config(address: str) -> dict[str, object]:
     """The autoscaler's config: two types of workers, both from zero."""
-    each = {"min_workers": 0, "max_workers": 1, "labels": {}}
+    each = {"min_workers": 0, "max_workers": 1, "resources": {"CPU": 2, "bench_slot": 1, "accelerator_type:T4": 1}}
     setup = [f"{whose}setup_commands" for whose in ("", "head_", "worker_")]
     start = [f"{whose}start_ray_commands" for whose in ("head_", "worker_")]
     unused: dict[str, object] = {key: [] for key in [*setup, *start, "initialization_commands", "cluster_synced_files"]}
@@ -50,11 +52,8 @@ def config(address: str) -> dict[str, object]:
         "head_node_type": "ray.head.default",
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
-            "small": {"resources": {"CPU": 2, "bench_slot": 1, "accelerator_type:T4": 1}, "node_config": {}, **each},
-            "large": {
-                "resources": {"CPU": 2, "bench_slot": 1, "accelerator_type:H100": 1}, "node_config": {"quota": 0},
-                **each,
-            },
+            "given": {"labels": {"market": "spot"}, "node_config": {}, **each},
+            "refused": {"labels": {"market": "reserved"}, "node_config": {"quota": 0}, **each},
         },
     }  # fmt: skip
 
@@ -118,17 +117,21 @@ def test_nodes_come_from_zero_and_what_is_never_granted_ends_with_a_line(command
 
     refused = commands.run("sweep", "space=grows.yaml", "setting.accelerator=A100")
     assert refused.returncode == 2
-    assert "setting.accelerator: no node has 'A100'; there is H100, T4" in refused.stderr
+    assert "setting.accelerator: no node has 'A100'; there is T4" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+    refused = commands.run("sweep", "space=grows.yaml", "setting.node_labels.market=block")
+    assert refused.returncode == 2
+    assert "no node has market=block; there is market=reserved, market=spot" in refused.stderr
 
     done = commands.run("sweep", "space=grows.yaml", "sweep=s", "wait=0.75", timeout=500)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    waiting = r"waiting for 1 node with (T4|H100), 1 CPU and a bench_slot: .* at most 45 s"
+    waiting = r"waiting for 1 node with T4, 1 CPU and a bench_slot, labelled market=(spot|reserved): .* at most 45 s"
     assert re.search(waiting, done.stdout), done.stdout
     rows = Ledger(commands.folder / "mlruns/ledger/grows/s").rows()
     assert {(row["arm"], row["status"]) for row in rows} == {("ddp", "ok"), ("fsdp", "ok")}
     assert {json.loads(row["placement"])[0]["node"] for row in rows} == {socket.gethostname()}
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("not run: "))
-    assert re.search(r"waited 4[5-9] s for 1 node with H100, 1 CPU and a bench_slot, in vain", line), line
+    reserved = "1 node with T4, 1 CPU and a bench_slot, labelled market=reserved"
+    assert re.search(rf"waited 4[5-9] s for {reserved}, in vain", line), line
     assert done.stderr.strip().startswith("raybench: 1 of 2 trials could not be run to their end")

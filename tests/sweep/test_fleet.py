@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
 import shutil
 import subprocess
@@ -134,6 +136,48 @@ def test_a_cluster_of_another_python_is_told(cluster: Cluster, tmp_path: Path) -
         head.internal_kv_put(key, kept, True, namespace)
     assert told.startswith("raybench: this process and the Ray cluster do not fit: Version mismatch: ")
     assert "Python: 3.10.1" in told
+
+
+def another_python() -> Path | None:
+    """A Python of this system that can import what this one can, and has another patch level."""
+    mine = sys.version_info
+    found = Path(f"/usr/bin/python{mine.major}.{mine.minor}")
+    if not found.exists():
+        return None
+    told = subprocess.run([found, "-c", "import sys; print(sys.version_info[2])"], capture_output=True, check=True)
+    return found if int(told.stdout) != mine.micro else None
+
+
+def test_a_node_of_another_python_is_named(cluster: Cluster, tmp_path: Path) -> None:
+    """Ray lets it join only where it is told that the patch level does not matter."""
+    python = another_python()
+    if python is None:
+        pytest.skip("this system has no Python of another patch level")
+    (tmp_path / "sizes.yaml").write_text(SPACE)
+    commands = commands_on(cluster, tmp_path)
+    paths = [str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
+    environment = {**commands.environment, "PYTHONPATH": os.pathsep.join(paths)}
+    start = [
+        str(python), "-m", "ray.scripts.scripts", "start", "--block", f"--address={cluster.address}", "--num-cpus=2",
+        '--resources={"bench_slot": 1}', "--node-name=older",
+    ]  # fmt: skip
+    refused = subprocess.run(start, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert refused.returncode != 0
+    assert "Version mismatch" in refused.stderr
+    with (tmp_path / "node.txt").open("w") as log:
+        environment["RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL"] = "minor"
+        node = subprocess.Popen(start, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while "Ray runtime started" not in (tmp_path / "node.txt").read_text():
+            assert node.poll() is None, (tmp_path / "node.txt").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "node.txt").read_text()
+            time.sleep(0.2)
+        told = refusal(commands)
+    finally:
+        node.terminate()
+        node.wait(timeout=60)
+    assert re.match(rf"raybench: node older: python 3\.\d+\.\d+ and not {platform.python_version()}; every", told)
 
 
 # Runs a command for which there is a disk of its own at its first word, and at which it finds the file of its second.
