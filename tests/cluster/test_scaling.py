@@ -119,7 +119,7 @@ def test_nodes_come_from_zero_and_what_is_never_granted_ends_with_a_line(command
     assert refused.returncode == 2
     assert "setting.accelerator: no node has 'A100'; there is T4" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
-    refused = commands.run("sweep", "space=grows.yaml", "setting.node_labels.market=block")
+    refused = commands.run("sweep", "space=grows.yaml", "setting.node_labels=[{market: block}]")
     assert refused.returncode == 2
     assert "no node has market=block; there is market=reserved, market=spot" in refused.stderr
 

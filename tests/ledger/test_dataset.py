@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from raybench.declare.space import load_space
 from raybench.errors import UserError
 from raybench.ledger.columns import CONTRACT, SCHEMA
 from raybench.ledger.dataset import Ledger, write_rows
-from raybench.ledger.reading import read_ledger
+from raybench.ledger.reading import join_small, read_ledger
 from raybench.outcome import Failure, Measurement, Outcome
 from raybench.plan import Leg, Trial, build_plan
 from tests.conftest import ROOT
@@ -121,6 +122,22 @@ def test_many_single_files_become_one(tmp_path: Path) -> None:
     assert sorted(ledger.rows(), key=lambda row: row["leg_id"]) == before
     (tmp_path / "leg-left.parquet").write_bytes(single)  # as when it stops before the last file is gone
     assert sorted(ledger.rows(), key=lambda row: row["leg_id"]) == before
+
+
+@pytest.mark.parametrize(
+    ("sizes", "joined_sizes"),
+    [
+        ([], []), ([1], [1]), ([1, 2, 300, 1], [3, 300, 1]), ([300, 1, 1], [300, 2]), ([1] * 1030, [512, 512, 6]),
+        ([300, 300], [300, 300]),
+    ],
+)  # fmt: skip
+def test_small_tables_are_joined_in_their_order(sizes: list[int], joined_sizes: list[int]) -> None:
+    begins = itertools.accumulate(sizes, initial=0)
+    tables = [pa.table({"n": list(range(begin, begin + size))}) for begin, size in zip(begins, sizes, strict=False)]
+    joined = list(join_small(tables))
+    assert [n for table in joined for n in table["n"].to_pylist()] == list(range(sum(sizes)))
+    assert [len(table) for table in joined] == joined_sizes
+    assert all(table["n"].num_chunks == 1 for table in joined)
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
