@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -203,10 +204,10 @@ def test_a_cluster_from_ray_up_to_nothing_left(machines: tuple[Laptop, list[Host
         assert _runs_of_mlflow(address) > LEGS
     _say("fetched", began)
 
-    laptop.exec("pkill -f '[m]lflow server'")
+    laptop.ssh(head, "pkill -f '[m]lflow server'")
     laptop.ray("down", "--yes", str(laptop.cluster))
-    for host in (one, two):
-        laptop.ssh(host, "source ~/.raybench; ray stop")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda host: laptop.ssh(host, "source ~/.raybench; ray stop"), (one, two)))
     for host in (head, one, two):
         _wait_for(lambda host=host: not host.processes(), 30, lambda host=host: f"{host.name}: {host.processes()}")
     _say("down", began)
