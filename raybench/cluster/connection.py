@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import yaml
 from ray._private import ray_constants, services
 
 from raybench.cluster import authentication
-from raybench.cluster.fleet import SLOT, Autoscaler, NodeType, labels_as_amounts
+from raybench.cluster.fleet import SLOT, Autoscaler, NodeType, node_amounts
 from raybench.cluster.placement import Cluster, connection_problem
 from raybench.driver.recorder import ACTOR_NAMESPACE
 from raybench.errors import UserError
@@ -162,8 +162,7 @@ def end_own_ray() -> None:
 
 
 def _nodes() -> tuple[dict[str, float], ...]:
-    living = [node for node in ray.nodes() if node["Alive"]]
-    return tuple(dict(node["Resources"]) | labels_as_amounts(node["Labels"]) for node in living)
+    return tuple(node_amounts(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"])
 
 
 def log_folder() -> str:
@@ -207,11 +206,6 @@ def _autoscaling_config(gcs_address: str) -> Path | None:
     return None
 
 
-def _amounts(type_: Mapping[str, Any]) -> dict[str, float]:
-    """The resources and the labels of a node type's config."""
-    return dict(type_.get("resources") or {}) | labels_as_amounts(type_.get("labels") or {})
-
-
 def read_autoscaler(path: Path) -> Autoscaler | None:
     """The worker types of an autoscaler's config, as `ray up` takes it; None where it cannot be read."""
     try:
@@ -219,7 +213,11 @@ def read_autoscaler(path: Path) -> Autoscaler | None:
         most = int(config.get("max_workers", 2))  # Ray's default
         head = config.get("head_node_type")
         types = [
-            NodeType(name, _amounts(type_), min(most, int(type_.get("max_workers", most))))
+            NodeType(
+                name,
+                node_amounts(type_.get("resources"), type_.get("labels")),
+                min(most, int(type_.get("max_workers", most))),
+            )
             for name, type_ in (config.get("available_node_types") or {}).items()
             if name != head
         ]

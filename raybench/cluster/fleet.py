@@ -92,6 +92,11 @@ def labels_as_amounts(labels: Mapping[str, str], amount: float = 1.0) -> dict[st
     return {f"{LABEL}{key}={value}": amount for key, value in labels.items()}
 
 
+def node_amounts(resources: Amounts | None, labels: Mapping[str, str] | None) -> dict[str, float]:
+    """What a node has, by its resources and its labels as Ray tells them."""
+    return dict(resources or {}) | labels_as_amounts(labels or {})
+
+
 def labels_of(amounts: Amounts) -> list[str]:
     """The labels among amounts, as `zone=a`."""
     return sorted(name.removeprefix(LABEL) for name in amounts if name.startswith(LABEL))

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybench.cluster.fleet import HEAD, Node, labels_as_amounts
+from raybench.cluster.fleet import HEAD, Node, node_amounts
 from raybench.cluster.placement import Cluster, need_of
 from raybench.cluster.versions import own_versions, version_differences
 from raybench.declare.catalog import own_model_file
@@ -31,8 +31,8 @@ def look() -> list[Node]:
         Node(
             node["NodeID"],
             names[node["NodeID"]],
-            dict(node["Resources"]) | labels_as_amounts(node["Labels"]),
-            dict(free.get(node["NodeID"], {})) | labels_as_amounts(node["Labels"]),
+            node_amounts(node["Resources"], node["Labels"]),
+            node_amounts(free.get(node["NodeID"]), node["Labels"]),
         )
         for node in ray.nodes()
         if node["NodeID"] in names

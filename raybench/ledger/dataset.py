@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from raybench.ledger.columns import SCHEMA, build_row
 from raybench.ledger.reading import (
     DamagedFile,
-    join_small,
     num_readers,
     parquet_files,
     read_file,
+    read_files,
     read_ledger,
     scan_file,
     scan_files,
@@ -166,8 +166,7 @@ class Ledger:
         singles = [file for names, file in files_below(self.folder, "leg-*.parquet") if len(names) == 1]
         if len(singles) < min_files:
             return False
-        tables = join_small(table for _, table in scan_files(singles))
-        merged = pa.concat_tables(list(tables), promote_options="default")
+        merged = read_files(singles)
         columns = [
             merged[field.name] if field.name in merged.column_names else pa.nulls(len(merged), field.type)
             for field in SCHEMA

@@ -92,17 +92,18 @@ def scan_files(
 
 def join_small(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows in fewer tables: a table of one row takes twenty times the memory of its values."""
-    small: list[pa.Table] = []
-    for table in tables:
-        if len(table) <= _SMALL_FILE_ROWS:
-            small.append(table)
-        if small and (len(table) > _SMALL_FILE_ROWS or len(small) == _JOINED_TABLES):
-            yield pa.concat_tables(small, promote_options="default").combine_chunks()
-            small = []
-        if len(table) > _SMALL_FILE_ROWS:
-            yield table
-    if small:
-        yield pa.concat_tables(small, promote_options="default").combine_chunks()
+    for is_small, group in itertools.groupby(tables, lambda table: len(table) <= _SMALL_FILE_ROWS):
+        if not is_small:
+            yield from group
+            continue
+        while some := list(itertools.islice(group, _JOINED_TABLES)):
+            yield pa.concat_tables(some, promote_options="default").combine_chunks()
+
+
+def read_files(files: Sequence[AnyPath], columns: list[str] | None = None) -> pa.Table:
+    """All rows of these files, in order. Raises UserError as `read_file` does."""
+    tables = join_small(table for _, table in scan_files(files, columns))
+    return pa.concat_tables(list(tables), promote_options="default")
 
 
 def num_readers(files: Sequence[AnyPath]) -> int:
@@ -175,8 +176,7 @@ def read_ledger(path: AnyPath, columns: list[str] | None = None) -> pa.Table:
     Raises UserError as `read_file` and `ledger_files` do.
     """
     wanted = columns if columns is None or "leg_id" in columns else [*columns, "leg_id"]
-    tables = join_small(table for _, table in scan_files(ledger_files(path), wanted))
-    table = pa.concat_tables(list(tables), promote_options="default")
+    table = read_files(ledger_files(path), wanted)
     seen: dict[str, int] = {}
     for index, leg_id in enumerate(table["leg_id"].to_pylist()):
         seen.setdefault(leg_id, index)

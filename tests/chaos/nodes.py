@@ -12,17 +12,15 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tests.conftest import command_environment
-from tests.sweep.test_interrupt import MARK, processes_of
+from tests.sweep.processes import MARK, end_all
 
 
 class Nodes:
@@ -88,9 +86,7 @@ def main(number: int) -> None:
 
     def restart() -> None:
         cluster.shutdown()
-        for process in set(processes_of(os.environ[MARK])) - {os.getpid()}:  # it locked itself up in its exit
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        end_all(os.environ[MARK], but=os.getpid())  # what locked itself up in its exit
         start()
 
     cluster: Any = None

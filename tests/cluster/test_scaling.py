@@ -4,24 +4,20 @@ processes of this machine. Of two types that differ in their labels, one comes, 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from raybench.ledger.dataset import Ledger
 from tests.conftest import Commands, command_environment
-from tests.sweep.processes import MARK, processes_of
+from tests.sweep.processes import MARK, end_all, wait_until_up
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -88,24 +84,11 @@ def commands(tmp_path: Path) -> Iterator[Commands]:
         with (tmp_path / "head.txt").open("w") as log:
             head = subprocess.Popen(words, env=environment, cwd=tmp_path, stdout=log, stderr=log)
         try:
-            deadline = time.monotonic() + 120
-            while "Ray runtime started" not in (tmp_path / "head.txt").read_text():
-                assert head.poll() is None, (tmp_path / "head.txt").read_text()
-                assert time.monotonic() < deadline, (tmp_path / "head.txt").read_text()
-                time.sleep(0.2)
+            wait_until_up(head, tmp_path / "head.txt")
             yield commands
         finally:
-            end(mark)
+            end_all(mark)  # the nodes that the autoscaler started too, which are processes of another session
             head.wait()
-
-
-def end(mark: str) -> None:
-    """Kill the head, and the nodes that its autoscaler started, which are processes of another session."""
-    while left := processes_of(mark):
-        for number in left:
-            with suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
-        time.sleep(0.1)
 
 
 def test_nodes_come_from_zero_and_what_is_never_granted_ends_with_a_line(commands: Commands) -> None:

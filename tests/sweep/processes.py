@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 MARK = "RAYBENCH_TEST_MARK"
@@ -34,6 +36,24 @@ def kill(mark: str, begin: str) -> list[int]:
     for number in numbers:
         os.kill(number, signal.SIGKILL)
     return numbers
+
+
+def end_all(mark: str, but: int = 0) -> None:
+    """SIGKILL until nothing with this mark is left `but` this process: what is killed may just have started another."""
+    while left := set(processes_of(mark)) - {but}:
+        for number in left:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def wait_until_up(node: subprocess.Popen[bytes], output: Path, seconds: float = 120) -> None:
+    """Wait until `ray start` has written that its node is up."""
+    deadline = time.monotonic() + seconds
+    while "Ray runtime started" not in output.read_text():
+        assert node.poll() is None, output.read_text()
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.2)
 
 
 def assert_nothing_is_left(mark: str, folder: Path, sweep: str) -> None:

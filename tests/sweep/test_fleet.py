@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import ROOT, Commands
+from tests.sweep.processes import wait_until_up
 from tests.sweep.test_node_loss import commands_on
 
 if TYPE_CHECKING:
@@ -168,11 +169,7 @@ def test_a_node_of_another_python_is_named(cluster: Cluster, tmp_path: Path) -> 
         environment["RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL"] = "minor"
         node = subprocess.Popen(start, env=environment, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 60
-        while "Ray runtime started" not in (tmp_path / "node.txt").read_text():
-            assert node.poll() is None, (tmp_path / "node.txt").read_text()
-            assert time.monotonic() < deadline, (tmp_path / "node.txt").read_text()
-            time.sleep(0.2)
+        wait_until_up(node, tmp_path / "node.txt", 60)
         told = refusal(commands)
     finally:
         node.terminate()
