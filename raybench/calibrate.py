@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
     if "json" in arguments.flags:
         print(json.dumps(calibration.to_json(), allow_nan=False, indent=1))
     else:
-        from raybench.analysis.calibration_view import print_calibration
+        from raybench.show.calibration import print_calibration
 
         print_calibration(calibration, console)
         console.print(f"\nkept in {path}; python -m raybench.plan on this machine uses it", soft_wrap=True)

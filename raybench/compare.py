@@ -30,10 +30,10 @@ from raybench.analysis.__main__ import read_number
 from raybench.analysis.inference import judge
 from raybench.analysis.question import find_question
 from raybench.analysis.results import number, plain, ratio
-from raybench.analysis.words import percent
 from raybench.cli import parse_arguments, run_command, suggest
 from raybench.errors import UserError
 from raybench.ledger.storage import to_path
+from raybench.show.words import percent
 
 USAGE = """
 usage: python -m raybench.compare A B [key=value ...] [--json] [--fail-on VERDICTS]

@@ -307,7 +307,7 @@ def main(argv: list[str]) -> int:
     values.pop("wait", None)  # of a sweep; here they change nothing
     values.pop("retry", None)
     plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
-    from raybench.planview import outlook, print_plan
+    from raybench.show.plan import outlook, print_plan
 
     if "json" in arguments.flags:
         print(plan.model_copy(update={"outlook": outlook(plan, space, results, price)}).model_dump_json(indent=1))

@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from raybench.analysis import analyse
-from raybench.analysis.terminal import print_analysis
 from raybench.cli import parse_arguments, run_command, suggest
 from raybench.cluster.placement import check_data, check_fits
 from raybench.declare.space import Space
@@ -34,6 +33,7 @@ from raybench.ledger.storage import AnyPath, hidden_folder, to_path, write_probl
 from raybench.outcome import FAILURE_KINDS
 from raybench.plan import Plan, plan_from_arguments
 from raybench.redaction import without_secrets
+from raybench.show.terminal import print_analysis
 from raybench.tracking.publishing import destination, publish
 
 USAGE = """

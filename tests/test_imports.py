@@ -53,7 +53,7 @@ def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
     ("module", "banned"),
     [
         ("raybench.plan", HEAVY),
-        ("raybench.planview", HEAVY),
+        ("raybench.show.plan", HEAVY),
         ("raybench.sweep", HEAVY),
         ("raybench.driver.recorder", HEAVY),
         ("raybench.analysis.__main__", HEAVY),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raybench.analysis import analyse, answer_in_words
+from raybench.analysis import analyse
+from raybench.show.words import answer_in_words
 from raybench.verify import check_report, check_rows, read_all
 from tests.conftest import ROOT
 

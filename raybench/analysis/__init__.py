@@ -9,7 +9,6 @@ Only trials are samples here: there is no function that takes steps, ranks or ro
 
 from raybench.analysis.analysis import analyse
 from raybench.analysis.results import Analysis, ArmSummary, Comparison, FailureCause, GroupSummary, Sensitivity
-from raybench.analysis.words import answer_in_words
 
 __all__ = [
     "Analysis",
@@ -19,5 +18,4 @@ __all__ = [
     "GroupSummary",
     "Sensitivity",
     "analyse",
-    "answer_in_words",
 ]

@@ -68,13 +68,13 @@ def main(argv: list[str]) -> int:
         indent = 1 if len(analysis.comparisons) <= 1000 else None
         print(json.dumps(analysis.to_json(), allow_nan=False, indent=indent))
     elif formats:
-        from raybench.analysis.tables import WRITERS
+        from raybench.show.tables import WRITERS
 
         sys.stdout.write(WRITERS[formats[0]](analysis))
     else:
         from rich.console import Console
 
-        from raybench.analysis.terminal import print_analysis
+        from raybench.show.terminal import print_analysis
 
         print_analysis(analysis, Console())
     return 0

@@ -19,7 +19,7 @@ from raybench.analysis.columns import parse_object
 from raybench.analysis.inference import Floats
 from raybench.analysis.regression import LEAST_MODELS, Design, calibration, fit
 from raybench.analysis.results import Analysis, Comparison, number, ratio
-from raybench.analysis.words import percent
+from raybench.show.words import percent
 
 MODEL_FACTS: Final = ("num_parameters", "num_parameter_tensors", "flops_per_byte")  # as legs state them
 NUMERIC: Final = ("batch_size", "workers", *MODEL_FACTS)

@@ -19,9 +19,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from raybench.analysis.words import percent
 from raybench.driver.progress import Progress, SpeedupSoFar
 from raybench.durations import in_words
+from raybench.show.words import percent
 
 Level = Literal["quiet", "normal", "verbose"]
 # From this many legs on, lines tell of trials and not of legs, and at most one in ten seconds.

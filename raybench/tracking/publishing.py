@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from raybench.analysis import Analysis, Comparison, analyse, answer_in_words
-from raybench.analysis.tables import table_rows
+from raybench.analysis import Analysis, Comparison, analyse
 from raybench.errors import UserError
 from raybench.ledger.dataset import Ledger, write_rows
 from raybench.ledger.storage import AnyPath, copy_folder, write_whole
 from raybench.redaction import first_line, without_secrets
+from raybench.show.tables import table_rows
+from raybench.show.words import answer_in_words
 from raybench.tracking import runs, views
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def publish(folder: AnyPath, tracking_uri: str, artifact_root: str, *, report: b
 
 
 def _write_report(analysis: Analysis, folder: AnyPath) -> AnyPath:
-    from raybench.report import write_report
+    from raybench.show.report import write_report
 
     return write_report(analysis, [folder], folder / "_report")[0]
 

@@ -203,7 +203,7 @@ def test_bad_commands_are_one_line(tmp_path: Path, arguments: list[str], message
 
 def test_no_heavy_import_not_even_by_way_of_others() -> None:
     code = (
-        "import sys, raybench.analysis.__main__, raybench.analysis.terminal, raybench.analysis.tables;"
+        "import sys, raybench.analysis.__main__, raybench.show.terminal, raybench.show.tables;"
         "print([m for m in ('ray', 'torch', 'mlflow', 'pandas', 'statsmodels', 'omegaconf') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

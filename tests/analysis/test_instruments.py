@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from raybench.analysis import Analysis, Comparison, analyse
-from raybench.analysis.words import memory_held, work_done
 from raybench.peaks import datasheet_tflops
+from raybench.show.words import memory_held, work_done
 from tests.analysis.ledgers import leg, paired, write
 
 HOG = "foreign CPU use"

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.analysis import Analysis, analyse, answer_in_words
-from raybench.analysis.tables import WRITERS
+from raybench.analysis import Analysis, analyse
+from raybench.show.tables import WRITERS
+from raybench.show.words import answer_in_words
 from tests.analysis.ledgers import leg, write
 
 ARMS = ("ddp", "zero1", "zero3")

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from raybench.analysis import Analysis, analyse, answer_in_words
+from raybench.analysis import Analysis, analyse
 from raybench.analysis.inference import t_quantile
 from raybench.analysis.ladder import Ladder
 from raybench.analysis.scaling import welch_interval
-from raybench.analysis.tables import WRITERS
-from raybench.analysis.terminal import print_analysis
 from raybench.analysis.tradeoffs import fieller
-from raybench.analysis.words import break_even, trade_off
 from raybench.errors import UserError
+from raybench.show.tables import WRITERS
+from raybench.show.terminal import print_analysis
+from raybench.show.words import answer_in_words, break_even, trade_off
 from tests.analysis.ledgers import leg, paired, write
 
 RATIOS = [0.62, 0.63, 0.61, 0.62]

@@ -20,11 +20,11 @@ from raybench.ledger.dataset import Ledger
 from raybench.ledger.reading import ledger_files, read_ledger
 from raybench.ledger.storage import AnyPath, copy_folder, to_path
 from raybench.plan import build_plan
-from raybench.report.__main__ import main as report
+from raybench.report import main as report
 from raybench.tracking.publishing import publish
 from raybench.verify import main as verify
 from tests.ledger.test_dataset import FAILURE, MEASUREMENT, first_leg
-from tests.report.ledgers import rich_ledger
+from tests.show.ledgers import rich_ledger
 from tests.storage.store import Store
 
 MILLISECONDS = {"ddp": 100.0, "zero1": 104.0, "zero3": 150.0}

@@ -14,7 +14,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from raybench.tracking import views
 from raybench.tracking.publishing import publish
-from tests.report.ledgers import rich_ledger
+from tests.show.ledgers import rich_ledger
 from tests.tracking.conftest import Server
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from raybench.errors import UserError
 from raybench.ledger.reading import read_ledger
 from raybench.tracking import publishing
 from tests.analysis.ledgers import leg, paired, write
-from tests.report.ledgers import rich_ledger
+from tests.show.ledgers import rich_ledger
 
 pytestmark = pytest.mark.slow
 

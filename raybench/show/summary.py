@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raybench.analysis import Analysis
-from raybench.analysis.tables import table_rows
-from raybench.analysis.terminal import how_obtained
-from raybench.analysis.words import answer_in_words
-from raybench.report.findings import caveats, failures
-from raybench.report.style import Plot
+from raybench.show.figures.style import Plot
+from raybench.show.findings import caveats, failures
+from raybench.show.tables import table_rows
+from raybench.show.terminal import how_obtained
+from raybench.show.words import answer_in_words
 
 MOST_ROWS = 40
 _SPECIAL = "\\`*_{}[]|~#"

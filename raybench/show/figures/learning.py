@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from raybench.analysis import Analysis
-from raybench.report.style import COLOURS, Plot, arm_style, new_figure, shorten
+from raybench.show.figures.style import COLOURS, Plot, arm_style, new_figure, shorten
 
 COLUMNS: Final = ("step_losses", "epoch_seconds", "epoch_accuracy", "protocol")
 _MOST_POINTS: Final = 200

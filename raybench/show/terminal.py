@@ -14,7 +14,7 @@ from rich.table import Table
 
 from raybench.analysis.results import Analysis, ArmSummary, Comparison
 from raybench.analysis.scaling import BestBatch, Efficiency
-from raybench.analysis.words import (
+from raybench.show.words import (
     answer_in_words,
     break_even,
     caveat_places,

@@ -12,19 +12,19 @@ from xml.etree import ElementTree
 
 import pytest
 
-from raybench.analysis import analyse, answer_in_words
+from raybench.analysis import analyse
 from raybench.analysis.simulation import Truth, simulate_ledger
-from raybench.analysis.terminal import cost
 from raybench.cli import main as raybench
 from raybench.errors import UserError
-from raybench.report import write_report
-from raybench.report.__main__ import main
-from raybench.report.page import render_page
-from raybench.report.steps import read_steps
-from raybench.report.writing import draw_all
+from raybench.report import main
+from raybench.show.figures.steps import read_steps
+from raybench.show.page import render_page
+from raybench.show.report import draw_all, write_report
+from raybench.show.terminal import cost
+from raybench.show.words import answer_in_words
 from tests.analysis.ledgers import leg, paired, write
 from tests.conftest import Commands
-from tests.report.ledgers import ODD
+from tests.show.ledgers import ODD
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 

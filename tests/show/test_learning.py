@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raybench.report.learning import curves_of
+from raybench.show.figures.learning import curves_of
 
 
 def row(setting: str = "a", arm: str = "ddp", **changes: Any) -> dict[str, Any]:

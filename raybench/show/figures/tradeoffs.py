@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from raybench.analysis import Analysis
-from raybench.analysis.terminal import MIN_SETTINGS
-from raybench.analysis.words import percent
-from raybench.report.legfigures import arms_of
-from raybench.report.style import COLOURS, VERDICT_STYLE, Plot, arm_style, new_figure, ratio_axis, shorten
+from raybench.show.figures.legs import arms_of
+from raybench.show.figures.style import COLOURS, VERDICT_STYLE, Plot, arm_style, new_figure, ratio_axis, shorten
+from raybench.show.terminal import MIN_SETTINGS
+from raybench.show.words import percent
 
 
 def memory_and_speed(analysis: Analysis) -> Plot | None:

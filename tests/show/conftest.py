@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raybench.report.__main__ import main
-from tests.report.ledgers import rich_ledger
+from raybench.report import main
+from tests.show.ledgers import rich_ledger
 
 
 @pytest.fixture(scope="session")

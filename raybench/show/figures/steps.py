@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from raybench.analysis import Analysis
 from raybench.ledger.reading import ledger_files, scan_files
 from raybench.ledger.storage import AnyPath
-from raybench.report.learning import COLUMNS as LEARNING
-from raybench.report.learning import Curve, curves_of
+from raybench.show.figures.learning import COLUMNS as LEARNING
+from raybench.show.figures.learning import Curve, curves_of
 
 PHASES: Final = ("data", "forward", "backward", "optimizer")
 MOST_SETTINGS: Final = 6

@@ -9,16 +9,16 @@ from dataclasses import replace
 
 from raybench import __version__
 from raybench.analysis import Analysis
-from raybench.analysis.tables import to_csv
-from raybench.analysis.words import also_differ
 from raybench.errors import UserError
 from raybench.ledger.storage import AnyPath
-from raybench.report import legfigures, speedups, tradefigures
-from raybench.report.learning import learning
-from raybench.report.page import render_page
-from raybench.report.steps import Steps, read_steps
-from raybench.report.style import Plot, drawing, save, settle
-from raybench.report.summary import to_summary
+from raybench.show.figures import legs, speedups, tradeoffs
+from raybench.show.figures.learning import learning
+from raybench.show.figures.steps import Steps, read_steps
+from raybench.show.figures.style import Plot, drawing, save, settle
+from raybench.show.page import render_page
+from raybench.show.summary import to_summary
+from raybench.show.tables import to_csv
+from raybench.show.words import also_differ
 
 
 def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:
@@ -28,15 +28,15 @@ def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:
             speedups.forest(analysis),
             speedups.distribution(analysis),
             speedups.heat_map(analysis),
-            tradefigures.profile(analysis),
-            legfigures.phases(analysis, steps),
+            tradeoffs.profile(analysis),
+            legs.phases(analysis, steps),
             learning(analysis, steps.curves),
-            tradefigures.memory_and_speed(analysis),
-            tradefigures.ladder(analysis),
-            tradefigures.scaling(analysis),
-            legfigures.traces(analysis, steps),
-            legfigures.order_and_drift(analysis),
-            legfigures.failures(analysis),
+            tradeoffs.memory_and_speed(analysis),
+            tradeoffs.ladder(analysis),
+            tradeoffs.scaling(analysis),
+            legs.traces(analysis, steps),
+            legs.order_and_drift(analysis),
+            legs.failures(analysis),
         )
         drawn = [_noted(plot, also_differ(analysis)) for plot in plots if plot is not None]
         for plot in drawn:

@@ -12,10 +12,10 @@ from matplotlib.ticker import MaxNLocator
 from raybench.analysis import Analysis
 from raybench.analysis.caveats import INPUT_BOUND_SHARE
 from raybench.analysis.pairs import mean_by
-from raybench.analysis.terminal import cost
-from raybench.analysis.words import percent
-from raybench.report.steps import PHASES, Steps
-from raybench.report.style import COLOURS, Plot, arm_style, new_figure, shorten
+from raybench.show.figures.steps import PHASES, Steps
+from raybench.show.figures.style import COLOURS, Plot, arm_style, new_figure, shorten
+from raybench.show.terminal import cost
+from raybench.show.words import percent
 
 _MOST_POINTS = 1000
 _MOST_ARMS = 6

@@ -45,8 +45,9 @@ def main(argv: list[str]) -> int:
     if arguments.values.get("out") == "":
         raise UserError("out= is empty; name a folder")
 
-    from raybench.analysis import analyse, answer_in_words
-    from raybench.report import write_report
+    from raybench.analysis import analyse
+    from raybench.show.report import write_report
+    from raybench.show.words import answer_in_words
 
     analysis = analyse(
         paths,

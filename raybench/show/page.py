@@ -12,12 +12,12 @@ from markupsafe import Markup
 
 from raybench import __version__
 from raybench.analysis import Analysis, ArmSummary, Comparison
-from raybench.analysis.terminal import MIN_SETTINGS, cost, how_obtained, tally
-from raybench.analysis.words import also_differ, answer_in_words, break_even, memory_held, percent, trade_off, work_done
 from raybench.ledger.storage import AnyPath
-from raybench.report import findings
-from raybench.report.speedups import label
-from raybench.report.style import COLOURS, VERDICT_STYLE, Plot, inline_svg
+from raybench.show import findings
+from raybench.show.figures.speedups import label
+from raybench.show.figures.style import COLOURS, VERDICT_STYLE, Plot, inline_svg
+from raybench.show.terminal import MIN_SETTINGS, cost, how_obtained, tally
+from raybench.show.words import also_differ, answer_in_words, break_even, memory_held, percent, trade_off, work_done
 
 MOST_ROWS: Final = 400  # of a table, and of a list
 _DARK: Final = {
@@ -67,7 +67,7 @@ def render_page(
 ) -> str:
     """The whole page; `drawings` holds each plot's SVG by its name."""
     environment = Environment(
-        loader=PackageLoader("raybench.report", "."),
+        loader=PackageLoader("raybench.show", "."),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

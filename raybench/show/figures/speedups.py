@@ -10,9 +10,9 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from raybench.analysis import Analysis, ArmSummary, Comparison
 from raybench.analysis.arms import TALLIES
-from raybench.analysis.terminal import MIN_SETTINGS
-from raybench.analysis.words import percent
-from raybench.report.style import COLOURS, VERDICT_STYLE, Plot, arm_style, new_figure, ratio_axis, shorten
+from raybench.show.figures.style import COLOURS, VERDICT_STYLE, Plot, arm_style, new_figure, ratio_axis, shorten
+from raybench.show.terminal import MIN_SETTINGS
+from raybench.show.words import percent
 
 MOST_ROWS = 60
 

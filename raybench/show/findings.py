@@ -14,9 +14,9 @@ import numpy as np
 
 from raybench.analysis import Analysis
 from raybench.analysis.columns import parse_object
-from raybench.analysis.words import caveat_places
 from raybench.ledger.reading import ledger_files
 from raybench.ledger.storage import AnyPath
+from raybench.show.words import caveat_places
 
 _MOST_PLACES = 6
 _MOST_VALUES = 5

@@ -12,8 +12,8 @@ from dataclasses import fields
 from typing import Final
 
 from raybench.analysis.results import Analysis, Comparison
-from raybench.analysis.terminal import cost, how_obtained
-from raybench.analysis.words import also_differ, answer_in_words
+from raybench.show.terminal import cost, how_obtained
+from raybench.show.words import also_differ, answer_in_words
 
 _LATEX: Final = {
     "\\": r"\textbackslash{}",
