@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import ray
 
-from raybench import outcome as outcomes
 from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
+from raybench.ledger import outcome as outcomes
 from raybench.ledger.dataset import Ledger
-from raybench.outcome import Measurement
+from raybench.ledger.outcome import Measurement
 from raybench.plan import Plan, build_plan
 
 NUM_STEPS = 100

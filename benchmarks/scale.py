@@ -89,8 +89,8 @@ def hand_over(trial: Any, name: str, config: dict[str, Any], _node_ids: list[str
     """In the place of `raybench.driver.trial.fit_torch`: every leg of a group has its outcome at once."""
     import ray
 
-    from raybench import outcome as outcomes
     from raybench.driver.recorder import ACTOR_NAMESPACE
+    from raybench.ledger import outcome as outcomes
 
     recorder = ray.get_actor(config["recorder"], namespace=ACTOR_NAMESPACE)
     place = {"node": f"node{int(trial.trial_id, 16) % 100}", "node_id": "0", "gpus": []}
@@ -104,7 +104,7 @@ def hand_over(trial: Any, name: str, config: dict[str, Any], _node_ids: list[str
 
 def made_up(seed: int) -> Any:
     """A leg of a hundred steps of about 10 ms."""
-    from raybench.outcome import Measurement
+    from raybench.ledger.outcome import Measurement
 
     steps = np.random.default_rng(seed).normal(0.01, 0.0003, 120)
     shares = {"data": 0.05, "forward": 0.3, "backward": 0.5, "optimizer": 0.1}

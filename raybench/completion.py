@@ -154,7 +154,7 @@ def _values(command: str, key: str, before: list[str], start: str) -> Iterable[s
     if key == "isolation" and command == "calibrate":
         return ["shared", "both"]
     if key == "retry":
-        from raybench.outcome import FAILURE_KINDS
+        from raybench.ledger.outcome import FAILURE_KINDS
 
         return ["failed", *FAILURE_KINDS]
     if key in _ARM_KEYS:

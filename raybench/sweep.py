@@ -29,8 +29,8 @@ from raybench.driver.progress import Progress
 from raybench.errors import Interrupted, NothingMeasured, StorageError, UserError
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.lock import sweep_lock
+from raybench.ledger.outcome import FAILURE_KINDS
 from raybench.ledger.storage import AnyPath, hidden_folder, to_path, write_problem
-from raybench.outcome import FAILURE_KINDS
 from raybench.plan import Plan, plan_from_arguments
 from raybench.redaction import without_secrets
 from raybench.show.terminal import print_analysis

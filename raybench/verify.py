@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Final
 
 from rich.console import Console
@@ -22,9 +23,10 @@ from raybench.cli import parse_arguments, run_command
 from raybench.declare.space import load_space
 from raybench.errors import UserError
 from raybench.ledger.dataset import Ledger
+from raybench.ledger.outcome import FAILURE_KINDS, machines
+from raybench.ledger.quantities import QUANTITIES
 from raybench.ledger.reading import DamagedFile, ledger_files, scan_file
 from raybench.ledger.storage import AnyPath, address, to_path
-from raybench.outcome import FAILURE_KINDS, machines
 from raybench.plan import build_plan
 
 USAGE = """
@@ -123,6 +125,9 @@ def _problems(row: dict[str, Any]) -> Iterator[str]:
         yield "a step_seconds that is no positive number"
     if waits and len(waits) != len(steps):
         yield f"{len(waits)} data_seconds beside {len(steps)} step_seconds"
+    for name, value in row.items():
+        if name in QUANTITIES and not isinstance(value, datetime) and (why := QUANTITIES[name].impossible(value)):
+            yield why
     if row["failure_kind"] is not None:
         yield f"ok, and yet with failure_kind {row['failure_kind']!r}"
 
@@ -215,9 +220,12 @@ def check_report(folder: AnyPath, stored_file: AnyPath) -> Iterator[str]:
 
 
 def _differences(stored: Any, found: Any, place: str) -> Iterator[str]:
-    """The places in which two JSON values differ, numbers by more than their last digits."""
+    """Where a computed JSON value is not the stored one, numbers by more than their last digits.
+
+    Keys that a later raybench adds are no difference: the stored report says nothing of them.
+    """
     if isinstance(stored, dict) and isinstance(found, dict):
-        for key in dict.fromkeys([*stored, *found]):
+        for key in stored:
             yield from _differences(stored.get(key), found.get(key), f"{place}.{key}" if place else key)
     elif isinstance(stored, list) and isinstance(found, list) and len(stored) == len(found):
         for index, (one, other) in enumerate(zip(stored, found, strict=True)):

@@ -25,55 +25,11 @@ from raybench.analysis.inference import Floats, Integers
 from raybench.analysis.steps import BadLeg, StepStatistics, summarize
 from raybench.errors import UserError
 from raybench.ledger import reading as ledger
+from raybench.ledger.quantities import QUANTITIES
 from raybench.ledger.storage import AnyPath
 
-TEXTS: Final = (
-    "sweep",
-    "space",
-    "setting_id",
-    "trial_id",
-    "leg_id",
-    "setting",
-    "model",
-    "family",
-    "dataset",
-    "precision",
-    "arm",
-    "engine",
-    "status",
-    "failure_kind",
-    "failure_message",
-    "facts",
-    "environment",
-    "protocol",
-    "process_group",
-    "differs",
-    "arm_config",
-    "batch_probes",
-    "contaminated",
-    "missing_instruments",
-    "memory_parts",
-)
-NUMBERS: Final = (
-    "global_batch",
-    "micro_batch",
-    "accumulation",
-    "workers",
-    "is_baseline",
-    "round",
-    "position",
-    "warmup_steps",
-    "samples_per_step",
-    "peak_device_bytes",
-    "peak_host_bytes",
-    "setup_seconds",
-    "train_seconds",
-    "accuracy",
-    "steady_from_step",
-    "skipped_steps",
-    "matmul_tflops",
-    "slots_per_node",
-)
+TEXTS: Final = tuple(name for name, quantity in QUANTITIES.items() if quantity.analysis == "text")
+NUMBERS: Final = tuple(name for name, quantity in QUANTITIES.items() if quantity.analysis == "number")
 _LISTS: Final = ("step_seconds", "data_seconds")
 _EPOCH_LISTS: Final = ("epoch_seconds", "epoch_accuracy")
 _TARGET: Final = "time_to_accuracy"  # seconds, infinity where the target was not reached

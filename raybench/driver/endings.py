@@ -13,7 +13,7 @@ import ray
 import ray.train
 
 from raybench.driver.deaths import Death, how_died
-from raybench.outcome import Failure, FailureKind
+from raybench.ledger.outcome import Failure, FailureKind
 from raybench.plan import Trial
 
 _CONNECT_SECONDS = 5.0

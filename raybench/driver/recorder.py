@@ -18,15 +18,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raybench import outcome as outcomes
 from raybench.cluster.admission import Queue
 from raybench.cluster.fleet import Autoscaler, Need, Node
 from raybench.driver.events import leg_event
 from raybench.driver.running import Running, RunningTrial
 from raybench.errors import StorageError
+from raybench.ledger import outcome as outcomes
 from raybench.ledger.dataset import Ledger
+from raybench.ledger.outcome import Failure, Outcome
 from raybench.ledger.storage import hidden_folder, to_path
-from raybench.outcome import Failure, Outcome
 from raybench.plan import Leg, Plan, Trial
 from raybench.redaction import without_secrets
 from raybench.tracking.mlflow_thread import MlflowThread

@@ -20,7 +20,6 @@ import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
-from raybench import outcome as outcomes
 from raybench.cluster.nodes import look
 from raybench.cluster.orphans import remove_orphaned_placement_groups
 from raybench.cluster.placement import Cluster, check_placement, need_of, threads_per_worker, use_gpu, worker_resources
@@ -28,7 +27,8 @@ from raybench.declare.datasets import WORKING_TREE
 from raybench.driver.deaths import oom_kills
 from raybench.driver.endings import failure_of, first_words, node_name, why_cut
 from raybench.driver.recorder import ACTOR_NAMESPACE
-from raybench.outcome import Outcome
+from raybench.ledger import outcome as outcomes
+from raybench.ledger.outcome import Outcome
 from raybench.plan import Leg, Trial
 
 _STARTS = 2  # how often a group may fail to start before its trial is given up

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raybench.ledger.columns import SCHEMA, build_row
+from raybench.ledger.outcome import Outcome
 from raybench.ledger.reading import (
     DamagedFile,
     num_readers,
@@ -27,7 +28,6 @@ from raybench.ledger.reading import (
     scan_files,
 )
 from raybench.ledger.storage import AnyPath, files_below, write_whole
-from raybench.outcome import Outcome
 
 if TYPE_CHECKING:
     from raybench.plan import Leg, Trial

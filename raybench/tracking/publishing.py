@@ -130,7 +130,7 @@ def summarize(analysis: Analysis, rows: Sequence[runs.Row], experiment_id: str) 
     arm_metrics = {key: runs.arm_metrics(members) for key, members in by_arm.items()}
     arm_tags: dict[tuple[str, str], dict[str, str]] = {}
     for key, members in by_arm.items():
-        if members[0]["is_baseline"] and "step_seconds_mean" in arm_metrics[key]:
+        if members[0]["is_baseline"] and "step_ms_mean" in arm_metrics[key]:
             arm_metrics[key] |= dict.fromkeys(("speedup", "speedup_low", "speedup_high", "memory_ratio"), 1.0)
             arm_metrics[key]["trials"] = float(len({row["trial_id"] for row in members if row["status"] == "ok"}))
             arm_tags[key] = {"raybench.verdict": "baseline"}

@@ -12,22 +12,18 @@ from typing import Any, Final
 
 import numpy as np
 
+from raybench.ledger.quantities import QUANTITIES
+
 Row = Mapping[str, Any]
 CURVE_POINTS: Final = 100  # of a thinned curve; the ledger has every step
 NONE: Final = "none"  # the value of a parameter that does not apply
-_COLUMNS: Final = (
-    "setting", "arm", "engine", "is_baseline", "model", "family", "dataset", "precision", "global_batch",
-    "micro_batch", "accumulation", "workers",
-)  # fmt: skip
 _FACTS: Final = (
     "num_parameters", "device", "autocast", "parameter_dtype", "gradient_dtype", "master_dtype",
     "communication_dtype", "gradient_clipping", "compiled", "activation_checkpointing", "buffer_broadcasts",
 )  # fmt: skip
-_PHASES: Final = ("forward_seconds", "backward_seconds", "optimizer_seconds")
-_SCALARS: Final = (
-    "peak_device_bytes", "peak_host_bytes", "setup_seconds", "train_seconds", "eval_seconds", "first_loss",
-    "final_loss", "accuracy", "accuracy_top5", "eval_loss", "skipped_steps", "energy_joules", "foreign_cpu_cores",
-)  # fmt: skip
+_PARAMS: Final = {name: quantity.param for name, quantity in QUANTITIES.items() if quantity.param}
+_METRICS: Final = tuple(quantity for quantity in QUANTITIES.values() if quantity.metric)
+_SCALES: Final = {"_ms": 1e3, "_mib": 2.0**-20}  # by the end of a metric's name: MLflow's pages show three decimals
 
 
 def arm_name(row: Row) -> str:
@@ -46,7 +42,7 @@ def arm_params(row: Row) -> dict[str, str]:
     What the leg was found to be (its facts) stands there where it says so, else `none`.
     """
     facts, config = json.loads(row["facts"]), json.loads(row["arm_config"])
-    params: dict[str, Any] = {key: row[key] for key in _COLUMNS}
+    params: dict[str, Any] = {param: row.get(name) for name, param in _PARAMS.items()}
     zero = (config.get("deepspeed_config") or {}).get("zero_optimization") or {}
     params["zero_stage"] = zero.get("stage", 0) if row["engine"] == "deepspeed" else None
     params["offload"] = config.get("offload") or ("all" if config.get("cpu_offload") else None)
@@ -77,18 +73,27 @@ def leg_metrics(row: Row) -> dict[str, float]:
         return {}
     begin = row["warmup_steps"]
     measured = np.asarray(row["step_seconds"][begin:])
-    p50, p90, p99 = np.percentile(measured, [50, 90, 99])
+    p50, p90, p99 = 1e3 * np.percentile(measured, [50, 90, 99])
     values = {
-        "step_seconds_mean": measured.mean(),
-        "step_seconds_p50": p50,
-        "step_seconds_p90": p90,
-        "step_seconds_p99": p99,
+        "step_ms_p50": p50,
+        "step_ms_p90": p90,
+        "step_ms_p99": p99,
         "samples_per_second": row["samples_per_step"] / measured.mean(),
         "data_wait_share": np.sum(row["data_seconds"][begin:]) / measured.sum(),
     }
-    values |= {f"{key}_mean": np.mean(row[key][begin:]) for key in _PHASES if row.get(key) is not None}
-    values |= {key: row[key] for key in _SCALARS if row.get(key) is not None}
+    for quantity in _METRICS:
+        value = row.get(quantity.name)
+        if value is None:
+            continue
+        if isinstance(value, list):
+            values[f"{quantity.metric}_mean"] = np.mean(value[begin:]) * _scale(quantity.metric)
+        else:
+            values[quantity.metric] = value * _scale(quantity.metric)
     return {key: float(value) for key, value in values.items()}
+
+
+def _scale(metric: str) -> float:
+    return next((factor for end, factor in _SCALES.items() if metric.endswith(end)), 1.0)
 
 
 def arm_metrics(rows: Sequence[Row]) -> dict[str, float]:
@@ -101,7 +106,7 @@ def arm_metrics(rows: Sequence[Row]) -> dict[str, float]:
     values = {name: float(np.mean([leg[name] for leg in legs if name in leg])) for name in names}
     if legs:
         (samples,) = {row["samples_per_step"] for row in rows if row["status"] == "ok"}
-        values["samples_per_second"] = samples / values["step_seconds_mean"]
+        values["samples_per_second"] = 1e3 * samples / values["step_ms_mean"]
     return {**values, "legs_measured": float(len(legs)), "legs_failed": float(len(rows) - len(legs))}
 
 
@@ -115,8 +120,8 @@ def leg_curves(row: Row) -> dict[str, list[tuple[int, float, float]]]:
         return {}
     ends = np.cumsum(row["step_seconds"])
     curves = {
-        name: _thinned(row[key], ends)
-        for key, name in (("step_seconds", "steps/step_seconds"), ("step_losses", "steps/loss"))
+        name: _thinned(row[key], ends, _scale(name))
+        for key, name in (("step_seconds", "steps/step_ms"), ("step_losses", "steps/loss"))
         if row.get(key) and len(row[key]) == len(ends)
     }
     epochs = np.cumsum(row.get("epoch_seconds") or [])
@@ -128,9 +133,9 @@ def leg_curves(row: Row) -> dict[str, list[tuple[int, float, float]]]:
     return {name: points for name, points in curves.items() if points}
 
 
-def _thinned(values: Sequence[float], ends: np.ndarray) -> list[tuple[int, float, float]]:
+def _thinned(values: Sequence[float], ends: np.ndarray, scale: float) -> list[tuple[int, float, float]]:
     parts = np.array_split(np.arange(len(ends)), min(CURVE_POINTS, len(ends)))
-    return [(int(part[-1]), float(ends[part[-1]]), float(np.mean([values[i] for i in part]))) for part in parts]
+    return [(int(part[-1]), float(ends[part[-1]]), scale * float(np.mean([values[i] for i in part]))) for part in parts]
 
 
 def dataset(row: Row) -> dict[str, str]:

@@ -15,13 +15,13 @@ _TAG: Final = "mlflow.sharedViewState."
 _CREATED: Final = 1_767_225_600_000  # any fixed time: the same tags are written again
 _ARM_COLUMNS: Final = (
     "params.`setting`", "params.`arm`", "metrics.`speedup`", "metrics.`speedup_low`", "metrics.`speedup_high`",
-    "tags.`raybench.verdict`", "metrics.`step_seconds_mean`", "metrics.`samples_per_second`",
-    "metrics.`peak_device_bytes`", "metrics.`peak_host_bytes`", "metrics.`final_loss`", "metrics.`accuracy`",
+    "tags.`raybench.verdict`", "metrics.`step_ms_mean`", "metrics.`samples_per_second`",
+    "metrics.`peak_device_mib`", "metrics.`peak_host_mib`", "metrics.`final_loss`", "metrics.`accuracy`",
 )  # fmt: skip
-_ARM_CHARTS: Final = ("speedup", "step_seconds_mean", "samples_per_second", "peak_device_bytes", "peak_host_bytes")
+_ARM_CHARTS: Final = ("speedup", "step_ms_mean", "samples_per_second", "peak_device_mib", "peak_host_mib")
 _LEG_COLUMNS: Final = (
-    "params.`setting`", "params.`arm`", "params.`repeat`", "params.`round`", "metrics.`step_seconds_mean`",
-    "metrics.`samples_per_second`", "metrics.`peak_device_bytes`", "metrics.`peak_host_bytes`",
+    "params.`setting`", "params.`arm`", "params.`repeat`", "params.`round`", "metrics.`step_ms_mean`",
+    "metrics.`samples_per_second`", "metrics.`peak_device_mib`", "metrics.`peak_host_mib`",
     "metrics.`final_loss`", "metrics.`accuracy`", "attributes.`Duration`",
 )  # fmt: skip
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
 from raybench.ledger.dataset import Ledger
-from raybench.outcome import Outcome
+from raybench.ledger.outcome import Outcome
 from raybench.plan import Leg, Plan, Trial
 from raybench.training.ranks import Ranks
 from raybench.training.worker import run_legs

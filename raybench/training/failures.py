@@ -13,7 +13,7 @@ import traceback
 import torch
 
 from raybench.declare.datasets import BadData
-from raybench.outcome import FailureKind
+from raybench.ledger.outcome import FailureKind
 from raybench.redaction import without_secrets
 from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.leg import NotFinite

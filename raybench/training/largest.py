@@ -24,8 +24,8 @@ from typing import Any
 import psutil
 
 from raybench.declare.datasets import facts_of
+from raybench.ledger.outcome import FailureKind
 from raybench.machine import Fingerprint
-from raybench.outcome import FailureKind
 from raybench.plan import Leg, Trial
 from raybench.training.ranks import Ranks
 

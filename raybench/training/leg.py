@@ -11,7 +11,7 @@ import torch
 
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
-from raybench.outcome import Measurement
+from raybench.ledger.outcome import Measurement
 from raybench.plan import Leg, Trial
 from raybench.steady import steady_from_step
 from raybench.training import facts, memory

@@ -14,8 +14,8 @@ from raybench.declare.arms import DeepSpeedArm
 from raybench.declare.datasets import BadData
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
+from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.machine import fingerprint
-from raybench.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.plan import Leg, Trial
 from raybench.training import memory
 from raybench.training.datasets import check_data, fetch

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench.declare.datasets import WORKING_TREE
-from raybench.outcome import Failure, Measurement, Outcome
+from raybench.ledger.outcome import Failure, Measurement, Outcome
 from raybench.plan import Leg, Trial
 
 SCRIPT = "chaos.json"

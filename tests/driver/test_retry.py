@@ -10,7 +10,7 @@ from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
 from raybench.errors import UserError
 from raybench.ledger.dataset import Ledger
-from raybench.outcome import FAILURE_KINDS, Failure
+from raybench.ledger.outcome import FAILURE_KINDS, Failure
 from raybench.plan import Plan, build_plan
 from raybench.sweep import _kinds, main, withdraw_failed
 from tests.ledger.test_dataset import MEASUREMENT

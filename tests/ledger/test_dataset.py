@@ -12,15 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raybench import outcome as outcomes
 from raybench.declare.space import load_space
 from raybench.errors import UserError
-from raybench.ledger.columns import CONTRACT, SCHEMA
+from raybench.ledger import outcome as outcomes
+from raybench.ledger.columns import SCHEMA
 from raybench.ledger.dataset import Ledger, write_rows
+from raybench.ledger.outcome import Failure, Measurement, Outcome
 from raybench.ledger.reading import join_small, read_ledger
-from raybench.outcome import Failure, Measurement, Outcome
 from raybench.plan import Leg, Trial, build_plan
-from tests.conftest import ROOT
 
 MEASUREMENT = Measurement(
     step_seconds=[0.5, 0.25, 0.125],
@@ -44,14 +43,6 @@ FAILURE = Failure("crashed", "rank 1: its process died", environment={"node": "n
 
 def first_leg(number: int = 0) -> tuple[Trial, Leg]:
     return build_plan(*load_space("quickstart")).legs()[number]
-
-
-def documented(beyond_the_contract: bool) -> dict[str, str]:
-    """Column -> type, from the format's own description in the documentation."""
-    contract, beyond = (ROOT / "docs/ledger.md").read_text().split("`raybench` writes a few more")
-    lines = (beyond if beyond_the_contract else contract).splitlines()
-    cells = [line.split("|")[1:3] for line in lines if line.startswith("| ") and not line.startswith("| column")]
-    return {name.strip(): kind.strip() for names, kind in cells for name in names.split(",")}
 
 
 @pytest.mark.parametrize("outcome", [MEASUREMENT, FAILURE], ids=["measurement", "failure"])
@@ -79,26 +70,6 @@ def test_a_failure_has_no_numbers(tmp_path: Path) -> None:
     assert (row["status"], row["failure_kind"], row["failure_message"]) == ("failed", "crashed", FAILURE.message)
     for name in ("step_seconds", "data_seconds", "warmup_steps", "first_loss", "peak_host_bytes", "setup_seconds"):
         assert row[name] is None
-
-
-def test_the_columns_are_those_of_the_documented_format(tmp_path: Path) -> None:
-    trial, leg = first_leg()
-    Ledger(tmp_path).add("s", "quickstart", trial, leg, MEASUREMENT)
-    schema = pq.read_schema(next(tmp_path.glob("*.parquet")))
-    arrow = {"list<float64>": pa.list_(pa.float64()), "timestamp[us, UTC]": pa.timestamp("us", tz="UTC")}
-    names = {
-        "string": pa.string(),
-        "int32": pa.int32(),
-        "int64": pa.int64(),
-        "bool": pa.bool_(),
-        "float64": pa.float64(),
-    }
-    arrow["list<string>"] = pa.list_(pa.string())
-    promised, extra = documented(False), documented(True)
-    for name, kind in (promised | extra).items():
-        assert schema.field(name).type == (arrow | names)[kind], name
-    assert set(promised) == set(CONTRACT.names)
-    assert not set(extra) & set(CONTRACT.names)
 
 
 def test_a_leg_counts_once(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from raybench import outcome as outcomes
 from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
 from raybench.errors import StorageError
+from raybench.ledger import outcome as outcomes
 from raybench.ledger import remotepath
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.storage import to_path

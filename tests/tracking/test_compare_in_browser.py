@@ -60,13 +60,13 @@ def test_picked_arms_of_a_setting_compare_side_by_side(browser: Chrome, server: 
     assert params["is_baseline"] == ["true", "false"]
     assert params["global_batch"] == ["8", "8"]
     # MLflow shows metrics in a grid of names beside a grid of values, two a name, both in the alphabet's order.
-    text = wait_for(browser, "body", "backward_seconds_mean").text
+    text = wait_for(browser, "body", "backward_ms_mean").text
     lines = text.rpartition("\nMetrics\n")[2].partition("\nArtifacts")[0].splitlines()
     names = [line for line in lines if re.fullmatch("[a-z_]+", line)]
     values = [float(line) for line in lines if re.fullmatch("[0-9.e-]+", line)]
     shown = {name: (values[2 * i], values[2 * i + 1]) for i, name in enumerate(names)}
     assert shown["final_loss"] == (1, 1)
-    ddp, zero3 = shown["backward_seconds_mean"]
+    ddp, zero3 = shown["backward_ms_mean"]
     assert ddp / zero3 == pytest.approx(0.7, rel=0.15)  # shown with three decimals
 
 
@@ -77,8 +77,8 @@ def test_charts_of_legs_are_grouped_by_arm(browser: Chrome, server: Server, expe
         wait_for(browser, ROWS, f"Group: arm: {arm}, setting: ")
     browser.get(f"{browser.current_url}&compareRunsMode=CHART")
     # Only charts that are in sight are drawn.
-    wait_for(browser, "input[placeholder='Search metric charts']").send_keys("step_seconds_mean")
-    wait_for(browser, "[data-testid='experiment-view-compare-runs-card']", "step_seconds_mean")
+    wait_for(browser, "input[placeholder='Search metric charts']").send_keys("step_ms_mean")
+    wait_for(browser, "[data-testid='experiment-view-compare-runs-card']", "step_ms_mean")
     shown = wait_for(browser, "[data-testid='experiment-view-compare-runs-card']", "arm: zero1").text
     assert set(re.findall(r"^arm: (\w+), setting: net a b8$", shown, re.MULTILINE)) == {
         "ddp",

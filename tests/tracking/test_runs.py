@@ -25,17 +25,17 @@ def test_all_arms_have_the_same_parameters() -> None:
 def test_the_metrics_of_a_leg_are_those_of_its_measured_steps() -> None:
     row = leg("ddp", seconds=[9.0, 1.0, 3.0], warmup_steps=1, data_seconds=[9.0, 0.5, 0.5], samples_per_step=8)
     found = runs.leg_metrics(row)
-    assert found["step_seconds_mean"] == 2.0
+    assert found["step_ms_mean"] == 2000.0
     assert found["samples_per_second"] == 4.0
     assert found["data_wait_share"] == 0.25
-    assert "forward_seconds_mean" not in found
+    assert "forward_ms_mean" not in found
     assert runs.leg_metrics(leg("ddp", failure_kind="error")) == {}
 
 
 def test_an_arm_has_the_means_of_its_legs_and_counts_them() -> None:
     rows = [leg("a", 0, seconds=1.0), leg("a", 1, seconds=3.0), leg("a", 2, failure_kind="timeout")]
     found = runs.arm_metrics(rows)
-    assert found["step_seconds_mean"] == 2.0
+    assert found["step_ms_mean"] == 2000.0
     assert found["samples_per_second"] == 4.0  # 8 images in a mean step of 2 s
     assert (found["legs_measured"], found["legs_failed"]) == (2, 1)
     assert runs.arm_metrics(rows[2:]) == {"legs_measured": 0, "legs_failed": 1}
@@ -49,9 +49,9 @@ def test_a_thinned_curve_keeps_ends_and_mean(num_steps: int) -> None:
     assert points[-1][0] == num_steps - 1
     assert points[-1][1] == pytest.approx(sum(steps))
     lengths = [end - begin for (begin, _, _), (end, _, _) in zip([(-1, 0.0, 0.0), *points], points, strict=False)]
-    assert sum(n * value for n, (_, _, value) in zip(lengths, points, strict=True)) == pytest.approx(sum(steps))
+    assert sum(n * value for n, (_, _, value) in zip(lengths, points, strict=True)) == pytest.approx(1000 * sum(steps))
     if num_steps <= runs.CURVE_POINTS:
-        assert [value for _, _, value in points] == steps
+        assert [value for _, _, value in points] == [1000 * step for step in steps]
 
 
 def test_losses_and_epochs_are_curves_too() -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from raybench import outcome as outcomes
 from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
+from raybench.ledger import outcome as outcomes
 from raybench.ledger.reading import read_ledger
 from raybench.plan import Plan, build_plan
 from tests.conftest import command_environment

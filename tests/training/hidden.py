@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from raybench.ledger.dataset import Ledger
-from raybench.outcome import Outcome
+from raybench.ledger.outcome import Outcome
 from raybench.plan import Leg, Plan
 from raybench.training import leg, loader
 from raybench.training.engines import deepspeed_engine, fsdp_engine, torch_engine

@@ -6,7 +6,7 @@ import torch
 
 from raybench.declare.arms import TorchArm
 from raybench.declare.space import Space
-from raybench.outcome import Measurement
+from raybench.ledger.outcome import Measurement
 from raybench.plan import build_plan
 from raybench.training.leg import run_leg
 from raybench.training.ranks import Ranks

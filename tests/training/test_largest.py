@@ -13,7 +13,7 @@ from raybench.declare.setting import parse_bytes
 from raybench.declare.space import load_space
 from raybench.errors import UserError
 from raybench.ledger.columns import build_row
-from raybench.outcome import Failure, Measurement
+from raybench.ledger.outcome import Failure, Measurement
 from raybench.plan import Plan, Trial, build_plan
 from raybench.training.largest import LargestBatches, Probe, ProbeFailed, find_largest, run_probe
 from raybench.training.ranks import Ranks
