@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from raybench.analysis.simulation import Truth, simulate_ledger
-from raybench.cli import parse_arguments, run_command
+from raybench.cli import parse_script, run_command
 
 ARMS = {"ddp": 1.0, "zero1": 1.01, "zero2": 0.97, "zero3": 0.7, "fsdp": 1.05}
 LEGS_OF_SETTING = len(ARMS) * 10 * 2
@@ -71,9 +71,9 @@ def worst_disagreement(one: Path, other: Path) -> float:
 
 def main(argv: list[str]) -> int:
     """Print one line a size."""
-    arguments = parse_arguments(argv, usage=__doc__ or "", flags=[])
-    folder = Path(arguments.values.get("folder", "mlruns/benchmark"))
-    sizes = [int(size) for size in arguments.values.get("legs", "10000,100000,1000000").split(",")]
+    values = parse_script(__doc__ or "", {"folder": "mlruns/benchmark", "legs": "10000,100000,1000000"}, argv)
+    folder = Path(values["folder"])
+    sizes = [int(size) for size in values["legs"].split(",")]
     print(f"{'legs':>9}{'raybench':>12}{'peak':>10}{'pandas':>12}{'peak':>10}{'ratio':>8}{'disagreement':>15}")
     for legs in sizes:
         ledger = folder / str(legs) / "legs.parquet"

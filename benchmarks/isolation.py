@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from raybench.cli import parse_arguments, run_command
+from raybench.cli import parse_script, run_command
 from raybench.detection import half_width
 
 REACH, ALPHA, MOST = 0.03, 0.05, 1000
@@ -29,10 +29,10 @@ def trials_until(deviation: float) -> int:
 
 def main(argv: list[str]) -> int:
     """Calibrate and print one block a setting."""
-    arguments = parse_arguments(argv, usage=__doc__ or "")
-    values = {"space": "quickstart", "setting.model": "lenet", "repeats": "12", **arguments.values}
+    defaults = {"space": "quickstart", "setting.model": "lenet", "repeats": 12, "folder": ""}
+    values = parse_script(__doc__ or "", defaults, argv, takes_space=True)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(values.pop("folder", temporary)).absolute()
+        folder = Path(values.pop("folder") or temporary).absolute()
         words = [f"{key}={value}" for key, value in values.items()]
         command = [sys.executable, "-m", "raybench.calibrate", *words, "isolation=both", f"results={folder}", "--json"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -27,7 +27,7 @@ import torch  # noqa: E402
 from scipy import stats  # noqa: E402
 
 from raybench.analysis import Comparison, analyse  # noqa: E402
-from raybench.cli import parse_arguments, run_command  # noqa: E402
+from raybench.cli import parse_script, run_command  # noqa: E402
 from raybench.declare.space import Space  # noqa: E402
 from raybench.ledger.dataset import Ledger  # noqa: E402
 from raybench.plan import Plan, build_plan  # noqa: E402
@@ -86,11 +86,11 @@ def main(argv: list[str]) -> int:
     if argv[:1] == ["trial"]:
         run_trial(Path(argv[1]), int(argv[2]), Path(argv[3]))
         return 0
-    arguments = parse_arguments(argv, usage=__doc__ or "")
-    sweeps, trials, steps = (int(arguments.values.get(k, d)) for k, d in (("sweeps", 20), ("trials", 3), ("steps", 60)))
+    values = parse_script(__doc__ or "", {"sweeps": 20, "trials": 3, "steps": 60, "folder": ""}, argv)
+    sweeps, trials, steps = values["sweeps"], values["trials"], values["steps"]
     found: dict[str, list[Comparison]] = {name: [] for name in DELAYS}
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(arguments.values.get("folder", temporary))
+        folder = Path(values["folder"] or temporary)
         for sweep in range(sweeps):
             for comparison in run_sweep(sweep, trials, steps, folder / str(sweep)):
                 found[comparison.arm].append(comparison)

@@ -27,6 +27,7 @@ import torch.distributed as dist
 from scipy import stats
 from torch.nn.functional import cross_entropy
 
+from raybench.cli import parse_script, run_command
 from raybench.declare.arms import TorchArm
 from raybench.declare.setting import Setting
 from raybench.plan import Leg
@@ -150,7 +151,7 @@ def measure(number: int, rounds: int, steps: int, workers: int) -> None:
             print(json.dumps(found), flush=True)
 
 
-def main(processes: int = 10, rounds: int = 40, steps: int = 100, workers: int = 1) -> None:
+def compare(processes: int, rounds: int, steps: int, workers: int) -> None:
     """Ask fresh processes one after another, and print a line for each variant."""
     found: dict[str, list[float]] = {}
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={workers}"] if workers > 1 else []
@@ -175,6 +176,14 @@ def _interval(ratios: list[float]) -> tuple[float, float, float]:
     return math.exp(mean - reach), math.exp(mean), math.exp(mean + reach)
 
 
+def main(argv: list[str]) -> int:
+    """Compare the loops, or measure one process's. Returns 0."""
+    defaults = {"processes": 10, "rounds": 40, "steps": 100, "workers": 1, "number": -1}
+    values = parse_script(__doc__ or "", defaults, argv)
+    number, processes = values.pop("number"), values.pop("processes")
+    measure(number, **values) if number >= 0 else compare(processes, **values)
+    return 0
+
+
 if __name__ == "__main__":
-    words = {key: int(value) for key, _, value in (token.partition("=") for token in sys.argv[1:])}
-    measure(**words) if "number" in words else main(**words)
+    run_command(main)

@@ -1,8 +1,8 @@
 """How long a worker waits for the recorder: legs with made-up outcomes through the real recorder and a real MLflow.
 
-    python benchmarks/recorder.py [LEGS] [--pause=SECONDS]
+    python benchmarks/recorder.py [legs=1000] [pause=0.0]
 
-Starts a Ray of its own and the recorder as the actor that a sweep starts, hands it LEGS outcomes (default 1,000; 100
+Starts a Ray of its own and the recorder as the actor that a sweep starts, hands it `legs` outcomes (100
 steps and phases each) one after another, a trial's end after each trial's legs, and takes the time of each
 acknowledgement as rank 0 sees it. MLflow (SQLite, in a temporary folder) is written meanwhile, as in a sweep; without
 a pause between legs it always has work left, which is the worst case. Prints percentiles in milliseconds.
@@ -10,7 +10,6 @@ a pause between legs it always has work left, which is the worst case. Prints pe
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import ray
 
+from raybench.cli import parse_script, run_command
 from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
 from raybench.ledger import outcome as outcomes
@@ -29,7 +29,10 @@ NUM_STEPS = 100
 START_SECONDS = 10  # a trial's processes take longer to start; the recorder imports MLflow meanwhile
 
 
-def main(num_legs: int, pause_seconds: float) -> None:
+def main(argv: list[str]) -> int:
+    """Print the percentiles. Returns 0."""
+    values = parse_script(__doc__ or "", {"legs": 1000, "pause": 0.0}, argv)
+    num_legs, pause_seconds = values["legs"], values["pause"]
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(num_legs)
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
@@ -42,6 +45,7 @@ def main(num_legs: int, pause_seconds: float) -> None:
     print(f"{len(waits)} legs, pause {pause_seconds:g} s: acknowledged after")
     print(f"median {p50:.1f} ms, p90 {p90:.1f} ms, p99 {p99:.1f} ms, longest {milliseconds.max():.1f} ms")
     print(f"MLflow had everything {seconds_left:.1f} s after the last leg")
+    return 0
 
 
 def make_plan(num_legs: int) -> Plan:
@@ -94,6 +98,4 @@ def made_up(generator: np.random.Generator) -> Measurement:
 
 
 if __name__ == "__main__":
-    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--pause=")]
-    pauses = [float(argument.removeprefix("--pause=")) for argument in sys.argv[1:] if argument.startswith("--pause=")]
-    main(int(arguments[0]) if arguments else 1000, pauses[-1] if pauses else 0.0)
+    run_command(main)

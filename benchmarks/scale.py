@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from raybench.cli import parse_arguments, run_command
+from raybench.cli import parse_script, run_command
 from raybench.declare.space import load_space
 from raybench.errors import UserError
 from raybench.plan import Plan, build_plan
@@ -267,12 +267,12 @@ def exponent(sizes: list[int], values: list[float]) -> float:
 
 def main(argv: list[str]) -> int:
     """Measure, and print the table. Returns 0."""
-    values = parse_arguments(argv, usage=__doc__ or "").values
-    num_trials, nodes = int(values.get("trials", "10000")), int(values.get("nodes", "100"))
-    if "part" in values:
+    values = parse_script(__doc__ or "", {"trials": 10000, "nodes": 100, "part": "", "folder": "mlruns/scale"}, argv)
+    num_trials, nodes = values["trials"], values["nodes"]
+    if values["part"]:
         print(json.dumps(PARTS[values["part"]](num_trials, nodes, Path(values["folder"]))))
         return 0
-    root = Path(values.get("folder", "mlruns/scale")).absolute()
+    root = Path(values["folder"]).absolute()
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as name:
         folder = Path(name)

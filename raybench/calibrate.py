@@ -24,34 +24,13 @@ from raybench.ledger.storage import AnyPath, to_path
 from raybench.plan import Plan, build_plan, check_name
 from raybench.redaction import without_secrets
 
-USAGE = """
-usage: python -m raybench.calibrate space=NAME|PATH [isolation=both] [key=value ...] [--json] [--yes]
-
-Run the baseline of a space against itself (A/A) on this machine, and say how finely a sweep here can see: the
-noise and where it comes from, false verdicts, the smallest effect that 3 to 20 trials show and the machine time that
-they take, and what raybench's own instruments cost. `python -m raybench.plan` uses it from then on.
-
-  space=cnns           search_spaces/cnns.yaml, or the one that ships with raybench
-  size=small           one of the sizes that the space has
-  repeats=6            trials of each setting; 6 where not given, whatever the space says
-  isolation=both       also run each leg in processes of its own, and compare: takes several times as long
-  results=mlruns/ledger  the ledger is written to <results>/calibration/<space>-<hash>; or a URI, as for a sweep
-  wait=20              minutes to wait for nodes that are not there
-  setting.model=lenet  any other key=value overrides that field of the space, as for a sweep
-  --json               what was found as JSON on stdout; all else goes to stderr
-  --yes                a plan of more than 10,000 legs is meant
-
-The same command again runs what is missing, and repeats=12 adds trials.
-
-example: python -m raybench.calibrate space=quickstart setting.model=lenet
-"""
 REPEATS = 6
 SPACE = "calibration"  # the folder of the ledgers, and the experiment's name in MLflow
 
 
 def main(argv: list[str]) -> int:
     """Calibrate. Returns 0; raises UserError for bad input, and what a sweep raises."""
-    arguments = parse_arguments(argv, usage=USAGE, flags={"json", "yes"})
+    arguments = parse_arguments("calibrate", argv)
     values = {"repeats": str(REPEATS), **arguments.values}
     if "space" not in values:
         raise UserError("space= is missing: name a space, as in space=quickstart, or --help")

@@ -6,51 +6,48 @@ Exit codes: 0 done, 1 something could not be measured, what was checked does not
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import errno
 import importlib
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from raybench.errors import Interrupted, NothingMeasured, UserError
+from raybench.manuals import COMMANDS, GROUPS, MANUALS, Key, Manual
 
 _KEY = re.compile(r"[A-Za-z_][\w.\-]*")
 _LONGEST_MESSAGE = 1500  # characters; what is longer quotes an input that no person wrote
-_GROUPS = {
-    "before": {
-        "doctor": "is this machine fit for sweeps, and if not, what to do",
-        "plan": "what a sweep would run, how long, what it could detect",
-        "calibrate": "how finely this machine lets a sweep see",
-    },
-    "measure": {
-        "sweep": "run a space: every setting with and without DeepSpeed",
-    },
-    "read": {
-        "analysis": "from a ledger to speedups and verdicts",
-        "report": "an HTML page, figures and a summary from a ledger",
-        "compare": "two sweeps: what got better, what got worse",
-        "predict": "the speedup to expect of a setting not measured yet",
-    },
-    "keep": {
-        "sync": "bring MLflow up to date with a ledger",
-        "verify": "check a ledger and its report from the raw rows up",
-        "completion": "the script with which a shell completes `raybench`",
-    },
-}
-COMMANDS = {name: meaning for group in _GROUPS.values() for name, meaning in group.items()}
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """A command line taken apart: `key=value` pairs in their order, flags without dashes, positionals."""
+    """A command line taken apart.
+
+    `values` are the `key=value` pairs in their order, `options` those of flags that take a value.
+    """
 
     values: dict[str, str]
     flags: frozenset[str]
     positionals: tuple[str, ...]
+    options: dict[str, tuple[str, ...]]
+
+    def number(self, key: str) -> float | None:
+        """The number given as `key=`; None where it is not given. Raises UserError for anything else."""
+        if key not in self.values:
+            return None
+        try:
+            return float(self.values[key])
+        except ValueError:
+            raise UserError(f"{key}={self.values[key]} is not a number") from None
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """The names given as `key=A,B,C`; none where it is not given."""
+        return tuple(self.values[key].split(",")) if key in self.values else ()
 
 
 class HelpShown(Exception):
@@ -67,40 +64,187 @@ def suggest(word: str, known: Iterable[str], *, most: int = 12) -> str:
     return f"known: {shown}" + (f" ... ({len(names)} in all)" if len(names) > most else "")
 
 
-def parse_arguments(
-    argv: list[str],
-    *,
-    usage: str,
-    flags: Iterable[str] = (),
-    positionals: tuple[int, int] = (0, 0),
-) -> Arguments:
-    """Take `argv` apart. Raises UserError for what does not fit, HelpShown after printing `usage`."""
-    known_flags = frozenset(flags)
-    if "--help" in argv or "-h" in argv:
-        print(usage.strip())
+class _Parser(argparse.ArgumentParser):
+    """argparse with raybench's errors, and an end that a caller can catch."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         raise HelpShown
-    values: dict[str, str] = {}
-    found: set[str] = set()
-    plain: list[str] = []
-    for token in argv:
-        key, equals, value = token.partition("=")
-        if token.startswith("-"):
-            name = token.lstrip("-")
-            if name not in known_flags:
-                options = [f"--{flag}" for flag in sorted(known_flags | {"help"})]
-                raise UserError(f"unknown option {token}; {suggest(token, options)}")
-            found.add(name)
-        elif equals and _KEY.fullmatch(key):
-            if key in values:
-                raise UserError(f"{key}= is given twice: {key}={values[key]} and {token}; keep one")
-            values[key] = value
-        elif len(plain) < positionals[1] and token and key:
-            plain.append(token)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Shows a key as it is written, `name=value`."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=118)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if isinstance(action, _KeyAction):
+            return f"{action.dest}={action.metavar}"
+        return super()._format_action_invocation(action)
+
+
+class _KeyAction(argparse.Action):
+    """Keeps `key=value` under its key; the same key twice is refused."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        _keep(namespace.values, self.dest, values)
+
+
+def _keep(values: dict[str, str], key: str, value: str) -> None:
+    if key in values:
+        raise UserError(f"{key}= is given twice: {key}={values[key]} and {key}={value}; keep one")
+    values[key] = value
+
+
+def build_parser(program: str, manual: Manual) -> argparse.ArgumentParser:
+    """The parser of a command; `program` is how it is called, as in `python -m raybench.plan`."""
+    examples = "\n".join(["examples:", *(f"  {program} {example}".rstrip() for example in manual.examples)])
+    parser = _Parser(
+        program,
+        usage=" ".join([program, *_usage_of(manual)]),
+        description=manual.description.strip(),
+        epilog="\n\n".join(part for part in (manual.notes.strip(), examples if manual.examples else "") if part),
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    if manual.positionals is not None:
+        group = parser.add_argument_group("arguments")
+        group.add_argument("positionals", metavar=manual.positionals.metavar, help=manual.positionals.help, nargs="*")
+    group = parser.add_argument_group("keys, as name=value or --name value")
+    for key in manual.keys:
+        group.add_argument(
+            f"--{key.name}", dest=key.name, metavar=key.example, help=key.help.replace("%", "%%"), action=_KeyAction
+        )
+    if manual.takes_space:
+        group.add_argument(
+            "--setting.model", dest="setting.model", metavar="lenet", action=_KeyAction,
+            help="any other key=value overrides that field of the space, as in setting.batch_size=[64,128]",
+        )  # fmt: skip
+    group = parser.add_argument_group("options")
+    group.add_argument("-h", "--help", action="help", help="show this page")
+    for flag in manual.flags:
+        kind: dict[str, Any] = {"action": "store_true"}
+        if flag.metavar:
+            kind = {"action": "append", "metavar": flag.metavar}
+        group.add_argument(f"--{flag.name}", dest=f"--{flag.name}", help=flag.help.replace("%", "%%"), **kind)
+    return parser
+
+
+def _usage_of(manual: Manual) -> list[str]:
+    """What follows the command's name in its usage line."""
+    alone = {name for names in manual.exclusive for name in names}
+    words = [manual.positionals.metavar] if manual.positionals else []
+    if manual.positionals and manual.positionals.most is None:
+        words = [f"{manual.positionals.metavar}..."]
+    words += ["space=NAME|PATH"] if manual.takes_space else []
+    words += ["[key=value ...]"] if manual.keys else []
+    words += [f"[{' | '.join(f'--{name}' for name in names)}]" for names in manual.exclusive]
+    flags = [f"--{flag.name} {flag.metavar}".strip() for flag in manual.flags if flag.name not in alone]
+    return words + [f"[{flag}]" for flag in flags]
+
+
+def parse_arguments(command: str, argv: Sequence[str]) -> Arguments:
+    """Take a command's `argv` apart. Raises UserError for what does not fit, HelpShown after printing the help."""
+    manual = MANUALS[command]
+    return parse_manual(f"{manual.launcher or 'python'} -m raybench.{command}", manual, argv)
+
+
+def parse_script(
+    description: str, defaults: Mapping[str, Any], argv: Sequence[str], *, takes_space: bool = False
+) -> dict[str, Any]:
+    """The values of a script's keys: `defaults`, and what `argv` says instead, of the default's type (text for None).
+
+    Raises as `parse_arguments` does.
+    """
+    keys = tuple(Key(name, "..." if value is None else str(value), "") for name, value in defaults.items())
+    manual = Manual("", description, (), keys, takes_space=takes_space)
+    given = parse_manual(Path(sys.argv[0]).name, manual, argv).values
+    return {**defaults, **{key: _as_default(key, text, defaults.get(key)) for key, text in given.items()}}
+
+
+def _as_default(key: str, text: str, default: Any) -> Any:
+    if not isinstance(default, int | float):
+        return text
+    try:
+        return type(default)(text)
+    except ValueError:
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        raise UserError(f"{key}={text} is not {kind}") from None
+
+
+def parse_manual(program: str, manual: Manual, argv: Sequence[str]) -> Arguments:
+    """Take the `argv` of any command apart; raises as `parse_arguments` does."""
+    parser = build_parser(program, manual)
+    namespace = argparse.Namespace(values={}, positionals=[])
+    options, plain = _canonical(manual, argv, namespace.values)
+    wrong = [word for word in plain if word[:1] in ("", "=") or manual.positionals is None]
+    if wrong:
+        raise UserError(f"{wrong[0]!r} is neither key=value nor an option of this command; see --help")
+    _, unknown = parser.parse_known_args([*options, *plain], namespace)
+    for token in unknown:
+        names = [f"--{name}" for name in ("help", *_names(manual))]
+        raise UserError(f"unknown option {token}; {suggest(token.partition('=')[0], names)}")
+    given = {flag.name: getattr(namespace, f"--{flag.name}") for flag in manual.flags}
+    flags = frozenset(name for name, value in given.items() if value)
+    for alone in manual.exclusive:
+        if len(both := [name for name in alone if name in flags]) > 1:
+            raise UserError(f"--{both[0]} and --{both[1]}: give one of them")
+    positionals = tuple(namespace.positionals or ())
+    _check_count(parser, manual, positionals)
+    for key in manual.keys:
+        if key.number:
+            Arguments(namespace.values, flags, (), {}).number(key.name)
+    valued = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    return Arguments(namespace.values, flags, positionals, valued)
+
+
+def _canonical(manual: Manual, argv: Sequence[str], values: dict[str, str]) -> tuple[list[str], list[str]]:
+    """The options as argparse takes them, `--name=value`, and the other words.
+
+    Fields of a space go into `values` at once, as key=value or --key value.
+    """
+    known = {key.name for key in manual.keys}
+    valued = known | {flag.name for flag in manual.flags if flag.metavar}
+    flags = {flag.name for flag in manual.flags} | {"help"}
+    tokens, options, plain = list(argv), list[str](), list[str]()
+    while tokens:
+        token = tokens.pop(0)
+        key, equals, value = token.removeprefix("--").partition("=")
+        dashed = token.startswith("--")
+        if not dashed and not (equals and _KEY.fullmatch(key)):
+            (options if token[:1] == "-" and len(token) > 1 else plain).append(token)
+        elif key in known if not dashed else key in valued:
+            given = equals + value if equals else f"={tokens.pop(0)}" if tokens else ""
+            options.append(f"--{key}{given}")
+        elif dashed and key in flags:
+            options.append(token)
+        elif manual.takes_space and (equals or (tokens and tokens[0][:1] != "-" and "=" not in tokens[0])):
+            _keep(values, key, value if equals else tokens.pop(0))
+        elif dashed:
+            options.append(token)
         else:
-            raise UserError(f"{token!r} is no key=value and no option of this command; --help shows what is")
-    if len(plain) < positionals[0]:
-        raise UserError(f"something is missing: {usage.strip().splitlines()[0]}")
-    return Arguments(values, frozenset(found), tuple(plain))
+            raise UserError(f"unknown key {key}=; " + (suggest(key, known) if known else "this command takes none"))
+    return options, plain
+
+
+def _names(manual: Manual) -> list[str]:
+    return [*(flag.name for flag in manual.flags), *(key.name for key in manual.keys)]
+
+
+def _check_count(parser: argparse.ArgumentParser, manual: Manual, positionals: tuple[str, ...]) -> None:
+    wanted = manual.positionals
+    if wanted is None:
+        return
+    if len(positionals) < wanted.least:
+        raise UserError(f"{wanted.metavar} is missing; {parser.format_usage().strip()}")
+    if wanted.most is not None and len(positionals) > wanted.most:
+        raise UserError(f"{positionals[wanted.most]!r} is one argument too many; {parser.format_usage().strip()}")
 
 
 def run_command(main: Callable[[list[str]], int]) -> NoReturn:
@@ -146,9 +290,9 @@ def one_line(text: str) -> str:
 
 def _usage() -> str:
     lines = []
-    for group, commands in _GROUPS.items():
-        for number, (name, meaning) in enumerate(commands.items()):
-            lines.append(f"  {'' if number else group:<9}{name:<12}{meaning}")
+    for group, names in GROUPS.items():
+        for number, name in enumerate(names):
+            lines.append(f"  {'' if number else group:<9}{name:<12}{COMMANDS[name]}")
     return "\n".join([_HEAD, *lines, _TAIL])
 
 

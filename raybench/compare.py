@@ -26,7 +26,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from raybench.analysis import Analysis, Comparison, analyse
-from raybench.analysis.__main__ import read_number
 from raybench.analysis.inference import judge
 from raybench.analysis.question import find_question
 from raybench.analysis.results import number, plain, ratio
@@ -35,27 +34,6 @@ from raybench.errors import UserError
 from raybench.ledger.storage import to_path
 from raybench.show.words import percent
 
-USAGE = """
-usage: python -m raybench.compare A B [key=value ...] [--json] [--fail-on VERDICTS]
-
-From sweep A to sweep B (folders of ledgers): which speedups got better, which worse, which appeared or are gone.
-
-  margin=0.03         changes of a speedup within 3 % count as none
-  alpha=0.05          level of the tests
-  baseline=ARM        default: the arm that the ledgers mark
-  metric=step_seconds as in raybench.analysis
-
-  --json              everything, as one JSON object
-  --fail-on hurts     exit with 1 when a change has one of these verdicts (several: --fail-on hurts,disappeared);
-                      `hurts` includes `lost`
-
-verdicts: helps, no effect, hurts, undecided (of the change); gained and lost (an arm that runs now or no longer
-does); appeared and disappeared (in one ledger only); not comparable; unchanged (an outcome without a number)
-
-example:
-  python -m raybench.compare mlruns/ledger/cnns/deepspeed-0.19.7 mlruns/ledger/cnns/deepspeed-0.19.8 --fail-on hurts
-"""
-KEYS = ("margin", "alpha", "baseline", "metric")
 VERDICTS = (
     "helps", "no effect", "hurts", "undecided", "gained", "lost", "appeared", "disappeared", "not comparable",
     "unchanged",
@@ -216,14 +194,11 @@ def print_changes(a: Analysis, b: Analysis, found: Sequence[Change], margin: flo
 
 def main(argv: list[str]) -> int:
     """Run the command: 0, or 1 when `--fail-on` names a verdict that a change has."""
-    argv, fail_on = _take_fail_on(argv)
-    arguments = parse_arguments(argv, usage=USAGE, flags=["json"], positionals=(2, 2))
-    for key in arguments.values:
-        if key not in KEYS:
-            raise UserError(f"unknown key {key}=; {suggest(key, KEYS)}")
+    arguments = parse_arguments("compare", argv)
+    fail_on = _fail_on(arguments.options.get("fail-on", ()))
 
     paths = [to_path(path) for path in arguments.positionals]
-    margin, alpha = find_question(paths, read_number(arguments, "margin"), read_number(arguments, "alpha"))
+    margin, alpha = find_question(paths, arguments.number("margin"), arguments.number("alpha"))
     baseline, metric = arguments.values.get("baseline"), arguments.values.get("metric", "step_seconds")
     a, b = (analyse([path], margin=margin, alpha=alpha, baseline=baseline, metric=metric) for path in paths)
     if a.baseline != b.baseline:
@@ -243,22 +218,13 @@ def main(argv: list[str]) -> int:
     return 1 if failing else 0
 
 
-def _take_fail_on(argv: list[str]) -> tuple[list[str], frozenset[str]]:
-    """The rest of the command line, and the verdicts that `--fail-on X` or `--fail-on=X` names."""
-    rest: list[str] = []
-    names: list[str] = []
-    tokens = iter(argv)
-    for token in tokens:
-        if token == "--fail-on":  # noqa: S105  a word of the command line
-            names += next(tokens, "").split(",")
-        elif token.startswith("--fail-on="):
-            names += token.partition("=")[2].split(",")
-        else:
-            rest.append(token)
+def _fail_on(given: Sequence[str]) -> frozenset[str]:
+    """The verdicts that `--fail-on` names; `hurts` includes `lost`. Raises UserError for an unknown one."""
+    names = [name for names in given for name in names.split(",")]
     for name in names:
         if name not in VERDICTS:
             raise UserError(f"--fail-on {name or 'nothing'}: {suggest(name, VERDICTS)}")
-    return rest, frozenset([*names, *(["lost"] if "hurts" in names else [])])
+    return frozenset([*names, *(["lost"] if "hurts" in names else [])])
 
 
 if __name__ == "__main__":

@@ -3,40 +3,29 @@
     raybench completion bash|zsh|fish         prints the script for a shell
 
 The script asks `raybench complete LINE` at each press of the key, so that it knows the spaces and ledgers that lie
-here. That must answer at once: nothing is imported but yaml and the catalog. The keys of a command are read from
-its manual page, and those of a space from the source of its classes, for importing pydantic alone takes too long.
+here. That must answer at once: nothing is imported but yaml and the catalog. The keys of a command come from
+`raybench.manuals`, and those of a space from the source of its classes, for importing pydantic alone takes too long.
 """
 
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from raybench.cli import COMMANDS, parse_arguments, suggest
+from raybench.cli import parse_arguments, suggest
 from raybench.errors import UserError
+from raybench.manuals import COMMANDS, MANUALS
 
 _HERE = Path(__file__).parent
 _RESULTS = Path("mlruns/ledger")
-_TAKE_SPACE = ("sweep", "plan", "calibrate")
 _SOURCES = ("setting.py", "space.py", "protocol.py")
 _SECTIONS = {"setting": ("Setting",), "protocol": ("Throughput", "Train"), "question": ("Question",)}
 _NAMED = {"setting.optimizer": ("Sgd", "Adam", "Lamb"), "setting.schedule": ("Schedule",)}  # a name alone will do
 _ARM_KEYS = ("baseline", "arm", "ladder")
 
-USAGE = """
-usage: python -m raybench.completion bash|zsh|fish
-
-Print the script with which a shell completes the command `raybench`: commands and options, spaces and their sizes,
-keys and values of a space, models, datasets, arms, and ledgers.
-
-bash, in ~/.bashrc:       source <(raybench completion bash)
-zsh, in ~/.zshrc:         source <(raybench completion zsh)          (after compinit)
-fish, in config.fish:     raybench completion fish | source
-"""
 SCRIPTS = {
     "bash": r"""
 _raybench() {
@@ -71,9 +60,9 @@ complete -c raybench -f -a '(raybench complete (commandline -cp | string collect
 
 def main(argv: list[str]) -> int:
     """Print a shell's script. Returns 0; raises UserError for a shell that has none."""
-    arguments = parse_arguments(argv, usage=USAGE, positionals=(1, 1))
+    arguments = parse_arguments("completion", argv)
     shell = arguments.positionals[0]
-    if arguments.values or shell not in SCRIPTS:
+    if shell not in SCRIPTS:
         raise UserError(f"no completion for {shell!r}; {suggest(shell, SCRIPTS)}")
     print(SCRIPTS[shell].strip())
     return 0
@@ -113,25 +102,14 @@ def _list_item(value: str) -> tuple[str, str]:
     return value[:end], value[end:]
 
 
-@cache
-def _manual(command: str) -> str:
-    """A command's manual page, from its source."""
-    source = _HERE / f"{command}.py"
-    if not source.exists():
-        source = _HERE / command / "__main__.py"
-    found = re.search(r'^USAGE = """(.*?)"""', source.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    return found[1] if found else ""
-
-
 def _options(command: str) -> list[str]:
-    return [*dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z-]*", _manual(command))), "--help"]
+    return [*(f"--{flag.name}" for flag in MANUALS[command].flags), "--help"]
 
 
 def _keys(command: str, before: list[str], word: str) -> Iterator[str]:
     """The keys that a command takes, those of the space too; of a section's keys only once it is written."""
-    manual = _manual(command).partition("\nexample")[0]
-    yield from (f"{key}=" for key in dict.fromkeys(re.findall(r"(?<![\w.-])([a-z_]+)=", manual)) if key != "key")
-    if command not in _TAKE_SPACE:
+    yield from (f"{key.name}=" for key in MANUALS[command].keys)
+    if not MANUALS[command].takes_space:
         return
     section = word.partition(".")[0]
     if section == "arms" and "." in word:
@@ -158,7 +136,8 @@ def _values(command: str, key: str, before: list[str], start: str) -> Iterable[s
 
         return ["failed", *FAILURE_KINDS]
     if key in _ARM_KEYS:
-        spaces = [_space(before)] if command in _TAKE_SPACE else [_read(path) for path in _spaces_of_ledgers(before)]
+        takes_space = MANUALS[command].takes_space
+        spaces = [_space(before)] if takes_space else [_read(path) for path in _spaces_of_ledgers(before)]
         return [str(arm) for space in spaces for arm in _mapping(space, "arms")]
     if key in ("model", "setting.model", "setting.dataset", "dataset"):
         from raybench.declare import catalog, datasets
@@ -239,7 +218,8 @@ def _spaces_of_ledgers(before: list[str]) -> list[Path]:
 
 def _ledgers(command: str, word: str) -> list[str]:
     """Ledgers of the results folder for a command that takes one, and folders as they are being written."""
-    if "LEDGER" not in _manual(command) and not re.match(r"\s*usage: \S+ \S+ \S+ A B", _manual(command)):
+    takes = MANUALS[command].positionals
+    if takes is None or takes.metavar not in ("LEDGER", "A B"):
         return []
     known = sorted({str(path.parent) for path in _RESULTS.glob("*/*/_space.yaml")})
     return [*known, *_paths(word, "")]

@@ -246,33 +246,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-USAGE = """
-usage: python -m raybench.plan space=NAME|PATH [key=value ...] [--json] [--yes]
-
-Show what a sweep would run: settings, arms and what they are declared to differ in, trials, legs; where, for how
-long and at what cost; and how small an effect it could see. Runs nothing.
-
-  space=cnns                     search_spaces/cnns.yaml, or the one that ships with raybench
-  space=path/to/mine.yaml        a file of your own
-  size=small                     one of the sizes that the space has: small is for 2 CPU cores
-  setting.batch_size=[64,128]    any other key=value overrides that field of the space
-  price=3.06                     what a node costs an hour, in whatever money: gives the cost
-  results=mlruns/ledger          where legs that ran before and calibrations of this machine are looked for
-  sweep=friday, retry=failed     as a sweep takes them; they change nothing else here
-  --json                         the whole plan as JSON on stdout; `torchrun -m raybench.training PLAN` runs it.
-                                 Its `outlook` holds time, cost, and where it would run
-  --yes                          a plan of more than 10,000 legs is meant
-
-Time is known for legs whose like ran on this machine before, or where it was calibrated (raybench.calibrate), and is
-not guessed otherwise. With RAY_ADDRESS set the cluster there is looked at, else this machine; no Ray is started.
-
-examples:
-  python -m raybench.plan space=quickstart
-  python -m raybench.plan space=cnns size=small price=3.06
-  python -m raybench.plan space=cnns repeats=12 setting.precision=bf16
-"""
-
-
 def plan_from_arguments(values: dict[str, str], *, large: bool = False) -> tuple[Plan, Space]:
     """The plan that `space=... size=... sweep=... key=value ...` asks for; a huge one only when `large`.
 
@@ -300,7 +273,7 @@ def check_name(key: str, name: str) -> None:
 
 def main(argv: list[str]) -> int:
     """Print a plan. Returns 0; raises UserError for bad input."""
-    arguments = parse_arguments(argv, usage=USAGE, flags={"json", "yes"})
+    arguments = parse_arguments("plan", argv)
     values = dict(arguments.values)
     results = to_path(values.pop("results", "mlruns/ledger"))
     price = _price(values.pop("price")) if "price" in values else None

@@ -36,53 +36,6 @@ from raybench.redaction import without_secrets
 from raybench.show.terminal import print_analysis
 from raybench.tracking.publishing import destination, publish
 
-USAGE = """
-usage: python -m raybench.sweep space=NAME|PATH [key=value ...] [--quiet | --verbose] [--yes]
-
-Train every setting of a space with each of its arms, on Ray, and say what DeepSpeed does for it. Ends with the
-answer, a table, and a report. `python -m raybench.plan` with the same words shows beforehand what it would run.
-
-what to run
-  space=cnns                     search_spaces/cnns.yaml, or the one that ships with raybench
-  space=path/to/mine.yaml        a file of your own
-  size=small                     one of the sizes that the space has: small is for 2 CPU cores
-  setting.batch_size=[64,128]    any other key=value overrides that field of the space
-  retry=failed                   run the legs that failed again; one kind of failure alone as in retry=timeout
-  --yes                          a plan of more than 10,000 legs is meant
-
-where it goes
-  sweep=friday                   names the sweep; the same name again resumes it. Without it the name is made
-                                 from the space's content, so that the same command again resumes it too
-  results=mlruns/ledger          the ledger is written to <results>/<space>/<sweep>, the report below it
-  results=s3://bucket/prefix     the same in a store: S3, Google's (gs://), Azure's (abfs://), HDFS (hdfs://); who
-                                 asks is known by the environment, as to the store's own tools (AWS_ACCESS_KEY_ID ...)
-  MLFLOW_TRACKING_URI            where MLflow is; without it MLflow's own default, sqlite:///mlflow.db
-
-where it runs
-  RAY_ADDRESS=HOST:PORT          a Ray cluster; without it that of this node, else a Ray of its own on this machine
-  RAY_ADDRESS=local              a Ray of its own, even where one runs on this node
-  wait=20                        minutes to wait for nodes that are not there, or that somebody else has
-
-what is told meanwhile
-  In a terminal a live view: legs and trials, what runs, the time left, speedups so far, failures as they happen.
-  Elsewhere a line a leg, and for more than 200 legs some lines a minute.
-  --quiet                        only the answer at the end
-  --verbose                      a line for every leg in any case
-  What Ray, the workers and DeepSpeed print goes to log files, whose folder is named at the start.
-
-stopping it
-  Ctrl-C finishes the running legs and stops; Ctrl-C again, SIGTERM or a closed terminal stops now. Every finished
-  leg is kept, and the same command runs the others.
-
-Exit code 0: every leg has an outcome, a failure counts as one; 1: some could not be run, or nothing was measured; the
-same command again tries them; 2: bad input, nothing was started; 130: stopped by Ctrl-C (143: SIGTERM).
-
-examples:
-  python -m raybench.sweep space=quickstart
-  python -m raybench.sweep space=cnns size=small sweep=friday
-  python -m raybench.sweep space=cnns setting.model=[resnet18,vgg11] setting.batch_size=256 repeats=12 --quiet
-"""
-
 
 @dataclass(frozen=True)
 class Request:
@@ -99,9 +52,7 @@ class Request:
 
 def main(argv: list[str]) -> int:
     """Run a sweep. Returns 0; raises UserError for bad input, NothingMeasured, and Interrupted."""
-    arguments = parse_arguments(argv, usage=USAGE, flags={"quiet", "verbose", "yes"})
-    if {"quiet", "verbose"} <= arguments.flags:
-        raise UserError("--quiet and --verbose: give one of them")
+    arguments = parse_arguments("sweep", argv)
     level: Level = "quiet" if "quiet" in arguments.flags else "verbose" if "verbose" in arguments.flags else "normal"
     values = dict(arguments.values)
     results = to_path(values.pop("results", "mlruns/ledger"))

@@ -29,31 +29,12 @@ from raybench.ledger.reading import DamagedFile, ledger_files, scan_file
 from raybench.ledger.storage import AnyPath, address, to_path
 from raybench.plan import build_plan
 
-USAGE = """
-usage: python -m raybench.verify LEDGER [--set-aside]
-
-Check the ledger of a sweep, a folder or a URI, from the raw rows up, and say what does not hold:
-
-  files     each is read whole, checksums included; a damaged or foreign file is named
-  rows      one outcome a leg, values that can be true together, and each trial measured at one place
-  ids       of settings, trials and legs, computed again from the space that lies beside the rows
-  report    every number of the stored report computed again, every file of it as it was written
-
-  --set-aside   move damaged and foreign files to _aside/ in the ledger's folder; the sweep's command runs their
-                legs again
-
-Exit code 0: all of it holds; 1: something does not; 2: bad input.
-
-example: python -m raybench.verify mlruns/ledger/quickstart/friday
-"""
 _MOST_TOLD: Final = 20  # findings of one kind
 
 
 def main(argv: list[str]) -> int:
     """Verify one ledger. Returns 0 or 1; raises UserError for what is no ledger."""
-    arguments = parse_arguments(argv, usage=USAGE, flags={"set-aside"}, positionals=(1, 1))
-    if arguments.values:
-        raise UserError(f"unknown key {next(iter(arguments.values))}=; this command takes a ledger only")
+    arguments = parse_arguments("verify", argv)
     folder = to_path(arguments.positionals[0])
     ledger_files(folder)
     if not folder.is_dir():

@@ -9,25 +9,45 @@ import pytest
 
 from raybench import cli
 from raybench.errors import NothingMeasured, UserError
+from raybench.manuals import COMMANDS, Flag, Key, Manual, Positionals
 from tests.conftest import Commands
 
+MANUAL = Manual(
+    "", "", (), (Key("margin", "0.03", "effects within 3 %", number=True),),
+    (Flag("json", ""), Flag("csv", ""), Flag("fail-on", "", "VERDICTS")), Positionals("LEDGER", "", 0, 1),
+    takes_space=True, exclusive=(("json", "csv"),),
+)  # fmt: skip
+BARE = Manual("", "", (), (Key("margin", "0.03", ""),))
 
-def parse(*argv: str) -> cli.Arguments:
-    return cli.parse_arguments(list(argv), usage="usage: x LEDGER", flags={"json"}, positionals=(0, 1))
+
+def parse(*argv: str, manual: Manual = MANUAL) -> cli.Arguments:
+    return cli.parse_manual("x", manual, argv)
 
 
 def test_tokens_are_told_apart() -> None:
-    arguments = parse("a.b=c=d", "--json", "path/x", "e=")
-    assert arguments.values == {"a.b": "c=d", "e": ""}
-    assert arguments.flags == {"json"}
+    arguments = parse("a.b=c=d", "--json", "path/x", "e=", "margin=0.1", "--fail-on", "hurts", "--fail-on=lost")
+    assert arguments.values == {"a.b": "c=d", "e": "", "margin": "0.1"}
+    assert arguments.flags == {"json", "fail-on"}
     assert arguments.positionals == ("path/x",)
+    assert arguments.options == {"fail-on": ("hurts", "lost")}
+    assert arguments.number("margin") == 0.1
+
+
+def test_a_key_may_be_written_as_an_option() -> None:
+    arguments = parse("--margin", "-0.5", "--setting.model", "lenet", "--repeats=3", "--json")
+    assert arguments.values == {"margin": "-0.5", "setting.model": "lenet", "repeats": "3"}
+    assert arguments.flags == {"json"}
 
 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
         (["--jsno"], "did you mean --json"),
-        (["a", "b"], "'b' is no key=value"),
+        (["a", "b"], "'b' is one argument too many"),
+        (["margin=x"], "margin=x is not a number"),
+        (["--margin"], "expected one argument; see --help"),
+        (["--json", "--csv"], "give one of them"),
+        (["margin=1", "--margin", "2"], "given twice"),
         (["=3"], "'=3'"),
         (["a=1", "a=2"], "given twice"),
     ],
@@ -35,6 +55,27 @@ def test_tokens_are_told_apart() -> None:
 def test_what_does_not_fit_is_refused(argv: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
         parse(*argv)
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        ("margn=1", "unknown key margn=; did you mean margin?"),
+        ("--margn=1", "unknown option --margn=1; did you mean --margin?"),
+        ("word", "'word' is neither key=value nor an option"),
+    ],
+)
+def test_a_command_without_a_space_knows_all_its_keys(token: str, words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        parse(token, manual=BARE)
+
+
+def test_the_keys_of_a_script_are_checked_and_typed() -> None:
+    defaults = {"steps": 100, "pause": 0.5, "folder": ""}
+    assert cli.parse_script("", defaults, ["steps=3"]) == {"steps": 3, "pause": 0.5, "folder": ""}
+    for token, words in [("step=3", "did you mean steps"), ("steps=x", "steps=x is not a whole number")]:
+        with pytest.raises(UserError, match=words):
+            cli.parse_script("", defaults, [token])
 
 
 @pytest.mark.parametrize(("error", "code"), [(UserError("bad\ninput"), 2), (NothingMeasured("none"), 1), (None, 0)])
@@ -62,7 +103,7 @@ def test_the_console_command_is_the_module(commands: Commands) -> None:
     assert shown.stdout == commands.run("plan", "space=quickstart").stdout
     unknown = commands.run("__main__", "swep")
     assert (unknown.returncode, unknown.stderr) == (2, "raybench: unknown command 'swep'; did you mean sweep?\n")
-    for command in cli.COMMANDS:
+    for command in COMMANDS:
         assert commands.run("__main__", command, "--help").stdout.startswith("usage: python -m raybench")
 
 
@@ -71,7 +112,7 @@ def test_the_commands_fit_a_screen_and_help_comes_in_every_usual_way(capsys: pyt
     page = capsys.readouterr().out
     assert len(page.splitlines()) <= 24
     assert max(map(len, page.splitlines())) <= 80
-    assert all(f" {command} " in page for command in cli.COMMANDS)
+    assert all(f" {command} " in page for command in COMMANDS)
     assert cli.main(["help"]) == 0
     assert capsys.readouterr().out == page
     assert (cli.main([]), capsys.readouterr().out) == (2, page)
@@ -83,7 +124,7 @@ def test_the_commands_fit_a_screen_and_help_comes_in_every_usual_way(capsys: pyt
     assert pages[0] == pages[1] == pages[2] != ""
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_manual_page_has_examples_and_fits_its_lines(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(cli.HelpShown):
         cli.main([command, "--help"])

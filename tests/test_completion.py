@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from raybench import completion
-from raybench.cli import COMMANDS
 from raybench.completion import complete
 from raybench.declare import catalog
 from raybench.declare.protocol import Throughput, Train
 from raybench.declare.setting import Setting
 from raybench.declare.space import Space
+from raybench.manuals import COMMANDS
 from tests.conftest import ROOT, command_environment
 from tests.terminal import Terminal
 

@@ -11,43 +11,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raybench.cli import parse_arguments, run_command, suggest
+from raybench.cli import parse_arguments, run_command
 from raybench.doctor import hardware, services, software
 from raybench.doctor.finding import Finding
-from raybench.errors import UserError
 from raybench.ledger.storage import AnyPath, to_path
 
-USAGE = """
-usage: python -m raybench.doctor [--build-ops] [--json] [results=FOLDER]
-
-Is this machine fit for sweeps? Looks at Python, the compiler, the libraries and whether they fit each other,
-DeepSpeed's operators, accelerators, memory, disk, limits, Ray and its token, and MLflow. Each is ok, a warning, or
-an error with what to do about it. Takes some seconds and changes nothing.
-
-  results=FOLDER     where the ledgers are to go, a folder or a URI; default: mlruns/ledger
-  --build-ops        build DeepSpeed's operators now (a minute or two), and clear the locks that a killed build left
-                     behind; otherwise a sweep's first trial builds what it needs
-  --json             the findings as one JSON object
-
-The surroundings count: run it with the environment variables that the sweep will have (RAY_ADDRESS, RAY_AUTH_MODE,
-MLFLOW_TRACKING_URI), in the same folder, and on a cluster on every kind of node.
-
-Exit code 0: no errors (there may be warnings); 1: an error; 2: bad input.
-
-examples:
-  python -m raybench.doctor
-  python -m raybench.doctor --build-ops
-  RAY_ADDRESS=10.0.0.5:6379 python -m raybench.doctor --json
-"""
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
 
 
 def main(argv: list[str]) -> int:
     """Print the diagnosis. Returns 0, or 1 where there is an error; raises UserError for bad input."""
-    arguments = parse_arguments(argv, usage=USAGE, flags={"build-ops", "json"})
-    for key in arguments.values:
-        if key != "results":
-            raise UserError(f"unknown key {key}=; {suggest(key, ['results'])}")
+    arguments = parse_arguments("doctor", argv)
     findings = diagnose(to_path(arguments.values.get("results", "mlruns/ledger")), "build-ops" in arguments.flags)
     counts: Counter[str] = Counter(finding.status for finding in findings)
     if "json" in arguments.flags:

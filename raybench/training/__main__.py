@@ -26,23 +26,10 @@ from raybench.plan import Leg, Plan, Trial
 from raybench.training.ranks import Ranks
 from raybench.training.worker import run_legs
 
-USAGE = """
-usage: torchrun --nproc-per-node N -m raybench.training PLAN.json [ledger=FOLDER] [trial=K]
-
-Run a plan's legs in torchrun's processes, without Ray, and write the ledger.
-
-  PLAN.json        from: python -m raybench.plan space=NAME setting.workers=N --json > PLAN.json
-  ledger=FOLDER    where the rows go; mlruns/ledger/<space>/<sweep> where not given
-  trial=K          only the plan's trial number K, from 0
-"""
-
 
 def main(argv: list[str]) -> int:
     """Run the legs of a plan on disk. Returns 0 when the ledger holds them all."""
-    arguments = parse_arguments(argv, usage=USAGE, positionals=(1, 1))
-    unknown = set(arguments.values) - {"ledger", "trial"}
-    if unknown:
-        raise UserError(f"unknown key {sorted(unknown)[0]!r}; known: ledger, trial")
+    arguments = parse_arguments("training", argv)
     plan = _read_plan(Path(arguments.positionals[0]))
     ledger = Ledger(Path(arguments.values.get("ledger", f"mlruns/ledger/{plan.space}/{plan.sweep}")))
     device = _device(plan)

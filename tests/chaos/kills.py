@@ -18,7 +18,7 @@ import time
 import uuid
 from pathlib import Path
 
-from raybench.cli import parse_arguments
+from raybench.cli import parse_script
 from raybench.declare.space import load_space
 from raybench.plan import Plan, build_plan
 from tests.chaos import checks
@@ -31,9 +31,9 @@ _LONGEST_SECONDS = 60.0  # before a strike: about as long as the first of two tr
 
 def main(argv: list[str]) -> int:
     """Kill and resume. Returns 0 when everything held."""
-    values = parse_arguments(argv, usage=__doc__ or "").values
-    seed, times = int(values.get("seed", "1")), int(values.get("times", "20"))
-    folder = Path(values.get("folder", "mlruns/kills")).absolute()
+    values = parse_script(__doc__ or "", {"seed": 1, "times": 20, "folder": "mlruns/kills"}, argv)
+    seed, times = values["seed"], values["times"]
+    folder = Path(values["folder"]).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     chance = random.Random(f"kills {seed}")
     number = done = 0

@@ -147,7 +147,7 @@ def test_every_shipped_space_loads() -> None:
     [
         ([], "space= is missing"),
         (["space="], "space= is empty"),
-        (["quickstart"], "no key=value"),
+        (["quickstart"], "neither key=value nor an option"),
         (["space=quickstart", "--jsn"], "--jsn"),
         (["space=quickstart", "repeats=1", "repeats=2"], "given twice"),
         (["space=quickstart", "sweep=../x"], "sweep=../x"),

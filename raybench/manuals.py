@@ -1,0 +1,321 @@
+"""Every command's arguments, declared once: its parser, its `--help` and the Tab key derive from this table.
+
+Nothing is imported here but the standard library, for the Tab key must answer at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Key:
+    """An argument `name=value`, which may be written `--name value` too."""
+
+    name: str
+    example: str  # a value, as the help shows it
+    help: str
+    number: bool = False  # whether the value must be one
+
+
+@dataclass(frozen=True)
+class Flag:
+    """An argument `--name`; with a `metavar` it takes a value."""
+
+    name: str
+    help: str
+    metavar: str = ""
+
+
+@dataclass(frozen=True)
+class Positionals:
+    """Arguments without a name: ledgers, a shell, a plan."""
+
+    metavar: str
+    help: str
+    least: int = 1
+    most: int | None = None  # None: any number
+
+
+@dataclass(frozen=True)
+class Manual:
+    """What a command takes and says of itself."""
+
+    summary: str  # one line, in the list of commands
+    description: str
+    examples: tuple[str, ...]
+    keys: tuple[Key, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    positionals: Positionals | None = None
+    takes_space: bool = False  # any other key=value overrides a field of the space
+    notes: str = ""
+    exclusive: tuple[tuple[str, ...], ...] = ()  # flags of which one may be given
+    launcher: str = ""  # what starts the command where it is not Python alone
+
+
+_SPACE = (
+    Key("space", "cnns", "search_spaces/cnns.yaml, the one of that name that ships, or the path of a file"),
+    Key("size", "small", "one of the sizes that the space has: small is for 2 CPU cores"),
+)
+_RESULTS = Key("results", "mlruns/ledger", "ledgers are at <results>/<space>/<sweep>: a folder or a URI (s3://...)")
+_WAIT = Key("wait", "20", "minutes to wait for nodes that are not there, or that somebody else has", number=True)
+_YES = Flag("yes", "run or show a plan of more than 10,000 legs")
+_MARGIN = Key("margin", "0.03", "effects within 3 % count as none; default: the question beside the ledger", True)
+_ALPHA = Key("alpha", "0.05", "level of the tests; default: the question beside the ledger", number=True)
+_BASELINE = Key("baseline", "ARM", "default: the arm that the ledger marks as the baseline")
+_METRIC = Key("metric", "step_seconds", "what is compared; an unknown name lists the known ones")
+_LADDER = Key("ladder", "A,B,C", "take this chain of arms apart: what each rung brought; default: the space's chain")
+_QUALITY = Key("quality_margin", "0.01", "accuracy that an arm may lose and still count as equal", number=True)
+_POOL = Flag("pool-hardware", "take legs of different machines as of one; they are kept apart otherwise")
+_JSON = Flag("json", "everything as one JSON object on stdout, and nothing else there")
+_LEDGERS = Positionals("LEDGER", "a sweep's folder, a Parquet file, a folder above several, or a URI (s3://...)")
+
+MANUALS: dict[str, Manual] = {
+    "doctor": Manual(
+        "is this machine fit for sweeps, and if not, what to do",
+        """
+Is this machine fit for sweeps? Looks at Python, the compiler, the libraries and whether they fit each other,
+DeepSpeed's operators, accelerators, memory, disk, limits, Ray and its token, and MLflow. Each is ok, a warning, or
+an error with what to do about it. Takes some seconds and changes nothing.""",
+        ("", "--build-ops", "--json"),
+        (_RESULTS,),
+        (
+            Flag("build-ops", "build DeepSpeed's operators now (a minute or two), and clear locks of killed builds"),
+            _JSON,
+        ),
+        notes="""
+The surroundings count: run it with the environment variables that the sweep will have (RAY_ADDRESS, RAY_AUTH_MODE,
+MLFLOW_TRACKING_URI), in the same folder, and on a cluster on every kind of node.
+
+Exit code 0: no errors (there may be warnings); 1: an error; 2: bad input.""",
+    ),
+    "plan": Manual(
+        "what a sweep would run, how long, what it could detect",
+        """
+Show what a sweep would run: settings, arms and what they are declared to differ in, trials, legs; where, for how
+long and at what cost; and how small an effect it could see. Runs nothing.""",
+        (
+            "space=quickstart",
+            "space=cnns size=small price=3.06",
+            "space=cnns repeats=12 setting.precision=bf16",
+        ),
+        (
+            *_SPACE,
+            Key("price", "3.06", "what a node costs an hour, in whatever money: gives the cost", number=True),
+            Key("sweep", "friday", "names the sweep, as for a sweep"),
+            Key("retry", "failed", "as for a sweep; changes nothing here"),
+            _WAIT,
+            Key("results", "mlruns/ledger", "where legs that ran before and calibrations are looked for"),
+        ),
+        (
+            Flag("json", "the whole plan as JSON; `torchrun -m raybench.training PLAN` runs it"),
+            _YES,
+        ),
+        takes_space=True,
+        notes="""
+Time is known for legs whose like ran on this machine before, or where it was calibrated (raybench.calibrate), and is
+not guessed otherwise. With RAY_ADDRESS set the cluster there is looked at, else this machine; no Ray is started.""",
+    ),
+    "calibrate": Manual(
+        "how finely this machine lets a sweep see",
+        """
+Run the baseline of a space against itself (A/A) on this machine, and say how finely a sweep here can see: the
+noise and where it comes from, false verdicts, the smallest effect that 3 to 20 trials show and the machine time that
+they take, and what raybench's own instruments cost. `python -m raybench.plan` uses it from then on.""",
+        ("space=quickstart setting.model=lenet",),
+        (
+            *_SPACE,
+            Key("repeats", "6", "trials of each setting; 6 where not given, whatever the space says"),
+            Key("isolation", "both", "also run each leg in processes of its own: takes several times as long"),
+            Key("results", "mlruns/ledger", "the ledger is written to <results>/calibration/<space>-<hash>"),
+            _WAIT,
+        ),
+        (Flag("json", "what was found as JSON on stdout; all else goes to stderr"), _YES),
+        takes_space=True,
+        notes="The same command again runs what is missing, and repeats=12 adds trials.",
+    ),
+    "sweep": Manual(
+        "run a space: every setting with and without DeepSpeed",
+        """
+Train every setting of a space with each of its arms, on Ray, and say what DeepSpeed does for it. Ends with the
+answer and a report. `python -m raybench.plan` with the same words shows beforehand what it would run.""",
+        (
+            "space=quickstart",
+            "space=cnns size=small sweep=friday",
+            "space=cnns 'setting.model=[resnet18,vgg11]' setting.batch_size=256 repeats=12 --quiet",
+        ),
+        (
+            *_SPACE,
+            Key("sweep", "friday", "names the sweep; the same name again resumes it. Without it the name is made from "
+                "the space's content, so that the same command again resumes it too"),
+            Key("retry", "failed", "run the legs that failed again; one kind of failure alone as in retry=timeout"),
+            Key("results", "mlruns/ledger", "the ledger is written to <results>/<space>/<sweep>, the report below it; "
+                "or a URI: S3, Google's (gs://), Azure's (abfs://), HDFS (hdfs://), with the credentials that the "
+                "store's own tools take from the environment"),
+            _WAIT,
+        ),
+        (
+            Flag("quiet", "print the answer alone, at the end"),
+            Flag("verbose", "a line for every leg in any case"),
+            _YES,
+        ),
+        takes_space=True,
+        exclusive=(("quiet", "verbose"),),
+        notes="""
+environment
+  RAY_ADDRESS=HOST:PORT   a Ray cluster; without it that of this node, else a Ray of its own on this machine
+  RAY_ADDRESS=local       a Ray of its own, even where one runs on this node
+  MLFLOW_TRACKING_URI     where MLflow is; without it MLflow's own default, sqlite:///mlflow.db
+
+In a terminal a live view shows legs and trials, what runs, the time left, speedups so far, and failures as they
+happen. Elsewhere it is a line a leg, and for more than 200 legs some lines a minute. What Ray, the workers and
+DeepSpeed print goes to log files, whose folder is named at the start.
+
+Ctrl-C finishes the running legs and stops; Ctrl-C again, SIGTERM or a closed terminal stops now. Every finished leg is
+kept, and the same command runs the others.
+
+Exit code 0: every leg has an outcome, a failure counts as one; 1: some could not be run, or nothing was measured; the
+same command again tries them; 2: bad input, nothing was started; 130: stopped by Ctrl-C (143: SIGTERM).""",
+    ),
+    "analysis": Manual(
+        "from a ledger to speedups and verdicts",
+        "From ledgers, of this machine or in a store, to speedups with intervals and verdicts.",
+        (
+            "mlruns/ledger/cnns/friday",
+            "mlruns/ledger/cnns/friday margin=0.05 by=family",
+            "mlruns/ledger/cnns/* --json > speedups.json",
+        ),
+        (
+            _MARGIN, _ALPHA, _BASELINE, _METRIC,
+            Key("by", "family", "summaries of the arms by family, dataset, precision, model, global_batch, workers"),
+            _LADDER, _QUALITY,
+        ),
+        (
+            _JSON,
+            Flag("csv", "the table of comparisons for a spreadsheet"),
+            Flag("markdown", "the same for a pull request"),
+            Flag("latex", "the same for a paper (booktabs)"),
+            _POOL,
+        ),
+        _LEDGERS,
+        exclusive=(("json", "csv", "markdown", "latex"),),
+    ),
+    "report": Manual(
+        "an HTML page, figures and a summary from a ledger",
+        """
+From ledgers to a report: report.html (one file, opens anywhere, needs no network), figures/ as SVG, PNG and PDF,
+summary.md for a pull request, comparisons.csv for a spreadsheet, report.json for `python -m raybench.verify`, which
+recomputes all of it. The same ledger and the same question give the same bytes.""",
+        (
+            "mlruns/ledger/cnns/friday",
+            "mlruns/ledger/cnns/* out=report margin=0.05",
+            "mlruns/ledger/cnns/friday ladder=ddp,zero1,zero3",
+            "s3://bucket/results/cnns/friday out=friday",
+        ),
+        (
+            Key("out", "FOLDER", "where to write; default: _report/ in the first ledger's folder"),
+            _MARGIN, _ALPHA, _BASELINE, _METRIC, _LADDER, _QUALITY,
+        ),
+        (_POOL,),
+        _LEDGERS,
+    ),
+    "compare": Manual(
+        "two sweeps: what got better, what got worse",
+        "From sweep A to sweep B: which speedups got better, which worse, which appeared or are gone.",
+        ("mlruns/ledger/cnns/deepspeed-0.19.7 mlruns/ledger/cnns/deepspeed-0.19.8 --fail-on hurts",),
+        (
+            Key("margin", "0.03", "changes of a speedup within 3 % count as none", number=True),
+            _ALPHA, _BASELINE, _METRIC,
+        ),
+        (
+            _JSON,
+            Flag("fail-on", "exit with 1 when a change has one of these verdicts (several: --fail-on "
+                 "hurts,disappeared); `hurts` includes `lost`", "VERDICTS"),
+        ),
+        Positionals("A B", "the two ledgers", least=2, most=2),
+        notes="""
+verdicts: helps, no effect, hurts, undecided (of the change); gained and lost (an arm that runs now or no longer
+does); appeared and disappeared (in one ledger only); not comparable; unchanged (an outcome without a number)""",
+    ),
+    "predict": Manual(
+        "the speedup to expect of a setting not measured yet",
+        """
+The speedup to expect of a setting that was not measured: an interval, or "measure it". Without model=, what
+explains the speedups that were measured.""",
+        ("mlruns/ledger/cnns/friday model=resnet101 num_parameters=44.5e6 batch_size=256",),
+        (
+            Key("model", "NAME", "a model of the ledgers, or another one"),
+            Key("batch_size", "128", "global; left out, it must be the same in all settings, or is not used", True),
+            Key("workers", "4", "as batch_size", number=True),
+            Key("precision", "bf16", "as batch_size"),
+            Key("dataset", "cifar10", "as batch_size"),
+            Key("family", "cnn", "known for a model of the ledgers"),
+            Key("num_parameters", "25.6e6", "known for a model of the ledgers; of another, sharpens the answer", True),
+            Key("num_parameter_tensors", "161", "as num_parameters", number=True),
+            Key("flops_per_byte", "80", "as num_parameters", number=True),
+            Key("arm", "zero3", "one arm; all arms otherwise"),
+            Key("hardware", "H100", "a part of its name, where the ledgers hold several"),
+            _MARGIN, _ALPHA, _BASELINE,
+        ),
+        (_JSON,),
+        _LEDGERS,
+    ),
+    "sync": Manual(
+        "bring MLflow up to date with a ledger",
+        """
+Bring MLflow (MLFLOW_TRACKING_URI, else its own default) up to date with the ledgers of sweeps: the legs that it
+lacks, the speedups and verdicts, the report. Nothing is written twice: run it as often as you like.""",
+        ("mlruns/ledger/quickstart/friday", "mlruns/ledger"),
+        positionals=_LEDGERS,
+        notes="A server with basic authentication takes MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
+    ),
+    "verify": Manual(
+        "check a ledger and its report from the raw rows up",
+        """
+Check the ledger of a sweep, a folder or a URI, from the raw rows up, and say what does not hold:
+
+  files     each is read whole, checksums included; a damaged or foreign file is named
+  rows      one outcome a leg, values that can be true together, and each trial measured at one place
+  ids       of settings, trials and legs, computed again from the space that lies beside the rows
+  report    every number of the stored report computed again, every file of it as it was written""",
+        ("mlruns/ledger/quickstart/friday",),
+        flags=(
+            Flag("set-aside", "move damaged and foreign files to _aside/ in the ledger's folder; the sweep's command "
+                 "runs their legs again"),
+        ),
+        positionals=Positionals("LEDGER", "the folder of a sweep, or a URI", most=1),
+        notes="Exit code 0: all of it holds; 1: something does not; 2: bad input.",
+    ),
+    "completion": Manual(
+        "the script with which a shell completes `raybench`",
+        """
+Print the script with which a shell completes the command `raybench`: commands and options, spaces and their sizes,
+keys and values of a space, models, datasets, arms, and ledgers.""",
+        ("bash",),
+        positionals=Positionals("SHELL", "bash, zsh or fish", most=1),
+        notes="""
+bash, in ~/.bashrc:       source <(raybench completion bash)
+zsh, in ~/.zshrc:         source <(raybench completion zsh)          (after compinit)
+fish, in config.fish:     raybench completion fish | source""",
+    ),
+    "training": Manual(
+        "",
+        "Run a plan's legs in torchrun's processes, without Ray, and write the ledger.",
+        ("plan.json",),
+        (
+            Key("ledger", "FOLDER", "where the rows go; mlruns/ledger/<space>/<sweep> where not given"),
+            Key("trial", "K", "only the plan's trial number K, from 0"),
+        ),
+        positionals=Positionals("PLAN", "from: python -m raybench.plan space=NAME setting.workers=N --json", most=1),
+        launcher="torchrun --nproc-per-node N",
+    ),
+}  # fmt: skip
+
+# The list of commands, in groups, as `raybench --help` shows it.
+GROUPS = {
+    "before": ("doctor", "plan", "calibrate"),
+    "measure": ("sweep",),
+    "read": ("analysis", "report", "compare", "predict"),
+    "keep": ("sync", "verify", "completion"),
+}
+COMMANDS = {name: MANUALS[name].summary for names in GROUPS.values() for name in names}
