@@ -29,8 +29,8 @@ from torch.nn.functional import cross_entropy
 
 from raybench.cli import parse_script, run_command
 from raybench.declare.arms import TorchArm
+from raybench.declare.plan import Leg
 from raybench.declare.setting import Setting
-from raybench.plan import Leg
 from raybench.training.engines import build_engine
 from raybench.training.loader import Batches
 from raybench.training.loop import run_steps

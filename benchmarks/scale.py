@@ -32,7 +32,6 @@ import numpy as np
 from raybench.cli import parse_script, run_command
 from raybench.declare.space import load_space
 from raybench.errors import UserError
-from raybench.plan import Plan, build_plan
 
 SPACE = """
 setting: {{model: lenet, dataset: synthetic, batch_size: [{batches}], workers: 2}}

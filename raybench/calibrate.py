@@ -16,13 +16,13 @@ from rich.markup import escape
 
 from raybench.analysis.calibration import read_calibration
 from raybench.cli import parse_arguments, run_command
+from raybench.declare.plan import Plan, build_plan, check_name
 from raybench.declare.protocol import INSTRUMENTS
 from raybench.declare.space import Space, load_space
 from raybench.errors import NothingMeasured, UserError
 from raybench.ledger.dataset import Ledger
-from raybench.ledger.storage import AnyPath, to_path
-from raybench.plan import Plan, build_plan, check_name
 from raybench.redaction import without_secrets
+from raybench.stores.storage import AnyPath, to_path
 
 REPEATS = 6
 SPACE = "calibration"  # the folder of the ledgers, and the experiment's name in MLflow

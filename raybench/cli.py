@@ -280,14 +280,6 @@ def _guarded(main: Callable[[list[str]], int], argv: list[str]) -> int:
         return 1
 
 
-def one_line(text: str) -> str:
-    """`text` without line breaks or control characters, so that a message stays one line."""
-    folded = " ".join(text.split())
-    if len(folded) > _LONGEST_MESSAGE:
-        folded = f"{folded[: _LONGEST_MESSAGE - 300]} ... {folded[-300:]}"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in folded)
-
-
 def _usage() -> str:
     lines = []
     for group, names in GROUPS.items():
@@ -324,8 +316,7 @@ def main(argv: list[str]) -> int:
         print(f"raybench {__version__}")
         return 0
     if argv[0] == "complete":  # asked by the script of `raybench completion` at each press of the key
-        from raybench.completion import complete
-
+        complete = importlib.import_module("raybench.completion").complete
         sys.stdout.writelines(f"{word}\n" for word in complete(" ".join(argv[1:])))
         return 0
     if argv[0] not in COMMANDS:

@@ -15,12 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from raybench.analysis.inference import t_quantile
 from raybench.analysis.planning import detectable_effect
+from raybench.declare.plan import Plan, Trial
 from raybench.declare.protocol import INSTRUMENTS, Protocol
 from raybench.declare.space import Space
 from raybench.errors import UserError
-from raybench.ledger.storage import AnyPath, files_below
-from raybench.machine import Fingerprint, this_machine
-from raybench.plan import Plan, Trial
+from raybench.machine.fingerprint import Fingerprint, this_machine
+from raybench.stores.storage import AnyPath, files_below
 
 # Standard deviation of one trial's log ratio between neighbouring legs of one process, as found on an idle 2-core
 # machine; another machine has another, and only a measurement tells.

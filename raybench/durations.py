@@ -15,13 +15,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from raybench.declare.plan import Plan, Trial
 from raybench.declare.protocol import INSTRUMENTS, Protocol
 from raybench.detection import calibrated_seconds
 from raybench.errors import UserError
 from raybench.ledger.reading import read_ledger
-from raybench.ledger.storage import AnyPath, files_below
-from raybench.machine import Fingerprint, fingerprint, this_machine
-from raybench.plan import Plan, Trial
+from raybench.machine.fingerprint import Fingerprint, fingerprint, this_machine
+from raybench.stores.storage import AnyPath, files_below
 
 _COLUMNS = [
     "setting_id", "trial_id", "arm", "status", "protocol", "environment", "started_at", "process_group",

@@ -15,9 +15,10 @@ from typing import Any
 from raybench.analysis import Analysis, analyse
 from raybench.analysis.prediction import NUMERIC, TEXTS, Explanation, explain, explanation, predict, sentence
 from raybench.analysis.results import plain
-from raybench.cli import Arguments, parse_arguments, run_command, suggest
+from raybench.cli import Arguments, parse_arguments, run_command
 from raybench.errors import UserError
-from raybench.ledger.storage import to_path
+from raybench.stores.storage import to_path
+from raybench.text import suggest
 
 
 def main(argv: list[str]) -> int:

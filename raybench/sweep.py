@@ -21,6 +21,7 @@ from rich.markup import escape
 from raybench.analysis import analyse
 from raybench.cli import parse_arguments, run_command, suggest
 from raybench.cluster.placement import check_data, check_fits
+from raybench.declare.plan import Plan, plan_from_arguments
 from raybench.declare.space import Space
 from raybench.driver.display import Display, Level
 from raybench.driver.events import EVENT_COLUMNS, leg_event

@@ -13,8 +13,8 @@ from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
 from raybench.ledger.lock import sweep_lock
 from raybench.ledger.reading import ledger_files, read_ledger
-from raybench.ledger.storage import to_path
 from raybench.redaction import without_secrets
+from raybench.stores.storage import to_path
 
 
 def main(argv: list[str]) -> int:

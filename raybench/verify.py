@@ -20,8 +20,9 @@ from rich.markup import escape
 
 from raybench.analysis import analyse
 from raybench.cli import parse_arguments, run_command
+from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
-from raybench.errors import UserError
+from raybench.errors import DamagedFile, UserError
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import FAILURE_KINDS, machines
 from raybench.ledger.quantities import QUANTITIES

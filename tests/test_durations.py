@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from raybench.cluster.placement import SLOT, Cluster, Place, connection_problem, find_cluster
+from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.durations import estimate, in_words
 from raybench.ledger.dataset import Ledger

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
+from raybench.declare.plan import Plan, build_plan, leg_order
 from raybench.declare.space import Space, load_space
-from raybench.plan import Plan, build_plan, leg_order
 from tests.conftest import ROOT, Commands
 
 ARMS = ["a", "b", "c"]

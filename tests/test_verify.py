@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from raybench.analysis import analyse
+from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
 from raybench.ledger.dataset import Ledger, write_rows
 from raybench.plan import build_plan

@@ -20,9 +20,9 @@ from raybench.analysis.profiles import performance_profiles
 from raybench.analysis.question import find_baseline, find_quality_margin, find_question
 from raybench.analysis.results import Analysis, Comparison
 from raybench.analysis.scaling import best_against_best, scaling_efficiency
-from raybench.cli import suggest
 from raybench.errors import UserError
-from raybench.ledger.storage import AnyPath
+from raybench.stores.storage import AnyPath
+from raybench.text import suggest
 
 
 def analyse(

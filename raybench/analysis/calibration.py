@@ -22,8 +22,8 @@ from raybench.analysis.planning import chance_of_claim, chance_of_no_effect, det
 from raybench.analysis.results import Comparison, plain
 from raybench.analysis.variance import Components, Isolation, Spread, compare_isolation, read_rounds, spread
 from raybench.ledger.reading import read_ledger
-from raybench.ledger.storage import AnyPath, write_whole
-from raybench.machine import Fingerprint, fingerprint
+from raybench.machine.fingerprint import Fingerprint, fingerprint
+from raybench.stores.storage import AnyPath, write_whole
 
 FILE: Final = "_calibration.json"
 SCHEMA_VERSION: Final = 1

@@ -19,8 +19,8 @@ from raybench.analysis.inference import Floats, t_interval
 from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import mean_by
 from raybench.analysis.results import ratio
-from raybench.cli import suggest
 from raybench.errors import UserError
+from raybench.text import suggest
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 
 from raybench.analysis.inference import Floats
 from raybench.analysis.legs import Legs
-from raybench.cli import suggest
 from raybench.errors import UserError
+from raybench.text import suggest
 
 
 @dataclass(frozen=True)

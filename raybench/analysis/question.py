@@ -11,7 +11,7 @@ import yaml
 from raybench.analysis.legs import Legs
 from raybench.errors import UserError
 from raybench.ledger.reading import ledger_files
-from raybench.ledger.storage import AnyPath
+from raybench.stores.storage import AnyPath
 
 MARGIN: Final = 0.03
 ALPHA: Final = 0.05

@@ -16,7 +16,7 @@ import numpy as np
 from raybench.analysis.columns import parse_object
 from raybench.analysis.inference import Integers
 from raybench.analysis.pairs import Pairs
-from raybench.peaks import datasheet_tflops
+from raybench.machine.peaks import datasheet_tflops
 
 TRAINING_OVER_FORWARD: Final = 3
 

@@ -19,10 +19,10 @@ from ray._private import ray_constants, services
 from raybench.cluster import authentication
 from raybench.cluster.fleet import SLOT, Autoscaler, NodeType, node_amounts
 from raybench.cluster.placement import Cluster, connection_problem
-from raybench.driver.recorder import ACTOR_NAMESPACE
 from raybench.errors import UserError
 from raybench.redaction import first_line
 
+ACTOR_NAMESPACE = "raybench"
 _OWNER = "raybench_process_"  # a resource of a Ray that a sweep started for itself, before the sweep's process number
 
 

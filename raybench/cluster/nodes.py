@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,45 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.cluster.fleet import HEAD, Node, node_amounts
 from raybench.cluster.placement import Cluster, need_of
-from raybench.cluster.versions import own_versions, version_differences
 from raybench.declare.catalog import own_model_file
-from raybench.driver.endings import living_nodes
+from raybench.declare.plan import Plan
 from raybench.errors import UserError
-from raybench.plan import Plan
+from raybench.machine.versions import own_versions, version_differences
 
 _ANSWER_SECONDS = 120.0  # a process has to be started on each node, on some from a cold network disk
+_CONNECT_SECONDS = 5.0
+
+
+def node_name(node: dict[str, Any]) -> str:
+    """What people call a node of `ray.nodes()`: the name that it was started with, else its host's.
+
+    It is the same when the machine comes back under another of Ray's ids.
+    """
+    name = str(node.get("NodeName") or "")
+    return name if name not in ("", node["NodeManagerAddress"]) else str(node["NodeManagerHostname"])
+
+
+def living_nodes() -> dict[str, str]:
+    """The nodes whose raylet answers, by Ray's id, with their names.
+
+    Ray itself takes a node for living until it has missed several health checks, 14 s by default.
+    """
+    return {node["NodeID"]: node_name(node) for node in ray.nodes() if node["Alive"] and _answers(node)}
+
+
+def lost_nodes(node_ids: Collection[str]) -> list[str]:
+    """The names of those nodes that are gone: Ray says so, or their raylet does not answer."""
+    nodes = [node for node in ray.nodes() if node["NodeID"] in node_ids]
+    return sorted({node_name(node) for node in nodes if not (node["Alive"] and _answers(node))})
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    """Whether something listens where the node's raylet does."""
+    try:
+        with socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), _CONNECT_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def look() -> list[Node]:
@@ -99,7 +132,7 @@ def _ask(node_id: str, question: _Question) -> Any:
             }
         }
         try:
-            from raybench.cluster.versions import own_versions as versions
+            from raybench.machine.versions import own_versions as versions
 
             found["versions"] = versions()
             from raybench.declare.datasets import missing_files

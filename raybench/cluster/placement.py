@@ -25,13 +25,12 @@ from raybench.cluster.fleet import (
     labels_of,
     nodes_in_words,
 )
-from raybench.cluster.versions import version_differences
-from raybench.declare.datasets import BadData, check_present, facts_of
+from raybench.declare.datasets import check_present, facts_of
+from raybench.declare.plan import Plan, Trial
 from raybench.declare.setting import Setting
-from raybench.errors import UserError
-from raybench.plan import Plan, Trial
+from raybench.errors import BadData, UserError
+from raybench.machine.versions import version_differences
 
-RUN = "RAYBENCH_RUN"  # a variable of the workers: names this run of the sweep
 _CONNECT_SECONDS = 3.0
 _JOIN_SECONDS = 60.0  # the import of ray included
 
@@ -193,7 +192,7 @@ def check_placement(places: Sequence[Mapping[str, Any]], setting: Setting, versi
     """Why a group of processes is not where its setting wants it, or not of the sweep's versions; empty where it is.
 
     `places`: by rank, `node` (a name), `node_id` (Ray's), `gpus` (UUIDs), and where known `gpu` (their model),
-    `foreign_processes` on them, `versions`. `versions`: the driver's (`raybench.cluster.versions.own_versions`).
+    `foreign_processes` on them, `versions`. `versions`: the driver's (`raybench.machine.versions.own_versions`).
     """
     of_node = Counter(place["node_id"] for place in places)
     names = ", ".join(dict.fromkeys(place["node"] for place in places))

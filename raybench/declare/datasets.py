@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-WORKING_TREE = "RAYBENCH_WORKING_TREE"  # where the command was started, for processes that run elsewhere
+from raybench.errors import BadData
+from raybench.machine.variables import WORKING_TREE
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 _HALF, _QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -64,10 +66,6 @@ DATASETS: dict[str, DatasetFacts] = {
     # Classes and samples are the folder's: `facts_of` counts them.
     "imagefolder": DatasetFacts(224, 3, 0, 0, 0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }  # fmt: skip
-
-
-class BadData(ValueError):
-    """Data that are missing, damaged or not what the setting needs; the message is one line and says what to do."""
 
 
 def data_folder(data_root: str) -> Path:

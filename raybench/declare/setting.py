@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from raybench.cli import suggest
 from raybench.declare.datasets import DATASETS
 from raybench.declare.small_images import SMALL_IMAGES, SmallImages, resolve
+from raybench.text import suggest
 
 Positive = Annotated[int, Field(gt=0, lt=2**31)]  # a column of the ledger holds it
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]

@@ -14,7 +14,6 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from raybench.cli import suggest
 from raybench.declare import catalog
 from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm
 from raybench.declare.audit import declared_options, differences, known_words, links, undeclared
@@ -22,6 +21,7 @@ from raybench.declare.protocol import Protocol, Throughput, Train
 from raybench.declare.setting import Adam, Lamb, LossScale, Positive, Schedule, Setting, Sgd, Strict
 from raybench.declare.spacefile import Place, SpaceFile
 from raybench.errors import UserError
+from raybench.text import suggest
 
 SANE_LEGS = 10_000  # a plan beyond it has to be confirmed
 MOST_LEGS = 1_000_000

@@ -12,10 +12,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from raybench.cli import suggest
 from raybench.declare.bounds import MOST_CHARACTERS, Unfolded, check_aliases, check_length
 from raybench.errors import UserError
-from raybench.ledger.storage import AnyPath, to_path
+from raybench.stores.storage import AnyPath, to_path
+from raybench.text import suggest
 
 Place = tuple[str, ...]
 _LONGEST_NAME = 200  # characters of a file's or folder's name; file systems take 255 bytes, and paths of 4095

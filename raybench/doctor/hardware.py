@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from raybench.doctor.finding import Finding
-from raybench.ledger.storage import AnyPath, write_problem
+from raybench.stores.storage import AnyPath, write_problem
 
 GIB = 2**30
 _MIN_MEMORY = 2 * GIB  # Ray, MLflow and two workers with torch take about 1.5 GiB before any model

@@ -12,11 +12,12 @@ from typing import Any
 import ray
 import ray.train
 
+from raybench.cluster.nodes import lost_nodes
+from raybench.declare.plan import Trial
 from raybench.driver.deaths import Death, how_died
 from raybench.ledger.outcome import Failure, FailureKind
 from raybench.plan import Trial
 
-_CONNECT_SECONDS = 5.0
 _SETTLING_SECONDS = 1.0
 
 
@@ -29,7 +30,7 @@ def failure_of(trial: Trial, error: BaseException, seconds: float, *, oom_kills:
     kind: FailureKind = "crashed"
     message = first_words(error)
     causes = _causes(error)
-    own = next((cause for _, cause in sorted(causes.items()) if type(cause).__name__ == "LegDied"), None)
+    own = next((cause for _, cause in sorted(causes.items()) if isinstance(cause, LegDied)), None)
     dead = {rank: cause for rank, cause in sorted(causes.items()) if isinstance(cause, ray.exceptions.RayError)}
     if seconds >= trial.leg_timeout_seconds:
         kind, message = "timeout", f"no end after {seconds:.0f} s; the limit is {trial.leg_timeout_seconds:.0f} s"
@@ -93,35 +94,3 @@ def first_words(error: BaseException) -> str:
     """The first lines of an exception's text, as one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:6])[:1500] or type(error).__name__
-
-
-def node_name(node: dict[str, Any]) -> str:
-    """What people call a node of `ray.nodes()`: the name that it was started with, else its host's.
-
-    It is the same when the machine comes back under another of Ray's ids.
-    """
-    name = str(node.get("NodeName") or "")
-    return name if name not in ("", node["NodeManagerAddress"]) else str(node["NodeManagerHostname"])
-
-
-def living_nodes() -> dict[str, str]:
-    """The nodes whose raylet answers, by Ray's id, with their names.
-
-    Ray itself takes a node for living until it has missed several health checks, 14 s by default.
-    """
-    return {node["NodeID"]: node_name(node) for node in ray.nodes() if node["Alive"] and _answers(node)}
-
-
-def lost_nodes(node_ids: Collection[str]) -> list[str]:
-    """The names of those nodes that are gone: Ray says so, or their raylet does not answer."""
-    nodes = [node for node in ray.nodes() if node["NodeID"] in node_ids]
-    return sorted({node_name(node) for node in nodes if not (node["Alive"] and _answers(node))})
-
-
-def _answers(node: dict[str, Any]) -> bool:
-    """Whether something listens where the node's raylet does."""
-    try:
-        with socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), _CONNECT_SECONDS):
-            return True
-    except OSError:
-        return False

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raybench.analysis.inference import t_interval
-from raybench.plan import Plan, Trial
+from raybench.declare.plan import Plan, Trial
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from typing import Any
 
 from raybench.cluster.admission import Queue
 from raybench.cluster.fleet import Autoscaler, Need, Node
+from raybench.declare.plan import Leg, Plan, Trial
 from raybench.driver.events import leg_event
 from raybench.driver.running import Running, RunningTrial
 from raybench.errors import StorageError
@@ -29,9 +30,8 @@ from raybench.ledger.outcome import Failure, Outcome
 from raybench.ledger.storage import hidden_folder, to_path
 from raybench.plan import Leg, Plan, Trial
 from raybench.redaction import without_secrets
+from raybench.stores.storage import hidden_folder, to_path
 from raybench.tracking.mlflow_thread import MlflowThread
-
-ACTOR_NAMESPACE = "raybench"
 
 
 class Recorder:

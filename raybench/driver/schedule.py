@@ -28,19 +28,20 @@ from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from raybench.cluster.connection import end_own_ray
+from raybench.cluster.connection import ACTOR_NAMESPACE, end_own_ray
 from raybench.cluster.nodes import look
-from raybench.cluster.placement import RUN, Cluster, connection_problem
-from raybench.cluster.versions import own_versions
+from raybench.cluster.placement import Cluster, connection_problem
+from raybench.declare.plan import Plan
 from raybench.driver.display import Display
 from raybench.driver.interruption import Interruption
-from raybench.driver.recorder import ACTOR_NAMESPACE, Recorder
+from raybench.driver.recorder import Recorder
 from raybench.driver.reuse import keep_trial_processes
 from raybench.driver.trial import Fit, run_trial
 from raybench.ledger.lock import release_on_exit
-from raybench.ledger.storage import AnyPath, address, hidden_folder, store_variables
-from raybench.plan import Plan
+from raybench.machine.variables import RUN
+from raybench.machine.versions import own_versions
 from raybench.redaction import first_line, without_secrets
+from raybench.stores.storage import AnyPath, address, hidden_folder, store_variables
 from raybench.tracking.publishing import destination, mlflow_variables
 
 # Tune would hand these to a trial's process through Ray's agent, which writes them to a log; no trial needs them.

@@ -23,7 +23,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from raybench.cluster.nodes import look
 from raybench.cluster.orphans import remove_orphaned_placement_groups
 from raybench.cluster.placement import Cluster, check_placement, need_of, threads_per_worker, use_gpu, worker_resources
-from raybench.declare.datasets import WORKING_TREE
+from raybench.declare.plan import Leg, Trial
 from raybench.driver.deaths import oom_kills
 from raybench.driver.endings import failure_of, first_words, node_name, why_cut
 from raybench.driver.recorder import ACTOR_NAMESPACE
@@ -40,10 +40,6 @@ _SECONDS_BETWEEN_QUESTIONS = 1.0  # of a trial that waits for its nodes
 _START_SECONDS = 120
 # Runs one group to its end: the trial, the name of the group, the config of `run_trial`, the nodes to run on.
 Fit = Callable[[Trial, str, dict[str, Any], list[str]], str]
-
-
-class TrialGivenUp(RuntimeError):
-    """The cluster's trouble, not a leg's: no nodes, a group that would not start, was misplaced, or lost too often."""
 
 
 def run_trial(config: dict[str, Any]) -> dict[str, Any]:

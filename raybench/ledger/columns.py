@@ -16,7 +16,7 @@ from raybench.ledger.outcome import Failure, Measurement, Outcome
 from raybench.ledger.quantities import CIRCUMSTANCES, MEASURED, QUANTITIES, Quantity
 
 if TYPE_CHECKING:
-    from raybench.plan import Leg, Trial
+    from raybench.declare.plan import Leg, Trial
 
 SCHEMA_VERSION = 1
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raybench.errors import DamagedFile
 from raybench.ledger.columns import SCHEMA, build_row
 from raybench.ledger.outcome import Outcome
 from raybench.ledger.reading import (
-    DamagedFile,
     num_readers,
     parquet_files,
     read_file,
@@ -30,7 +30,7 @@ from raybench.ledger.reading import (
 from raybench.ledger.storage import AnyPath, files_below, write_whole
 
 if TYPE_CHECKING:
-    from raybench.plan import Leg, Trial
+    from raybench.declare.plan import Leg, Trial
 
 ASIDE = "_aside"  # where a ledger keeps what does not count: unreadable files, and rows of trials that began anew
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from raybench.errors import StorageError, UserError
-from raybench.ledger.storage import AnyPath
+from raybench.stores.storage import AnyPath
 
 if TYPE_CHECKING:
-    from raybench.ledger.remotepath import RemotePath
+    from raybench.stores.remotepath import RemotePath
 
 STALE_SECONDS: Final = 600.0
 _REFRESH_SECONDS: Final = 60.0

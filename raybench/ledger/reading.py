@@ -12,16 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raybench.errors import UserError
+from raybench.errors import DamagedFile, UserError
 from raybench.ledger.columns import CONTRACT, SCHEMA, SCHEMA_VERSION
-from raybench.ledger.storage import AnyPath, files_below, readable
+from raybench.stores.storage import AnyPath, files_below, readable
 
 _SMALL_FILE_ROWS = 256
 _JOINED_TABLES = 512
-
-
-class DamagedFile(UserError):
-    """A `*.parquet` file that is torn or damaged, or that is none of a ledger's."""
 
 
 def ledger_files(path: AnyPath) -> list[AnyPath]:

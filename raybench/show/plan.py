@@ -15,14 +15,14 @@ from rich.text import Text
 from raybench.cluster.placement import find_cluster
 from raybench.declare.arms import DeepSpeedArm, added_config
 from raybench.declare.audit import declared_options, differences
+from raybench.declare.plan import Leg, Plan, Trial
 from raybench.declare.protocol import Protocol, Train
 from raybench.declare.setting import Setting
 from raybench.declare.small_images import in_words
 from raybench.declare.space import Space
 from raybench.detection import what_it_detects
 from raybench.durations import Estimate, estimate
-from raybench.ledger.storage import AnyPath
-from raybench.plan import Leg, Plan, Trial
+from raybench.stores.storage import AnyPath
 
 MOST_ROWS = 60
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 from raybench.analysis import Analysis, Comparison, analyse
 from raybench.errors import UserError
 from raybench.ledger.dataset import Ledger, write_rows
-from raybench.ledger.storage import AnyPath, copy_folder, write_whole
 from raybench.redaction import first_line, without_secrets
 from raybench.show.tables import table_rows
 from raybench.show.words import answer_in_words

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from raybench.cli import parse_arguments, run_command
+from raybench.declare.plan import Leg, Plan, Trial
 from raybench.errors import UserError
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Outcome

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import Throughput
-from raybench.plan import Leg, Trial
 from raybench.training.failures import classify, describe, print_traceback
 from raybench.training.leg import run_leg
 from raybench.training.ranks import Ranks

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from raybench.declare.datasets import DatasetFacts
-from raybench.training.engines import InvalidConfig
+from raybench.errors import InvalidConfig
 from raybench.training.torchvision_ops import declare_missing
 
 _DEPTHS = {"cvt_13": [1, 2, 10], "cvt_21": [1, 4, 16]}  # blocks in each stage, table 2 of the paper

@@ -16,8 +16,9 @@ from filelock import FileLock
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset, TensorDataset
 
-from raybench.declare.datasets import DATASETS, BadData, DatasetFacts, check_present, data_folder, facts_of
+from raybench.declare.datasets import DATASETS, DatasetFacts, check_present, data_folder, facts_of
 from raybench.declare.setting import Augmentation, Setting
+from raybench.errors import BadData
 from raybench.training.torchvision_ops import import_datasets
 from raybench.training.transforms import Augmented, build_transform
 

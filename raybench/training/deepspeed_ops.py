@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raybench.cluster.placement import RUN
-from raybench.training.engines import Unsupported
+from raybench.errors import Unsupported
+from raybench.machine.variables import RUN
 from raybench.training.ranks import Ranks
 
 _loaded: set[str] = set()  # operators that this process has

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from raybench.cluster.versions import own_versions
-from raybench.declare.datasets import WORKING_TREE
+from raybench.machine.variables import WORKING_TREE
+from raybench.machine.versions import own_versions
 from raybench.training import machine
 from raybench.training.ranks import Ranks
 

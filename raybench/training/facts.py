@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raybench.plan import Leg
+from raybench.declare.plan import Leg
 from raybench.training.datasets import data_digest
 from raybench.training.loader import Batch, Batches
 from raybench.training.ranks import Ranks

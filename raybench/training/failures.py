@@ -15,8 +15,6 @@ import torch
 from raybench.declare.datasets import BadData
 from raybench.ledger.outcome import FailureKind
 from raybench.redaction import without_secrets
-from raybench.training.engines import InvalidConfig, Unsupported
-from raybench.training.leg import NotFinite
 
 _LONGEST = 2000  # characters of a message
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  not a folder of temporary files: where loader processes hand over batches

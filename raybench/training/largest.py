@@ -44,14 +44,6 @@ class Probe:
     reason: str | None  # why it does not fit
 
 
-class ProbeFailed(RuntimeError):
-    """A probe failed of something else than memory, so that no batch can be found."""
-
-    def __init__(self, kind: FailureKind, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
 class LargestBatches:
     """The largest batch of each arm of a trial, sought when it is first asked for.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
 from raybench.ledger.outcome import Measurement
@@ -25,10 +26,6 @@ from raybench.training.ranks import Ranks
 from raybench.training.telemetry import Telemetry
 
 _NO_HOST_PEAK = "host memory peak (it cannot be reset here: the size at a leg's end stands in its place)"
-
-
-class NotFinite(ArithmeticError):
-    """A loss that is no number, or infinite."""
 
 
 def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measurement:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from raybench.declare.datasets import BadData, facts_of
+from raybench.declare.datasets import facts_of
 from raybench.declare.setting import Augmentation, Setting
+from raybench.errors import BadData
 from raybench.training.datasets import num_samples, training_data
 from raybench.training.transforms import Mixing, SeededOrder
 

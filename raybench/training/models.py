@@ -18,8 +18,8 @@ from raybench.declare import catalog
 from raybench.declare.datasets import facts_of
 from raybench.declare.setting import Setting
 from raybench.declare.small_images import patch_size
+from raybench.errors import InvalidConfig
 from raybench.training.cvt import build_cvt
-from raybench.training.engines import InvalidConfig
 from raybench.training.lenets import LENETS
 from raybench.training.stems import open_stem
 from raybench.training.torchvision_ops import declare_missing

@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from raybench.declare.setting import Adam, Lamb, Schedule, Sgd
+from raybench.errors import InvalidConfig, Unsupported
 from raybench.training.deepspeed_ops import build_optimizer_kernel
-from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.torchvision_ops import declare_missing
 
 Choice = Sgd | Adam | Lamb

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from raybench.peaks import datasheet_tflops
+from raybench.machine.peaks import datasheet_tflops
 from raybench.training.ranks import Ranks
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -19,11 +19,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import Throughput, Train
-from raybench.plan import Leg, Trial
+from raybench.errors import InvalidConfig, NothingTrained
 from raybench.training import facts
 from raybench.training.blocks import num_checkpointed
-from raybench.training.engines import Engine, InvalidConfig
+from raybench.training.engines import Engine
 from raybench.training.evaluation import Evaluation, Evaluator
 from raybench.training.firststep import Probed
 from raybench.training.loader import Batch, Batches
@@ -31,10 +32,6 @@ from raybench.training.loop import run_steps
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import Clock, DeviceClock, HostClock, StepTimes, marks_per_step, step_times
 from raybench.training.telemetry import Telemetry
-
-
-class NothingTrained(AssertionError):
-    """The steps ran, but gradients were zero or no parameter changed."""
 
 
 def criterion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

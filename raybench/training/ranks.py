@@ -10,11 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from raybench.errors import RanksParted
+
 _PATIENCE_SECONDS = 30.0  # how long a rank that failed waits for the others to come out of the leg
-
-
-class RanksParted(RuntimeError):
-    """The other ranks did not come to the meeting point: they hang in the leg, or are gone."""
 
 
 @dataclass(frozen=True)

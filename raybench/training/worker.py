@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from raybench.declare.arms import DeepSpeedArm
-from raybench.declare.datasets import BadData
+from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
@@ -21,27 +21,16 @@ from raybench.training import memory
 from raybench.training.datasets import check_data, fetch
 from raybench.training.environment import gather_environment
 from raybench.training.failures import classify, describe, print_traceback
-from raybench.training.largest import LargestBatches, ProbeFailed
+from raybench.training.largest import LargestBatches
 from raybench.training.leg import run_leg, set_kernels
 from raybench.training.models import inspect_model
 from raybench.training.network import measured_network
 from raybench.training.peak import measured_tflops
-from raybench.training.ranks import Ranks, RanksParted
+from raybench.training.ranks import Ranks
 from raybench.training.telemetry import Telemetry
 
 # Whoever watches the processes looks every two seconds: time to see which one died before its peers complain of it.
 _SECONDS_TO_BE_SEEN = 5.0
-
-
-class LegDied(RuntimeError):
-    """A leg failed on this rank alone, and the others hang in it: the group must end."""
-
-    def __init__(self, leg_id: str, kind: FailureKind, message: str) -> None:
-        super().__init__(leg_id, kind, message)
-        self.leg_id, self.kind, self.message = leg_id, kind, message
-
-    def __str__(self) -> str:
-        return self.message
 
 
 def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failure]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from raybench.declare.plan import Plan
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.reading import ledger_files, read_file
-from raybench.plan import Plan
 from tests.chaos.fake import measurement
 from tests.chaos.script import CUTTING, LEG_FAULTS, Script
 

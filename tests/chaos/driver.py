@@ -8,7 +8,7 @@ from typing import Any
 
 from raybench import sweep
 from raybench.cli import run_command
-from raybench.plan import Trial
+from raybench.declare.plan import Trial
 from tests.chaos import fake
 
 
@@ -30,9 +30,9 @@ def work(config: dict[str, Any]) -> str:
 
     import ray.train
 
-    from raybench.cluster.versions import own_versions
-    from raybench.declare.datasets import WORKING_TREE
     from raybench.driver.trial import run_group
+    from raybench.machine.variables import WORKING_TREE
+    from raybench.machine.versions import own_versions
 
     context = ray.train.get_context()
     folder = Path(os.environ[WORKING_TREE]) / fake.MEETINGS / config["group"]

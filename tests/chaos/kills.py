@@ -20,7 +20,6 @@ from pathlib import Path
 
 from raybench.cli import parse_script
 from raybench.declare.space import load_space
-from raybench.plan import Plan, build_plan
 from tests.chaos import checks
 from tests.chaos.processes import TITLES, kill_one
 from tests.chaos.stage import Stage

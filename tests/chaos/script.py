@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from raybench.plan import Plan
+from raybench.declare.plan import Plan
 
 # What a leg does, and the kind of failure that the ledger must then name.
 LEG_FAULTS = {

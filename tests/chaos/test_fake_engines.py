@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
-from raybench.plan import Plan, build_plan
 from tests.chaos import checks
 from tests.chaos.fake import SCRIPT
 from tests.chaos.nodes import Nodes

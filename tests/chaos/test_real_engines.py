@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
-from raybench.plan import build_plan
 from tests.chaos import checks
 from tests.chaos.script import LegFault, draw_script
 from tests.chaos.stage import Stage

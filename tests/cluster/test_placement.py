@@ -20,9 +20,9 @@ from raybench.cluster.placement import (
     worker_resources,
 )
 from raybench.declare import datasets
+from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import Space
 from raybench.errors import UserError
-from raybench.plan import Plan, build_plan
 from raybench.sweep import seconds_to_wait
 from tests.training import datafiles
 

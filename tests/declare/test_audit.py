@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
 from raybench.errors import UserError
-from raybench.plan import build_plan
 
 DDP = {"engine": "torch"}
 

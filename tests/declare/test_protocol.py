@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from raybench.declare.plan import Plan, build_plan
 from raybench.declare.protocol import Throughput, Train
 from raybench.declare.space import load_space
 from raybench.errors import UserError
-from raybench.plan import Plan, build_plan
 
 SPACE = """
 question: {quality_margin: 0.02}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from raybench.declare.plan import build_plan
 from raybench.declare.setting import Setting
 from raybench.declare.small_images import in_words, made_for, patch_size
 from raybench.declare.space import load_space
-from raybench.plan import build_plan
 from tests.conftest import Commands
 
 

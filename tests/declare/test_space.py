@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raybench.declare.plan import build_plan
 from raybench.declare.setting import Setting
 from raybench.declare.space import Space, load_space
 from raybench.declare.spacefile import known_spaces
 from raybench.errors import UserError
-from raybench.plan import build_plan
 from tests.conftest import ROOT, Commands
 
 GOOD = """\

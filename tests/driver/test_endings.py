@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from raybench.cluster.connection import ray
+from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
 from raybench.driver import endings
 from raybench.driver.deaths import Death
-from raybench.plan import build_plan
 
 TRIAL = build_plan(*load_space("quickstart", {}), sweep="s").trials[0]
 

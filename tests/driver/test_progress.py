@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.driver.display import MANY_LEGS, Display, Level
 from raybench.driver.progress import Progress
-from raybench.plan import Plan, build_plan
 
 MODELS = "setting.model"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
 from raybench.errors import UserError

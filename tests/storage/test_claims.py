@@ -17,12 +17,12 @@ import pytest
 from raybench.errors import UserError
 from raybench.ledger import lock
 from raybench.ledger.lock import sweep_lock
-from raybench.ledger.storage import to_path
+from raybench.stores.storage import to_path
 from tests.conftest import command_environment
 from tests.storage.store import Store
 
 HOLD = (
-    "import sys, time; from raybench.ledger.storage import to_path; from raybench.ledger.lock import sweep_lock\n"
+    "import sys, time; from raybench.stores.storage import to_path; from raybench.ledger.lock import sweep_lock\n"
     + ("with sweep_lock(to_path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)")
 )
 

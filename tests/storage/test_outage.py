@@ -14,8 +14,8 @@ from raybench.errors import StorageError
 from raybench.ledger import outcome as outcomes
 from raybench.ledger import remotepath
 from raybench.ledger.dataset import Ledger
-from raybench.ledger.storage import to_path
-from raybench.plan import Plan, build_plan
+from raybench.stores import remotepath
+from raybench.stores.storage import to_path
 from tests.ledger.test_dataset import MEASUREMENT
 from tests.storage.store import Store
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from raybench.errors import UserError
-from raybench.ledger.remotepath import RemotePath
-from raybench.ledger.storage import address, hidden_folder, store_variables, to_path, write_problem
+from raybench.stores.remotepath import RemotePath
+from raybench.stores.storage import address, hidden_folder, store_variables, to_path, write_problem
 
 NOWHERE = "endpoint_override=127.0.0.1:1&scheme=http"
 

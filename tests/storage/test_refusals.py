@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raybench.errors import UserError
-from raybench.ledger.storage import to_path
+from raybench.stores.storage import to_path
 from raybench.sweep import main as sweep
 from tests.conftest import Commands
 from tests.storage.store import KEY, SECRET, Store

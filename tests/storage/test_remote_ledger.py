@@ -11,11 +11,11 @@ import yaml
 
 from raybench.analysis import analyse
 from raybench.analysis.__main__ import main as analysis
+from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
 from raybench.doctor.hardware import disks
 from raybench.durations import estimate
 from raybench.errors import UserError
-from raybench.ledger import remotepath
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.reading import ledger_files, read_ledger
 from raybench.ledger.storage import AnyPath, copy_folder, to_path

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from raybench import sweep
+from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
 from raybench.errors import Interrupted
 from raybench.ledger.dataset import Ledger
-from raybench.plan import build_plan
 from tests.ledger.test_dataset import MEASUREMENT
 
 

@@ -17,7 +17,6 @@ from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
 from raybench.ledger import outcome as outcomes
 from raybench.ledger.reading import read_ledger
-from raybench.plan import Plan, build_plan
 from tests.conftest import command_environment
 from tests.ledger.test_dataset import MEASUREMENT
 from tests.tracking.conftest import Server

@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from raybench.declare.arms import Arm
+from raybench.declare.plan import Leg
 from raybench.declare.setting import Setting
-from raybench.plan import Leg
 from raybench.training.datasets import evaluation_data
 from raybench.training.deepspeed_ops import import_deepspeed
 from raybench.training.engines import Engine, build_engine

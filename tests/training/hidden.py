@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
+from raybench.declare.plan import Leg, Plan
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Outcome
 from raybench.plan import Leg, Plan

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from raybench.declare import datasets
-from raybench.declare.datasets import DATASETS, BadData, facts_of
+from raybench.declare.datasets import DATASETS, facts_of
 from raybench.declare.setting import Setting
+from raybench.errors import BadData
 from raybench.training.datasets import check_data, evaluation_data, fetch, num_samples, training_data
 from raybench.training.torchvision_ops import import_datasets
 from tests.training import datafiles

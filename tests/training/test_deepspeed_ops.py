@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from raybench.cluster.placement import RUN
+from raybench.errors import Unsupported
+from raybench.machine.variables import RUN
 from raybench.training import deepspeed_ops
-from raybench.training.engines import Unsupported
 
 # What torch 2.13 raises when ninja fails, as g++ 12 and clang 14 word it.
 SAID = """Error building extension 'cpu_adam': [1/3] c++ -MMD -MF x.o.d -c /x/cpu_adam.cpp -o cpu_adam.o

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from raybench.declare.arms import TorchArm
+from raybench.declare.plan import build_plan
 from raybench.declare.space import Space
 from raybench.ledger.outcome import Measurement
 from raybench.plan import build_plan

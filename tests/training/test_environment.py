@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raybench.declare.datasets import WORKING_TREE
+from raybench.machine.variables import WORKING_TREE
 from raybench.training import machine
 from raybench.training.environment import differences, environment, gather_environment
 from raybench.training.ranks import Ranks

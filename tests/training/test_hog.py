@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from raybench.analysis import analyse
+from raybench.declare.plan import build_plan
 from raybench.declare.space import Space
 from raybench.ledger.dataset import Ledger
-from raybench.plan import build_plan
 from tests.training.torchrun import torchrun
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]

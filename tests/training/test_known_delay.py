@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from raybench.analysis import analyse
+from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
 from raybench.ledger.dataset import Ledger
-from raybench.plan import build_plan
 from raybench.training import leg as legs_of_training
 from raybench.training.loop import run_steps
 from raybench.training.ranks import Ranks

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from raybench.declare.plan import Plan, Trial, build_plan
 from raybench.declare.setting import parse_bytes
 from raybench.declare.space import load_space
-from raybench.errors import UserError
+from raybench.errors import ProbeFailed, UserError
 from raybench.ledger.columns import build_row
 from raybench.ledger.outcome import Failure, Measurement
 from raybench.plan import Plan, Trial, build_plan

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from raybench.declare.plan import build_plan
 from raybench.declare.space import Space
-from raybench.plan import build_plan
 from raybench.training.memory import SavedForBackward, bytes_by_part
 from tests.training.torchrun import torchrun
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from raybench.declare import catalog
 from raybench.declare.setting import Setting
 from raybench.declare.small_images import PATCHED, STEMS
-from raybench.training.engines import InvalidConfig
+from raybench.errors import InvalidConfig
 from raybench.training.models import build_model, inspect_model, work_facts
 from tests.training.datafiles import write_folder
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raybench import facts
+from raybench.declare.plan import Plan, Trial, build_plan
 from raybench.declare.space import Space, load_space
-from raybench.plan import Plan, Trial, build_plan
 from tests.conftest import ROOT
 from tests.training.torchrun import torchrun
 

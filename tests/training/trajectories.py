@@ -18,12 +18,13 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 
 from raybench.declare.arms import Arm
+from raybench.declare.plan import Leg
 from raybench.declare.setting import Setting
-from raybench.plan import Leg
+from raybench.errors import InvalidConfig, Unsupported
 from raybench.training import memory
 from raybench.training.blocks import checkpoint_activations
 from raybench.training.deepspeed_ops import import_deepspeed
-from raybench.training.engines import Engine, InvalidConfig, Unsupported, build_engine
+from raybench.training.engines import Engine, build_engine
 from raybench.training.leg import seed_everything, set_kernels
 from raybench.training.loader import Batches
 from raybench.training.loop import run_steps

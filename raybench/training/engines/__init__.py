@@ -8,15 +8,7 @@ import torch
 from torch import nn
 
 from raybench.declare.arms import DeepSpeedArm, FsdpArm
-from raybench.plan import Leg
-
-
-class InvalidConfig(Exception):
-    """The engine's library refused the configuration; the message carries its words."""
-
-
-class Unsupported(Exception):
-    """The engine, device or model cannot do what was asked; the message carries the reason."""
+from raybench.declare.plan import Leg
 
 
 class Engine(Protocol):

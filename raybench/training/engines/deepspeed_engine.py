@@ -10,8 +10,8 @@ from torch import nn
 
 from raybench.declare.arms import DeepSpeedArm, added_config, deepspeed_config
 from raybench.declare.setting import LossScale, Schedule, Setting
+from raybench.errors import InvalidConfig, Unsupported
 from raybench.training.deepspeed_ops import build_communication, build_optimizer_kernel
-from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.facts import dtype_names
 from raybench.training.optimizers import (
     StepCounter,

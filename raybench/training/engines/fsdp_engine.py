@@ -11,8 +11,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from raybench.declare.setting import Setting
+from raybench.errors import InvalidConfig, Unsupported
 from raybench.training.blocks import blocks_of
-from raybench.training.engines import InvalidConfig, Unsupported
 from raybench.training.engines.torch_engine import DTYPES, TorchEngine
 from raybench.training.facts import dtype_names
 from raybench.training.optimizers import build_optimizer

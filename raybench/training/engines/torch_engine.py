@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raybench.declare.arms import FsdpArm, TorchArm
 from raybench.declare.setting import Setting
-from raybench.training.engines import Unsupported
+from raybench.errors import Unsupported
 from raybench.training.facts import dtype_names
 from raybench.training.optimizers import (
     StepCounter,

@@ -22,7 +22,7 @@ from raybench.errors import StorageError, UserError
 from raybench.redaction import without_secrets
 
 if TYPE_CHECKING:
-    from raybench.ledger.remotepath import RemotePath
+    from raybench.stores.remotepath import RemotePath
 
 AnyPath: TypeAlias = "Path | RemotePath"
 _SCHEME: Final = re.compile(r"([A-Za-z][\w+.-]*)://")
@@ -45,7 +45,7 @@ def to_path(place: str | AnyPath) -> AnyPath:
         if uri.netloc not in ("", "localhost") or not uri.path:
             raise UserError(f"{place}: a file's URI has three slashes, as in file:///data/results")
         return Path(unquote(uri.path))
-    from raybench.ledger.remotepath import SCHEMES, RemotePath
+    from raybench.stores.remotepath import SCHEMES, RemotePath
 
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in ("file", *SCHEMES))

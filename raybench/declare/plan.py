@@ -1,0 +1,266 @@
+"""The plan: every trial and its legs made explicit, in the order in which they run.
+
+Ids are hashes of content: the same space gives the same ids anywhere, which is all that resume needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from raybench.declare import catalog
+from raybench.declare.arms import Arm, DeepSpeedArm, deepspeed_config
+from raybench.declare.protocol import Protocol
+from raybench.declare.setting import Setting
+from raybench.declare.space import Question, Space, load_space
+from raybench.errors import UserError
+
+PLAN_VERSION = 1
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Leg(_Frozen):
+    """One arm's run inside a trial; `position` is its place in the trial's order, from 0."""
+
+    leg_id: str
+    arm_name: str
+    arm: Arm
+    is_baseline: bool
+    setting: Setting  # the trial's, with what this arm declares to differ in
+    round: int
+    position: int
+    chain: int | None = None  # the arm's place in its chain, from 0
+    protocol: Protocol | None = None  # where it is not the trial's: a calibration varies the instruments
+
+    def with_micro_batch(self, micro_batch: int) -> Leg:
+        """The leg with this batch, where its setting asks for the largest."""
+        return self.model_copy(update={"setting": self.setting.with_micro_batch(micro_batch)})
+
+    def arm_config(self) -> dict[str, Any]:
+        """Everything the arm was asked to be built with; `chain` is its place where the arms form a chain."""
+        config = self.arm.model_dump(mode="json")
+        if isinstance(self.arm, DeepSpeedArm):
+            config["deepspeed_config"] = deepspeed_config(self.arm, self.setting)
+        return config if self.chain is None else {**config, "chain": self.chain}
+
+
+class Trial(_Frozen):
+    """One setting x one repeat: a fresh set of processes, and the sample of the statistics."""
+
+    trial_id: str
+    setting_id: str
+    label: str
+    family: str
+    setting: Setting
+    repeat: int
+    seed: int
+    protocol: Protocol
+    differs: tuple[str, ...]
+    isolation: str
+    slots_per_node: int = 1  # trials that may run on a node at a time
+    leg_timeout_seconds: float
+    legs: tuple[Leg, ...]
+
+    @property
+    def num_nodes_taken(self) -> float:
+        """How many machines are the trial's while it runs: several, or a part of one that it shares."""
+        return self.setting.nodes / self.slots_per_node
+
+    def as_measured(self, leg: Leg) -> Trial:
+        """The trial under the protocol that this leg follows."""
+        return self if leg.protocol is None else self.model_copy(update={"protocol": leg.protocol})
+
+
+class Plan(_Frozen):
+    """What a sweep runs: its name, where it comes from, and the trials in their order."""
+
+    plan_version: int = PLAN_VERSION
+    space: str
+    sweep: str
+    question: Question
+    trials: tuple[Trial, ...]
+    outlook: dict[str, Any] | None = None  # what `--json` says of time and cost; nothing that runs reads it
+
+    def legs(self) -> list[tuple[Trial, Leg]]:
+        """Every leg with its trial, in order."""
+        return [(trial, leg) for trial in self.trials for leg in trial.legs]
+
+
+def content_hash(*content: Any) -> str:
+    """16 hexadecimal digits that name a content: the SHA-256 of its canonical JSON.
+
+    Models go in without the fields that have their default, so that a field added later renames nothing.
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def build_plan(name: str, space: Space, sweep: str = "") -> Plan:
+    """All trials of a space, repeat by repeat so that every setting sees the whole length of the sweep.
+
+    `sweep` names it; without a name it is called by a hash of what is measured (everything but the question
+    and the number of repeats), so that the same command again is the same sweep.
+    """
+    values = list(space.settings())
+    settings = [Setting.model_validate(fields) for fields in values]
+    names = labels(settings, space.axes())
+    cells = [_build_cell(space, *each) for each in zip(values, settings, names, strict=True)]
+    arms = {name: arm.model_dump(mode="json", exclude_defaults=True) for name, arm in space.arms.items()}
+    trials = tuple(_build_trial(space, cell, arms, repeat) for repeat in range(space.repeats) for cell in cells)
+    measured = space.model_dump(
+        mode="json", exclude={"question", "repeats", "leg_timeout_seconds"}, exclude_defaults=True
+    )
+    measured["setting"] = {key: value for key, value in measured["setting"].items() if key != "download"}
+    return Plan(space=name, sweep=sweep or content_hash(measured)[:8], question=space.question, trials=trials)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A setting with what each arm makes of it: made once, and shared by its repeats, which may be many."""
+
+    setting: Setting
+    setting_id: str
+    label: str
+    of_arm: Mapping[str, Setting]
+
+
+def _build_cell(space: Space, values: Mapping[str, Any], setting: Setting, label: str) -> _Cell:
+    of_arm = {
+        name: Setting.model_validate({**values, **arm.setting}) if arm.setting else setting
+        for name, arm in space.arms.items()
+    }
+    return _Cell(setting, content_hash(setting.identity()), label, of_arm)
+
+
+def _build_trial(space: Space, cell: _Cell, arms: Mapping[str, Any], repeat: int) -> Trial:
+    protocol = space.protocol.model_dump(mode="json", exclude_defaults=True)
+    # What has its usual value is left out, so that a choice added later renames nothing.
+    sharing = [space.slots_per_node] if space.slots_per_node > 1 else []
+    trial_id = content_hash(cell.setting_id, repeat, space.seed, protocol, space.isolation, *sharing)
+    order = leg_order(list(space.arms), space.protocol.rounds, space.seed, cell.setting_id, repeat)
+    legs = tuple(
+        Leg(
+            leg_id=content_hash(trial_id, name, arms[name], round_),
+            arm_name=name,
+            arm=space.arms[name],
+            is_baseline=name == space.baseline,
+            setting=cell.of_arm[name],
+            round=round_,
+            position=position,
+            chain=list(space.arms).index(name) if space.chain else None,
+        )
+        for position, (name, round_) in enumerate(order)
+    )
+    return Trial(
+        trial_id=trial_id,
+        setting_id=cell.setting_id,
+        label=cell.label,
+        family=catalog.family(cell.setting.model),
+        setting=cell.setting,
+        repeat=repeat,
+        seed=int(content_hash("seed", space.seed, cell.setting_id, repeat)[:8], 16) & 0x7FFFFFFF,
+        protocol=space.protocol,
+        differs=_differs(space, legs),
+        isolation=space.isolation,
+        slots_per_node=space.slots_per_node,
+        leg_timeout_seconds=space.leg_timeout_seconds,
+        legs=legs,
+    )
+
+
+def _differs(space: Space, legs: tuple[Leg, ...]) -> tuple[str, ...]:
+    """What the arms are meant to differ in: where each takes its largest batch, in the batch too."""
+    largest = any(leg.setting.batch_size == "max" for leg in legs) and "batch_size" not in space.differs
+    return (*space.differs, "batch_size") if largest else space.differs
+
+
+def leg_order(arms: list[str], rounds: int, seed: int, setting_id: str, repeat: int) -> list[tuple[str, int]]:
+    """The counterbalanced order of a trial's legs, as (arm, round).
+
+    Each setting has its own random order of the arms, drawn from the sweep's seed. Repeats go in pairs: the
+    pair's number rotates that order, so that every arm comes to stand in every place, and the second of a
+    pair starts with the first's order reversed. Round 1 is round 0 reversed, and so on, so that within a trial
+    a linear drift cancels.
+    """
+    order = sorted(arms)
+    random.Random(content_hash("order", seed, setting_id)).shuffle(order)
+    pair, second = divmod(repeat, 2)
+    shift = pair % len(order)
+    order = order[shift:] + order[:shift]
+    if second:
+        order.reverse()
+    return [(arm, round_) for round_ in range(rounds) for arm in (order if round_ % 2 == 0 else reversed(order))]
+
+
+def labels(settings: list[Setting], axes: list[str]) -> list[str]:
+    """A readable name for each setting: the usual one, and what tells settings of the same name apart."""
+    names = [f"{s.model} {s.dataset} b{s.batch_size} {s.precision} w{s.workers}" for s in settings]
+    fields = [_flat({axis: getattr(setting, axis) for axis in axes}) for setting in settings]
+    for name in dict.fromkeys(name for field in fields for name in field):
+        alike: dict[str, list[int]] = {}
+        for index, label in enumerate(names):
+            alike.setdefault(label, []).append(index)
+        for indices in alike.values():
+            if len({fields[index].get(name) for index in indices}) > 1:
+                for index in indices:
+                    names[index] += _spelt(name, fields[index].get(name))
+    if len(set(names)) < len(names):
+        names = [
+            f"{label} {content_hash(setting.model_dump(mode='json'))[:4]}"
+            for label, setting in zip(names, settings, strict=True)
+        ]
+    return names
+
+
+def _spelt(name: str, value: str | None) -> str:
+    if value is None:
+        return ""
+    return f" {value}" if name == "optimizer.name" else f" {name.removeprefix('optimizer.')}={value}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested fields by dotted name, as short texts: {"optimizer.lr": "0.001"}."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        if isinstance(plain, Mapping) and key != "model_options":
+            flat |= _flat(plain, f"{prefix}{key}.")
+        elif isinstance(plain, Mapping):
+            flat[prefix + key] = ",".join(f"{name}={item}" for name, item in plain.items()) or "none"
+        else:
+            flat[prefix + key] = f"{plain:g}" if isinstance(plain, float) else str(plain)
+    return flat
+
+
+def plan_from_arguments(values: dict[str, str], *, large: bool = False) -> tuple[Plan, Space]:
+    """The plan that `space=... size=... sweep=... key=value ...` asks for; a huge one only when `large`.
+
+    Raises UserError.
+    """
+    overrides = dict(values)
+    if "space" not in overrides:
+        raise UserError("space= is missing: name a space, as in space=quickstart, or --help")
+    sweep = overrides.pop("sweep", None)
+    if sweep is not None:
+        check_name("sweep", sweep)
+    name, space = load_space(overrides.pop("space"), size=overrides.pop("size", ""), overrides=overrides, large=large)
+    check_name("space", name)
+    return build_plan(name, space, sweep or ""), space
+
+
+def check_name(key: str, name: str) -> None:
+    """Raise UserError unless `name` can be a folder's name: letters, digits, `.`, `_`, `-`."""
+    allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+    if not name or len(name) > 80 or name[0] in ".-" or any(letter not in allowed for letter in name):
+        raise UserError(
+            f"{key}={name}: a name is 1 to 80 letters, digits, '.', '_' or '-', and begins with none of '.-'"
+        )

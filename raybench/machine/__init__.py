@@ -1,0 +1,1 @@
+"""What a machine is: its hardware, names, versions and peaks. No ray and no torch."""

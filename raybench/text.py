@@ -1,0 +1,26 @@
+"""Text for messages: a word that was meant, and a message in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+_LONGEST_MESSAGE = 1500  # characters; what is longer quotes an input that no person wrote
+
+
+def suggest(word: str, known: Iterable[str], *, most: int = 12) -> str:
+    """What would be right instead of `word`: the closest known words, or the first of them."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(close) + "?"
+    shown = ", ".join(names[:most])
+    return f"known: {shown}" + (f" ... ({len(names)} in all)" if len(names) > most else "")
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks or control characters, so that a message stays one line."""
+    folded = " ".join(text.split())
+    if len(folded) > _LONGEST_MESSAGE:
+        folded = f"{folded[: _LONGEST_MESSAGE - 300]} ... {folded[-300:]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in folded)
