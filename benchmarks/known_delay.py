@@ -28,6 +28,7 @@ from scipy import stats  # noqa: E402
 
 from raybench.analysis import Comparison, analyse  # noqa: E402
 from raybench.cli import parse_script, run_command  # noqa: E402
+from raybench.declare.plan import Plan, build_plan  # noqa: E402
 from raybench.declare.space import Space  # noqa: E402
 from raybench.ledger.dataset import Ledger  # noqa: E402
 from raybench.training import leg as legs_of_training  # noqa: E402

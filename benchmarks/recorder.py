@@ -18,12 +18,12 @@ import numpy as np
 import ray
 
 from raybench.cli import parse_script, run_command
+from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
 from raybench.ledger import outcome as outcomes
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Measurement
-from raybench.plan import Plan, build_plan
 
 NUM_STEPS = 100
 START_SECONDS = 10  # a trial's processes take longer to start; the recorder imports MLflow meanwhile

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from raybench.cli import parse_script, run_command
+from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.errors import UserError
 
@@ -88,7 +89,7 @@ def hand_over(trial: Any, name: str, config: dict[str, Any], _node_ids: list[str
     """In the place of `raybench.driver.trial.fit_torch`: every leg of a group has its outcome at once."""
     import ray
 
-    from raybench.driver.recorder import ACTOR_NAMESPACE
+    from raybench.cluster.connection import ACTOR_NAMESPACE
     from raybench.ledger import outcome as outcomes
 
     recorder = ray.get_actor(config["recorder"], namespace=ACTOR_NAMESPACE)

@@ -7,21 +7,20 @@ Exit codes: 0 done, 1 something could not be measured, what was checked does not
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import importlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from raybench.errors import Interrupted, NothingMeasured, UserError
 from raybench.manuals import COMMANDS, GROUPS, MANUALS, Key, Manual
+from raybench.text import one_line, suggest
 
 _KEY = re.compile(r"[A-Za-z_][\w.\-]*")
-_LONGEST_MESSAGE = 1500  # characters; what is longer quotes an input that no person wrote
 
 
 @dataclass(frozen=True)
@@ -52,16 +51,6 @@ class Arguments:
 
 class HelpShown(Exception):
     """`--help` was asked for and printed."""
-
-
-def suggest(word: str, known: Iterable[str], *, most: int = 12) -> str:
-    """What would be right instead of `word`: the closest known words, or the first of them."""
-    names = sorted(set(known))
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
-    if close:
-        return "did you mean " + " or ".join(close) + "?"
-    shown = ", ".join(names[:most])
-    return f"known: {shown}" + (f" ... ({len(names)} in all)" if len(names) > most else "")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -29,10 +29,11 @@ from raybench.analysis import Analysis, Comparison, analyse
 from raybench.analysis.inference import judge
 from raybench.analysis.question import find_question
 from raybench.analysis.results import number, plain, ratio
-from raybench.cli import parse_arguments, run_command, suggest
+from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
-from raybench.ledger.storage import to_path
 from raybench.show.words import percent
+from raybench.stores.storage import to_path
+from raybench.text import suggest
 
 VERDICTS = (
     "helps", "no effect", "hurts", "undecided", "gained", "lost", "appeared", "disappeared", "not comparable",

@@ -15,9 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from raybench.cli import parse_arguments, suggest
+from raybench.cli import parse_arguments
 from raybench.errors import UserError
 from raybench.manuals import COMMANDS, MANUALS
+from raybench.text import suggest
 
 _HERE = Path(__file__).parent
 _RESULTS = Path("mlruns/ledger")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raybench.outcome import FailureKind
+    from raybench.ledger.outcome import FailureKind
 
 
 class RaybenchError(Exception):

@@ -10,30 +10,6 @@ from raybench.declare.plan import plan_from_arguments
 from raybench.errors import UserError
 from raybench.stores.storage import to_path
 
-def plan_from_arguments(values: dict[str, str], *, large: bool = False) -> tuple[Plan, Space]:
-    """The plan that `space=... size=... sweep=... key=value ...` asks for; a huge one only when `large`.
-
-    Raises UserError.
-    """
-    overrides = dict(values)
-    if "space" not in overrides:
-        raise UserError("space= is missing: name a space, as in space=quickstart, or --help")
-    sweep = overrides.pop("sweep", None)
-    if sweep is not None:
-        check_name("sweep", sweep)
-    name, space = load_space(overrides.pop("space"), size=overrides.pop("size", ""), overrides=overrides, large=large)
-    check_name("space", name)
-    return build_plan(name, space, sweep or ""), space
-
-
-def check_name(key: str, name: str) -> None:
-    """Raise UserError unless `name` can be a folder's name: letters, digits, `.`, `_`, `-`."""
-    allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
-    if not name or len(name) > 80 or name[0] in ".-" or any(letter not in allowed for letter in name):
-        raise UserError(
-            f"{key}={name}: a name is 1 to 80 letters, digits, '.', '_' or '-', and begins with none of '.-'"
-        )
-
 
 def main(argv: list[str]) -> int:
     """Print a plan. Returns 0; raises UserError for bad input."""

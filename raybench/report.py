@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
-from raybench.ledger.storage import to_path
+from raybench.stores.storage import to_path
 
 
 def main(argv: list[str]) -> int:

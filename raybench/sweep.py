@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from raybench.analysis import analyse
-from raybench.cli import parse_arguments, run_command, suggest
+from raybench.cli import parse_arguments, run_command
 from raybench.cluster.placement import check_data, check_fits
 from raybench.declare.plan import Plan, plan_from_arguments
 from raybench.declare.space import Space
@@ -31,10 +31,10 @@ from raybench.errors import Interrupted, NothingMeasured, StorageError, UserErro
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.lock import sweep_lock
 from raybench.ledger.outcome import FAILURE_KINDS
-from raybench.ledger.storage import AnyPath, hidden_folder, to_path, write_problem
-from raybench.plan import Plan, plan_from_arguments
 from raybench.redaction import without_secrets
 from raybench.show.terminal import print_analysis
+from raybench.stores.storage import AnyPath, hidden_folder, to_path, write_problem
+from raybench.text import suggest
 from raybench.tracking.publishing import destination, publish
 
 

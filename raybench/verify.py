@@ -26,9 +26,8 @@ from raybench.errors import DamagedFile, UserError
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import FAILURE_KINDS, machines
 from raybench.ledger.quantities import QUANTITIES
-from raybench.ledger.reading import DamagedFile, ledger_files, scan_file
-from raybench.ledger.storage import AnyPath, address, to_path
-from raybench.plan import build_plan
+from raybench.ledger.reading import ledger_files, scan_file
+from raybench.stores.storage import AnyPath, address, to_path
 
 _MOST_TOLD: Final = 20  # findings of one kind
 

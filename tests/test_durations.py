@@ -16,8 +16,7 @@ from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.durations import estimate, in_words
 from raybench.ledger.dataset import Ledger
-from raybench.machine import cpu_model
-from raybench.plan import Plan, build_plan
+from raybench.machine.fingerprint import cpu_model
 from raybench.show.plan import cost_in_words
 from tests.conftest import Commands
 from tests.ledger.test_dataset import MEASUREMENT

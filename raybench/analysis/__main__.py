@@ -6,7 +6,7 @@ import json
 import sys
 
 from raybench.cli import parse_arguments, run_command
-from raybench.ledger.storage import to_path
+from raybench.stores.storage import to_path
 
 FORMATS = ("json", "csv", "markdown", "latex")
 

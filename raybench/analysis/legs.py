@@ -26,7 +26,7 @@ from raybench.analysis.steps import BadLeg, StepStatistics, summarize
 from raybench.errors import UserError
 from raybench.ledger import reading as ledger
 from raybench.ledger.quantities import QUANTITIES
-from raybench.ledger.storage import AnyPath
+from raybench.stores.storage import AnyPath
 
 TEXTS: Final = tuple(name for name, quantity in QUANTITIES.items() if quantity.analysis == "text")
 NUMBERS: Final = tuple(name for name, quantity in QUANTITIES.items() if quantity.analysis == "number")

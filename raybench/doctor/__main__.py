@@ -14,7 +14,7 @@ from rich.table import Table
 from raybench.cli import parse_arguments, run_command
 from raybench.doctor import hardware, services, software
 from raybench.doctor.finding import Finding
-from raybench.ledger.storage import AnyPath, to_path
+from raybench.stores.storage import AnyPath, to_path
 
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
 

@@ -15,8 +15,8 @@ import ray.train
 from raybench.cluster.nodes import lost_nodes
 from raybench.declare.plan import Trial
 from raybench.driver.deaths import Death, how_died
+from raybench.errors import LegDied
 from raybench.ledger.outcome import Failure, FailureKind
-from raybench.plan import Trial
 
 _SETTLING_SECONDS = 1.0
 

@@ -27,8 +27,6 @@ from raybench.errors import StorageError
 from raybench.ledger import outcome as outcomes
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Failure, Outcome
-from raybench.ledger.storage import hidden_folder, to_path
-from raybench.plan import Leg, Plan, Trial
 from raybench.redaction import without_secrets
 from raybench.stores.storage import hidden_folder, to_path
 from raybench.tracking.mlflow_thread import MlflowThread

@@ -20,16 +20,17 @@ import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
-from raybench.cluster.nodes import look
+from raybench.cluster.connection import ACTOR_NAMESPACE
+from raybench.cluster.nodes import look, node_name
 from raybench.cluster.orphans import remove_orphaned_placement_groups
 from raybench.cluster.placement import Cluster, check_placement, need_of, threads_per_worker, use_gpu, worker_resources
 from raybench.declare.plan import Leg, Trial
 from raybench.driver.deaths import oom_kills
-from raybench.driver.endings import failure_of, first_words, node_name, why_cut
-from raybench.driver.recorder import ACTOR_NAMESPACE
+from raybench.driver.endings import failure_of, first_words, why_cut
+from raybench.errors import TrialGivenUp
 from raybench.ledger import outcome as outcomes
 from raybench.ledger.outcome import Outcome
-from raybench.plan import Leg, Trial
+from raybench.machine.variables import WORKING_TREE
 
 _STARTS = 2  # how often a group may fail to start before its trial is given up
 _CUTS = 3  # how often a trial's processes may be lost through no fault of a leg

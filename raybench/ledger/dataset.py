@@ -27,7 +27,7 @@ from raybench.ledger.reading import (
     scan_file,
     scan_files,
 )
-from raybench.ledger.storage import AnyPath, files_below, write_whole
+from raybench.stores.storage import AnyPath, files_below, write_whole
 
 if TYPE_CHECKING:
     from raybench.declare.plan import Leg, Trial

@@ -15,8 +15,8 @@ import numpy as np
 from raybench.analysis import Analysis
 from raybench.analysis.columns import parse_object
 from raybench.ledger.reading import ledger_files
-from raybench.ledger.storage import AnyPath
 from raybench.show.words import caveat_places
+from raybench.stores.storage import AnyPath
 
 _MOST_PLACES = 6
 _MOST_VALUES = 5

@@ -12,12 +12,12 @@ from markupsafe import Markup
 
 from raybench import __version__
 from raybench.analysis import Analysis, ArmSummary, Comparison
-from raybench.ledger.storage import AnyPath
 from raybench.show import findings
 from raybench.show.figures.speedups import label
 from raybench.show.figures.style import COLOURS, VERDICT_STYLE, Plot, inline_svg
 from raybench.show.terminal import MIN_SETTINGS, cost, how_obtained, tally
 from raybench.show.words import also_differ, answer_in_words, break_even, memory_held, percent, trade_off, work_done
+from raybench.stores.storage import AnyPath
 
 MOST_ROWS: Final = 400  # of a table, and of a list
 _DARK: Final = {

@@ -10,7 +10,6 @@ from dataclasses import replace
 from raybench import __version__
 from raybench.analysis import Analysis
 from raybench.errors import UserError
-from raybench.ledger.storage import AnyPath
 from raybench.show.figures import legs, speedups, tradeoffs
 from raybench.show.figures.learning import learning
 from raybench.show.figures.steps import Steps, read_steps
@@ -19,6 +18,7 @@ from raybench.show.page import render_page
 from raybench.show.summary import to_summary
 from raybench.show.tables import to_csv
 from raybench.show.words import also_differ
+from raybench.stores.storage import AnyPath
 
 
 def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:

@@ -20,6 +20,7 @@ from raybench.ledger.dataset import Ledger, write_rows
 from raybench.redaction import first_line, without_secrets
 from raybench.show.tables import table_rows
 from raybench.show.words import answer_in_words
+from raybench.stores.storage import AnyPath, copy_folder, write_whole
 from raybench.tracking import runs, views
 
 if TYPE_CHECKING:

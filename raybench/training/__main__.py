@@ -23,7 +23,6 @@ from raybench.declare.plan import Leg, Plan, Trial
 from raybench.errors import UserError
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Outcome
-from raybench.plan import Leg, Plan, Trial
 from raybench.training.ranks import Ranks
 from raybench.training.worker import run_legs
 

@@ -12,7 +12,7 @@ import traceback
 
 import torch
 
-from raybench.declare.datasets import BadData
+from raybench.errors import BadData, InvalidConfig, NotFinite, Unsupported
 from raybench.ledger.outcome import FailureKind
 from raybench.redaction import without_secrets
 

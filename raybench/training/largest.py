@@ -24,9 +24,9 @@ from typing import Any
 import psutil
 
 from raybench.declare.datasets import facts_of
-from raybench.ledger.outcome import FailureKind
-from raybench.machine import Fingerprint
-from raybench.plan import Leg, Trial
+from raybench.declare.plan import Leg, Trial
+from raybench.errors import ProbeFailed
+from raybench.machine.fingerprint import Fingerprint
 from raybench.training.ranks import Ranks
 
 _START = 2  # the first probe's micro-batch: BatchNorm cannot train on one value

@@ -12,8 +12,8 @@ import torch
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
+from raybench.errors import NotFinite
 from raybench.ledger.outcome import Measurement
-from raybench.plan import Leg, Trial
 from raybench.steady import steady_from_step
 from raybench.training import facts, memory
 from raybench.training.blocks import checkpoint_activations

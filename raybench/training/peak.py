@@ -17,7 +17,7 @@ _SECONDS = 0.2
 def measured_tflops(ranks: Ranks, precision: str) -> float | None:
     """10^12 operations a second that each rank reaches while all of them multiply: the best product, the slowest rank.
 
-    None where a datasheet says more (`raybench.peaks`). Every rank calls it, before the legs of its group.
+    None where a datasheet says more (`raybench.machine.peaks`). Every rank calls it, before the legs of its group.
     """
     if ranks.device.type == "cuda" and datasheet_tflops(torch.cuda.get_device_name(ranks.device), precision):
         return None

@@ -14,9 +14,9 @@ from raybench.declare.arms import DeepSpeedArm
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
+from raybench.errors import BadData, LegDied, ProbeFailed, RanksParted
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
-from raybench.machine import fingerprint
-from raybench.plan import Leg, Trial
+from raybench.machine.fingerprint import fingerprint
 from raybench.training import memory
 from raybench.training.datasets import check_data, fetch
 from raybench.training.environment import gather_environment

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from raybench.analysis import Analysis, Comparison, analyse
-from raybench.peaks import datasheet_tflops
+from raybench.machine.peaks import datasheet_tflops
 from raybench.show.words import memory_held, work_done
 from tests.analysis.ledgers import leg, paired, write
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raybench.declare.datasets import WORKING_TREE
+from raybench.declare.plan import Leg, Trial
 from raybench.ledger.outcome import Failure, Measurement, Outcome
-from raybench.plan import Leg, Trial
+from raybench.machine.variables import WORKING_TREE
 
 SCRIPT = "chaos.json"
 MEETINGS = "meetings"

@@ -19,6 +19,7 @@ import uuid
 from pathlib import Path
 
 from raybench.cli import parse_script
+from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from tests.chaos import checks
 from tests.chaos.processes import TITLES, kill_one

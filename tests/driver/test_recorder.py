@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from raybench.declare.plan import Plan, Trial, build_plan
 from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
 from raybench.ledger import outcome as outcomes
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Failure
 from raybench.ledger.reading import read_ledger
-from raybench.plan import Plan, Trial, build_plan
 from tests.ledger.test_dataset import MEASUREMENT
 
 

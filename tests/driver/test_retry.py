@@ -12,7 +12,6 @@ from raybench.driver.recorder import Recorder
 from raybench.errors import UserError
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import FAILURE_KINDS, Failure
-from raybench.plan import Plan, build_plan
 from raybench.sweep import _kinds, main, withdraw_failed
 from tests.ledger.test_dataset import MEASUREMENT
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raybench.declare.plan import Leg, Trial, build_plan
 from raybench.declare.space import load_space
 from raybench.errors import UserError
 from raybench.ledger import outcome as outcomes
@@ -19,7 +20,6 @@ from raybench.ledger.columns import SCHEMA
 from raybench.ledger.dataset import Ledger, write_rows
 from raybench.ledger.outcome import Failure, Measurement, Outcome
 from raybench.ledger.reading import join_small, read_ledger
-from raybench.plan import Leg, Trial, build_plan
 
 MEASUREMENT = Measurement(
     step_seconds=[0.5, 0.25, 0.125],

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
 from raybench.errors import StorageError
 from raybench.ledger import outcome as outcomes
-from raybench.ledger import remotepath
 from raybench.ledger.dataset import Ledger
 from raybench.stores import remotepath
 from raybench.stores.storage import to_path

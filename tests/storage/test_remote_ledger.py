@@ -18,9 +18,9 @@ from raybench.durations import estimate
 from raybench.errors import UserError
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.reading import ledger_files, read_ledger
-from raybench.ledger.storage import AnyPath, copy_folder, to_path
-from raybench.plan import build_plan
 from raybench.report import main as report
+from raybench.stores import remotepath
+from raybench.stores.storage import AnyPath, copy_folder, to_path
 from raybench.tracking.publishing import publish
 from raybench.verify import main as verify
 from tests.ledger.test_dataset import FAILURE, MEASUREMENT, first_leg

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
 from raybench.ledger import outcome as outcomes

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from raybench.declare.plan import Leg, Plan
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Outcome
-from raybench.plan import Leg, Plan
 from raybench.training import leg, loader
 from raybench.training.engines import deepspeed_engine, fsdp_engine, torch_engine
 from raybench.training.ranks import Ranks

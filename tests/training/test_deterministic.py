@@ -8,7 +8,6 @@ from raybench.declare.arms import TorchArm
 from raybench.declare.plan import build_plan
 from raybench.declare.space import Space
 from raybench.ledger.outcome import Measurement
-from raybench.plan import build_plan
 from raybench.training.leg import run_leg
 from raybench.training.ranks import Ranks
 from raybench.training.telemetry import Telemetry

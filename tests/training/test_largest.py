@@ -15,8 +15,7 @@ from raybench.declare.space import load_space
 from raybench.errors import ProbeFailed, UserError
 from raybench.ledger.columns import build_row
 from raybench.ledger.outcome import Failure, Measurement
-from raybench.plan import Plan, Trial, build_plan
-from raybench.training.largest import LargestBatches, Probe, ProbeFailed, find_largest, run_probe
+from raybench.training.largest import LargestBatches, Probe, find_largest, run_probe
 from raybench.training.ranks import Ranks
 from raybench.training.worker import run_legs
 

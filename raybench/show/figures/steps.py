@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 
 from raybench.analysis import Analysis
 from raybench.ledger.reading import ledger_files, scan_files
-from raybench.ledger.storage import AnyPath
 from raybench.show.figures.learning import COLUMNS as LEARNING
 from raybench.show.figures.learning import Curve, curves_of
+from raybench.stores.storage import AnyPath
 
 PHASES: Final = ("data", "forward", "backward", "optimizer")
 MOST_SETTINGS: Final = 6
