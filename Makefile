@@ -26,7 +26,7 @@ audit: .venv/installed-test
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("raybench needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.[run]'
 	touch $@
 
 .venv/installed-test: .venv/installed

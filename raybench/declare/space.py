@@ -145,7 +145,7 @@ def check_model_name(name: str) -> None:
     if ":" in name:
         catalog.own_model_file(name)
     elif name in catalog.HF_MODELS and find_spec("transformers") is None:
-        raise ValueError(f"{name!r} comes from transformers, which is not installed: pip install 'raybench[hf]'")
+        raise ValueError(f"{name!r} comes from transformers, which is not installed: pip install 'raybench[run]'")
     elif catalog.origin(name)[0] == "unknown" and (catalog.timm_models() or catalog.torchvision_models()):
         where = f" of {prefix}" if prefix in ("timm", "torchvision") and plain in known else ""
         raise ValueError(f"unknown model {name!r}{where}; {suggest(plain, known)}")

@@ -21,7 +21,8 @@ from raybench.doctor.finding import Finding
 _PROBE_SECONDS = 60.0
 _BUILD_SECONDS = 900.0
 _CORE = ("torch", "torchvision", "deepspeed", "ray", "mlflow", "timm")
-INSTALL = "pip install 'raybench' in a fresh virtual environment, with constraints.txt where you have it"
+_WITH_RUN = {"extra": "run"}  # what sweeps need
+INSTALL = "pip install 'raybench[run]' in a fresh virtual environment, with constraints.txt where you have it"
 
 
 def python() -> Finding:
@@ -74,7 +75,7 @@ def versions() -> list[Finding]:
     for dist in ("raybench", "torchvision", "deepspeed"):
         for text in _requires(dist):
             requirement = Requirement(text)
-            if requirement.name in asked and (requirement.marker is None or requirement.marker.evaluate()):
+            if requirement.name in asked and (requirement.marker is None or requirement.marker.evaluate(_WITH_RUN)):
                 asked[requirement.name].append(requirement)
     for name, requirements in asked.items():
         version = _version(name)

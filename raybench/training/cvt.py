@@ -37,7 +37,7 @@ def build_cvt(
     Raises InvalidConfig without transformers.
     """
     if find_spec("transformers") is None:
-        raise InvalidConfig(f"{name} comes from transformers, which is not installed: pip install 'raybench[hf]'")
+        raise InvalidConfig(f"{name} comes from transformers, which is not installed: pip install 'raybench[run]'")
     declare_missing()  # transformers imports torchvision
     from transformers import CvtConfig, CvtForImageClassification
 
