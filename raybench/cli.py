@@ -133,7 +133,7 @@ def _usage_of(manual: Manual) -> list[str]:
         words = [f"{manual.positionals.metavar}..."]
     words += ["space=NAME|PATH"] if manual.takes_space else []
     words += ["[key=value ...]"] if manual.keys else []
-    words += [f"[{' | '.join(f'--{name}' for name in names)}]" for names in manual.exclusive]
+    words += [f"[{'|'.join(f'--{name}' for name in names)}]" for names in manual.exclusive]
     flags = [f"--{flag.name} {flag.metavar}".strip() for flag in manual.flags if flag.name not in alone]
     return words + [f"[{flag}]" for flag in flags]
 

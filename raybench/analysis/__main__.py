@@ -6,6 +6,7 @@ import json
 import sys
 
 from raybench.cli import parse_arguments, run_command
+from raybench.errors import UserError
 from raybench.stores.storage import to_path
 
 FORMATS = ("json", "csv", "markdown", "latex")
@@ -14,6 +15,9 @@ FORMATS = ("json", "csv", "markdown", "latex")
 def main(argv: list[str]) -> int:
     """Run the command; 0 when done. Raises UserError for bad input."""
     arguments = parse_arguments("analysis", argv)
+    price = arguments.number("price")
+    if price is not None and not 0 <= price < 1e9:
+        raise UserError(f"price={price:g}: a price is a number of 0 or more, what a machine costs an hour")
     formats = [name for name in FORMATS if name in arguments.flags]
 
     from raybench.analysis import analyse
@@ -32,11 +36,20 @@ def main(argv: list[str]) -> int:
     if "json" in formats:
         # Indented for a reader, unless there is more than anyone reads: Python indents slowly.
         indent = 1 if len(analysis.comparisons) <= 1000 else None
-        print(json.dumps(analysis.to_json(), allow_nan=False, indent=indent))
+        found = analysis.to_json()
+        if price is not None:
+            found["costs"]["money"] = price * analysis.costs.wall_seconds / 3600
+        print(json.dumps(found, allow_nan=False, indent=indent))
     elif formats:
         from raybench.show.tables import WRITERS
 
         sys.stdout.write(WRITERS[formats[0]](analysis))
+    elif "costs" in arguments.flags:
+        from rich.console import Console
+
+        from raybench.show.costs import print_costs
+
+        print_costs(analysis, Console(), price)
     else:
         from rich.console import Console
 

@@ -10,6 +10,8 @@ import numpy as np
 from raybench.analysis.arms import GROUPINGS, summarize_arms, summarize_groups
 from raybench.analysis.columns import Coded, parse_object
 from raybench.analysis.comparisons import build_comparisons
+from raybench.analysis.costs import account
+from raybench.analysis.further import further_quantities, networks
 from raybench.analysis.hardware import versions_of
 from raybench.analysis.ladder import declared_chain, decompose, find_chain
 from raybench.analysis.largest import largest_batches
@@ -77,6 +79,9 @@ def analyse(
         scaling=scaling_efficiency(legs, logs, alpha) if chosen.per == "step" else (),
         best=best_against_best(legs, logs, baseline, alpha) if chosen.per == "step" else (),
         largest=largest_batches(legs),
+        costs=account(legs, baseline),
+        further=further_quantities(legs),
+        networks=networks(legs),
         caveats=_caveats(legs, comparisons),
         ledgers=tuple(str(path) for path in paths),
         sweeps=_present(legs.text["sweep"]),

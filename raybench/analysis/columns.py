@@ -49,7 +49,10 @@ def text_array(table: pa.Table, name: str) -> pa.Array:
 def number_array(table: pa.Table, name: str) -> Floats:
     if name not in table.column_names:
         return np.full(len(table), np.nan)
-    return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+    column = table[name]
+    if pa.types.is_timestamp(column.type):  # as seconds since the epoch
+        return np.asarray(column.cast(pa.int64()).cast(pa.float64()).to_numpy(), dtype=np.float64) / 1e6
+    return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
 
 
 def coded(chunks: Iterable[pa.DictionaryArray], *, ordered: bool) -> Coded:
@@ -76,6 +79,15 @@ def parse_object(text: str) -> dict[str, Any]:
     except json.JSONDecodeError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def parse_array(text: str) -> list[Any]:
+    """A JSON array as a list; anything else states nothing and is an empty one."""
+    try:
+        value = json.loads(text) if text else []
+    except json.JSONDecodeError:
+        return []
+    return value if isinstance(value, list) else []
 
 
 def dense(*codes: Integers) -> Integers:

@@ -14,6 +14,8 @@ import numpy as np
 from raybench.analysis.pairs import Pairs
 
 if TYPE_CHECKING:
+    from raybench.analysis.costs import Costs
+    from raybench.analysis.further import Further, Network
     from raybench.analysis.ladder import Ladder
     from raybench.analysis.largest import LargestBatch
     from raybench.analysis.profiles import Profile
@@ -185,6 +187,9 @@ class Analysis:
     scaling: tuple[Efficiency, ...]
     best: tuple[BestBatch, ...]
     largest: tuple[LargestBatch, ...]  # how each arm's largest batch was found, where it was sought
+    costs: Costs  # where the machines' time went
+    further: tuple[Further, ...]  # what else was measured: the quantities that have a heading
+    networks: tuple[Network, ...]  # between the nodes of trials; empty where every trial had one node
     caveats: tuple[str, ...]  # of the whole analysis
     ledgers: tuple[str, ...]
     sweeps: tuple[str, ...]

@@ -167,14 +167,19 @@ class Circumstances:
         "string", "JSON: versions, hardware, threads, git commit, variables", contract=True, json=True, analysis="text",
         default=dict,
     )  # fmt: skip
-    started_at: float = measured("timestamp[us, UTC]", "when the leg began", contract=True, default=0.0)
+    started_at: float = measured(
+        "timestamp[us, UTC]", "when the leg began", contract=True, analysis="number", default=0.0
+    )
     process_group: str = measured(
         "string", "the fresh set of processes that ran the leg; trials of one setting that share one are one sample",
         analysis="text", default="",
     )  # fmt: skip
     attempt: int = measured("int32", "how often its trial had begun anew; 0 is the first time", default=0)
     placement: list[dict[str, Any]] | None = measured(
-        "string", "JSON: by rank, `node` (its name in Ray, else the host's) and `gpus` (UUIDs)", json=True
+        "string",
+        "JSON: by rank, `node` (its name in Ray, else the host's) and `gpus` (UUIDs)",
+        json=True,
+        analysis="text",
     )
     batch_probes: dict[str, Any] | None = measured(
         "string", "JSON: how the largest batch was found: micro-batch, limit, machine, every probe with its peak bytes "

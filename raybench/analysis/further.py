@@ -1,0 +1,80 @@
+"""What else was measured: the quantities that have a `report` heading in QUANTITIES, as means over legs.
+
+A quantity that is measured and has a heading is shown without another line of code. The network between nodes, which
+is an object, is taken apart here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raybench.analysis.columns import parse_object
+from raybench.analysis.legs import Legs
+from raybench.ledger.quantities import QUANTITIES
+
+
+@dataclass(frozen=True)
+class Further:
+    """One quantity of one arm in one setting."""
+
+    setting_id: str
+    setting: str
+    arm: str
+    quantity: str  # the column's name
+    heading: str
+    unit: str
+    mean: float  # over the legs that have it
+    num_legs: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """How the nodes of a trial were joined."""
+
+    backend: str
+    interfaces: tuple[str, ...]
+    all_reduce_bytes: int  # of the largest buffer that was tried
+    bus_bytes_per_second: float  # mean over the sets of processes, as nccl-tests define it
+
+
+def further_quantities(legs: Legs) -> tuple[Further, ...]:
+    """Every quantity with a heading, by setting, arm and the order of the ledger's columns."""
+    shown = [q for q in QUANTITIES.values() if q.report and np.isfinite(legs.number[q.name]).any()]
+    setting, arm = legs.text["setting_id"], legs.text["arm"]
+    found = []
+    for setting_code, arm_code in np.unique(np.stack([setting.codes, arm.codes]), axis=1).T if shown else ():
+        rows = np.flatnonzero((setting.codes == setting_code) & (arm.codes == arm_code))
+        for quantity in shown:
+            known = legs.number[quantity.name][rows]
+            known = known[np.isfinite(known)]
+            if len(known):
+                found.append(
+                    Further(
+                        setting_id=setting.names[setting_code],
+                        setting=legs.text["setting"][rows[0]],
+                        arm=arm.names[arm_code],
+                        quantity=quantity.name,
+                        heading=quantity.report,
+                        unit=quantity.unit,
+                        mean=float(known.mean()),
+                        num_legs=len(known),
+                    )
+                )
+    return tuple(found)
+
+
+def networks(legs: Legs) -> tuple[Network, ...]:
+    """The networks that the ledger's trials used, each once; none where every trial had one node."""
+    speeds: dict[tuple[str, tuple[str, ...], int], list[float]] = {}
+    for text in legs.text["network"].names:
+        network = parse_object(text)
+        try:
+            largest = max(network["all_reduce"], key=lambda size: size["bytes"])
+            interfaces = tuple(sorted({str(place["interface"]) for place in network["interfaces"]}))
+            key = (str(network["backend"]), interfaces, int(largest["bytes"]))
+            speeds.setdefault(key, []).append(float(largest["busbw"]))
+        except (KeyError, TypeError, ValueError):
+            continue  # of another tool
+    return tuple(Network(*key, float(np.mean(values))) for key, values in sorted(speeds.items()))
