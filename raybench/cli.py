@@ -285,11 +285,7 @@ Does DeepSpeed help my model on my machines, by how much, and am I sure?
 _TAIL = """
 raybench COMMAND --help   its manual page, with examples; raybench --version
 python -m raybench.COMMAND is the same as raybench COMMAND
-
-examples:
-  raybench plan space=quickstart
-  raybench sweep space=cnns size=small
-  raybench analysis mlruns/ledger/quickstart/*"""
+example: raybench sweep space=quickstart"""
 
 
 def main(argv: list[str]) -> int:

@@ -89,6 +89,30 @@ MLFLOW_TRACKING_URI), in the same folder, and on a cluster on every kind of node
 
 Exit code 0: no errors (there may be warnings); 1: an error; 2: bad input.""",
     ),
+    "list": Manual(
+        "spaces, models, datasets, and sweeps that ran",
+        "Name what a space may say and what has run. Without words: the spaces and the sweeps.",
+        ("", "models resnet", "sweeps results=/data/ledger"),
+        (Key("results", "mlruns/ledger", "where sweeps are looked for"),),
+        positionals=Positionals("KIND [PART]", "spaces, models, datasets or sweeps; a part of the names", 0, 2),
+    ),
+    "init": Manual(
+        "write a space to begin with, from a few questions",
+        """
+Write a commented space, checked as a sweep would check it. In a terminal and without keys it asks; what is not given
+has the default that the question shows.""",
+        ("mine.yaml", "mine.yaml model=resnet18 dataset=cifar10 batch_size=128,512 workers=4 arms=zero1,zero3"),
+        (
+            Key("model", "lenet", "`raybench list models` names them"),
+            Key("dataset", "digits", "`raybench list datasets` names them"),
+            Key("batch_size", "32", "global; several with commas"),
+            Key("workers", "2", "processes of a trial, one a GPU"),
+            Key("precision", "fp32", "fp32, tf32, bf16 or fp16"),
+            Key("arms", "zero1,zero3", "what plain torch is compared with: zero0 to zero3, offload, fsdp"),
+        ),
+        (Flag("force", "write over a file that is there"),),
+        Positionals("FILE", "the space to write, a .yaml file", most=1),
+    ),
     "plan": Manual(
         "what a sweep would run, how long, what it could detect",
         """
@@ -222,6 +246,13 @@ recomputes all of it. The same ledger and the same question give the same bytes.
         (_POOL,),
         _LEDGERS,
     ),
+    "open": Manual(
+        "the newest report, in the browser",
+        "Open the report of a sweep in the browser: the newest one, or that of a ledger.",
+        ("", "mlruns/ledger/cnns/friday"),
+        (Key("results", "mlruns/ledger", "where reports are looked for"),),
+        positionals=Positionals("[LEDGER]", "the folder of a sweep", 0, 1),
+    ),
     "compare": Manual(
         "two sweeps: what got better, what got worse",
         "From sweep A to sweep B: which speedups got better, which worse, which appeared or are gone.",
@@ -316,9 +347,9 @@ fish, in config.fish:     raybench completion fish | source""",
 
 # The list of commands, in groups, as `raybench --help` shows it.
 GROUPS = {
-    "before": ("doctor", "plan", "calibrate"),
+    "before": ("doctor", "list", "init", "plan", "calibrate"),
     "measure": ("sweep",),
-    "read": ("analysis", "report", "compare", "predict"),
+    "read": ("analysis", "report", "open", "compare", "predict"),
     "keep": ("sync", "verify", "completion"),
 }
 COMMANDS = {name: MANUALS[name].summary for names in GROUPS.values() for name in names}
