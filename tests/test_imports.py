@@ -16,7 +16,8 @@ from tests.conftest import ROOT, command_environment
 
 PACKAGE = ROOT / "raybench"
 COMMANDS = {
-    "calibrate", "compare", "completion", "plan", "predict", "report", "sweep", "sync", "verify", "__main__",
+    "calibrate", "compare", "completion", "init", "list", "open", "plan", "predict", "report", "sweep", "sync",
+    "verify", "__main__",
 }  # fmt: skip
 # What everybody may import: these lie at the bottom, and import only each other.
 GROUND = {"", "errors", "text", "redaction", "child", "facts", "steady", "machine"}
