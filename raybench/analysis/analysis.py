@@ -62,7 +62,7 @@ def analyse(
     pairs = pair_trials(legs, cost, baseline, of_steps=chosen.per == "step", pool_hardware=pool_hardware)
     comparisons = build_comparisons(pairs, chosen, float(np.log1p(margin)), alpha, quality_margin)
     if pool_hardware:
-        comparisons = tuple(replace(c, hardware="") for c in comparisons)
+        comparisons = tuple(replace(c, where=replace(c.where, hardware="")) for c in comparisons)
     return Analysis(
         margin=margin,
         alpha=alpha,
@@ -95,7 +95,7 @@ def analyse(
 
 def _caveats(legs: Legs, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
     found = []
-    if len({c.hardware for c in comparisons}) > 1:
+    if len({c.where.hardware for c in comparisons}) > 1:
         found.append("legs of different hardware are kept apart; --pool-hardware takes them together")
     if not comparisons:
         found.append("the ledger holds legs of the baseline alone, so there is nothing to compare")

@@ -17,20 +17,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
+from raybench.analysis.estimate import number, ratio_estimate
 from raybench.analysis.inference import Floats, t_interval, t_quantile
-from raybench.analysis.results import ArmSummary, Comparison, GroupSummary, number, ratio
+from raybench.analysis.results import VERDICTS, ArmSummary, Comparison, GroupSummary, Tally
 
 # What `by=` may group by: attributes of a comparison that a setting has.
-TALLIES = {
-    "helps": "helps",
-    "no effect": "no_effect",
-    "hurts": "hurts",
-    "undecided": "undecided",
-    "unlocks": "unlocks",
-    "blocked": "blocked",
-    "both failed": "both_failed",
-    "not comparable": "not_comparable",
-}
 GROUPINGS = ("family", "dataset", "precision", "model", "global_batch", "workers", "hardware")
 
 
@@ -38,7 +29,7 @@ def summarize_arms(comparisons: Sequence[Comparison], alpha: float) -> tuple[Arm
     """One summary for each arm on each hardware, in the comparisons' order."""
     groups: dict[tuple[str, str], list[Comparison]] = {}
     for comparison in comparisons:
-        groups.setdefault((comparison.hardware, comparison.arm), []).append(comparison)
+        groups.setdefault((comparison.where.hardware, comparison.arm), []).append(comparison)
     return tuple(summarize_arm(members, alpha) for members in groups.values())
 
 
@@ -46,16 +37,18 @@ def summarize_groups(comparisons: Sequence[Comparison], by: str, alpha: float) -
     """Each arm's summary by the values of one of `GROUPINGS`."""
     groups: dict[tuple[str, str, str], list[Comparison]] = {}
     for comparison in comparisons:
-        key = (str(getattr(comparison, by)), comparison.hardware, comparison.arm)
+        key = (str(getattr(comparison.where, by)), comparison.where.hardware, comparison.arm)
         groups.setdefault(key, []).append(comparison)
     return tuple(GroupSummary(by, key[0], summarize_arm(members, alpha)) for key, members in groups.items())
 
 
 def summarize_arm(comparisons: Sequence[Comparison], alpha: float) -> ArmSummary:
     """The summary of one arm's comparisons, one a setting; at least one."""
-    compared = [c for c in comparisons if c.speedup is not None and c.verdict != "not comparable"]
-    logs = np.log(np.array([c.speedup for c in compared], dtype=float))
-    deviations = np.array([np.nan if c.deviation is None else c.deviation for c in compared], dtype=float)
+    compared = [c for c in comparisons if c.speedup.value is not None and c.verdict != "not comparable"]
+    logs = np.log(np.array([c.speedup.value for c in compared], dtype=float))
+    deviations = np.array(
+        [np.nan if c.judgement.deviation is None else c.judgement.deviation for c in compared], dtype=float
+    )
     counts = np.array([c.n_trials for c in compared], dtype=float)
     k, mean = len(logs), float(logs.mean()) if len(logs) else np.nan
     spread = float(logs.std(ddof=1)) if k >= 2 else np.nan
@@ -64,25 +57,19 @@ def summarize_arm(comparisons: Sequence[Comparison], alpha: float) -> ArmSummary
     fixed_low, fixed_high = fixed_set_interval(logs, deviations, counts, alpha)
     tau, i_squared = heterogeneity(logs, deviations, counts)
     quartiles = np.quantile(logs, [0.25, 0.5, 0.75]) if k else np.full(3, np.nan)
-    tally = Counter(c.verdict for c in comparisons)
+    counts_of = Counter(c.verdict for c in comparisons)
     return ArmSummary(
         arm=comparisons[0].arm,
-        hardware=comparisons[0].hardware,
+        hardware=comparisons[0].where.hardware,
         n_settings=len(comparisons),
         n_compared=k,
-        geometric_mean=ratio(mean),
-        ci_low=ratio(float(low)),
-        ci_high=ratio(float(high)),
-        prediction_low=ratio(mean - reach),
-        prediction_high=ratio(mean + reach),
-        fixed_low=ratio(fixed_low),
-        fixed_high=ratio(fixed_high),
-        quartile_low=ratio(quartiles[0]),
-        median=ratio(quartiles[1]),
-        quartile_high=ratio(quartiles[2]),
+        population=ratio_estimate(mean, float(low), float(high), level=1 - alpha, n=k),
+        prediction=ratio_estimate(mean, mean - reach, mean + reach, level=1 - alpha, n=k),
+        fixed=ratio_estimate(mean, fixed_low, fixed_high, level=1 - alpha, n=k),
+        quartiles=ratio_estimate(quartiles[1], quartiles[0], quartiles[2], level=0.5, n=k),
         tau=number(tau),
         i_squared=number(i_squared),
-        **{field: tally[verdict] for verdict, field in TALLIES.items()},
+        tally=Tally(**{verdict.replace(" ", "_"): counts_of[verdict] for verdict in VERDICTS}),
     )
 
 

@@ -19,7 +19,8 @@ from raybench.analysis.analysis import analyse
 from raybench.analysis.duration import Row, Times, legs_a_trial, machine_times
 from raybench.analysis.hardware import hardware_of
 from raybench.analysis.planning import chance_of_claim, chance_of_no_effect, detectable_effect
-from raybench.analysis.results import Comparison, plain
+from raybench.analysis.estimate import plain
+from raybench.analysis.results import Comparison
 from raybench.analysis.variance import Components, Isolation, Spread, compare_isolation, read_rounds, spread
 from raybench.ledger.reading import read_ledger
 from raybench.machine.fingerprint import Fingerprint, fingerprint
@@ -123,7 +124,7 @@ def read_calibration(
     rows = _by_place(folder)
     fresh_rows = _by_place(fresh) if fresh else {}
     times, fresh_times = (machine_times(itertools.chain(*places.values())) for places in (rows, fresh_rows))
-    twins = {(c.setting_id, c.hardware, c.arm): c for c in analysis.comparisons}
+    twins = {(c.where.setting_id, c.where.hardware, c.arm): c for c in analysis.comparisons}
     settings = []
     for (setting_id, hardware, arm), twin in twins.items():
         if arm != again:
@@ -139,15 +140,15 @@ def read_calibration(
         settings.append(
             SettingNoise(
                 setting_id=setting_id,
-                setting=twin.setting,
+                setting=twin.where.setting,
                 machine=fingerprint(json.loads(own[0]["environment"] or "{}")),
                 protocol=json.loads(own[0].get("protocol") or "{}"),
                 n_trials=twin.n_trials,
                 scatter=scatter,
                 components=found.components(),
-                speedup=twin.speedup,
-                ci_low=twin.ci_low,
-                ci_high=twin.ci_high,
+                speedup=twin.speedup.value,
+                ci_low=twin.speedup.low,
+                ci_high=twin.speedup.high,
                 verdict=twin.verdict,
                 leg_seconds=took.leg_seconds,
                 start_seconds=took.start_seconds,
@@ -183,10 +184,10 @@ def _by_place(folder: AnyPath) -> dict[tuple[str, str], list[Row]]:
 
 def _price(name: str, without: Comparison | None, alpha: float) -> Instrument:
     """The arm that does without it is compared with the baseline: its speedup is the instrument's price."""
-    if without is None or without.speedup is None:
+    if without is None or without.speedup.value is None:
         return Instrument(name, None, None, None, 0)
-    low, high = (None if end is None else end - 1 for end in (without.ci_low, without.ci_high))
-    return Instrument(name, without.speedup - 1, low, high, without.n_trials)
+    low, high = (None if end is None else end - 1 for end in (without.speedup.low, without.speedup.high))
+    return Instrument(name, without.speedup.value - 1, low, high, without.n_trials)
 
 
 def _isolation(

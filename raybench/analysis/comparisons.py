@@ -10,20 +10,33 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from raybench.analysis import caveats as words
-from raybench.analysis import tradeoffs
+from raybench.analysis import tradeoffs, work
 from raybench.analysis.comparability import declared, undeclared_differences, without_facts
-from raybench.analysis.inference import UNDECIDED, Floats, Integers, Judgement, judge, sign_flip_ps
+from raybench.analysis.estimate import Estimate, estimates, number, ratio_estimates
+from raybench.analysis.inference import UNDECIDED, Floats, Integers, judge, sign_flip_ps
+from raybench.analysis.inference import Judgement as Judgements
 from raybench.analysis.metrics import Metric
 from raybench.analysis.pairs import Mask, Pairs
 from raybench.analysis.planning import trials_needed
-from raybench.analysis.results import Comparison, FailureCause, number
+from raybench.analysis.results import (
+    VERDICTS,
+    Comparison,
+    FailureCause,
+    Judgement,
+    Memory,
+    Sensitivity,
+    Side,
+    Verdict,
+    Where,
+)
 from raybench.analysis.sensitivity import judge_otherwise
-from raybench.analysis.work import work
+
+VERDICT_OF: Final[dict[str, Verdict]] = {str(verdict): verdict for verdict in VERDICTS}
 
 
 def build_comparisons(
@@ -43,38 +56,37 @@ def build_comparisons(
     sensitivity = judge_otherwise(pairs, metric, margin, alpha, same)
     causes = _failure_causes(pairs, metric)
     differs = [declared(pairs.legs.text["differs"][leg]) for leg in pairs.example]
-    columns: dict[str, Sequence[Any]] = {
-        **_names(pairs),
-        "n_trials": pairs.counts.tolist(),
-        "speedup": _ratios(mean),
-        "ci_low": _ratios(found.low),
-        "ci_high": _ratios(found.high),
-        "p_value": _numbers(found.p_value),
-        "p_adjusted": _numbers(found.p_adjusted),
-        "sign_flip_p": _numbers(sign_flip_ps(pairs.differences, pairs.starts, pairs.counts)),
-        "verdict": verdicts,
-        "verdict_low": _ratios(found.verdict_low),
-        "verdict_high": _ratios(found.verdict_high),
-        "verdict_confidence": _numbers(np.where(pairs.counts >= 2, found.verdict_confidence, np.nan)),
-        "trials_needed": [int(n) if v == UNDECIDED and n else None for n, v in zip(needed, verdicts, strict=True)],
-        "deviation": _numbers(deviation),
-        "baseline_seconds": _numbers(np.exp(pairs.moments(pairs.log_base)[0])),
-        "arm_seconds": _numbers(np.exp(pairs.moments(pairs.log_arm)[0])),
-        "baseline_samples_per_second": _numbers(_throughput(pairs, metric, pairs.base_leg, pairs.log_base)),
-        "arm_samples_per_second": _numbers(_throughput(pairs, metric, pairs.arm_leg, pairs.log_arm)),
-        "seconds_per": ["sample" if by_sample else metric.per for by_sample in pairs.per_sample],
-        "failures": [sum(cause.num_legs for cause in several) for several in causes],
-        "failure_causes": causes,
-        **_trade_offs(pairs, alpha, quality_margin),
-        **_percentiles(pairs),
-        "differs": differs,
-        "sensitivity": [tuple(others) for others in sensitivity],
-    }
-    columns |= work(pairs, columns["baseline_samples_per_second"], columns["arm_samples_per_second"])
-    columns["caveats"] = _caveats(pairs, columns, unequal, margin, alpha, quality_margin)
-    names = list(columns)
-    records = [Comparison(**dict(zip(names, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-    return tuple(sorted(records, key=lambda c: (c.hardware, c.family, _natural(c.setting), c.setting_id, c.arm)))
+    count, level = pairs.counts, 1 - alpha
+    memory = tradeoffs.memory(pairs, alpha)
+    accuracy = _estimates(tradeoffs.accuracy(pairs, alpha), "accuracy", level)
+    quality = tradeoffs.quality_verdicts(pairs, quality_margin, alpha)
+    records = [
+        Comparison(*record)
+        for record in zip(
+            _where(pairs),
+            [pairs.legs.text["arm"][leg] for leg in pairs.example],
+            count.tolist(),
+            ratio_estimates(mean, found.low, found.high, level=level, n=count),
+            _judgements(pairs, found, verdicts, mean, deviation, needed),
+            *_sides(pairs, metric, memory),
+            ["sample" if by_sample else metric.per for by_sample in pairs.per_sample],
+            _memories(memory, level),
+            accuracy,
+            quality,
+            _estimates(tradeoffs.break_even_steps(pairs, alpha), "steps", level),
+            *work.flops_and_peaks(pairs),
+            causes,
+            differs,
+            [tuple(others) for others in sensitivity],
+            _caveats(pairs, verdicts, differs, accuracy, quality, sensitivity, unequal, margin, alpha, quality_margin),
+            strict=True,
+        )
+    ]
+    return tuple(sorted(records, key=_reading_order))
+
+
+def _reading_order(c: Comparison) -> tuple[Any, ...]:
+    return c.where.hardware, c.where.family, _natural(c.where.setting), c.where.setting_id, c.arm
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -92,56 +104,72 @@ def _throughput(pairs: Pairs, metric: Metric, leg: Integers, log_cost: Floats) -
     return np.asarray(np.exp(pairs.moments(np.where(by_step, log_samples, 0.0) - log_cost)[0]))
 
 
-def _percentiles(pairs: Pairs) -> dict[str, Sequence[Any]]:
-    """p50, p90 and p99 of both sides' measured steps, by comparison: the geometric mean over its trials."""
-    steps = pairs.legs.steps
-    return {
-        f"{side}_step_{name}_seconds": _numbers(np.exp(pairs.moments(pairs.by_trial(np.log(values[leg])))[0]))
-        for side, leg in (("baseline", pairs.base_leg), ("arm", pairs.arm_leg))
-        for name, values in (("p50", steps.median_seconds), ("p90", steps.p90_seconds), ("p99", steps.p99_seconds))
-    }
-
-
-def _names(pairs: Pairs) -> dict[str, Sequence[Any]]:
+def _where(pairs: Pairs) -> list[Where]:
     legs, leg = pairs.legs, pairs.example
-    texts = ("setting_id", "setting", "model", "family", "dataset", "precision", "arm")
-    return {
-        **{name: [legs.text[name][row] for row in leg] for name in texts},
-        "global_batch": _integers(legs.number["global_batch"][leg]),
-        "workers": _integers(legs.number["workers"][leg]),
-        "hardware": [legs.hardware[row] for row in leg],
-    }
+    texts = ("setting_id", "setting", "model", "family", "dataset", "precision")
+    columns = (
+        *([legs.text[name][row] for row in leg] for name in texts),
+        *(_integers(legs.number[name][leg]) for name in ("global_batch", "workers")),
+        [legs.hardware[row] for row in leg],
+    )
+    return [Where(*row) for row in zip(*columns, strict=True)]
 
 
-def _trade_offs(pairs: Pairs, alpha: float, quality_margin: float) -> dict[str, Sequence[Any]]:
-    memory = tradeoffs.memory(pairs, alpha)
-    accuracy = tradeoffs.accuracy(pairs, alpha)
-    steps = tradeoffs.break_even_steps(pairs, alpha)
-    return {
-        "memory_ratio": _ratios(memory.log_ratio.mean),
-        "memory_ratio_low": _ratios(memory.log_ratio.low),
-        "memory_ratio_high": _ratios(memory.log_ratio.high),
-        "memory_of": memory.of,
-        "baseline_memory_bytes": _numbers(memory.base_bytes),
-        "arm_memory_bytes": _numbers(memory.arm_bytes),
-        "memory_saved_bytes": _numbers(memory.saved_bytes.mean),
-        "memory_saved_low": _numbers(memory.saved_bytes.low),
-        "memory_saved_high": _numbers(memory.saved_bytes.high),
-        "baseline_memory_parts": tradeoffs.memory_parts(pairs, pairs.base_example),
-        "arm_memory_parts": tradeoffs.memory_parts(pairs, pairs.example),
-        "accuracy_difference": _numbers(accuracy.mean),
-        "accuracy_low": _numbers(accuracy.low),
-        "accuracy_high": _numbers(accuracy.high),
-        "quality": tradeoffs.quality_verdicts(pairs, quality_margin, alpha),
-        "break_even_steps": _numbers(steps.mean),
-        "break_even_low": _numbers(steps.low),
-        "break_even_high": _numbers(steps.high),
-    }
+def _judgements(
+    pairs: Pairs, found: Judgements, verdicts: Sequence[Verdict], mean: Floats, deviation: Floats, needed: Integers
+) -> list[Judgement]:
+    columns = (
+        verdicts,
+        _numbers(found.p_value),
+        _numbers(found.p_adjusted),
+        _numbers(sign_flip_ps(pairs.differences, pairs.starts, pairs.counts)),
+        ratio_estimates(mean, found.verdict_low, found.verdict_high, level=found.verdict_confidence, n=pairs.counts),
+        [int(n) if v == UNDECIDED and n else None for n, v in zip(needed, verdicts, strict=True)],
+        _numbers(deviation),
+    )
+    return [Judgement(*row) for row in zip(*columns, strict=True)]
+
+
+def _sides(pairs: Pairs, metric: Metric, memory: tradeoffs.Memory) -> tuple[list[Side], list[Side]]:
+    """The baseline's side of every comparison, and the arm's."""
+    steps, sides = pairs.legs.steps, []
+    for leg, log_cost, num_bytes, example in (
+        (pairs.base_leg, pairs.log_base, memory.base_bytes, pairs.base_example),
+        (pairs.arm_leg, pairs.log_arm, memory.arm_bytes, pairs.example),
+    ):
+        rate = _numbers(_throughput(pairs, metric, leg, log_cost))
+        columns = (
+            _numbers(np.exp(pairs.moments(log_cost)[0])),
+            rate,
+            *(
+                _numbers(np.exp(pairs.moments(pairs.by_trial(np.log(values[leg])))[0]))
+                for values in (steps.median_seconds, steps.p90_seconds, steps.p99_seconds)
+            ),
+            _numbers(num_bytes),
+            tradeoffs.memory_parts(pairs, example),
+            *work.achieved(pairs, example, rate),
+        )
+        sides.append([Side(*row) for row in zip(*columns, strict=True)])
+    return sides[0], sides[1]
+
+
+def _memories(memory: tradeoffs.Memory, level: float) -> list[Memory]:
+    log = memory.log_ratio
+    ratios = ratio_estimates(log.mean, log.low, log.high, level=level, n=log.count)
+    return [Memory(*row) for row in zip(ratios, _estimates(memory.saved_bytes, "bytes", level), memory.of, strict=True)]
+
+
+def _estimates(means: tradeoffs.Means, unit: str, level: float) -> list[Estimate]:
+    return estimates(means.mean, means.low, means.high, unit=unit, level=level, n=means.count)
 
 
 def _caveats(
     pairs: Pairs,
-    columns: dict[str, Sequence[Any]],
+    verdicts: Sequence[Verdict],
+    differs: Sequence[tuple[str, ...]],
+    accuracy: Sequence[Estimate],
+    quality: Sequence[str | None],
+    sensitivity: Sequence[Sequence[Sensitivity]],
     unequal: dict[int, list[str]],
     margin: float,
     alpha: float,
@@ -150,31 +178,31 @@ def _caveats(
     found = words.collect(pairs, margin, alpha)
     silent = without_facts(pairs)
     result = []
-    for k, verdict in enumerate(columns["verdict"]):
+    for k, verdict in enumerate(verdicts):
         sentences = list(unequal.get(k, ()))
-        if columns["differs"][k]:
-            sentences.append(f"arms also differ in {', '.join(columns['differs'][k])}, as the space declares")
+        if differs[k]:
+            sentences.append(f"arms also differ in {', '.join(differs[k])}, as the space declares")
         if silent[k] and pairs.counts[k]:
             sentences.append("no facts are stated, so nothing shows that the arms ran the same experiment")
-        if columns["quality"][k] in (tradeoffs.WORSE, tradeoffs.UNCLEAR) and pairs.counts[k]:
-            sentences.append(_quality_caveat(columns, k, quality_margin))
+        if quality[k] in (tradeoffs.WORSE, tradeoffs.UNCLEAR) and pairs.counts[k]:
+            arm = pairs.legs.text["arm"][pairs.example[k]]
+            sentences.append(_quality_caveat(arm, accuracy[k], quality[k] == tradeoffs.WORSE, quality_margin))
         sentences += found[k]
-        sentences += [
-            other.sentence() for other in columns["sensitivity"][k] if other.verdict != verdict and k not in unequal
-        ]
+        sentences += [other.sentence() for other in sensitivity[k] if other.verdict != verdict and k not in unequal]
         result.append(tuple(sentences))
     return result
 
 
-def _quality_caveat(columns: dict[str, Sequence[Any]], k: int, quality_margin: float) -> str:
-    difference, low, high = (columns[f"accuracy_{name}"][k] for name in ("difference", "low", "high"))
-    interval = "" if low is None else f" [{100 * low:+.2f}, {100 * high:+.2f}]"
-    claim = "is less accurate" if columns["quality"][k] == tradeoffs.WORSE else "is not shown to be as accurate"
-    points = f"{100 * difference:+.2f} points{interval}, margin {100 * quality_margin:g}"
-    return f"quality: {columns['arm'][k]} {claim}: {points}"
+def _quality_caveat(arm: str, accuracy: Estimate, worse: bool, quality_margin: float) -> str:
+    interval = ""
+    if accuracy.low is not None and accuracy.high is not None:
+        interval = f" [{100 * accuracy.low:+.2f}, {100 * accuracy.high:+.2f}]"
+    claim = "is less accurate" if worse else "is not shown to be as accurate"
+    points = f"{100 * (accuracy.value or 0.0):+.2f} points{interval}, margin {100 * quality_margin:g}"
+    return f"quality: {arm} {claim}: {points}"
 
 
-def _verdicts(pairs: Pairs, found: Judgement, same: Mask) -> list[str]:
+def _verdicts(pairs: Pairs, found: Judgements, same: Mask) -> list[Verdict]:
     none = pairs.counts == 0
     arm, base = pairs.arm, pairs.base
     cases = [
@@ -185,7 +213,7 @@ def _verdicts(pairs: Pairs, found: Judgement, same: Mask) -> list[str]:
         ~same,
     ]
     names = ["unlocks", "blocked", "both failed", UNDECIDED, "not comparable"]
-    return [str(name) for name in np.select(cases, names, found.verdict)]
+    return [VERDICT_OF[str(name)] for name in np.select(cases, names, found.verdict)]
 
 
 def _failure_causes(pairs: Pairs, metric: Metric) -> list[tuple[FailureCause, ...]]:
@@ -213,12 +241,6 @@ def _failure_causes(pairs: Pairs, metric: Metric) -> list[tuple[FailureCause, ..
 
 def _numbers(values: Iterable[float]) -> list[float | None]:
     return [number(value) for value in np.asarray(values).tolist()]
-
-
-def _ratios(logs: Floats) -> list[float | None]:
-    """exp of each; None where it is too large for a number, as the end of an interval from two trials can be."""
-    with np.errstate(over="ignore"):
-        return _numbers(np.exp(logs))
 
 
 def _integers(values: Floats) -> list[int | None]:

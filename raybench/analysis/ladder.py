@@ -8,17 +8,18 @@ sample, since rungs may change the batch. Intervals are paired t over trials; ov
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 
 from raybench.analysis.columns import code_of, dense, parse_object
+from raybench.analysis.estimate import Estimate, ratio_estimates
 from raybench.analysis.inference import Floats, t_interval
 from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import mean_by
-from raybench.analysis.results import ratio
 from raybench.errors import UserError
 from raybench.text import suggest
 
@@ -30,9 +31,16 @@ class Rung:
     before: str
     arm: str
     change: str
-    ratio: float | None  # seconds of `before` over those of `arm`
-    ci_low: float | None
-    ci_high: float | None
+    ratio: Estimate  # seconds of `before` over those of `arm`
+
+    COLUMNS: ClassVar[Mapping[str, str]] = {
+        "before": "before",
+        "arm": "arm",
+        "change": "change",
+        "ratio": "ratio.value",
+        "ci_low": "ratio.low",
+        "ci_high": "ratio.high",
+    }
 
 
 @dataclass(frozen=True)
@@ -43,21 +51,30 @@ class Ladder:
     setting_id: str
     setting: str
     n: int  # trials, or settings
-    total: float | None
-    ci_low: float | None
-    ci_high: float | None
+    total: Estimate
     rungs: tuple[Rung, ...]
+
+    COLUMNS: ClassVar[Mapping[str, str]] = {
+        "hardware": "hardware",
+        "setting_id": "setting_id",
+        "setting": "setting",
+        "n": "n",
+        "total": "total.value",
+        "ci_low": "total.low",
+        "ci_high": "total.high",
+        "rungs": "rungs",
+    }
 
     def sentence(self) -> str:
         """As `of the 3.10x from a to d, 2.40x is b (global_batch 4 -> 16), ...`."""
         first, last = self.rungs[0].before, self.rungs[-1].arm
         parts = [
-            f"{_times(rung.ratio)} [{_times(rung.ci_low)}, {_times(rung.ci_high)}] is {rung.arm}"
+            f"{_times(rung.ratio.value)} [{_times(rung.ratio.low)}, {_times(rung.ratio.high)}] is {rung.arm}"
             + (f" ({rung.change})" if rung.change else "")
             for rung in self.rungs
         ]
         where = f"{self.setting}: " if self.setting else "over the settings: "
-        return f"{where}of the {_times(self.total)} from {first} to {last}, {', '.join(parts)}"
+        return f"{where}of the {_times(self.total.value)} from {first} to {last}, {', '.join(parts)}"
 
 
 def _times(value: float | None) -> str:
@@ -145,10 +162,9 @@ def _ladder(
     mean = columns.mean(axis=0)
     deviation = columns.std(axis=0, ddof=1) if n > 1 else np.full(len(mean), np.nan)
     low, high = t_interval(np.full(len(mean), n), mean, deviation, alpha)
-    rungs = tuple(
-        Rung(arms[i], arms[i + 1], changes[i], ratio(mean[i]), ratio(low[i]), ratio(high[i])) for i in range(d.shape[1])
-    )
-    return Ladder(hardware, setting_id, setting, n, ratio(mean[-1]), ratio(low[-1]), ratio(high[-1]), rungs)
+    *ratios, total = ratio_estimates(mean, low, high, level=1 - alpha, n=n)
+    rungs = tuple(Rung(*names, *rest) for names, *rest in zip(pairwise(arms), changes, ratios, strict=True))
+    return Ladder(hardware, setting_id, setting, n, total, rungs)
 
 
 def _changes(legs: Legs, chosen: np.ndarray, row: np.ndarray, arms: Sequence[str]) -> list[str]:

@@ -1,16 +1,17 @@
 """What an analysis found, as frozen records; `to_json` gives the open format described in the ledger's contract.
 
 Ratios are speedups (baseline over arm, above 1 the arm is faster), seconds are seconds, nothing is rounded.
-A number that does not exist is None, never nan or infinity.
+A number that does not exist is None, never nan or infinity. The open format is flat: `COLUMNS` of a record gives
+each of its names and where the value is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 
-import numpy as np
-
+from raybench.analysis.estimate import Estimate, plain
 from raybench.analysis.pairs import Pairs
 
 if TYPE_CHECKING:
@@ -23,16 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 Verdict = Literal["helps", "no effect", "hurts", "undecided", "unlocks", "blocked", "both failed", "not comparable"]
-VERDICTS: tuple[Verdict, ...] = (
-    "helps",
-    "no effect",
-    "hurts",
-    "undecided",
-    "unlocks",
-    "blocked",
-    "both failed",
-    "not comparable",
-)
+VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
 
 
 @dataclass(frozen=True)
@@ -61,8 +53,8 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One arm against the baseline, in one setting on one hardware."""
+class Where:
+    """The setting and the hardware that a comparison was measured on."""
 
     setting_id: str
     setting: str
@@ -73,60 +65,152 @@ class Comparison:
     global_batch: int | None
     workers: int | None
     hardware: str
-    arm: str
-    n_trials: int
-    speedup: float | None
-    ci_low: float | None  # level 1 - alpha, on the ratio
-    ci_high: float | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict of a comparison and what it rests on."""
+
+    verdict: Verdict
     p_value: float | None  # paired t on log ratios, against no difference
     p_adjusted: float | None  # Holm over the analysis
     sign_flip_p: float | None  # exact
-    verdict: str
-    verdict_low: float | None  # the interval that the verdict came from, on the ratio
-    verdict_high: float | None
-    verdict_confidence: float | None  # its level
+    interval: Estimate  # the speedup with the interval that the verdict came from
     trials_needed: int | None  # in all, to settle an undecided comparison with a chance of 80 %
     deviation: float | None  # standard deviation of the trials' log ratios
-    baseline_seconds: float | None  # geometric mean over trials of the cost, a step (or a sample)
-    arm_seconds: float | None
-    baseline_samples_per_second: float | None  # geometric mean over trials, all ranks; None for a metric not of steps
-    arm_samples_per_second: float | None
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one arm took in one setting: geometric means over the comparison's trials."""
+
+    seconds: float | None  # the cost, by `Comparison.seconds_per`
+    samples_per_second: float | None  # all ranks together; None for a metric that is not of steps
+    step_p50_seconds: float | None  # percentiles of the measured steps
+    step_p90_seconds: float | None
+    step_p99_seconds: float | None
+    memory_bytes: float | None  # peak
+    memory_parts: dict[str, float] | None  # bytes by what they hold, of the rank that holds most
+    tflops: float | None  # achieved, 10^12 floating-point operations a second of all workers together
+    peak_share: float | None  # achieved over the peak of the workers' devices; None where it is not known
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of an arm beside the baseline's."""
+
+    ratio: Estimate  # arm over baseline: below 1 the arm needs less
+    saved: Estimate  # bytes, baseline minus arm
+    of: str | None  # `device` or `host`
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against the baseline, in one setting on one hardware."""
+
+    where: Where
+    arm: str
+    n_trials: int
+    speedup: Estimate
+    judgement: Judgement
+    baseline: Side
+    treated: Side  # the arm's side
     seconds_per: str  # what the seconds are of: `step`, `sample`, or another metric's name
-    failures: int  # failed legs, of the arm and of the baseline
-    failure_causes: tuple[FailureCause, ...]
-    memory_ratio: float | None  # peak of the arm over the baseline's: below 1 the arm needs less
-    memory_ratio_low: float | None
-    memory_ratio_high: float | None
-    memory_of: str | None  # `device` or `host`
-    baseline_memory_bytes: float | None  # geometric mean over trials
-    arm_memory_bytes: float | None
-    memory_saved_bytes: float | None  # baseline minus arm, mean over trials
-    memory_saved_low: float | None
-    memory_saved_high: float | None
-    baseline_memory_parts: dict[str, float] | None  # bytes by what they hold, of the rank that holds most
-    arm_memory_parts: dict[str, float] | None
-    accuracy_difference: float | None  # arm minus baseline
-    accuracy_low: float | None
-    accuracy_high: float | None
+    memory: Memory
+    accuracy: Estimate  # arm minus baseline
     quality: str | None  # `not worse`, `worse` or `unclear`; None without accuracies
-    break_even_steps: float | None  # until a longer set-up is repaid; None where never, or not known
-    break_even_low: float | None
-    break_even_high: float | None  # None also where it is not bounded
-    baseline_step_p50_seconds: float | None  # percentiles of the measured steps, geometric mean over trials
-    baseline_step_p90_seconds: float | None
-    baseline_step_p99_seconds: float | None
-    arm_step_p50_seconds: float | None
-    arm_step_p90_seconds: float | None
-    arm_step_p99_seconds: float | None
+    break_even: Estimate  # steps until a longer set-up is repaid; None where never, or not known
     flops_per_sample: float | None  # of a training step: 3 x the plain model's forward pass, the same for every arm
-    baseline_tflops: float | None  # achieved, 10^12 floating-point operations a second of all workers together
-    arm_tflops: float | None
-    baseline_peak_share: float | None  # achieved over the peak of the workers' devices; None where it is not known
-    arm_peak_share: float | None
     peak: str | None  # which peak: the device's, for what type, and by whom it is said
+    failure_causes: tuple[FailureCause, ...]
     differs: tuple[str, ...]  # what the space declares the arms to differ in, beside the engine
     sensitivity: tuple[Sensitivity, ...]
     caveats: tuple[str, ...]
+
+    COLUMNS: ClassVar[Mapping[str, str]] = {
+        **{name: f"where.{name}" for name in Where.__dataclass_fields__},
+        "arm": "arm",
+        "n_trials": "n_trials",
+        "speedup": "speedup.value",
+        "ci_low": "speedup.low",
+        "ci_high": "speedup.high",
+        "p_value": "judgement.p_value",
+        "p_adjusted": "judgement.p_adjusted",
+        "sign_flip_p": "judgement.sign_flip_p",
+        "verdict": "judgement.verdict",
+        "verdict_low": "judgement.interval.low",
+        "verdict_high": "judgement.interval.high",
+        "verdict_confidence": "judgement.interval.level",
+        "trials_needed": "judgement.trials_needed",
+        "deviation": "judgement.deviation",
+        "baseline_seconds": "baseline.seconds",
+        "arm_seconds": "treated.seconds",
+        "baseline_samples_per_second": "baseline.samples_per_second",
+        "arm_samples_per_second": "treated.samples_per_second",
+        "seconds_per": "seconds_per",
+        "failures": "failures",
+        "failure_causes": "failure_causes",
+        "memory_ratio": "memory.ratio.value",
+        "memory_ratio_low": "memory.ratio.low",
+        "memory_ratio_high": "memory.ratio.high",
+        "memory_of": "memory.of",
+        "baseline_memory_bytes": "baseline.memory_bytes",
+        "arm_memory_bytes": "treated.memory_bytes",
+        "memory_saved_bytes": "memory.saved.value",
+        "memory_saved_low": "memory.saved.low",
+        "memory_saved_high": "memory.saved.high",
+        "baseline_memory_parts": "baseline.memory_parts",
+        "arm_memory_parts": "treated.memory_parts",
+        "accuracy_difference": "accuracy.value",
+        "accuracy_low": "accuracy.low",
+        "accuracy_high": "accuracy.high",
+        "quality": "quality",
+        "break_even_steps": "break_even.value",
+        "break_even_low": "break_even.low",
+        "break_even_high": "break_even.high",
+        "baseline_step_p50_seconds": "baseline.step_p50_seconds",
+        "baseline_step_p90_seconds": "baseline.step_p90_seconds",
+        "baseline_step_p99_seconds": "baseline.step_p99_seconds",
+        "arm_step_p50_seconds": "treated.step_p50_seconds",
+        "arm_step_p90_seconds": "treated.step_p90_seconds",
+        "arm_step_p99_seconds": "treated.step_p99_seconds",
+        "flops_per_sample": "flops_per_sample",
+        "baseline_tflops": "baseline.tflops",
+        "arm_tflops": "treated.tflops",
+        "baseline_peak_share": "baseline.peak_share",
+        "arm_peak_share": "treated.peak_share",
+        "peak": "peak",
+        "differs": "differs",
+        "sensitivity": "sensitivity",
+        "caveats": "caveats",
+    }
+
+    @property
+    def verdict(self) -> Verdict:
+        """The judgement's verdict."""
+        return self.judgement.verdict
+
+    @property
+    def failures(self) -> int:
+        """Failed legs, of the arm and of the baseline."""
+        return sum(cause.num_legs for cause in self.failure_causes)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many settings have which verdict."""
+
+    helps: int
+    no_effect: int
+    hurts: int
+    undecided: int
+    unlocks: int
+    blocked: int
+    both_failed: int
+    not_comparable: int
+
+    def __getitem__(self, verdict: Verdict) -> int:
+        return int(getattr(self, verdict.replace(" ", "_")))
 
 
 @dataclass(frozen=True)
@@ -137,26 +221,33 @@ class ArmSummary:
     hardware: str
     n_settings: int  # all settings, whatever came of them
     n_compared: int  # those with a speedup, which the means are over
-    geometric_mean: float | None
-    ci_low: float | None  # for the mean of a population of settings like these (t on setting means)
-    ci_high: float | None
-    prediction_low: float | None  # for one more setting like these
-    prediction_high: float | None
-    fixed_low: float | None  # for the mean of these very settings (within-setting errors only)
-    fixed_high: float | None
-    median: float | None
-    quartile_low: float | None
-    quartile_high: float | None
+    population: Estimate  # geometric mean, with the interval for a population of settings like these
+    prediction: Estimate  # the same, with the interval for one more setting like these
+    fixed: Estimate  # the same, with the interval for the mean of these very settings (within-setting errors only)
+    quartiles: Estimate  # the median, and the quartiles: of the speedups, no interval of confidence
     tau: float | None  # standard deviation of true log speedups between settings (DerSimonian-Laird)
     i_squared: float | None  # the share of the variance between settings that is not noise
-    helps: int
-    no_effect: int
-    hurts: int
-    undecided: int
-    unlocks: int
-    blocked: int
-    both_failed: int
-    not_comparable: int
+    tally: Tally
+
+    COLUMNS: ClassVar[Mapping[str, str]] = {
+        "arm": "arm",
+        "hardware": "hardware",
+        "n_settings": "n_settings",
+        "n_compared": "n_compared",
+        "geometric_mean": "population.value",
+        "ci_low": "population.low",
+        "ci_high": "population.high",
+        "prediction_low": "prediction.low",
+        "prediction_high": "prediction.high",
+        "fixed_low": "fixed.low",
+        "fixed_high": "fixed.high",
+        "median": "quartiles.value",
+        "quartile_low": "quartiles.low",
+        "quartile_high": "quartiles.high",
+        "tau": "tau",
+        "i_squared": "i_squared",
+        **{name: f"tally.{name}" for name in Tally.__dataclass_fields__},
+    }
 
 
 @dataclass(frozen=True)
@@ -203,29 +294,3 @@ class Analysis:
         """The analysis as plain dicts, lists, numbers and None, as `--json` prints it."""
         own = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "pairs"}
         return {"schema_version": SCHEMA_VERSION, **own}
-
-
-def plain(value: Any) -> Any:
-    """Records, arrays and NumPy numbers as what JSON knows; nan and infinity as None."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list | np.ndarray):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
-
-
-def number(value: float) -> float | None:
-    """A Python float, or None for nan and infinity."""
-    return float(value) if np.isfinite(value) else None
-
-
-def ratio(log: float) -> float | None:
-    """A log ratio as a ratio, or None where there is none, or none that a number can hold."""
-    with np.errstate(over="ignore"):
-        return number(float(np.exp(log)))

@@ -7,17 +7,18 @@ is samples a second. A trial's value is the mean over its rounds of the log; the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy import special
 
 from raybench.analysis.columns import dense
+from raybench.analysis.estimate import Estimate, ratio_estimate
 from raybench.analysis.inference import Floats, Integers, t_interval
 from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import mean_by
-from raybench.analysis.results import ratio
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,19 @@ class Efficiency:
     scaling: str  # `strong`: the global batch stays; `weak`: each worker's does
     workers: int
     base_workers: int
-    efficiency: float | None
-    ci_low: float | None
-    ci_high: float | None
-    n_trials: int
+    efficiency: Estimate
     base_trials: int
+
+    COLUMNS: ClassVar[Mapping[str, str]] = {
+        **{name: name for name in ("hardware", "model", "dataset", "precision", "arm", "scaling")},
+        "workers": "workers",
+        "base_workers": "base_workers",
+        "efficiency": "efficiency.value",
+        "ci_low": "efficiency.low",
+        "ci_high": "efficiency.high",
+        "n_trials": "efficiency.n",
+        "base_trials": "base_trials",
+    }
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,18 @@ class BestBatch:
     arm: str
     batch: int
     baseline_batch: int
-    speedup: float | None  # of samples a second
-    ci_low: float | None
-    ci_high: float | None
-    n_trials: int
+    speedup: Estimate  # of samples a second
     baseline_trials: int
+
+    COLUMNS: ClassVar[Mapping[str, str]] = {
+        **{name: name for name in ("hardware", "model", "dataset", "precision", "workers", "arm", "batch")},
+        "baseline_batch": "baseline_batch",
+        "speedup": "speedup.value",
+        "ci_low": "speedup.low",
+        "ci_high": "speedup.high",
+        "n_trials": "speedup.n",
+        "baseline_trials": "baseline_trials",
+    }
 
 
 @dataclass(frozen=True)
@@ -105,12 +121,9 @@ def scaling_efficiency(legs: Legs, log_cost: Floats, alpha: float) -> tuple[Effi
             for series in others:
                 workers = int(legs.number["workers"][series.leg])
                 mean, low, high = welch_interval(series.logs, first.logs, alpha) - np.log(workers / base)
-                found.append(
-                    Efficiency(
-                        *_names(legs, series.leg), legs.text["arm"][series.leg], scaling, workers, base,
-                        ratio(mean), ratio(low), ratio(high), len(series.logs), len(first.logs),
-                    )
-                )  # fmt: skip
+                efficiency = ratio_estimate(mean, low, high, level=1 - alpha, n=len(series.logs))
+                names = (*_names(legs, series.leg), legs.text["arm"][series.leg])
+                found.append(Efficiency(*names, scaling, workers, base, efficiency, len(first.logs)))
     return tuple(found)
 
 
@@ -133,14 +146,10 @@ def best_against_best(legs: Legs, log_cost: Floats, baseline: str, alpha: float)
             continue
         own = best.pop(baseline)
         for arm, series in sorted(best.items()):
-            mean, low, high = _interval(series, own, alpha)
+            speedup = ratio_estimate(*_interval(series, own, alpha), level=1 - alpha, n=len(series.logs))
             batch, base_batch = (int(legs.number["samples_per_step"][one.leg]) for one in (series, own))
-            found.append(
-                BestBatch(
-                    *_names(legs, series.leg), int(legs.number["workers"][series.leg]), arm, batch, base_batch,
-                    ratio(mean), ratio(low), ratio(high), len(series.logs), len(own.logs),
-                )
-            )  # fmt: skip
+            names = (*_names(legs, series.leg), int(legs.number["workers"][series.leg]))
+            found.append(BestBatch(*names, arm, batch, base_batch, speedup, len(own.logs)))
     return tuple(found)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from raybench.analysis.doubts import contaminated_legs, cut_rounds, suspect_legs
+from raybench.analysis.estimate import number
 from raybench.analysis.inference import Floats, judge
 from raybench.analysis.metrics import Metric
 from raybench.analysis.pairs import Mask, Pairs, group_moments, mean_by
-from raybench.analysis.results import Sensitivity, number
+from raybench.analysis.results import Sensitivity
 
 
 def judge_otherwise(pairs: Pairs, metric: Metric, margin: float, alpha: float, same: Mask) -> list[list[Sensitivity]]:

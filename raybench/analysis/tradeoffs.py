@@ -20,22 +20,24 @@ UNCLEAR = "unclear"
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over trials with its interval; arrays of shape (k,)."""
+class Means:
+    """Means over trials with their intervals, and how many trials; arrays of shape (k,)."""
 
     mean: Floats
     low: Floats
     high: Floats
+    count: Integers
 
 
-def paired_change(pairs: Pairs, arm: Floats, base: Floats, alpha: float) -> Estimate:
+def paired_change(pairs: Pairs, arm: Floats, base: Floats, alpha: float) -> Means:
     """Arm minus baseline of values given by paired round, (c,): mean over trials and its t interval."""
     trials = pairs.by_trial(arm - base)
     there = np.isfinite(trials)
     owner = pairs.comparison[there]
     mean, deviation = group_moments(trials[there], owner, len(pairs.counts))
-    low, high = t_interval(np.bincount(owner, minlength=len(pairs.counts)), mean, deviation, alpha)
-    return Estimate(mean, low, high)
+    count = np.bincount(owner, minlength=len(pairs.counts))
+    low, high = t_interval(count, mean, deviation, alpha)
+    return Means(mean, low, high, count)
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Memory:
     """Peak memory by comparison: of the device where both sides have it, else of the host."""
 
     of: list[str | None]
-    log_ratio: Estimate  # arm over baseline
-    saved_bytes: Estimate  # baseline minus arm
+    log_ratio: Means  # arm over baseline
+    saved_bytes: Means  # baseline minus arm
     base_bytes: Floats  # geometric means
     arm_bytes: Floats
 
@@ -57,13 +59,14 @@ def memory(pairs: Pairs, alpha: float) -> Memory:
     def pick(one: Floats, other: Floats) -> Floats:
         return np.where(there, one, other)
 
-    def estimate(one: Estimate, other: Estimate) -> Estimate:
-        return Estimate(pick(one.mean, other.mean), pick(one.low, other.low), pick(one.high, other.high))
+    def means(one: Means, other: Means) -> Means:
+        count = np.where(there, one.count, other.count)
+        return Means(pick(one.mean, other.mean), pick(one.low, other.low), pick(one.high, other.high), count)
 
     return Memory(
         [one or other for one, other in zip(device.of, host.of, strict=True)],
-        estimate(device.log_ratio, host.log_ratio),
-        estimate(device.saved_bytes, host.saved_bytes),
+        means(device.log_ratio, host.log_ratio),
+        means(device.saved_bytes, host.saved_bytes),
         pick(device.base_bytes, host.base_bytes),
         pick(device.arm_bytes, host.arm_bytes),
     )
@@ -90,7 +93,7 @@ def memory_parts(pairs: Pairs, legs: Integers) -> list[dict[str, float] | None]:
     return [found[code] for code in column.codes[legs].tolist()]
 
 
-def accuracy(pairs: Pairs, alpha: float) -> Estimate:
+def accuracy(pairs: Pairs, alpha: float) -> Means:
     """Final accuracy, arm minus baseline."""
     values = pairs.legs.number["accuracy"]
     return paired_change(pairs, values[pairs.arm_leg], values[pairs.base_leg], alpha)
@@ -107,7 +110,7 @@ def quality_verdicts(pairs: Pairs, margin: float, alpha: float) -> list[str | No
     return [str(v) if known else None for v, known in zip(verdicts, np.isfinite(estimate.mean), strict=True)]
 
 
-def break_even_steps(pairs: Pairs, alpha: float) -> Estimate:
+def break_even_steps(pairs: Pairs, alpha: float) -> Means:
     """Steps after which an arm's longer set-up (compilation included) is repaid by its faster steps.
 
     0 where it pays at once, infinity where it never does. The interval is Fieller's; its upper end is
@@ -130,7 +133,7 @@ def break_even_steps(pairs: Pairs, alpha: float) -> Estimate:
         mean = np.where(x <= 0, np.where(y >= 0, 0.0, np.nan), np.where(y > 0, x / y, np.inf))
     # An arm that starts faster and steps slower loses its lead instead: not a question of repayment.
     known = np.isfinite(mean) | np.isposinf(mean)
-    return Estimate(mean, np.where(known, low, np.nan), np.where(known, high, np.nan))
+    return Means(mean, np.where(known, low, np.nan), np.where(known, high, np.nan), count.astype(np.int64))
 
 
 def fieller(x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats) -> tuple[Floats, Floats]:

@@ -9,7 +9,7 @@ et al. 2022, appendix B). The peak is the datasheet's where it is known, else wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -21,32 +21,26 @@ from raybench.machine.peaks import datasheet_tflops
 TRAINING_OVER_FORWARD: Final = 3
 
 
-def work(
-    pairs: Pairs, baseline_rate: Sequence[float | None], arm_rate: Sequence[float | None]
-) -> dict[str, Sequence[Any]]:
-    """The columns of `Comparison` about work, from samples a second of both sides (all workers together)."""
-    flops = _flops(pairs, pairs.example)
-    peaks = _peaks(pairs)
+def flops_and_peaks(pairs: Pairs) -> tuple[list[float | None], list[str | None]]:
+    """By comparison: FLOPs of a training step a sample, and in words which peak the shares are of."""
+    return _flops(pairs, pairs.example), [None if peak is None else peak[1] for peak in _peaks(pairs)]
+
+
+def achieved(
+    pairs: Pairs, example: Integers, rates: Sequence[float | None]
+) -> tuple[list[float | None], list[float | None]]:
+    """(TFLOP/s of all workers together, its share of the devices' peak) by comparison.
+
+    `example` is a leg of the side in question, (k,); `rates` its samples a second, of all workers together.
+    """
     workers = pairs.legs.number["workers"][pairs.example].tolist()
-
-    def achieved(flops: Sequence[float | None], rates: Sequence[float | None]) -> list[float | None]:
-        return [None if f is None or r is None else f * r / 1e12 for f, r in zip(flops, rates, strict=True)]
-
-    def share(tflops: Sequence[float | None]) -> list[float | None]:
-        return [
-            None if t is None or peak is None or not n > 0 else t / (peak[0] * n)
-            for t, peak, n in zip(tflops, peaks, workers, strict=True)
-        ]
-
-    base, arm = achieved(_flops(pairs, pairs.base_example), baseline_rate), achieved(flops, arm_rate)
-    return {
-        "flops_per_sample": flops,
-        "baseline_tflops": base,
-        "arm_tflops": arm,
-        "baseline_peak_share": share(base),
-        "arm_peak_share": share(arm),
-        "peak": [None if peak is None else peak[1] for peak in peaks],
-    }
+    flops = _flops(pairs, example)
+    tflops = [None if f is None or r is None else f * r / 1e12 for f, r in zip(flops, rates, strict=True)]
+    shares = [
+        None if t is None or peak is None or not n > 0 else t / (peak[0] * n)
+        for t, peak, n in zip(tflops, _peaks(pairs), workers, strict=True)
+    ]
+    return tflops, shares
 
 
 def _flops(pairs: Pairs, legs: Integers) -> list[float | None]:
