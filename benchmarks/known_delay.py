@@ -98,11 +98,11 @@ def main(argv: list[str]) -> int:
     print(f"{'delay':>6}{'truth':>9}{'estimate':>10}{'95 % of it':>19}{'held':>10}{'reach':>8}   verdicts")
     for name, share in DELAYS.items():
         truth = 1 / (1 + share)
-        held = sum((c.ci_low or 2.0) <= truth <= (c.ci_high or 0.0) for c in found[name])
-        logs = np.log([c.speedup for c in found[name]])
+        held = sum((c.speedup.low or 2.0) <= truth <= (c.speedup.high or 0.0) for c in found[name])
+        logs = np.log([c.speedup.value for c in found[name]])
         reach = stats.t.ppf(0.975, sweeps - 1) * logs.std(ddof=1) / np.sqrt(sweeps)
         low, estimate, high = np.exp([logs.mean() - reach, logs.mean(), logs.mean() + reach])
-        wide = np.median([(c.ci_high or np.inf) / (c.speedup or 1.0) - 1 for c in found[name]])
+        wide = np.median([(c.speedup.high or np.inf) / (c.speedup.value or 1.0) - 1 for c in found[name]])
         verdicts = ", ".join(f"{n} {verdict}" for verdict, n in Counter(c.verdict for c in found[name]).items())
         print(
             f"{share:>6.0%}{truth:>9.4f}{estimate:>10.4f}{f'{low:.4f} to {high:.4f}':>19}{f'{held} of {sweeps}':>10}"

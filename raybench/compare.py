@@ -26,9 +26,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from raybench.analysis import Analysis, Comparison, analyse
+from raybench.analysis.estimate import number, plain, ratio
 from raybench.analysis.inference import judge
 from raybench.analysis.question import find_question
-from raybench.analysis.results import number, plain, ratio
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
 from raybench.show.words import percent
@@ -90,14 +90,14 @@ def changes(a: Analysis, b: Analysis, margin: float, alpha: float) -> tuple[Chan
         i = position.get(key)
         result.append(
             Change(
-                setting_id=shown.setting_id,
-                setting=shown.setting,
+                setting_id=shown.where.setting_id,
+                setting=shown.where.setting,
                 arm=shown.arm,
                 verdict=_kind(one, other) if i is None else str(found.verdict[i]),
                 before_verdict=one.verdict if one else None,
                 after_verdict=other.verdict if other else None,
-                before=one.speedup if one else None,
-                after=other.speedup if other else None,
+                before=one.speedup.value if one else None,
+                after=other.speedup.value if other else None,
                 change=None if i is None else ratio(mean[i]),
                 ci_low=None if i is None else ratio(found.low[i]),
                 ci_high=None if i is None else ratio(found.high[i]),
@@ -113,20 +113,20 @@ def changes(a: Analysis, b: Analysis, margin: float, alpha: float) -> tuple[Chan
 
 
 def _order(c: Comparison) -> tuple[str, str, str, str]:
-    return c.family, c.setting, c.setting_id, c.arm
+    return c.where.family, c.where.setting, c.where.setting_id, c.arm
 
 
 def _by_key(a: Analysis, b: Analysis) -> tuple[dict[Any, Comparison], dict[Any, Comparison]]:
-    machines = [{c.hardware for c in one.comparisons} for one in (a, b)]
+    machines = [{c.where.hardware for c in one.comparisons} for one in (a, b)]
     if machines[0] & machines[1]:
-        return tuple({(c.setting_id, c.arm, c.hardware): c for c in one.comparisons} for one in (a, b))  # type: ignore[return-value]
+        return tuple({(c.where.setting_id, c.arm, c.where.hardware): c for c in one.comparisons} for one in (a, b))  # type: ignore[return-value]
     for name, several in zip("AB", machines, strict=True):
         if len(several) > 1:
             raise UserError(
                 f"{name} holds several hardware ({'; '.join(sorted(several))}) and the other none of it; "
                 "compare one at a time"
             )
-    return tuple({(c.setting_id, c.arm, ""): c for c in one.comparisons} for one in (a, b))  # type: ignore[return-value]
+    return tuple({(c.where.setting_id, c.arm, ""): c for c in one.comparisons} for one in (a, b))  # type: ignore[return-value]
 
 
 def _kind(before: Comparison | None, after: Comparison | None) -> str:
@@ -137,7 +137,7 @@ def _kind(before: Comparison | None, after: Comparison | None) -> str:
         return "disappeared"
     if "not comparable" in (before.verdict, after.verdict):
         return "not comparable"
-    if before.speedup is not None and after.speedup is not None:
+    if before.speedup.value is not None and after.speedup.value is not None:
         return "number"
     ran_before, ran_after = (c.verdict not in ("blocked", "both failed") for c in (before, after))
     if ran_before == ran_after:
@@ -147,12 +147,12 @@ def _kind(before: Comparison | None, after: Comparison | None) -> str:
 
 def _difference(before: Comparison, after: Comparison) -> tuple[float, float, float]:
     """(difference of log speedups, its standard error, degrees of freedom); nan under 2 trials a side."""
-    assert before.speedup is not None
-    assert after.speedup is not None
-    difference = float(np.log(after.speedup / before.speedup))
-    if before.deviation is None or after.deviation is None:
+    assert before.speedup.value is not None
+    assert after.speedup.value is not None
+    difference = float(np.log(after.speedup.value / before.speedup.value))
+    if before.judgement.deviation is None or after.judgement.deviation is None:
         return difference, float("nan"), float("nan")
-    variance = before.deviation**2 / before.n_trials + after.deviation**2 / after.n_trials
+    variance = before.judgement.deviation**2 / before.n_trials + after.judgement.deviation**2 / after.n_trials
     return difference, float(np.sqrt(variance)), min(before.n_trials, after.n_trials) - 1.0
 
 

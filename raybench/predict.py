@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from raybench.analysis import Analysis, analyse
+from raybench.analysis.estimate import plain
 from raybench.analysis.prediction import NUMERIC, TEXTS, Explanation, explain, explanation, predict, sentence
-from raybench.analysis.results import plain
 from raybench.cli import Arguments, parse_arguments, run_command
 from raybench.errors import UserError
 from raybench.stores.storage import to_path
@@ -65,11 +65,11 @@ def _wanted(arguments: Arguments) -> dict[str, Any]:
 
 
 def _one_hardware(analysis: Analysis, wanted: str) -> Analysis:
-    names = sorted({c.hardware for c in analysis.comparisons})
+    names = sorted({c.where.hardware for c in analysis.comparisons})
     fitting = [name for name in names if wanted.lower() in name.lower()]
     if len(fitting) != 1 and names:
         raise UserError(f"hardware={wanted}: the ledgers hold {'; '.join(names)}; name one of them")
-    return replace(analysis, comparisons=tuple(c for c in analysis.comparisons if c.hardware in fitting))
+    return replace(analysis, comparisons=tuple(c for c in analysis.comparisons if c.where.hardware in fitting))
 
 
 if __name__ == "__main__":

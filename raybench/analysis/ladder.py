@@ -163,7 +163,7 @@ def _ladder(
     deviation = columns.std(axis=0, ddof=1) if n > 1 else np.full(len(mean), np.nan)
     low, high = t_interval(np.full(len(mean), n), mean, deviation, alpha)
     *ratios, total = ratio_estimates(mean, low, high, level=1 - alpha, n=n)
-    rungs = tuple(Rung(*names, *rest) for names, *rest in zip(pairwise(arms), changes, ratios, strict=True))
+    rungs = tuple(Rung(*step) for step in zip(arms[:-1], arms[1:], changes, ratios, strict=True))
     return Ladder(hardware, setting_id, setting, n, total, rungs)
 
 

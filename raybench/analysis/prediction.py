@@ -16,9 +16,10 @@ from typing import Any, Final
 import numpy as np
 
 from raybench.analysis.columns import parse_object
+from raybench.analysis.estimate import number, ratio
 from raybench.analysis.inference import Floats
 from raybench.analysis.regression import LEAST_MODELS, Design, calibration, fit
-from raybench.analysis.results import Analysis, Comparison, number, ratio
+from raybench.analysis.results import Analysis, Comparison
 from raybench.show.words import percent
 
 MODEL_FACTS: Final = ("num_parameters", "num_parameter_tensors", "flops_per_byte")  # as legs state them
@@ -130,7 +131,9 @@ def predict(analysis: Analysis, wanted: Mapping[str, Any], arm: str) -> Predicti
 def _settings(analysis: Analysis, arm: str) -> tuple[list[Comparison], list[dict[str, Any]]]:
     """The arm's settings that have a speedup, and what is known of each before a run."""
     members = [
-        c for c in analysis.comparisons if c.arm == arm and c.speedup is not None and c.verdict != "not comparable"
+        c
+        for c in analysis.comparisons
+        if c.arm == arm and c.speedup.value is not None and c.verdict != "not comparable"
     ]
     known = _sizes(analysis)
     return members, [_describe(c, known) for c in members]
@@ -155,8 +158,10 @@ def _sizes(analysis: Analysis) -> dict[str, dict[str, float]]:
 
 
 def _describe(c: Comparison, sizes: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    row = {"model": c.model, "family": c.family, "precision": c.precision, "dataset": c.dataset}
-    return row | {"batch_size": c.global_batch, "workers": c.workers} | dict(sizes.get(c.setting_id, {}))
+    row = {"model": c.where.model, "family": c.where.family, "precision": c.where.precision, "dataset": c.where.dataset}
+    return (
+        row | {"batch_size": c.where.global_batch, "workers": c.where.workers} | dict(sizes.get(c.where.setting_id, {}))
+    )
 
 
 def _complete(wanted: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -207,7 +212,7 @@ def _design(
     models = sorted({row["model"] for row in rows})
     code = {model: i for i, model in enumerate(models)}
     codes = np.array([code[row["model"]] for row in rows])
-    return Design(columns, codes, np.log(np.array([c.speedup for c in members], dtype=float))), features
+    return Design(columns, codes, np.log(np.array([c.speedup.value for c in members], dtype=float))), features
 
 
 def _measured(
@@ -217,7 +222,7 @@ def _measured(
     if not all(name in target for name in names):
         return None
     return next(
-        (c.speedup for c, row in zip(members, rows, strict=True) if all(row[n] == target[n] for n in names)), None
+        (c.speedup.value for c, row in zip(members, rows, strict=True) if all(row[n] == target[n] for n in names)), None
     )
 
 

@@ -46,7 +46,7 @@ def print_costs(analysis: Analysis, console: Console, price: float | None = None
 
 
 def _verdicts(analysis: Analysis, costs: Costs, price: float | None) -> Table:
-    verdicts = {(c.setting_id, c.arm): c.verdict for c in analysis.comparisons}
+    verdicts = {(c.where.setting_id, c.arm): c.verdict for c in analysis.comparisons}
     title = "What each verdict took (its arm's legs, and its share of the baseline's)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     columns = ["setting", "arm", "verdict", "machine time"]

@@ -108,7 +108,7 @@ def facts(analysis: Analysis) -> tuple[list[tuple[str, str]], list[tuple[str, li
     legs = analysis.pairs.legs
     if not analysis.comparisons:
         return [], [], []
-    setting = legs.text["setting_id"].names.index(analysis.comparisons[0].setting_id)
+    setting = legs.text["setting_id"].names.index(analysis.comparisons[0].where.setting_id)
     rows = np.flatnonzero(legs.ok & (legs.text["setting_id"].codes == setting))
     stated: dict[str, dict[str, str]] = {}
     trial = legs.text["trial_id"].codes[rows[0]] if len(rows) else -1

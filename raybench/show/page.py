@@ -135,14 +135,14 @@ def comparison_table(
         f"arm{per}",
         "memory",
     ]
-    if any(c.trials_needed for c in analysis.comparisons):
+    if any(c.judgement.trials_needed for c in analysis.comparisons):
         header.append("trials to settle")
-    if any(c.accuracy_difference is not None for c in analysis.comparisons):
+    if any(c.accuracy.value is not None for c in analysis.comparisons):
         header.append("accuracy, points")
     header.append("failed")
     rows = [_row(c, label(c, analysis), not per, header) for c in analysis.comparisons[:MOST_ROWS]]
     if links:
-        pages = [links.get((c.setting_id, c.arm), "") for c in analysis.comparisons]
+        pages = [links.get((c.where.setting_id, c.arm), "") for c in analysis.comparisons]
         rows = [
             replace(row, cells=(row.cells[0], replace(row.cells[1], link=page), *row.cells[2:]))
             for row, page in zip(rows, pages, strict=False)
@@ -157,26 +157,26 @@ def _unit(analysis: Analysis) -> str:
 
 
 def _row(c: Comparison, setting: str, with_unit: bool, header: list[str]) -> Row:
-    interval = "" if c.verdict_low is None else f"{c.verdict_low:.3f} to {c.verdict_high:.3f}"
+    interval = (
+        "" if c.judgement.interval.low is None else f"{c.judgement.interval.low:.3f} to {c.judgement.interval.high:.3f}"
+    )
     verdict = f"{c.verdict}, less accurate" if c.quality == "worse" else c.verdict
     unit = f" a {c.seconds_per}" if with_unit and c.seconds_per != "byte" else ""
     costs = [
         Cell(f"{cost(value, c.seconds_per)}{unit}" if value is not None else "", _key(value))
-        for value in (c.baseline_seconds, c.arm_seconds)
+        for value in (c.baseline.seconds, c.treated.seconds)
     ]
-    accuracy = Cell(
-        "" if c.accuracy_difference is None else f"{100 * c.accuracy_difference:+.2f}", _key(c.accuracy_difference)
-    )
-    needed = Cell(*[str(c.trials_needed or "")] * 2)
+    accuracy = Cell("" if c.accuracy.value is None else f"{100 * c.accuracy.value:+.2f}", _key(c.accuracy.value))
+    needed = Cell(*[str(c.judgement.trials_needed or "")] * 2)
     cells = (
         Cell(setting),
         Cell(c.arm),
-        Cell("" if c.speedup is None else f"{c.speedup:.3f}", _key(c.speedup)),
+        Cell("" if c.speedup.value is None else f"{c.speedup.value:.3f}", _key(c.speedup.value)),
         Cell(verdict),
-        Cell(interval, _key(c.verdict_low)),
+        Cell(interval, _key(c.judgement.interval.low)),
         Cell(str(c.n_trials), str(c.n_trials)),
         *costs,
-        Cell("" if c.memory_ratio is None else f"× {c.memory_ratio:.2f}", _key(c.memory_ratio)),
+        Cell("" if c.memory.ratio.value is None else f"× {c.memory.ratio.value:.2f}", _key(c.memory.ratio.value)),
         *([needed] if "trials to settle" in header else []),
         *([accuracy] if "accuracy, points" in header else []),
         Cell(str(c.failures), str(c.failures)),
@@ -196,12 +196,12 @@ def _arm_row(arm: ArmSummary, analysis: Analysis) -> dict[str, Any]:
     return {
         "arm": f"{arm.arm} ({arm.hardware})" if len(analysis.hardware) > 1 else arm.arm,
         "settings": arm.n_settings,
-        "mean": "" if arm.geometric_mean is None else f"{arm.geometric_mean:.3f}",
-        "median": "" if arm.median is None else f"{arm.median:.3f}",
-        "quartiles": between(arm.quartile_low, arm.quartile_high),
-        "these": between(arm.fixed_low, arm.fixed_high),
-        "like_these": few or between(arm.ci_low, arm.ci_high),
-        "one_more": few or between(arm.prediction_low, arm.prediction_high),
+        "mean": "" if arm.population.value is None else f"{arm.population.value:.3f}",
+        "median": "" if arm.quartiles.value is None else f"{arm.quartiles.value:.3f}",
+        "quartiles": between(arm.quartiles.low, arm.quartiles.high),
+        "these": between(arm.fixed.low, arm.fixed.high),
+        "like_these": few or between(arm.population.low, arm.population.high),
+        "one_more": few or between(arm.prediction.low, arm.prediction.high),
         "verdicts": tally(arm),
     }
 
@@ -221,7 +221,7 @@ def _sensitivities(analysis: Analysis) -> list[tuple[str, str, str, str]]:
     """(comparison, judged how, speedup, verdict) where another way to judge gives another verdict."""
     return [
         (
-            f"{c.arm}, {c.setting}: {c.verdict}",
+            f"{c.arm}, {c.where.setting}: {c.verdict}",
             other.kind,
             "" if other.speedup is None else f"{other.speedup:.3f}",
             other.verdict,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Final
 
+from raybench.analysis.estimate import flatten
 from raybench.analysis.results import Analysis, Comparison
 from raybench.show.terminal import cost, how_obtained
 from raybench.show.words import also_differ, answer_in_words
@@ -35,11 +36,11 @@ _LATEX: Final = {
 def to_csv(analysis: Analysis) -> str:
     """One line a comparison, all its fields; lists are joined by `; `. An empty cell is a missing number."""
     text = io.StringIO()
-    names = [field.name for field in fields(Comparison)]
+    names = list(Comparison.COLUMNS)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     for comparison in analysis.comparisons:
-        writer.writerow([_cell(getattr(comparison, name)) for name in names])
+        writer.writerow(map(_cell, flatten(comparison).values()))
     return text.getvalue()
 
 
@@ -105,18 +106,22 @@ def table_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
     header = ["setting", "arm", "verdict", "speedup", "interval", "n", analysis.baseline, "arm's", "memory", "failed"]
     rows = []
     for c in analysis.comparisons:
-        interval = "" if c.verdict_low is None else f"{c.verdict_low:.3f} to {c.verdict_high:.3f}"
+        interval = (
+            ""
+            if c.judgement.interval.low is None
+            else f"{c.judgement.interval.low:.3f} to {c.judgement.interval.high:.3f}"
+        )
         rows.append(
             [
-                c.setting,
+                c.where.setting,
                 c.arm,
                 c.verdict,
-                "" if c.speedup is None else f"{c.speedup:.3f}",
+                "" if c.speedup.value is None else f"{c.speedup.value:.3f}",
                 interval,
                 str(c.n_trials),
-                cost(c.baseline_seconds, c.seconds_per),
-                cost(c.arm_seconds, c.seconds_per),
-                "" if c.memory_ratio is None else f"{c.memory_ratio:.2f}",
+                cost(c.baseline.seconds, c.seconds_per),
+                cost(c.treated.seconds, c.seconds_per),
+                "" if c.memory.ratio.value is None else f"{c.memory.ratio.value:.2f}",
                 str(c.failures),
             ]
         )

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from raybench.analysis.results import Analysis, ArmSummary, Comparison
+from raybench.analysis.results import VERDICTS, Analysis, ArmSummary, Comparison
 from raybench.analysis.scaling import BestBatch, Efficiency
 from raybench.show.words import (
     answer_in_words,
@@ -71,11 +71,13 @@ def _comparison_table(analysis: Analysis) -> Table:
     for name in ("speedup", "interval", "n", _unit(analysis), "memory"):
         table.add_column(name, justify="right", no_wrap=True)
     shown = analysis.comparisons[:MOST_ROWS]
-    several = len({c.hardware for c in analysis.comparisons}) > 1
-    for (hardware, _), block in groupby(shown, key=lambda c: (c.hardware, c.setting_id)):
+    several = len({c.where.hardware for c in analysis.comparisons}) > 1
+    for (hardware, _), block in groupby(shown, key=lambda c: (c.where.hardware, c.where.setting_id)):
         members = list(block)
-        name = f"{members[0].setting} ({hardware or 'hardware not named'})" if several else members[0].setting
-        base = next((c.baseline_seconds for c in members if c.baseline_seconds is not None), None)
+        name = (
+            f"{members[0].where.setting} ({hardware or 'hardware not named'})" if several else members[0].where.setting
+        )
+        base = next((c.baseline.seconds for c in members if c.baseline.seconds is not None), None)
         table.add_row(f"[bold]{escape(name)}[/bold]")
         table.add_row(escape(f"  {analysis.baseline}"), "baseline", "", "", "", cost(base, members[0].seconds_per))
         for c in members:
@@ -98,12 +100,20 @@ def _numbers(c: Comparison, base: float | None) -> list[str]:
 
     Where the arm's trials are not those of the setting's other arms, its own baseline stands beside its cost.
     """
-    interval = "" if c.verdict_low is None else f"{c.verdict_low:.3f} to {c.verdict_high:.3f}"
-    own = cost(c.arm_seconds, c.seconds_per)
-    if base and c.baseline_seconds and abs(c.baseline_seconds / base - 1) > 5e-4:
-        own += f" (against {cost(c.baseline_seconds, c.seconds_per)})"
-    speedup = "" if c.speedup is None else f"{c.speedup:.3f}"
-    return [speedup, interval, str(c.n_trials), own, "" if c.memory_ratio is None else f"{c.memory_ratio:.2f}"]
+    interval = (
+        "" if c.judgement.interval.low is None else f"{c.judgement.interval.low:.3f} to {c.judgement.interval.high:.3f}"
+    )
+    own = cost(c.treated.seconds, c.seconds_per)
+    if base and c.baseline.seconds and abs(c.baseline.seconds / base - 1) > 5e-4:
+        own += f" (against {cost(c.baseline.seconds, c.seconds_per)})"
+    speedup = "" if c.speedup.value is None else f"{c.speedup.value:.3f}"
+    return [
+        speedup,
+        interval,
+        str(c.n_trials),
+        own,
+        "" if c.memory.ratio.value is None else f"{c.memory.ratio.value:.2f}",
+    ]
 
 
 def cost(value: float | None, per: str) -> str:
@@ -135,8 +145,8 @@ def _arm_table(title: str, rows: Iterable[tuple[str, ArmSummary]], by: str = "")
             *[escape(s.hardware)] * several,
             escape(s.arm),
             str(s.n_settings),
-            "" if s.geometric_mean is None else f"{s.geometric_mean:.3f}",
-            _range(s.fixed_low, s.fixed_high),
+            "" if s.population.value is None else f"{s.population.value:.3f}",
+            _range(s.fixed.low, s.fixed.high),
             *_population(s),
             tally(s),
         )
@@ -147,22 +157,12 @@ def _population(s: ArmSummary) -> tuple[str, str]:
     """The intervals for settings like these; two settings show too little of a population to be worth reading."""
     if 0 < s.n_compared < MIN_SETTINGS:
         return f"too few: {s.n_compared}", f"too few: {s.n_compared}"
-    return _range(s.ci_low, s.ci_high), _range(s.prediction_low, s.prediction_high)
+    return _range(s.population.low, s.population.high), _range(s.prediction.low, s.prediction.high)
 
 
 def tally(summary: ArmSummary) -> str:
     """How many settings have which verdict, those that occur."""
-    counts = {
-        "helps": summary.helps,
-        "no effect": summary.no_effect,
-        "hurts": summary.hurts,
-        "undecided": summary.undecided,
-        "unlocks": summary.unlocks,
-        "blocked": summary.blocked,
-        "both failed": summary.both_failed,
-        "not comparable": summary.not_comparable,
-    }
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    return ", ".join(f"{summary.tally[verdict]} {verdict}" for verdict in VERDICTS if summary.tally[verdict])
 
 
 def _range(low: float | None, high: float | None) -> str:
@@ -170,18 +170,18 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def _best(one: BestBatch) -> str:
-    interval = _range(one.ci_low, one.ci_high) or "no interval"
+    interval = _range(one.speedup.low, one.speedup.high) or "no interval"
     return (
         f"{one.arm} at {one.batch} samples a step against {one.baseline_batch}, {one.model} {one.precision} on "
-        f"{one.workers} workers: {one.speedup:.3f} ({interval}) of samples a second"
+        f"{one.workers} workers: {one.speedup.value:.3f} ({interval}) of samples a second"
     )
 
 
 def _scaling(one: Efficiency) -> str:
-    interval = _range(one.ci_low, one.ci_high) or "no interval"
+    interval = _range(one.efficiency.low, one.efficiency.high) or "no interval"
     return (
         f"{one.arm}, {one.model} {one.precision}, {one.scaling} from {one.base_workers} to {one.workers} workers: "
-        f"efficiency {one.efficiency:.3f} ({interval})"
+        f"efficiency {one.efficiency.value:.3f} ({interval})"
     )
 
 
@@ -189,7 +189,7 @@ def _failures(analysis: Analysis) -> list[str]:
     places: dict[tuple[str, str, str], dict[str, int]] = {}
     for c in analysis.comparisons:
         for cause in c.failure_causes:
-            places.setdefault((cause.arm, cause.kind, cause.message), {})[c.setting] = cause.num_legs
+            places.setdefault((cause.arm, cause.kind, cause.message), {})[c.where.setting] = cause.num_legs
     return [
         f"{arm}: {kind}, {sum(settings.values())} legs in {_places(list(settings))}: {_one_line(message)}"
         for (arm, kind, message), settings in places.items()

@@ -12,7 +12,7 @@ def caveat_places(analysis: Analysis) -> dict[str, list[str]]:
     places: dict[str, list[str]] = {}
     for comparison in analysis.comparisons:
         for caveat in comparison.caveats:
-            places.setdefault(caveat, []).append(f"{comparison.arm}, {comparison.setting}")
+            places.setdefault(caveat, []).append(f"{comparison.arm}, {comparison.where.setting}")
     return places
 
 
@@ -26,7 +26,7 @@ def answer_in_words(analysis: Analysis) -> str:
     """A paragraph: one sentence an arm on each hardware, and what could not be decided."""
     groups: dict[tuple[str, str], list[Comparison]] = {}
     for comparison in analysis.comparisons:
-        groups.setdefault((comparison.hardware, comparison.arm), []).append(comparison)
+        groups.setdefault((comparison.where.hardware, comparison.arm), []).append(comparison)
     several = len({hardware for hardware, _ in groups}) > 1
     sentences = [
         (f"On {hardware or 'hardware that is not named'}, " if several else "")
@@ -86,7 +86,7 @@ def _part(verdict: str, members: Sequence[Comparison], total: int, margin: float
             return f"failed, and so did the baseline, on {where}"
         case "not comparable":
             return f"is not comparable on {where}, where the arms were not the same experiment"
-    needed = [c.trials_needed for c in members if c.trials_needed]
+    needed = [c.judgement.trials_needed for c in members if c.judgement.trials_needed]
     settle = ""
     if needed:
         most, least = max(needed), min(needed)
@@ -102,7 +102,7 @@ def _part(verdict: str, members: Sequence[Comparison], total: int, margin: float
 
 def change_range(members: Sequence[Comparison]) -> str:
     """The least and the greatest change in throughput, as `28 % to 41 %`."""
-    changes = sorted(abs(c.speedup - 1) for c in members if c.speedup is not None)
+    changes = sorted(abs(c.speedup.value - 1) for c in members if c.speedup.value is not None)
     low, high = percent(changes[0]), percent(changes[-1])
     return low if low == high else f"{low} to {high}"
 
@@ -118,58 +118,66 @@ def trade_off(c: Comparison) -> str | None:
     resnet18 and saves 5.10 GiB [5.01 GiB, 5.19 GiB] of device memory`; None where memory differs by under 1 %, or
     not beyond its noise.
     """
-    if c.speedup is None or c.memory_ratio is None or c.memory_saved_bytes is None or abs(c.memory_ratio - 1) < 0.01:
+    if (
+        c.speedup.value is None
+        or c.memory.ratio.value is None
+        or c.memory.saved.value is None
+        or abs(c.memory.ratio.value - 1) < 0.01
+    ):
         return None
-    least, most = c.memory_ratio_low, c.memory_ratio_high
+    least, most = c.memory.ratio.low, c.memory.ratio.high
     if least is not None and most is not None and least < 1 < most:
         return None
-    change = c.speedup - 1
+    change = c.speedup.value - 1
     speed = f"{'gains' if change > 0 else 'costs'} {percent(abs(change))}"
-    if c.ci_low is not None and c.ci_high is not None:
+    if c.speedup.low is not None and c.speedup.high is not None:
         sign = 100 if change > 0 else -100
-        ends = sorted((sign * (c.ci_low - 1), sign * (c.ci_high - 1)))
+        ends = sorted((sign * (c.speedup.low - 1), sign * (c.speedup.high - 1)))
         speed += f" [{ends[0]:.0f}, {ends[1]:.0f}]"
-    saved = c.memory_saved_bytes
+    saved = c.memory.saved.value
     memory = f"{'saves' if saved > 0 else 'takes'} {size(abs(saved))}"
-    if c.memory_saved_low is not None and c.memory_saved_high is not None:
-        low, high = sorted(end if saved > 0 else -end for end in (c.memory_saved_low, c.memory_saved_high))
+    if c.memory.saved.low is not None and c.memory.saved.high is not None:
+        low, high = sorted(end if saved > 0 else -end for end in (c.memory.saved.low, c.memory.saved.high))
         memory += f" [{size(low)}, {size(high)}]"
     more = "of" if saved > 0 else "more"
-    return f"{c.arm} {speed} of the throughput of {c.setting} and {memory} {more} {c.memory_of} memory"
+    return f"{c.arm} {speed} of the throughput of {c.where.setting} and {memory} {more} {c.memory.of} memory"
 
 
 def memory_held(c: Comparison) -> str | None:
     """As `zero1 in resnet18: a rank holds optimizer state 85.3 MiB against 170.6 MiB`: what differs; else None."""
-    if c.arm_memory_parts is None or c.baseline_memory_parts is None or not c.n_trials:
+    if c.treated.memory_parts is None or c.baseline.memory_parts is None or not c.n_trials:
         return None
-    both = [part for part in c.arm_memory_parts if part in c.baseline_memory_parts]
+    both = [part for part in c.treated.memory_parts if part in c.baseline.memory_parts]
     differing = [
-        f"{part.replace('_', ' ')} {size(c.arm_memory_parts[part])} against {size(c.baseline_memory_parts[part])}"
+        f"{part.replace('_', ' ')} {size(c.treated.memory_parts[part])} against {size(c.baseline.memory_parts[part])}"
         for part in both
-        if abs(c.arm_memory_parts[part] - c.baseline_memory_parts[part]) > 0.01 * sum(c.baseline_memory_parts.values())
+        if abs(c.treated.memory_parts[part] - c.baseline.memory_parts[part])
+        > 0.01 * sum(c.baseline.memory_parts.values())
     ]
-    return f"{c.arm} in {c.setting}: a rank holds {', '.join(differing)}" if differing else None
+    return f"{c.arm} in {c.where.setting}: a rank holds {', '.join(differing)}" if differing else None
 
 
 def work_done(c: Comparison) -> str | None:
     """As `zero1 in resnet18: 1.21 TFLOP/s, 61 % of the peak; ddp 1.30 TFLOP/s, 65 %; the peak is ...`; else None."""
-    if c.arm_tflops is None or c.baseline_tflops is None:
+    if c.treated.tflops is None or c.baseline.tflops is None:
         return None
     sides = [
         f"{tflops:.3g} TFLOP/s" + ("" if share is None else f" ({percent(share)} of the peak)")
-        for tflops, share in ((c.arm_tflops, c.arm_peak_share), (c.baseline_tflops, c.baseline_peak_share))
+        for tflops, share in ((c.treated.tflops, c.treated.peak_share), (c.baseline.tflops, c.baseline.peak_share))
     ]
     peak = "" if c.peak is None else f"; the peak is {c.peak}"
-    return f"{c.arm} in {c.setting}: {sides[0]} against {sides[1]}{peak}"
+    return f"{c.arm} in {c.where.setting}: {sides[0]} against {sides[1]}{peak}"
 
 
 def break_even(c: Comparison) -> str | None:
     """As `zero1 in resnet18: a longer set-up is repaid after 1,200 steps [900, 1,700]`; else None."""
-    if c.verdict != "helps" or not c.break_even_steps:
+    if c.verdict != "helps" or not c.break_even.value:
         return None
-    low = "0" if c.break_even_low is None else f"{c.break_even_low:,.0f}"
-    high = "?" if c.break_even_high is None else f"{c.break_even_high:,.0f}"
-    return f"{c.arm} in {c.setting}: a longer set-up is repaid after {c.break_even_steps:,.0f} steps [{low}, {high}]"
+    low = "0" if c.break_even.low is None else f"{c.break_even.low:,.0f}"
+    high = "?" if c.break_even.high is None else f"{c.break_even.high:,.0f}"
+    return (
+        f"{c.arm} in {c.where.setting}: a longer set-up is repaid after {c.break_even.value:,.0f} steps [{low}, {high}]"
+    )
 
 
 def size(num_bytes: float) -> str:

@@ -121,11 +121,15 @@ def summarize(analysis: Analysis, rows: Sequence[runs.Row], experiment_id: str) 
     by_arm: dict[tuple[str, str], list[runs.Row]] = {}
     for row in rows:
         by_arm.setdefault((row["setting_id"], row["arm"]), []).append(row)
-    metrics = {_name(f"speedup/{c.arm}/{c.setting}"): c.speedup for c in analysis.comparisons if c.speedup is not None}
+    metrics = {
+        _name(f"speedup/{c.arm}/{c.where.setting}"): c.speedup.value
+        for c in analysis.comparisons
+        if c.speedup.value is not None
+    }
     metrics |= {
-        _name(f"speedup_geometric_mean/{arm.arm}"): arm.geometric_mean
+        _name(f"speedup_geometric_mean/{arm.arm}"): arm.population.value
         for arm in analysis.arms
-        if arm.geometric_mean is not None
+        if arm.population.value is not None
     }
     arm_metrics = {key: runs.arm_metrics(members) for key, members in by_arm.items()}
     arm_tags: dict[tuple[str, str], dict[str, str]] = {}
@@ -135,9 +139,13 @@ def summarize(analysis: Analysis, rows: Sequence[runs.Row], experiment_id: str) 
             arm_metrics[key]["trials"] = float(len({row["trial_id"] for row in members if row["status"] == "ok"}))
             arm_tags[key] = {"raybench.verdict": "baseline"}
     for c in _one_machine(analysis.comparisons):
-        key = (c.setting_id, c.arm)
-        found = {"speedup": c.speedup, "speedup_low": c.verdict_low, "speedup_high": c.verdict_high}
-        found |= {"trials": c.n_trials, "memory_ratio": c.memory_ratio, "accuracy_difference": c.accuracy_difference}
+        key = (c.where.setting_id, c.arm)
+        found = {
+            "speedup": c.speedup.value,
+            "speedup_low": c.judgement.interval.low,
+            "speedup_high": c.judgement.interval.high,
+        }
+        found |= {"trials": c.n_trials, "memory_ratio": c.memory.ratio.value, "accuracy_difference": c.accuracy.value}
         arm_metrics.setdefault(key, {}).update({name: float(v) for name, v in found.items() if v is not None})
         arm_tags[key] = {"raybench.verdict": c.verdict}
     one_row = {key: members[0] for key, members in by_arm.items()}
@@ -148,8 +156,8 @@ def _one_machine(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Those whose arm and setting were compared on one kind of hardware only: a run has room for one speedup."""
     hardware: dict[tuple[str, str], set[str]] = {}
     for c in comparisons:
-        hardware.setdefault((c.setting_id, c.arm), set()).add(c.hardware)
-    return [c for c in comparisons if len(hardware[c.setting_id, c.arm]) == 1]
+        hardware.setdefault((c.where.setting_id, c.arm), set()).add(c.where.hardware)
+    return [c for c in comparisons if len(hardware[c.where.setting_id, c.arm]) == 1]
 
 
 def _name(text: str) -> str:

@@ -41,5 +41,5 @@ def test_repeats_of_a_setting_on_several_kinds_of_machines_are_several_compariso
         row["repeat"] += 4
         row |= {"trial_id": f"s0-{row['repeat']}", "leg_id": f"s0-{row['repeat']}-{row['arm']}-0"}
     analysis = analyse([write(tmp_path / "legs.parquet", [*rows, *other])])
-    found = sorted((one.n_trials, round(one.speedup or 0, 2), one.verdict) for one in analysis.comparisons)
+    found = sorted((one.n_trials, round(one.speedup.value or 0, 2), one.verdict) for one in analysis.comparisons)
     assert found == [(4, 0.9, "hurts"), (4, 1.2, "helps")]

@@ -31,8 +31,8 @@ def test_contaminated_legs_are_counted_with_their_reasons_and_judged_without(tmp
     rows[-2] |= {"contaminated": [HOG]}
     _, found = of(tmp_path, rows)
     assert found.verdict == "undecided"  # one hog widens the interval; it turns nothing
-    assert found.ci_low is not None
-    assert found.ci_low < 0.95
+    assert found.speedup.low is not None
+    assert found.speedup.low < 0.95
     assert "2 of 14 legs are contaminated: GPU clock drop in 1, foreign CPU use in 2" in found.caveats
     clean = {other.kind: other for other in found.sensitivity}["clean legs only"]
     assert clean.verdict == "helps"
@@ -85,9 +85,9 @@ def test_percentiles_are_those_of_the_measured_steps(tmp_path: Path) -> None:
     rows = [leg(arm, t, seconds=[9.0, *steps[t]]) for t in range(3) for arm in ("ddp", "zero1")]
     _, found = of(tmp_path, rows)
     by_hand = np.exp(np.log(np.percentile(steps, [50, 90, 99], axis=1)).mean(axis=1))
-    arm = (found.arm_step_p50_seconds, found.arm_step_p90_seconds, found.arm_step_p99_seconds)
+    arm = (found.treated.step_p50_seconds, found.treated.step_p90_seconds, found.treated.step_p99_seconds)
     assert arm == pytest.approx(tuple(by_hand))
-    base = (found.baseline_step_p50_seconds, found.baseline_step_p90_seconds, found.baseline_step_p99_seconds)
+    base = (found.baseline.step_p50_seconds, found.baseline.step_p90_seconds, found.baseline.step_p99_seconds)
     assert base == arm
 
 
@@ -99,7 +99,7 @@ def test_who_holds_memory_is_said_where_it_differs(tmp_path: Path) -> None:
         parts = {"parameters": [60 * mebibyte] * 2, "optimizer_state": state, "offloaded": [None, None]}
         row["memory_parts"] = json.dumps(parts)
     _, found = of(tmp_path, rows)
-    assert found.arm_memory_parts == {"parameters": 60 * mebibyte, "optimizer_state": 61 * mebibyte}
+    assert found.treated.memory_parts == {"parameters": 60 * mebibyte, "optimizer_state": 61 * mebibyte}
     assert memory_held(found) == "zero1 in net s0: a rank holds optimizer state 61.0 MiB against 120.0 MiB"
     _, found = of(tmp_path, paired(QUIET))
     assert memory_held(found) is None
@@ -113,9 +113,9 @@ def test_work_is_three_forward_passes_and_the_peak_says_whose_it_is(tmp_path: Pa
     )  # fmt: skip
     _, found = of(tmp_path, rows)
     assert found.flops_per_sample == 6e9
-    assert found.baseline_tflops == pytest.approx(6e9 * 1000 / 0.5 / 1e12)
-    assert found.arm_tflops == pytest.approx(6e9 * 1000 / 0.25 / 1e12)
-    assert found.arm_peak_share == pytest.approx(24 / (2 * 989.5))  # two workers
+    assert found.baseline.tflops == pytest.approx(6e9 * 1000 / 0.5 / 1e12)
+    assert found.treated.tflops == pytest.approx(6e9 * 1000 / 0.25 / 1e12)
+    assert found.treated.peak_share == pytest.approx(24 / (2 * 989.5))  # two workers
     assert found.peak == "NVIDIA H100 80GB HBM3, bf16 dense, 989.5 TFLOP/s by its datasheet"
     sides = "24 TFLOP/s (1.2 % of the peak) against 12 TFLOP/s (0.6 % of the peak)"
     assert work_done(found) == f"zero1 in net s0: {sides}; the peak is {found.peak}"
@@ -125,13 +125,13 @@ def test_work_is_three_forward_passes_and_the_peak_says_whose_it_is(tmp_path: Pa
 def test_without_a_datasheet_the_measured_peak_stands_and_says_so(tmp_path: Path) -> None:
     rows = paired([1.0] * 2, facts={"flops_per_image": 1e8}, environment={"cpu": "EPYC"}, matmul_tflops=0.05)
     _, found = of(tmp_path, rows)
-    assert found.arm_peak_share == pytest.approx(3e8 * 8 / 1e12 / (0.05 * 2))
+    assert found.treated.peak_share == pytest.approx(3e8 * 8 / 1e12 / (0.05 * 2))
     assert found.peak == "a fp32 matrix product, 0.05 TFLOP/s a worker as measured"
     _, found = of(tmp_path, paired([1.0] * 2, facts={"flops_per_image": 1e8}, environment={"cpu": "EPYC"}))
-    assert (found.arm_peak_share, found.peak) == (None, None)
-    assert found.arm_tflops is not None
+    assert (found.treated.peak_share, found.peak) == (None, None)
+    assert found.treated.tflops is not None
     _, found = of(tmp_path, paired([1.0] * 2))
-    assert (found.flops_per_sample, found.arm_tflops) == (None, None)
+    assert (found.flops_per_sample, found.treated.tflops) == (None, None)
     assert work_done(found) is None
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raybench.analysis import Analysis, analyse
+from raybench.analysis.results import VERDICTS
 from raybench.show.tables import WRITERS
 from raybench.show.words import answer_in_words
 from tests.analysis.ledgers import leg, write
@@ -56,10 +57,10 @@ def test_whatever_is_missing_there_is_an_answer(rows: list[dict[str, Any]]) -> N
         writer(found)
     answer_in_words(found)
     for c in found.comparisons:
-        legs = [row for row in rows if row["setting_id"] == c.setting_id and row["arm"] in (c.arm, "ddp")]
+        legs = [row for row in rows if row["setting_id"] == c.where.setting_id and row["arm"] in (c.arm, "ddp")]
         assert c.failures == sum(row["status"] == "failed" for row in legs)
-        assert (c.speedup is None) == (c.n_trials == 0)
-        assert (c.ci_low is None) == (c.n_trials < 2)
+        assert (c.speedup.value is None) == (c.n_trials == 0)
+        assert (c.speedup.low is None) == (c.n_trials < 2)
         if c.n_trials < len({row["trial_id"] for row in legs}):
             assert c.caveats, "a smaller sample must be told"
         if c.verdict == "unlocks":
@@ -67,8 +68,7 @@ def test_whatever_is_missing_there_is_an_answer(rows: list[dict[str, Any]]) -> N
         if c.verdict == "blocked":
             assert not any(row["status"] == "ok" for row in legs if row["arm"] == c.arm)
     for arm in found.arms:
-        counts = (arm.helps, arm.no_effect, arm.hurts, arm.undecided, arm.unlocks, arm.blocked, arm.both_failed)
-        assert sum(counts) + arm.not_comparable == arm.n_settings
+        assert sum(arm.tally[verdict] for verdict in VERDICTS) == arm.n_settings
 
 
 @settings(max_examples=30, deadline=None)
@@ -83,14 +83,14 @@ def test_the_order_of_rows_and_repeated_rows_change_no_byte(rows: list[dict[str,
 @settings(max_examples=30, deadline=None)
 @given(ledgers(complete=True), st.floats(1e-3, 1e3))
 def test_scale_and_inversion(rows: list[dict[str, Any]], scale: float) -> None:
-    one = {(c.setting_id, c.arm): c for c in judged(rows).comparisons}
+    one = {(c.where.setting_id, c.arm): c for c in judged(rows).comparisons}
     scaled = [{**row, "step_seconds": [scale * s for s in row["step_seconds"]]} for row in rows]
     for c in judged(scaled).comparisons:
-        assert c.speedup == pytest.approx(one[c.setting_id, c.arm].speedup, rel=1e-12)
+        assert c.speedup.value == pytest.approx(one[c.where.setting_id, c.arm].speedup.value, rel=1e-12)
     for c in judged(rows, baseline="zero1").comparisons:
         if c.arm == "ddp":
-            assert c.speedup * one[c.setting_id, "zero1"].speedup == pytest.approx(1.0, rel=1e-12)
-            assert c.p_value == pytest.approx(one[c.setting_id, "zero1"].p_value)
+            assert c.speedup.value * one[c.where.setting_id, "zero1"].speedup.value == pytest.approx(1.0, rel=1e-12)
+            assert c.judgement.p_value == pytest.approx(one[c.where.setting_id, "zero1"].judgement.p_value)
 
 
 @settings(max_examples=20, deadline=None)
@@ -102,5 +102,7 @@ def test_more_steps_and_ranks_of_the_same_are_no_more_samples(rows: list[dict[st
         longer.append({**row, "step_seconds": [warmup, *measured * times], "data_seconds": None, "workers": 64})
     for one, other in zip(judged(rows).comparisons, judged(longer).comparisons, strict=True):
         assert (one.n_trials, one.verdict) == (other.n_trials, other.verdict)
-        if one.ci_low is not None:
-            assert (other.ci_low, other.ci_high) == pytest.approx((one.ci_low, one.ci_high), rel=1e-9)
+        if one.speedup.low is not None:
+            assert (other.speedup.low, other.speedup.high) == pytest.approx(
+                (one.speedup.low, one.speedup.high), rel=1e-9
+            )

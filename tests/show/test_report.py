@@ -84,8 +84,8 @@ def test_the_page_answers_first_and_holds_all_there_is_to_tell(ledger: Path, pag
     ]
     assert places == sorted(places)
     for c in analysis.comparisons:
-        assert c.speedup is None or f"{c.speedup:.3f}" in text
-        assert all(cost(seconds, "step") in text for seconds in (c.baseline_seconds, c.arm_seconds))
+        assert c.speedup.value is None or f"{c.speedup.value:.3f}" in text
+        assert all(cost(seconds, "step") in text for seconds in (c.baseline.seconds, c.treated.seconds))
         assert all(" ".join(caveat.split()) in text for caveat in c.caveats)
     for told in ("<b>no</b> room", "out_of_memory", "H100", '"stage": 3', "python -m raybench.report", "margin=0.03"):
         assert told in text

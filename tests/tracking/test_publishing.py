@@ -83,10 +83,10 @@ def test_arms_carry_what_the_analysis_found(published: tuple[Path, MlflowClient,
         (run.data.tags["raybench.setting_id"], run.data.params["arm"]): run for run in of_kind(all_runs(client), "arm")
     }
     for found in analyse([ledger]).comparisons:
-        run = arms[found.setting_id, found.arm]
+        run = arms[found.where.setting_id, found.arm]
         assert run.data.tags["raybench.verdict"] == found.verdict
-        assert run.data.metrics.get("speedup") == found.speedup
-        assert run.data.metrics.get("speedup_low") == found.verdict_low
+        assert run.data.metrics.get("speedup") == found.speedup.value
+        assert run.data.metrics.get("speedup_low") == found.judgement.interval.low
     assert {run.data.metrics["speedup"] for key, run in arms.items() if key[1] == "ddp"} == {1.0}
     assert arms["c", "zero3"].info.status == "FAILED"  # none of its legs ran; its parameters are there all the same
     assert len({tuple(sorted(run.data.params)) for run in arms.values()}) == 1
@@ -105,7 +105,7 @@ def test_the_sweep_carries_answer_report_and_ledger(
     note = sweep.data.tags["mlflow.note.content"]
     assert note.startswith("**compiled helps all 4 settings")
     assert "<script>" not in note
-    assert sweep.data.metrics["speedup/zero3/net a b8"] == analyse([ledger]).comparisons[2].speedup
+    assert sweep.data.metrics["speedup/zero3/net a b8"] == analyse([ledger]).comparisons[2].speedup.value
     got = Path(client.download_artifacts(sweep.info.run_id, "", str(tmp_path)))
     assert {path.name for path in got.iterdir()} == {"report", "ledger", "analysis.json", "_space.yaml"}
     assert (got / "report/report.html").read_bytes() == (ledger / "_report/report.html").read_bytes()
@@ -170,7 +170,7 @@ def test_a_resumed_sweep_gets_its_new_legs_and_revised_speedups(tmp_path: Path) 
     done = publishing.publish(ledger, uri, str(tmp_path / "a"), report=False)
     assert (done.written, done.there) == (4, 4)
     (run,) = [run for run in of_kind(all_runs(MlflowClient(uri)), "arm") if run.data.params["arm"] == "zero1"]
-    assert run.data.metrics["speedup"] == analyse([ledger]).comparisons[0].speedup
+    assert run.data.metrics["speedup"] == analyse([ledger]).comparisons[0].speedup.value
     assert run.data.metrics["speedup"] == pytest.approx((1.5 * 1.1) ** 0.5)
 
 

@@ -71,7 +71,7 @@ def test_a_hidden_delay_turns_the_verdict_of_real_legs(tmp_path: Path) -> None:
     torch.set_num_threads(threads)
     (comparison,) = analyse([tmp_path / "ledger"]).comparisons
     assert comparison.verdict == "hurts"
-    assert comparison.ci_low is not None
-    assert comparison.ci_high is not None
-    assert comparison.ci_low < 1 / 4 * 1.5
-    assert comparison.ci_high > 1 / 4 / 1.5
+    assert comparison.speedup.low is not None
+    assert comparison.speedup.high is not None
+    assert comparison.speedup.low < 1 / 4 * 1.5
+    assert comparison.speedup.high > 1 / 4 / 1.5

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from raybench.analysis import Analysis, ArmSummary, Comparison
-from raybench.analysis.arms import TALLIES
+from raybench.analysis.results import VERDICTS
 from raybench.show.figures.style import COLOURS, VERDICT_STYLE, Plot, arm_style, new_figure, ratio_axis, shorten
 from raybench.show.terminal import MIN_SETTINGS
 from raybench.show.words import percent
@@ -19,7 +19,11 @@ MOST_ROWS = 60
 
 def label(c: Comparison, analysis: Analysis) -> str:
     """A comparison's setting, with its hardware where there are several."""
-    return f"{c.setting} ({c.hardware or 'hardware not named'})" if len(analysis.hardware) > 1 else c.setting
+    return (
+        f"{c.where.setting} ({c.where.hardware or 'hardware not named'})"
+        if len(analysis.hardware) > 1
+        else c.where.setting
+    )
 
 
 def chosen_rows(analysis: Analysis) -> tuple[list[Comparison], str]:
@@ -27,23 +31,25 @@ def chosen_rows(analysis: Analysis) -> tuple[list[Comparison], str]:
     found = list(analysis.comparisons)
     note = ""
     if len(found) > MOST_ROWS:
-        found.sort(key=lambda c: (c.speedup is None, c.speedup or 0.0))
-        measured = [c for c in found if c.speedup is not None]
+        found.sort(key=lambda c: (c.speedup.value is None, c.speedup.value or 0.0))
+        measured = [c for c in found if c.speedup.value is not None]
         found = (measured[: MOST_ROWS // 2] + measured[MOST_ROWS // 2 :][-MOST_ROWS // 2 :]) or found[:MOST_ROWS]
         note = f" Of {len(analysis.comparisons)} comparisons the {len(found)} with the lowest and highest speedups."
     order = {id(c): place for place, c in enumerate(analysis.comparisons)}
-    return sorted(found, key=lambda c: (c.family, c.hardware, c.setting, c.setting_id, order[id(c)])), note
+    return sorted(
+        found, key=lambda c: (c.where.family, c.where.hardware, c.where.setting, c.where.setting_id, order[id(c)])
+    ), note
 
 
 def forest(analysis: Analysis) -> Plot | None:
     """Every comparison's speedup with the interval that its verdict came from, grouped by family."""
-    if not any(c.speedup is not None for c in analysis.comparisons):
+    if not any(c.speedup.value is not None for c in analysis.comparisons):
         return None
     rows, note = chosen_rows(analysis)
     pooled = [arm for arm in analysis.arms if arm.n_compared >= MIN_SETTINGS]
     blocks = [
         (key, list(members))
-        for key, members in groupby(rows, key=lambda c: (c.family, label(c, analysis), c.setting_id))
+        for key, members in groupby(rows, key=lambda c: (c.where.family, label(c, analysis), c.where.setting_id))
     ]
     families = len({key[0] for key, _ in blocks})
     lines = len(rows) + len(blocks) + families + (len(pooled) + 1.5 if pooled else 0)
@@ -94,9 +100,11 @@ def forest(analysis: Analysis) -> Plot | None:
 
 
 def _limits(rows: list[Comparison], pooled: list[ArmSummary]) -> tuple[float, float]:
-    points = [c.speedup for c in rows if c.speedup is not None]
-    points += [arm.geometric_mean for arm in pooled if arm.geometric_mean is not None]
-    ends = points + [end for c in rows for end in (c.verdict_low, c.verdict_high) if end is not None]
+    points = [c.speedup.value for c in rows if c.speedup.value is not None]
+    points += [arm.population.value for arm in pooled if arm.population.value is not None]
+    ends = points + [
+        end for c in rows for end in (c.judgement.interval.low, c.judgement.interval.high) if end is not None
+    ]
     # A wild interval must not squeeze the others: it may reach a factor 1.6 beyond the outermost points.
     return max(min(ends), min(points) / 1.6) / 1.04, min(max(ends), max(points) * 1.6) * 1.04
 
@@ -118,24 +126,24 @@ def _left(axes: Axes, y: float, text: str, *, bold: bool = False, indent: int = 
 def _forest_row(axes: Axes, y: float, c: Comparison) -> None:
     name, marker = VERDICT_STYLE[c.verdict]
     colour = COLOURS[name]
-    text = c.verdict
-    if c.speedup is not None:
-        if c.verdict_low is not None and c.verdict_high is not None:
-            _whisker(axes, y, c.verdict_low, c.verdict_high, colour, 1.6)
+    text: str = c.verdict
+    if c.speedup.value is not None:
+        if c.judgement.interval.low is not None and c.judgement.interval.high is not None:
+            _whisker(axes, y, c.judgement.interval.low, c.judgement.interval.high, colour, 1.6)
         face = "none" if c.verdict in ("undecided", "not comparable") else colour
-        axes.plot([c.speedup], [y], marker, color=colour, markerfacecolor=face, markersize=6, zorder=3)
-        text = f"{c.speedup:.3f}  {c.verdict}, n = {c.n_trials}"
+        axes.plot([c.speedup.value], [y], marker, color=colour, markerfacecolor=face, markersize=6, zorder=3)
+        text = f"{c.speedup.value:.3f}  {c.verdict}, n = {c.n_trials}"
     _right(axes, y, text)
 
 
 def _pooled_row(axes: Axes, y: float, arm: ArmSummary) -> None:
-    if arm.prediction_low is not None and arm.prediction_high is not None:
-        _whisker(axes, y, arm.prediction_low, arm.prediction_high, COLOURS["quiet"], 1.0)
-    if arm.ci_low is not None and arm.ci_high is not None:
-        _whisker(axes, y, arm.ci_low, arm.ci_high, COLOURS["ink"], 3.2)
-    assert arm.geometric_mean is not None
-    axes.plot([arm.geometric_mean], [y], "D", color=COLOURS["ink"], markersize=6, zorder=3)
-    _right(axes, y, f"{arm.geometric_mean:.3f}  {arm.n_compared} settings")
+    if arm.prediction.low is not None and arm.prediction.high is not None:
+        _whisker(axes, y, arm.prediction.low, arm.prediction.high, COLOURS["quiet"], 1.0)
+    if arm.population.low is not None and arm.population.high is not None:
+        _whisker(axes, y, arm.population.low, arm.population.high, COLOURS["ink"], 3.2)
+    assert arm.population.value is not None
+    axes.plot([arm.population.value], [y], "D", color=COLOURS["ink"], markersize=6, zorder=3)
+    _right(axes, y, f"{arm.population.value:.3f}  {arm.n_compared} settings")
 
 
 def _right(axes: Axes, y: float, text: str) -> None:
@@ -166,14 +174,14 @@ def distribution(analysis: Analysis) -> Plot | None:
     _ecdf(top, analysis, names)
     for row, arm in enumerate(analysis.arms):
         left = 0.0
-        for verdict, field in TALLIES.items():
-            share = getattr(arm, field) / arm.n_settings
+        for verdict in VERDICTS:
+            share = arm.tally[verdict] / arm.n_settings
             if not share:
                 continue
             colour = COLOURS[VERDICT_STYLE[verdict][0]]
             bottom.barh(row, share, left=left, color=colour, height=0.7, edgecolor="white", linewidth=0.8)
             if share > 0.13:
-                text = f"{getattr(arm, field)} {verdict}"
+                text = f"{arm.tally[verdict]} {verdict}"
                 bottom.text(left + share / 2, row, text, ha="center", va="center", color="white", fontsize=8)
             left += share
     labels = [shorten(f"{arm.arm} ({arm.hardware})" if several else arm.arm, 30) for arm in analysis.arms]
@@ -194,8 +202,8 @@ def distribution(analysis: Analysis) -> Plot | None:
 def _ecdf(axes: Axes, analysis: Analysis, names: list[str]) -> None:
     groups: dict[tuple[str, str], list[float]] = {}
     for c in analysis.comparisons:
-        if c.speedup is not None and c.verdict != "not comparable":
-            groups.setdefault((c.arm, c.hardware), []).append(c.speedup)
+        if c.speedup.value is not None and c.verdict != "not comparable":
+            groups.setdefault((c.arm, c.where.hardware), []).append(c.speedup.value)
     everything = np.array([value for values in groups.values() for value in values])
     ratio_axis(axes, float(everything.min()) / 1.03, float(everything.max()) * 1.03)
     _margin_band(axes, analysis.margin)
@@ -227,9 +235,9 @@ def heat_map(analysis: Analysis) -> Plot | None:
             for key, group in groupby(
                 sorted(
                     analysis.comparisons,
-                    key=lambda c: (c.family, c.global_batch or 0, label(c, analysis), c.setting_id),
+                    key=lambda c: (c.where.family, c.where.global_batch or 0, label(c, analysis), c.where.setting_id),
                 ),
-                key=lambda c: (c.setting_id, label(c, analysis)),
+                key=lambda c: (c.where.setting_id, label(c, analysis)),
             )
         )
     ]
@@ -274,4 +282,4 @@ _SIGNS = {"helps": "+", "hurts": "−", "no effect": "=", "undecided": "?", "not
 
 
 def _speedup(c: Comparison | None) -> float:
-    return np.nan if c is None or c.speedup is None else c.speedup
+    return np.nan if c is None or c.speedup.value is None else c.speedup.value

@@ -55,8 +55,8 @@ class Steps:
 
 def read_steps(paths: Sequence[AnyPath], analysis: Analysis) -> Steps:
     """Read the steps of the first settings that were compared; of all settings where none was."""
-    compared = [c.setting_id for c in analysis.comparisons if c.speedup is not None]
-    wanted = list(dict.fromkeys(compared or [c.setting_id for c in analysis.comparisons]))[:MOST_SETTINGS]
+    compared = [c.where.setting_id for c in analysis.comparisons if c.speedup.value is not None]
+    wanted = list(dict.fromkeys(compared or [c.where.setting_id for c in analysis.comparisons]))[:MOST_SETTINGS]
     lists = ["step_seconds", *(f"{phase}_seconds" for phase in PHASES)]
     files = [file for path in paths for file in ledger_files(path)]
     rows: dict[str, dict[str, Any]] = {}

@@ -15,12 +15,12 @@ from raybench.show.words import percent
 
 def memory_and_speed(analysis: Analysis) -> Plot | None:
     """Peak memory (across) against speedup (up), one mark a comparison."""
-    found = [c for c in analysis.comparisons if c.speedup is not None and c.memory_ratio is not None]
-    if not found or all(abs((c.memory_ratio or 1) - 1) < 1e-3 for c in found):
+    found = [c for c in analysis.comparisons if c.speedup.value is not None and c.memory.ratio.value is not None]
+    if not found or all(abs((c.memory.ratio.value or 1) - 1) < 1e-3 for c in found):
         return None
     figure, (axes,) = new_figure(3.8)
-    x = np.array([c.memory_ratio for c in found], dtype=float)
-    y = np.array([c.speedup for c in found], dtype=float)
+    x = np.array([c.memory.ratio.value for c in found], dtype=float)
+    y = np.array([c.speedup.value for c in found], dtype=float)
     ratio_axis(axes, float(x.min()) / 1.05, float(x.max()) * 1.05, name="peak memory, arm over baseline")
     ratio_axis(axes, float(y.min()) / 1.05, float(y.max()) * 1.05, axis="y")
     axes.axhspan(1 / (1 + analysis.margin), 1 + analysis.margin, color=COLOURS["band"], linewidth=0, zorder=0)
@@ -38,7 +38,7 @@ def memory_and_speed(analysis: Analysis) -> Plot | None:
     axes.annotate("less memory, faster", (0.01, 0.98), xycoords="axes fraction", va="top", color=COLOURS["quiet"])
     axes.annotate("more memory, slower", (0.99, 0.02), xycoords="axes fraction", ha="right", color=COLOURS["quiet"])
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    kinds = " and ".join(sorted({c.memory_of for c in found if c.memory_of}))
+    kinds = " and ".join(sorted({c.memory.of for c in found if c.memory.of}))
     caption = (
         f"Each mark is one arm in one setting: left of the line it needs less {kinds} memory than the baseline at its"
         " peak, above the grey band it is faster. The shape is the verdict (triangle up helps, down hurts, square no"
@@ -50,23 +50,27 @@ def memory_and_speed(analysis: Analysis) -> Plot | None:
 
 def ladder(analysis: Analysis) -> Plot | None:
     """A chain of arms as a waterfall: what each rung brought, on a log scale, so that they add up."""
-    found = [one for one in analysis.ladders if one.total is not None and all(r.ratio for r in one.rungs)]
+    found = [one for one in analysis.ladders if one.total.value is not None and all(r.ratio.value for r in one.rungs)]
     if not found:
         return None
     one = next((ladder for ladder in found if not ladder.setting), found[0])
     figure, (axes,) = new_figure(1.1 + 0.36 * (len(one.rungs) + 1))
     level, ends = 1.0, [1.0]
     for row, rung in enumerate(one.rungs):
-        assert rung.ratio is not None
-        colour = COLOURS["blue"] if rung.ratio >= 1 else COLOURS["vermillion"]
-        axes.barh(row, level * rung.ratio - level, left=level, height=0.6, color=colour)
-        axes.plot([level * rung.ratio] * 2, [row - 0.3, row + 1.3], color=COLOURS["quiet"], linewidth=0.8)
-        interval = "" if rung.ci_low is None or rung.ci_high is None else f" [{rung.ci_low:.2f}, {rung.ci_high:.2f}]"
-        _beside(axes, row, f"× {rung.ratio:.3f}{interval}")
-        level *= rung.ratio
+        assert rung.ratio.value is not None
+        colour = COLOURS["blue"] if rung.ratio.value >= 1 else COLOURS["vermillion"]
+        axes.barh(row, level * rung.ratio.value - level, left=level, height=0.6, color=colour)
+        axes.plot([level * rung.ratio.value] * 2, [row - 0.3, row + 1.3], color=COLOURS["quiet"], linewidth=0.8)
+        interval = (
+            ""
+            if rung.ratio.low is None or rung.ratio.high is None
+            else f" [{rung.ratio.low:.2f}, {rung.ratio.high:.2f}]"
+        )
+        _beside(axes, row, f"× {rung.ratio.value:.3f}{interval}")
+        level *= rung.ratio.value
         ends.append(level)
     axes.barh(len(one.rungs), level - 1, left=1.0, height=0.6, color=COLOURS["quiet"])
-    _beside(axes, len(one.rungs), f"{one.total:.3f} in all")
+    _beside(axes, len(one.rungs), f"{one.total.value:.3f} in all")
     ratio_axis(axes, min(ends) / 1.05, max(ends) * 1.05, name=f"speedup against {shorten(one.rungs[0].before)}")
     names = [shorten(rung.arm + (f" ({rung.change})" if rung.change else "")) for rung in one.rungs]
     axes.set_yticks(range(len(one.rungs) + 1), [*names, "all together"])
@@ -89,14 +93,14 @@ def _beside(axes: Axes, row: float, text: str) -> None:
 
 def scaling(analysis: Analysis) -> Plot | None:
     """Scaling efficiency by the number of workers."""
-    found = [one for one in analysis.scaling if one.efficiency is not None]
+    found = [one for one in analysis.scaling if one.efficiency.value is not None]
     lines: dict[tuple[str, str], list[tuple[int, float, float, float]]] = {}
     for one in found:
-        assert one.efficiency is not None
+        assert one.efficiency.value is not None
         name = f"{one.model} {one.precision} {one.scaling}" + (f" {one.hardware}" if len(analysis.hardware) > 1 else "")
-        low, high = one.ci_low or one.efficiency, one.ci_high or one.efficiency
+        low, high = one.efficiency.low or one.efficiency.value, one.efficiency.high or one.efficiency.value
         lines.setdefault((one.arm, name), [(one.base_workers, 1.0, 1.0, 1.0)]).append(
-            (one.workers, one.efficiency, low, high)
+            (one.workers, one.efficiency.value, low, high)
         )
     if not lines or len(lines) > 40:
         return None
