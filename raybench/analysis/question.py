@@ -36,7 +36,7 @@ def find_quality_margin(paths: Sequence[AnyPath], quality_margin: float | None) 
     Raises UserError as `find_question` does.
     """
     if quality_margin is not None:
-        return quality_margin
+        return _checked("quality_margin", quality_margin, 1.0)
     told = [question for folder in _folders(paths) if isinstance(question := _space(folder).get("question"), dict)]
     return _checked("quality_margin", _agreed("quality_margin", told, QUALITY_MARGIN), 1.0)
 

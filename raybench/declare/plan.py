@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from raybench.declare import catalog
 from raybench.declare.arms import Arm, DeepSpeedArm, deepspeed_config
+from raybench.declare.identity import arm_identity
 from raybench.declare.protocol import Protocol
 from raybench.declare.setting import Setting
 from raybench.declare.space import Question, Space, load_space
@@ -114,11 +115,11 @@ def build_plan(name: str, space: Space, sweep: str = "") -> Plan:
     settings = [Setting.model_validate(fields) for fields in values]
     names = labels(settings, space.axes())
     cells = [_build_cell(space, *each) for each in zip(values, settings, names, strict=True)]
-    arms = {name: arm.model_dump(mode="json", exclude_defaults=True) for name, arm in space.arms.items()}
-    trials = tuple(_build_trial(space, cell, arms, repeat) for repeat in range(space.repeats) for cell in cells)
+    trials = tuple(_build_trial(space, cell, repeat) for repeat in range(space.repeats) for cell in cells)
     measured = space.model_dump(
         mode="json", exclude={"question", "repeats", "leg_timeout_seconds"}, exclude_defaults=True
     )
+    measured["arms"] = {name: _spelt_alike(name, cells) for name in space.arms}
     measured["setting"] = {key: value for key, value in measured["setting"].items() if key != "download"}
     return Plan(space=name, sweep=sweep or content_hash(measured)[:8], question=space.question, trials=trials)
 
@@ -131,6 +132,7 @@ class _Cell:
     setting_id: str
     label: str
     of_arm: Mapping[str, Setting]
+    identities: Mapping[str, Mapping[str, Any]]  # of the arms, by which their legs are named
 
 
 def _build_cell(space: Space, values: Mapping[str, Any], setting: Setting, label: str) -> _Cell:
@@ -138,10 +140,17 @@ def _build_cell(space: Space, values: Mapping[str, Any], setting: Setting, label
         name: Setting.model_validate({**values, **arm.setting}) if arm.setting else setting
         for name, arm in space.arms.items()
     }
-    return _Cell(setting, content_hash(setting.identity()), label, of_arm)
+    identities = {name: arm_identity(arm, of_arm[name]) for name, arm in space.arms.items()}
+    return _Cell(setting, content_hash(setting.identity()), label, of_arm, identities)
 
 
-def _build_trial(space: Space, cell: _Cell, arms: Mapping[str, Any], repeat: int) -> Trial:
+def _spelt_alike(arm: str, cells: Sequence[_Cell]) -> Any:
+    """What the arm is in every setting; where that depends on the setting, in each of them."""
+    found = [cell.identities[arm] for cell in cells]
+    return found[0] if all(one == found[0] for one in found) else found
+
+
+def _build_trial(space: Space, cell: _Cell, repeat: int) -> Trial:
     protocol = space.protocol.model_dump(mode="json", exclude_defaults=True)
     # What has its usual value is left out, so that a choice added later renames nothing.
     sharing = [space.slots_per_node] if space.slots_per_node > 1 else []
@@ -149,7 +158,7 @@ def _build_trial(space: Space, cell: _Cell, arms: Mapping[str, Any], repeat: int
     order = leg_order(list(space.arms), space.protocol.rounds, space.seed, cell.setting_id, repeat)
     legs = tuple(
         Leg(
-            leg_id=content_hash(trial_id, name, arms[name], round_),
+            leg_id=content_hash(trial_id, name, cell.identities[name], round_),
             arm_name=name,
             arm=space.arms[name],
             is_baseline=name == space.baseline,

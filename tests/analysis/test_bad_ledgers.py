@@ -120,6 +120,7 @@ def test_questions_that_make_no_sense(tmp_path: Path) -> None:
     assert "margin=0 must lie between 0 and 1" in refused(path, margin=0.0)
     assert "alpha=0.7 must lie between 0 and 0.5" in refused(path, alpha=0.7)
     assert "margin=nan" in refused(path, margin=float("nan"))
+    assert "quality_margin=-5 must lie between 0 and 1" in refused(path, quality_margin=-5.0)
     assert "metric=speed" in refused(path, metric="speed")
     assert "by=colour" in refused(path, by="colour")
     (path.parent / "_space.yaml").write_text("question: {margin: wide}")
