@@ -67,7 +67,7 @@ def run_trial(plan_file: Path, number: int, folder: Path) -> None:
 
     torch.set_num_threads(1)
     with patch.object(legs_of_training, "build_engine", build_delayed):
-        run_legs(trial, trial.legs, Ranks(0, 1, torch.device("cpu"), None), lambda _: None, record)
+        run_legs([(trial, trial.legs)], Ranks(0, 1, torch.device("cpu"), None), lambda _: None, record)
 
 
 def run_sweep(sweep: int, trials: int, steps: int, folder: Path) -> tuple[Comparison, ...]:

@@ -338,6 +338,7 @@ fish, in config.fish:     raybench completion fish | source""",
         ("plan.json",),
         (
             Key("ledger", "FOLDER", "where the rows go; mlruns/ledger/<space>/<sweep> where not given"),
+            Key("repeat", "K", "only the trials of repeat K, from 0: each repeat is a sample in processes of its own"),
             Key("trial", "K", "only the plan's trial number K, from 0"),
         ),
         positionals=Positionals("PLAN", "from: python -m raybench.plan space=NAME setting.workers=N --json", most=1),

@@ -244,7 +244,8 @@ def run_group(
 
     legs = [leg for leg in trial.legs if leg.leg_id in wanted]
     if legs:
-        run_legs(trial, legs, ranks, begin, record, ray.get(recorder.largest_batches.remote(trial.trial_id)))
+        batches = {trial.setting_id: ray.get(recorder.largest_batches.remote(trial.trial_id))}
+        run_legs([(trial, legs)], ranks, begin, record, batches)
     return ""
 
 

@@ -2,8 +2,8 @@
 
 PLAN is what `python -m raybench.plan space=... --json` prints. Trials whose workers are not as many as
 torchrun's processes are passed over and named. Every leg becomes a row in the ledger; legs that it already
-holds are not run again. All trials run in the one set of processes that torchrun started, so a trial is no
-fresh sample here: take one plan's repeats from several torchrun calls (trial=K) where that matters.
+holds are not run again. All trials run in the one set of processes that torchrun started, one block. Trials of a
+setting that share their processes are one sample, so each repeat wants a torchrun of its own (repeat=K).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,46 +36,61 @@ def main(argv: list[str]) -> int:
     device = _device(plan)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        for trial in _chosen(plan, arguments.values.get("trial")):
-            _run_trial(plan, trial, ledger, device)
+        _run_block(plan, _chosen(plan, arguments.values), ledger, device)
     finally:
         dist.destroy_process_group()
     return 0
 
 
-def _run_trial(plan: Plan, trial: Trial, ledger: Ledger, device: torch.device) -> None:
+def _run_block(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.device) -> None:
+    """The legs of the trials that the ledger lacks, in this one set of processes."""
     done = ledger.leg_ids()
     dist.barrier()
-    legs = [leg for leg in trial.legs if leg.leg_id not in done]
-    ranks = Ranks.joined(device, trial.leg_timeout_seconds)
-    if trial.setting.workers != ranks.world:
-        if ranks.rank == 0:
+    ranks = Ranks.joined(device, max(trial.leg_timeout_seconds for trial in trials))
+    for trial in trials:
+        if trial.setting.workers != ranks.world and ranks.rank == 0:
             print(f"passed over: {trial.label} wants {trial.setting.workers} workers, torchrun started {ranks.world}")
-        return
-    group = f"torchrun-{uuid.uuid4().hex[:8]}"
+    fitting = [trial for trial in trials if trial.setting.workers == ranks.world]
+    if len({trial.repeat for trial in fitting}) > 1 and ranks.rank == 0:
+        print("several repeats in one set of processes count as one sample; start one torchrun for each, with repeat=K")
+    block = [(trial, [leg for leg in trial.legs if leg.leg_id not in done]) for trial in fitting]
+    trial_of = {leg.leg_id: trial for trial, legs in block for leg in legs}
+    group = ranks.gather(f"torchrun-{uuid.uuid4().hex[:8]}")[0]
 
     def begin(leg: Leg) -> None:
+        trial = trial_of[leg.leg_id]
         print(f"{trial.label} repeat {trial.repeat}: {leg.arm_name} round {leg.round}", flush=True)
 
     def record(leg: Leg, outcome: Outcome) -> None:
-        ledger.add(plan.sweep, plan.space, trial, leg, replace(outcome, process_group=group))
+        outcome = replace(outcome, process_group=group)
+        ledger.add(plan.sweep, plan.space, trial_of[leg.leg_id], leg, outcome)
 
-    run_legs(trial, legs, ranks, begin, record, _largest_batches(ledger, trial))
-
-
-def _largest_batches(ledger: Ledger, trial: Trial) -> dict[str, dict[str, Any]]:
-    """What the ledger's rows say of the largest batches of the trial's setting, by arm."""
-    rows = ledger.rows(["setting_id", "arm", "batch_probes"])
-    own = [row for row in rows if row["setting_id"] == trial.setting_id and row.get("batch_probes")]
-    return {row["arm"]: json.loads(row["batch_probes"]) for row in own}
+    run_legs([work for work in block if work[1]], ranks, begin, record, _largest_batches(ledger))
 
 
-def _chosen(plan: Plan, number: str | None) -> tuple[Trial, ...]:
-    if number is None:
+def _largest_batches(ledger: Ledger) -> dict[str, dict[str, dict[str, Any]]]:
+    """What the ledger's rows say of the largest batches, by setting and arm."""
+    batches: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in ledger.rows(["setting_id", "arm", "batch_probes"]):
+        if row.get("batch_probes"):
+            batches.setdefault(row["setting_id"], {})[row["arm"]] = json.loads(row["batch_probes"])
+    return batches
+
+
+def _chosen(plan: Plan, values: Mapping[str, str]) -> Sequence[Trial]:
+    """The trials that `trial=K` or `repeat=K` names, all without either. Raises UserError for one that is not there."""
+    if "trial" in values:
+        number = values["trial"]
+        if not number.isdigit() or int(number) >= len(plan.trials):
+            raise UserError(f"trial={number}: the plan's trials are numbered 0 to {len(plan.trials) - 1}")
+        return (plan.trials[int(number)],)
+    if "repeat" not in values:
         return plan.trials
-    if not number.isdigit() or int(number) >= len(plan.trials):
-        raise UserError(f"trial={number}: the plan's trials are numbered 0 to {len(plan.trials) - 1}")
-    return (plan.trials[int(number)],)
+    chosen = [trial for trial in plan.trials if str(trial.repeat) == values["repeat"]]
+    if not chosen:
+        last = max(trial.repeat for trial in plan.trials)
+        raise UserError(f"repeat={values['repeat']}: the plan's repeats are numbered 0 to {last}")
+    return chosen
 
 
 def _read_plan(path: Path) -> Plan:

@@ -85,45 +85,51 @@ def _wrong_with_data(setting: Setting, ranks: Ranks, test_too: bool) -> str | No
 
 
 def run_legs(
-    trial: Trial,
-    legs: Sequence[Leg],
+    block: Sequence[tuple[Trial, Sequence[Leg]]],
     ranks: Ranks,
     begin: Callable[[Leg], bool | None],
     record: Callable[[Leg, Outcome], None],
-    batches: Mapping[str, dict[str, Any]] | None = None,
+    batches: Mapping[str, Mapping[str, dict[str, Any]]] | None = None,
 ) -> None:
-    """Run legs in their order. On rank 0, `begin` is called before each and `record` with its outcome after it.
+    """Run the legs of one trial after another, in their order. On rank 0, `begin` is called before each and `record`
+    with its outcome after it.
 
     Where `begin` answers False, that leg and those after it are not run. A leg that fails on every rank alike (a
     refused config, say) is recorded and the next one runs. Raises LegDied when a leg failed on this rank while
     others are caught in it. A leg that takes longer than the trial's limit ends the process, with the stacks of its
     threads on standard error.
-    `batches` holds what earlier trials of the setting found to be the largest batches, by arm (`LargestBatches`).
+    `batches` holds what earlier trials found to be the largest batches, by setting and arm (`LargestBatches`).
     """
-    unfit = prepare(trial, legs, ranks)
+    if not block:
+        return
+    first = block[0][0]
     environment = gather_environment(ranks)
-    sought = any(leg.setting.batch_size == "max" for leg in legs)
-    largest = LargestBatches(trial, ranks, fingerprint(environment), batches) if sought else None
-    network = measured_network(ranks) if trial.setting.nodes > 1 else None
-    matmul_tflops = None
-    if trial.protocol.telemetry:
-        set_kernels(trial.setting)
-        matmul_tflops = measured_tflops(ranks, trial.setting.precision)
-    with Telemetry(ranks, trial.protocol.telemetry) as telemetry:
-        for leg in legs:
-            answer = begin(leg) if ranks.rank == 0 else None
-            if ranks.gather(answer)[0] is False:
-                return
-            measured = trial.as_measured(leg)
-            sampled = telemetry if measured.protocol.telemetry else Telemetry(ranks, False)
-            outcome = unfit.get(leg.leg_id) or _run_leg(measured, leg, ranks, sampled, largest)
-            outcome = replace(outcome, environment=environment)
-            if isinstance(outcome, Measurement):
-                outcome = replace(outcome, matmul_tflops=matmul_tflops, network=network)
-            memory.release(ranks.device)
-            if ranks.rank == 0:
-                record(leg, outcome)
-            ranks.barrier()
+    network = measured_network(ranks) if first.setting.nodes > 1 else None
+    tflops: dict[str, float | None] = {}  # by precision, measured once a group
+    with Telemetry(ranks, first.protocol.telemetry) as telemetry:
+        for trial, legs in block:
+            unfit = prepare(trial, legs, ranks)
+            sought = any(leg.setting.batch_size == "max" for leg in legs)
+            known = (batches or {}).get(trial.setting_id)
+            largest = LargestBatches(trial, ranks, fingerprint(environment), known) if sought else None
+            precision = trial.setting.precision
+            if trial.protocol.telemetry and precision not in tflops:
+                set_kernels(trial.setting)
+                tflops[precision] = measured_tflops(ranks, precision)
+            for leg in legs:
+                answer = begin(leg) if ranks.rank == 0 else None
+                if ranks.gather(answer)[0] is False:
+                    return
+                measured = trial.as_measured(leg)
+                sampled = telemetry if measured.protocol.telemetry else Telemetry(ranks, False)
+                outcome = unfit.get(leg.leg_id) or _run_leg(measured, leg, ranks, sampled, largest)
+                outcome = replace(outcome, environment=environment)
+                if isinstance(outcome, Measurement):
+                    outcome = replace(outcome, matmul_tflops=tflops.get(precision), network=network)
+                memory.release(ranks.device)
+                if ranks.rank == 0:
+                    record(leg, outcome)
+                ranks.barrier()
 
 
 def _run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, largest: LargestBatches | None) -> Outcome:

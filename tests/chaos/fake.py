@@ -18,22 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from raybench.declare.plan import Leg, Trial
+from raybench.errors import LegDied
 from raybench.ledger.outcome import Failure, Measurement, Outcome
 from raybench.machine.variables import WORKING_TREE
 
 SCRIPT = "chaos.json"
 MEETINGS = "meetings"
-
-
-class LegDied(RuntimeError):
-    """A leg failed on this rank alone; the same name and attributes as the real one's."""
-
-    def __init__(self, leg_id: str, kind: str, message: str) -> None:
-        super().__init__(leg_id, kind, message)
-        self.leg_id, self.kind, self.message = leg_id, kind, message
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class Ranks:
@@ -61,16 +51,15 @@ class Ranks:
 
 
 def run_legs(
-    trial: Trial,
-    legs: Sequence[Leg],
+    block: Sequence[tuple[Trial, Sequence[Leg]]],
     ranks: Ranks,
     begin: Callable[[Leg], bool | None],
     record: Callable[[Leg, Outcome], None],
-    batches: Mapping[str, dict[str, Any]] | None = None,
+    batches: Mapping[str, Mapping[str, dict[str, Any]]] | None = None,
 ) -> None:
     """As `raybench.training.worker.run_legs`."""
     script = json.loads((Path(os.environ[WORKING_TREE]) / SCRIPT).read_text(encoding="utf-8"))
-    for leg in legs:
+    for trial, leg in ((trial, leg) for trial, legs in block for leg in legs):
         answer = begin(leg) if ranks.rank == 0 else None
         if ranks.gather(answer)[0] is False:
             return

@@ -106,7 +106,7 @@ def _run_trial(plan: Plan, ledger: Ledger, ranks: Ranks) -> None:
         changed = SETTINGS.get(planned.arm_name, {})
         setting = type(planned.setting).model_validate({**planned.setting.model_dump(), **changed})
         with _changed(planned.arm_name):
-            run_legs(trial, [planned.model_copy(update={"setting": setting})], ranks, lambda _: None, record)
+            run_legs([(trial, [planned.model_copy(update={"setting": setting})])], ranks, lambda _: None, record)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def test_a_hidden_delay_turns_the_verdict_of_real_legs(tmp_path: Path) -> None:
             def record(leg: Any, outcome: Any, trial: Any = trial) -> None:
                 ledger.add(plan.sweep, plan.space, trial, leg, outcome)
 
-            run_legs(trial, trial.legs, ranks, lambda _: None, record)
+            run_legs([(trial, trial.legs)], ranks, lambda _: None, record)
     torch.set_num_threads(threads)
     (comparison,) = analyse([tmp_path / "ledger"]).comparisons
     assert comparison.verdict == "hurts"

@@ -111,7 +111,9 @@ def test_a_known_appetite_is_found_to_the_sample(tmp_path: Path) -> None:
     limit = one.peak_bytes + int(2.5 * appetite)  # room for three samples, and for no fourth
     trial = plan(tmp_path, mebibytes=256, limit=str(limit)).trials[0]
     outcomes = {}
-    run_legs(trial, trial.legs, alone(trial), lambda _: None, lambda leg, found: outcomes.update({leg.arm_name: found}))
+    run_legs(
+        [(trial, trial.legs)], alone(trial), lambda _: None, lambda leg, found: outcomes.update({leg.arm_name: found})
+    )
     for outcome in outcomes.values():
         assert isinstance(outcome, Measurement), outcome
         assert outcome.samples_per_step == 3
@@ -134,7 +136,7 @@ def test_a_limit_too_small_for_one_sample_is_out_of_memory_and_an_error_is_an_er
     trial = plan(tmp_path, limit="64MiB").trials[0]
     found = {}
     legs = [leg for leg in trial.legs if leg.arm_name == "plain"]
-    run_legs(trial, legs, alone(trial), lambda _: None, lambda leg, outcome: found.update({leg.arm_name: outcome}))
+    run_legs([(trial, legs)], alone(trial), lambda _: None, lambda leg, outcome: found.update({leg.arm_name: outcome}))
     failure = found["plain"]
     assert isinstance(failure, Failure)
     assert failure.kind == "out_of_memory"
