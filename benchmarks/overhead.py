@@ -34,10 +34,9 @@ from raybench.declare.setting import Setting
 from raybench.training.engines import build_engine
 from raybench.training.loader import Batches
 from raybench.training.loop import run_steps
-from raybench.training.models import build_model
-from raybench.training.protocols import criterion
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import HostClock, step_times
+from raybench.training.tasks import build_task
 from raybench.training.telemetry import Telemetry
 
 CPU = torch.device("cpu")
@@ -49,7 +48,8 @@ VARIANTS = {"phases off": (False, False), "phases on": (True, False), "phases of
 def bare_loop(setting: Setting, rank: int) -> Block:
     """What a user would write: model, loader, optimizer, and a for loop without a clock."""
     torch.manual_seed(0)
-    model = build_model(setting)[0].train()
+    task = build_task(setting)
+    model: torch.nn.Module = task.build_model().train()
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=setting.optimizer.lr,
@@ -59,7 +59,7 @@ def bare_loop(setting: Setting, rank: int) -> Block:
     )
     if setting.workers > 1:
         model = torch.nn.parallel.DistributedDataParallel(model)
-    batches = iter(Batches(setting, rank, 0, CPU))
+    batches = iter(Batches(task, rank, 0, CPU))
 
     def block(steps: int) -> float:
         begun = time.perf_counter()
@@ -79,16 +79,17 @@ def raybench_loop(
 ) -> Block:
     """The same through raybench's engine, loop and clock, as a leg runs them."""
     torch.manual_seed(0)
+    task = build_task(setting)
     leg = Leg(leg_id="", arm_name="", arm=TorchArm(), is_baseline=True, setting=setting, round=0, position=0)
-    engine = build_engine(leg, build_model(setting)[0].train(), CPU)
-    batches = iter(Batches(setting, ranks.rank, 0, CPU))
+    engine = build_engine(leg, task.build_model().train(), CPU)
+    batches = iter(Batches(task, ranks.rank, 0, CPU))
 
     def block(steps: int) -> float:
         clock = HostClock()
         with telemetry.window():
             ranks.barrier()
             begun = time.perf_counter()
-            run_steps(engine, batches, criterion, clock, num_steps=steps, accumulation=1, phases=phases)
+            run_steps(engine, batches, task.loss, clock, num_steps=steps, accumulation=1, phases=phases)
             seconds = time.perf_counter() - begun
         clock_ratios.append(float(step_times(clock.seconds(), 1, phases).step.sum()) / seconds)
         return seconds

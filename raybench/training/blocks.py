@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 
 from torch import nn
@@ -10,17 +11,37 @@ from torch.utils.checkpoint import checkpoint
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The outermost modules of a class that occurs more than once, single layers and containers not counted;
-    where there are none, the direct children that have parameters."""
+    """The modules that the model itself declares whole (transformers' `_no_split_modules`); else the outermost modules
+    of a class that occurs more than once, single layers and containers not counted; where there are none, the direct
+    children that have parameters."""
+    declared = _declared(model)
     composed = [module for module in model.modules() if module is not model and _is_composed(module)]
     counts = Counter(type(module) for module in composed)
     blocks: list[nn.Module] = []
     inside: set[int] = set()
     for module in composed:  # outer ones come first
-        if counts[type(module)] > 1 and id(module) not in inside:
+        is_block = type(module).__name__ in declared if declared else counts[type(module)] > 1
+        if is_block and id(module) not in inside:
             blocks.append(module)
             inside.update(id(part) for part in module.modules())
-    return blocks or [child for child in model.children() if any(True for _ in child.parameters())]
+    return blocks or [*_children(model)]
+
+
+def _declared(model: nn.Module) -> set[str]:
+    """The names of the classes that the model or a part of it declares whole, as far as it has such parts."""
+    classes = {type(module).__name__ for module in model.modules()}
+    parts = (getattr(module, "_no_split_modules", None) or () for module in model.modules())
+    return {name for part in parts for name in part if name in classes}
+
+
+def _children(module: nn.Module) -> Iterator[nn.Module]:
+    """The direct children that have parameters; those of a list or dict of modules, which has no forward, instead of
+    it."""
+    for child in module.children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _children(child)
+        elif any(True for _ in child.parameters()):
+            yield child
 
 
 def _is_composed(module: nn.Module) -> bool:
@@ -32,7 +53,7 @@ def _is_composed(module: nn.Module) -> bool:
 def checkpoint_activations(model: nn.Module) -> None:
     """Make every block forget its activations in the forward pass and compute them again in the backward pass."""
     for block in blocks_of(model):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def num_checkpointed(model: nn.Module) -> int:

@@ -12,19 +12,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from raybench.declare.datasets import facts_of
-from raybench.declare.setting import Setting
-from raybench.training.datasets import evaluation_data, num_samples
 from raybench.training.engines import Engine
 from raybench.training.ranks import Ranks
-from raybench.training.torchvision_ops import declare_missing
+from raybench.training.tasks.task import Task
+from raybench.training.tasks.trees import move
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,9 @@ class Evaluation:
 
     seconds: float  # of the slowest rank
     num_samples: int  # over all ranks
-    loss: float  # mean cross entropy
-    accuracy: float  # top-1
-    accuracy_top5: float | None  # None where there are no more than five classes
+    loss: float  # mean
+    accuracy: float | None = None  # top-1, of a classifier
+    accuracy_top5: float | None = None  # None where there are no more than five classes
 
 
 @dataclass(frozen=True)
@@ -59,17 +57,13 @@ def share_of(rank: int, world: int, samples: int, batch_size: int) -> Share:
 
 
 class Evaluator:
-    """Evaluates a model that an engine trains, as often as wanted. Every rank calls `evaluate` together."""
+    """This rank's share of a task's held-out samples, evaluated by an engine's own forward pass."""
 
-    def __init__(self, setting: Setting, ranks: Ranks) -> None:
-        declare_missing()  # torchmetrics imports torchvision
-        from torchmetrics.functional.classification import multiclass_stat_scores
-
-        data = evaluation_data(setting)
-        self._stat_scores = multiclass_stat_scores
-        self.ranks = ranks
-        self.classes = facts_of(setting.dataset, setting.data_root).classes
-        self.num_samples = num_samples(data)
+    def __init__(self, task: Task, ranks: Ranks) -> None:
+        setting, data = task.setting, task.dataset(train=False)
+        self.task, self.ranks = task, ranks
+        task.prepare_scores()
+        self.num_samples = task.num_samples(train=False)
         self.share = share_of(ranks.rank, ranks.world, self.num_samples, setting.micro_batch)
         self.loader = DataLoader(
             data,
@@ -84,41 +78,28 @@ class Evaluator:
         """Evaluate `model`, which `engine` trains, by the engine's own forward pass; the same result on every rank."""
         begun = time.perf_counter()
         with torch.no_grad(), _evaluating(model), _buffers_of_rank_0(model, self.ranks):
-            counts = self._count(engine).tolist()
-        everyone = self.ranks.gather((time.perf_counter() - begun, counts))
-        loss, top1, top5, samples = (sum(values) for values in zip(*(c for _, c in everyone), strict=True))
-        assert samples == self.num_samples, (samples, self.num_samples)
+            own = {name: float(value) for name, value in self._sums(engine).items()}
+        everyone = self.ranks.gather((time.perf_counter() - begun, own))
+        names = dict.fromkeys(name for _, sums in everyone for name in sums)
+        sums = {name: sum(sums.get(name, 0.0) for _, sums in everyone) for name in names}
+        assert sums["samples"] == self.num_samples, (sums["samples"], self.num_samples)
         return Evaluation(
             seconds=max(seconds for seconds, _ in everyone),
-            num_samples=int(samples),
-            loss=loss / samples,
-            accuracy=top1 / samples,
-            accuracy_top5=top5 / samples if self.classes > 5 else None,
+            num_samples=self.num_samples,
+            **self.task.results(sums),  # type: ignore[arg-type]
         )
 
-    def _count(self, engine: Engine) -> torch.Tensor:
-        """This rank's sums: (loss, right at first, right among five, samples), float64."""
+    def _sums(self, engine: Engine) -> dict[str, torch.Tensor]:
+        """This rank's sums over the samples that count, float64."""
         device = self.ranks.device
-        sums = torch.zeros(4, dtype=torch.float64, device=device)
-        for (images, labels), counted in zip(self.loader, self.share.counted, strict=True):
-            images = images.to(device, non_blocking=True, memory_format=self.memory_format)
-            logits = engine.forward(images, last=True).float()[:counted]
-            labels = labels.to(device, non_blocking=True)[:counted]
+        sums: dict[str, torch.Tensor] = {}
+        forward = partial(engine.forward, last=True)
+        for batch, counted in zip(self.loader, self.share.counted, strict=True):
+            scores = self.task.score(forward, move(batch, device, self.memory_format), counted)
             if counted:
-                sums += torch.stack(
-                    [
-                        cross_entropy(logits, labels, reduction="sum").double(),
-                        self._right(logits, labels, 1),
-                        self._right(logits, labels, min(5, self.classes)),
-                        torch.tensor(counted, dtype=torch.float64, device=device),
-                    ]
-                )
+                scores = {**scores, "samples": torch.tensor(counted, device=device)}
+                sums = {name: sums.get(name, 0) + value.double() for name, value in scores.items()}
         return sums
-
-    def _right(self, logits: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
-        """How many labels are among the k largest logits."""
-        scores = self._stat_scores(logits, labels, self.classes, average="micro", top_k=k, validate_args=False)
-        return scores[0].double()
 
 
 @contextmanager

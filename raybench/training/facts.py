@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from raybench.declare.plan import Leg
-from raybench.training.datasets import data_digest
-from raybench.training.loader import Batch, Batches
+from raybench.training.loader import Batches
 from raybench.training.ranks import Ranks
+from raybench.training.tasks import trees
+from raybench.training.tasks.task import Task
+from raybench.training.tasks.trees import Tree
 
 
 def dtype_names(dtypes: Iterable[torch.dtype]) -> str:
@@ -40,29 +42,29 @@ def weights_hash(model: nn.Module) -> str:
     )
 
 
-def model_facts(model: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
+def model_facts(model: nn.Module, task: Task) -> dict[str, Any]:
     """What the model is before an engine takes it."""
     parameters = list(model.parameters())
     return {
         "initial_weights": weights_hash(model),
         "num_parameters": sum(parameter.numel() for parameter in parameters),
         "num_parameter_tensors": len(parameters),
-        "model_options": options,
+        "model_options": task.model_options,
     }
 
 
-def run_facts(leg: Leg, batches: Batches, first: Batch, ranks: Ranks) -> dict[str, Any]:
+def run_facts(leg: Leg, task: Task, batches: Batches, first: Tree, ranks: Ranks) -> dict[str, Any]:
     """Batches, data order and the process's switches, as they are on every rank."""
     setting = leg.setting
-    images = first[0]
-    assert images.shape[0] * setting.accumulation * ranks.world == setting.global_batch, images.shape
+    micro_batch = trees.batch_size(first)
+    assert micro_batch * setting.accumulation * ranks.world == setting.global_batch, micro_batch
     return {
-        "global_batch": images.shape[0] * setting.accumulation * ranks.world,
-        "micro_batch": images.shape[0],
+        "global_batch": micro_batch * setting.accumulation * ranks.world,
+        "micro_batch": micro_batch,
         "accumulation": setting.accumulation,
         "workers": ranks.world,
-        "image_shape": list(images.shape[1:]),
-        "dataset_digest": data_digest(setting),
+        **task.batch_facts(first),
+        "dataset_digest": task.data_digest(),
         "samples_per_epoch_per_rank": batches.samples_per_epoch,
         "shuffle": batches.sampler.shuffle,
         "drop_last": batches.loader.drop_last,
@@ -71,8 +73,7 @@ def run_facts(leg: Leg, batches: Batches, first: Batch, ranks: Ranks) -> dict[st
         "pin_memory": batches.loader.pin_memory,
         "prefetch_factor": batches.loader.prefetch_factor,
         "persistent_workers": batches.loader.persistent_workers,
-        "augmentation": batches.augmentation,
-        "first_batch": ranks.gather(tensors_hash(*first)),
+        "first_batch": ranks.gather(tensors_hash(*trees.tensors(first))),
         "threads": torch.get_num_threads(),
         "device": ranks.device.type,
         "tf32": torch.backends.cuda.matmul.allow_tf32,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,10 +26,10 @@ class Probed:
         self._activations = memory.SavedForBackward(model) if shows else None
         self._gradients: int | None = None
 
-    def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
+    def forward(self, *inputs: Any, last: bool, **named: Any) -> Any:
         first = self._activations is not None and self._activations.num_bytes is None
-        with self._activations.watch(images) if first and self._activations else contextlib.nullcontext():
-            return self._engine.forward(images, last=last)
+        with self._activations.watch((inputs, named)) if first and self._activations else contextlib.nullcontext():
+            return self._engine.forward(*inputs, last=last, **named)
 
     def step(self) -> None:
         self.gradient_norm = self._engine.gradient_norm()

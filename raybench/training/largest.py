@@ -23,11 +23,11 @@ from typing import Any
 
 import psutil
 
-from raybench.declare.datasets import facts_of
 from raybench.declare.plan import Leg, Trial
 from raybench.errors import ProbeFailed
 from raybench.machine.fingerprint import Fingerprint
 from raybench.training.ranks import Ranks
+from raybench.training.tasks import build_task
 
 _START = 2  # the first probe's micro-batch: BatchNorm cannot train on one value
 _LOOK_SECONDS = 0.1
@@ -82,7 +82,7 @@ class LargestBatches:
             raise ProbeFailed("invalid_config", "batch_size max on a CPU needs memory_limit, the bytes of a worker")
         others = [found["micro_batch"] for found in self._found.values() if found["micro_batch"]]
         start = others[-1] if others else _START  # another arm's is a good first guess
-        most = facts_of(leg.setting.dataset, leg.setting.data_root).train_samples // leg.setting.workers
+        most = build_task(leg.setting).num_samples(train=True) // leg.setting.workers
         size, probes = find_largest(self._probe(leg), most, start)
         return {
             "micro_batch": size or None,

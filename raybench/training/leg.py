@@ -20,9 +20,9 @@ from raybench.training.blocks import checkpoint_activations
 from raybench.training.engines import build_engine
 from raybench.training.evaluation import Evaluator
 from raybench.training.loader import Batches
-from raybench.training.models import build_model, work_facts
 from raybench.training.protocols import Procedure, Run
 from raybench.training.ranks import Ranks
+from raybench.training.tasks import build_task
 from raybench.training.telemetry import Telemetry
 
 _NO_HOST_PEAK = "host memory peak (it cannot be reset here: the size at a leg's end stands in its place)"
@@ -40,20 +40,21 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
     set_kernels(leg.setting)
     peaks_reset = memory.begin_peaks(ranks.device)
     begun = time.perf_counter()
-    model, options = build_model(leg.setting)
-    model_facts = facts.model_facts(model, options)
+    task = build_task(leg.setting)
+    model = task.build_model()
+    model_facts = facts.model_facts(model, task)
     model.to(ranks.device).train()
     if leg.setting.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if leg.setting.activation_checkpointing:
         checkpoint_activations(model)
-    batches = Batches(leg.setting, ranks.rank, trial.seed, ranks.device)
-    evaluator = Evaluator(leg.setting, ranks) if evaluates(trial.protocol) else None
+    batches = Batches(task, ranks.rank, trial.seed, ranks.device)
+    evaluator = Evaluator(task, ranks) if evaluates(trial.protocol) else None
     engine = build_engine(leg, model, ranks.device)
     try:
         ranks.barrier()
         setup_seconds = time.perf_counter() - begun
-        run = Procedure(trial, leg, model, engine, batches, evaluator, ranks, telemetry).run()
+        run = Procedure(trial, leg, task, model, engine, batches, evaluator, ranks, telemetry).run()
         peaks = memory.read_peaks(ranks.device, peaks_reset)
     finally:
         engine.destroy()
@@ -88,7 +89,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
         skipped_steps=run.facts.get("skipped_steps"),
         facts={
             **model_facts,
-            **work_facts(leg.setting, model_facts["num_parameters"]),
+            **task.work_facts(model_facts),
             **run.facts,
             "first_loss": float(losses[0]),
         },

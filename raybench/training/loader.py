@@ -1,4 +1,4 @@
-"""The order in which each rank sees the training images: the same seeded one in every arm of a trial."""
+"""The order in which each rank sees the training samples: the same seeded one in every arm of a trial."""
 
 from __future__ import annotations
 
@@ -9,40 +9,33 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from raybench.declare.datasets import facts_of
-from raybench.declare.setting import Augmentation, Setting
 from raybench.errors import BadData
-from raybench.training.datasets import num_samples, training_data
-from raybench.training.transforms import Mixing, SeededOrder
-
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""Images (batch, channels, side, side) float32; labels (batch,) int64, or (batch, classes) float32 where mixed."""
+from raybench.training.tasks.task import Task
+from raybench.training.tasks.trees import Tree, move
 
 
 class Batches:
     """One rank's micro-batches on the device: epoch by epoch, or as one endless iterator over epochs.
 
-    `synthetic` gives one batch that already lies on the device; everything else goes through a DataLoader
+    A task of `one_batch` gives one that already lies on the device; everything else goes through a DataLoader
     over a DistributedSampler, reshuffled each epoch from the trial's seed. Raises BadData where there is too little
     data for a step.
     """
 
-    def __init__(self, setting: Setting, rank: int, seed: int, device: torch.device) -> None:
+    def __init__(self, task: Task, rank: int, seed: int, device: torch.device) -> None:
+        setting = task.setting
         self.device = device
         self.accumulation = setting.accumulation
-        self.augmentation: dict[str, Any] = setting.augmentation.model_dump(mode="json", exclude_defaults=True)
-        data = training_data(setting)
+        data = task.dataset(train=True)
         self.sampler: DistributedSampler[Any] = DistributedSampler(
             data, num_replicas=setting.workers, rank=rank, shuffle=True, seed=seed, drop_last=True
         )
-        augmented = setting.augmentation != Augmentation()
         workers = setting.loader_workers
-        classes = facts_of(setting.dataset, setting.data_root).classes
         self.loader: DataLoader[Any] = DataLoader(
             data,
             batch_size=setting.micro_batch,
-            sampler=SeededOrder(self.sampler, num_samples(data), seed) if augmented else self.sampler,
-            collate_fn=Mixing(setting.augmentation, classes) if augmented else None,
+            sampler=task.order(self.sampler, seed),
+            collate_fn=task.collate(),
             num_workers=workers,
             pin_memory=device.type == "cuda",
             prefetch_factor=setting.prefetch_factor if workers else None,
@@ -52,18 +45,19 @@ class Batches:
         )
         if self.steps_per_epoch == 0:
             raise BadData(
-                f"{setting.dataset}: {num_samples(data)} images are fewer than one global batch of {setting.batch_size}"
+                f"{setting.dataset}: {task.num_samples(train=True)} {task.unit} are fewer than one global batch of "
+                f"{setting.batch_size}"
             )
-        self.on_device = setting.dataset == "synthetic"
+        self.on_device = task.one_batch
         self.memory_format = torch.channels_last if setting.channels_last else torch.preserve_format
         self.epochs_begun = 0
-        self._held: Batch | None = None
+        self._held: Tree = None
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Tree]:
         while True:
             yield from self.epoch()
 
-    def epoch(self) -> Iterator[Batch]:
+    def epoch(self) -> Iterator[Tree]:
         """The next epoch's micro-batches; the sampler's epoch is set and the loader begun when the first is asked for.
 
         What of an epoch does not fill a step is left out by who counts `steps_per_epoch`.
@@ -77,17 +71,16 @@ class Batches:
             self._held = next(self._loaded())
         yield from itertools.repeat(self._held, len(self.loader))
 
-    def _loaded(self) -> Iterator[Batch]:
-        for images, labels in self.loader:
-            images = images.to(self.device, non_blocking=True, memory_format=self.memory_format)
-            yield images, labels.to(self.device, non_blocking=True)
+    def _loaded(self) -> Iterator[Tree]:
+        for batch in self.loader:
+            yield move(batch, self.device, self.memory_format)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps that one epoch's images fill."""
+        """Optimizer steps that one epoch's samples fill."""
         return len(self.loader) // self.accumulation
 
     @property
     def samples_per_epoch(self) -> int:
-        """Images of one epoch that this rank sees."""
+        """Samples of one epoch that this rank sees."""
         return len(self.loader) * (self.loader.batch_size or 1)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
 from raybench.training.engines import Engine
-from raybench.training.loader import Batch
 from raybench.training.stopwatch import Clock
+from raybench.training.tasks.task import Forward
+from raybench.training.tasks.trees import Tree
 
-Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+LossOf = Callable[[Forward, Tree], torch.Tensor]
 
 
 def run_steps(
     engine: Engine,
-    batches: Iterator[Batch],
-    criterion: Criterion,
+    batches: Iterator[Tree],
+    loss_of: LossOf,
     clock: Clock,
     *,
     num_steps: int,
@@ -35,9 +37,9 @@ def run_steps(
         for micro in range(1, accumulation + 1):
             last = micro == accumulation
             mark()
-            images, labels = next(batches)
+            batch = next(batches)
             mark()
-            loss = criterion(engine.forward(images, last=last), labels)
+            loss = loss_of(partial(engine.forward, last=last), batch)
             mark_phase()
             engine.backward(loss, last=last)
             mark_phase()

@@ -14,6 +14,8 @@ import psutil
 import torch
 from torch import nn
 
+from raybench.training.tasks.trees import Tree, tensors
+
 _PROC = Path("/proc/self")
 # A tensor that serves two of these is counted for the first.
 PARTS = ("parameters", "gradients", "master_weights", "optimizer_state")
@@ -118,13 +120,13 @@ class SavedForBackward:
         self.num_bytes: int | None = None
 
     @contextlib.contextmanager
-    def watch(self, images: torch.Tensor) -> Iterator[None]:
+    def watch(self, inputs: Tree) -> Iterator[None]:
         """Watch the forward pass inside; then `num_bytes` says what it kept."""
-        given = _storage(images)[0]
+        given = {_storage(tensor)[0] for tensor in tensors(inputs)}
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             address, size = _storage(tensor)
-            if address != given and address not in self._weights:
+            if address not in given and address not in self._weights:
                 self._kept[address] = size
             return tensor
 

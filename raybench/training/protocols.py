@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import Throughput, Train
@@ -27,19 +26,13 @@ from raybench.training.blocks import num_checkpointed
 from raybench.training.engines import Engine
 from raybench.training.evaluation import Evaluation, Evaluator
 from raybench.training.firststep import Probed
-from raybench.training.loader import Batch, Batches
-from raybench.training.loop import run_steps
+from raybench.training.loader import Batches
+from raybench.training.loop import LossOf, run_steps
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import Clock, DeviceClock, HostClock, StepTimes, marks_per_step, step_times
+from raybench.training.tasks.task import Task
+from raybench.training.tasks.trees import Tree
 from raybench.training.telemetry import Telemetry
-
-
-def criterion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy in fp32 whatever the engine computes in, outside any autocast: the same in every arm.
-
-    Labels are class numbers (batch,), or probabilities (batch, classes) where samples are mixed.
-    """
-    return cross_entropy(logits.float(), labels)
 
 
 @dataclass(frozen=True)
@@ -59,12 +52,13 @@ class Steps:
     """The timed steps of one rank so far, window after window."""
 
     ranks: Ranks
+    loss_of: LossOf
     accumulation: int
     phases: bool
     times: list[StepTimes] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # mean over a step's micro-batches
 
-    def run(self, engine: Engine, stream: Iterator[Batch], num_steps: int) -> None:
+    def run(self, engine: Engine, stream: Iterator[Tree], num_steps: int) -> None:
         """Run and time `num_steps` steps; the losses are read when they are over."""
         clock: Clock = HostClock()
         if self.ranks.device.type == "cuda":
@@ -72,7 +66,7 @@ class Steps:
             torch.cuda.synchronize()
         self.ranks.barrier()
         losses = run_steps(
-            engine, stream, criterion, clock,
+            engine, stream, self.loss_of, clock,
             num_steps=num_steps, accumulation=self.accumulation, phases=self.phases,
         )  # fmt: skip
         self.times.append(step_times(clock.seconds(), self.accumulation, self.phases))
@@ -93,6 +87,7 @@ class Procedure:
 
     trial: Trial
     leg: Leg
+    task: Task
     model: nn.Module
     engine: Engine
     batches: Batches
@@ -106,10 +101,10 @@ class Procedure:
         Raises NothingTrained, and InvalidConfig where an epoch is shorter than the warm-up.
         """
         protocol, accumulation = self.trial.protocol, self.leg.setting.accumulation
-        steps = Steps(self.ranks, accumulation, protocol.phases)
+        steps = Steps(self.ranks, self.task.loss, accumulation, protocol.phases)
         stream = iter(self.batches) if isinstance(protocol, Throughput) else self.batches.epoch()
         first = next(stream)
-        run_facts = facts.run_facts(self.leg, self.batches, first, self.ranks)
+        run_facts = facts.run_facts(self.leg, self.task, self.batches, first, self.ranks)
         before = self.engine.checksum()
         probed = Probed(self.engine, self.model, self.ranks.device)
         stream = itertools.chain([first], stream)
@@ -138,13 +133,13 @@ class Procedure:
             found = facts.for_an_epoch(found, len(epochs))
         return Run(steps.joined(), steps.losses, found, probed.memory_parts(), epochs, evaluations)
 
-    def _warm_up(self, steps: Steps, probed: Probed, stream: Iterator[Batch]) -> None:
+    def _warm_up(self, steps: Steps, probed: Probed, stream: Iterator[Tree]) -> None:
         steps.run(probed, stream, 1)  # type: ignore[arg-type]
         if self.trial.protocol.warmup_steps > 1:
             steps.run(self.engine, stream, self.trial.protocol.warmup_steps - 1)
 
     def _train(
-        self, protocol: Train, steps: Steps, probed: Probed, stream: Iterator[Batch]
+        self, protocol: Train, steps: Steps, probed: Probed, stream: Iterator[Tree]
     ) -> list[tuple[int, Evaluation | None]]:
         """Epochs until the last, the target, or a loss that is no number; all ranks end together."""
         per_epoch = self.batches.steps_per_epoch
@@ -182,7 +177,8 @@ class Procedure:
 def _reaches(protocol: Train, evaluation: Evaluation) -> bool:
     """Whether a leg ends here because its target is reached."""
     target = protocol.target_accuracy
-    return protocol.stop_at_target and target is not None and evaluation.accuracy >= target
+    reached = target is not None and evaluation.accuracy is not None and evaluation.accuracy >= target
+    return protocol.stop_at_target and reached
 
 
 class _no_garbage_collection:

@@ -18,15 +18,14 @@ from raybench.errors import BadData, LegDied, ProbeFailed, RanksParted
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.machine.fingerprint import fingerprint
 from raybench.training import memory
-from raybench.training.datasets import check_data, fetch
 from raybench.training.environment import gather_environment
 from raybench.training.failures import classify, describe, print_traceback
 from raybench.training.largest import LargestBatches
 from raybench.training.leg import run_leg, set_kernels
-from raybench.training.models import inspect_model
 from raybench.training.network import measured_network
 from raybench.training.peak import measured_tflops
 from raybench.training.ranks import Ranks
+from raybench.training.tasks import build_task
 from raybench.training.telemetry import Telemetry
 
 # Whoever watches the processes looks every two seconds: time to see which one died before its peers complain of it.
@@ -54,8 +53,8 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     found = {name: _wrong_with_data(setting, ranks, test_too) for name, setting in settings.items()}
     wrong = {name: message for name, message in found.items() if message is not None}
     for name, setting in settings.items():
-        if name not in wrong and ":" not in setting.model:  # a user's own code runs in its legs alone
-            inspect_model(setting)
+        if name not in wrong:
+            build_task(setting).check_model()
     return {
         leg.leg_id: Failure("invalid_config", wrong[name], started_at=started_at)
         for leg in legs
@@ -68,13 +67,13 @@ def _wrong_with_data(setting: Setting, ranks: Ranks, test_too: bool) -> str | No
     message = None
     try:
         if setting.download and int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            fetch(setting)
+            build_task(setting).fetch()
     except BadData as error:
         message = str(error)
     ranks.barrier()
     try:
         if message is None:
-            check_data(setting, test_too=test_too, rank=ranks.rank, world=ranks.world)
+            build_task(setting).check_data(test_too=test_too, rank=ranks.rank, world=ranks.world)
     except BadData as error:
         message = str(error)
     except Exception:  # the legs meet it again, and record it

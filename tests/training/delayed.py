@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from raybench.training.engines import Engine
 
 
@@ -33,10 +31,10 @@ class Delayed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
+    def forward(self, *inputs: Any, last: bool, **named: Any) -> Any:
         if self._begun is None:
             self._begun = self._clock()
-        return self._engine.forward(images, last=last)
+        return self._engine.forward(*inputs, last=last, **named)
 
     def step(self) -> None:
         self._engine.step()

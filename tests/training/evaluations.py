@@ -28,10 +28,9 @@ from raybench.training.engines import Engine, build_engine
 from raybench.training.evaluation import Evaluator
 from raybench.training.loader import Batches
 from raybench.training.loop import run_steps
-from raybench.training.models import build_model
-from raybench.training.protocols import criterion
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import HostClock
+from raybench.training.tasks import build_task
 
 ARMS: dict[str, dict[str, Any]] = {
     "ddp": {"engine": "torch", "broadcast_buffers": True},
@@ -55,7 +54,7 @@ def main(out_file: str, root: str) -> None:
             model = _model(setting)
             plain = _plain(copy.deepcopy(model), setting)
             engine = _engine(arm, setting, model, ranks)
-            result = Evaluator(setting, ranks).evaluate(engine, model)
+            result = Evaluator(build_task(setting), ranks).evaluate(engine, model)
             assert all(module.training for module in model.modules())
             engine.destroy()
             found[f"{name} {folder.name}"] = {"evaluation": asdict(result), "plain": plain}
@@ -68,7 +67,7 @@ def main(out_file: str, root: str) -> None:
 
 def _model(setting: Setting) -> nn.Module:
     torch.manual_seed(5)
-    return build_model(setting)[0].train()
+    return build_task(setting).build_model().train()
 
 
 def _engine(arm: dict[str, Any], setting: Setting, model: nn.Module, ranks: Ranks) -> Engine:
@@ -100,10 +99,11 @@ def _buffers(ranks: Ranks, root: Path) -> dict[str, Any]:
     )
     model = _model(setting)
     engine = _engine({"engine": "torch"}, setting, model, ranks)
-    stream = iter(Batches(setting, ranks.rank, 0, ranks.device))
-    run_steps(engine, stream, criterion, HostClock(), num_steps=3, accumulation=1, phases=False)
+    task = build_task(setting)
+    stream = iter(Batches(task, ranks.rank, 0, ranks.device))
+    run_steps(engine, stream, task.loss, HostClock(), num_steps=3, accumulation=1, phases=False)
     before = [buffer.clone() for buffer in model.buffers()]
-    result = Evaluator(setting, ranks).evaluate(engine, model)
+    result = Evaluator(build_task(setting), ranks).evaluate(engine, model)
     kept = all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
     plain = _plain(copy.deepcopy(model), setting)
     norms = ranks.gather(sum(float(buffer.double().sum()) for buffer in before))

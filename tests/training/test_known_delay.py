@@ -19,7 +19,7 @@ from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import HostClock, step_times
 from raybench.training.worker import run_legs
 from tests.training.delayed import Delayed
-from tests.training.fake import FakeEngine, FakeTime, batches
+from tests.training.fake import FakeEngine, FakeTime, batches, loss_of
 
 SPACE = """
 setting: {model: lenet, dataset: digits, batch_size: 16, device: cpu}
@@ -39,7 +39,7 @@ def test_a_known_share_is_the_ratio_on_a_fake_clock(share: float, accumulation: 
             engine = Delayed(engine, delay, time, lambda moment: setattr(time, "now", moment))
         clock = HostClock(time)
         run_steps(
-            engine, batches(time, 0.0), lambda logits, _: logits, clock, num_steps=5, accumulation=accumulation,
+            engine, batches(time, 0.0), loss_of, clock, num_steps=5, accumulation=accumulation,
             phases=False,
         )  # fmt: skip
         return float(step_times(clock.seconds(), accumulation, False).step.mean())

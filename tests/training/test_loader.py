@@ -9,6 +9,7 @@ import torch
 
 from raybench.declare.setting import Setting
 from raybench.training.loader import Batches
+from raybench.training.tasks import build_task
 from tests.training import datafiles
 
 CPU = torch.device("cpu")
@@ -16,7 +17,7 @@ CPU = torch.device("cpu")
 
 def share(rank: int, seed: int = 3, workers: int = 3, epochs: int = 1) -> list[torch.Tensor]:
     setting = Setting(model="lenet", dataset="digits", batch_size=12 * workers, workers=workers)
-    batches = Batches(setting, rank, seed, CPU)
+    batches = Batches(build_task(setting), rank, seed, CPU)
     stream = iter(batches)
     return [next(stream)[0] for _ in range(epochs * len(batches.loader))]
 
@@ -40,7 +41,8 @@ def test_the_order_is_the_seeds_and_another_each_epoch() -> None:
 
 
 def test_synthetic_needs_no_loader() -> None:
-    batches = Batches(Setting(model="lenet", dataset="synthetic", batch_size=10_000, accumulation=2), 0, 0, CPU)
+    task = build_task(Setting(model="lenet", dataset="synthetic", batch_size=10_000, accumulation=2))
+    batches = Batches(task, 0, 0, CPU)
     stream = iter(batches)
     assert len({id(next(stream)[0]) for _ in range(12)}) == 1
     assert batches.steps_per_epoch == 5
@@ -53,7 +55,7 @@ EVERYTHING = {"crop": 4, "flip": True, "randaugment": True, "mixup": 0.2, "cutmi
 def augmented(epochs: int = 1, seed: int = 3, noise: bool = False, **fields: Any) -> list[tuple[torch.Tensor, Any]]:
     """The first two batches of each epoch; with `noise`, torch's random numbers are drawn from in between."""
     given = {"model": "lenet", "dataset": "digits", "batch_size": 16, "augmentation": EVERYTHING, **fields}
-    batches = Batches(Setting.model_validate(given), 0, seed, CPU)
+    batches = Batches(build_task(Setting.model_validate(given)), 0, seed, CPU)
     found = []
     for _ in range(epochs):
         for _, batch in zip(range(2), batches.epoch(), strict=False):
@@ -85,7 +87,7 @@ def test_another_epoch_changes_the_same_images_otherwise() -> None:
     setting = Setting.model_validate(
         {"model": "lenet", "dataset": "digits", "batch_size": 16, "augmentation": {"crop": 4}}
     )
-    batches = Batches(setting, 0, 3, CPU)
+    batches = Batches(build_task(setting), 0, 3, CPU)
     seeds = []
     for epoch in range(2):
         batches.sampler.set_epoch(epoch)

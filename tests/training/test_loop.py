@@ -9,7 +9,7 @@ import pytest
 
 from raybench.training.loop import run_steps
 from raybench.training.stopwatch import HostClock, StepTimes, marks_per_step, step_times
-from tests.training.fake import FakeEngine, FakeTime, batches
+from tests.training.fake import FakeEngine, FakeTime, batches, loss_of
 
 
 def run(accumulation: int, phases: bool, num_steps: int = 3) -> tuple[FakeEngine, StepTimes, list[float]]:
@@ -17,7 +17,7 @@ def run(accumulation: int, phases: bool, num_steps: int = 3) -> tuple[FakeEngine
     engine = FakeEngine(time, forward=2.0, backward=4.0, step=8.0)
     clock = HostClock(time)
     losses = run_steps(
-        engine, batches(time, 1.0), lambda logits, _: logits, clock,
+        engine, batches(time, 1.0), loss_of, clock,
         num_steps=num_steps, accumulation=accumulation, phases=phases,
     )  # fmt: skip
     marks = clock.seconds()
@@ -77,9 +77,7 @@ def test_the_clock_agrees_with_a_timer_around_the_same_steps(phases: bool) -> No
     engine = Sleeping(FakeTime(), 0.0, 0.0, 0.0)
     clock = HostClock()
     begun = time.perf_counter()
-    run_steps(
-        engine, batches(FakeTime(), 0.0), lambda logits, _: logits, clock, num_steps=20, accumulation=1, phases=phases
-    )
+    run_steps(engine, batches(FakeTime(), 0.0), loss_of, clock, num_steps=20, accumulation=1, phases=phases)
     outside = time.perf_counter() - begun
     times = step_times(clock.seconds(), 1, phases)
     assert times.step.sum() == pytest.approx(outside, rel=0.02)

@@ -28,10 +28,9 @@ from raybench.training.engines import Engine, build_engine
 from raybench.training.leg import seed_everything, set_kernels
 from raybench.training.loader import Batches
 from raybench.training.loop import run_steps
-from raybench.training.models import build_model
-from raybench.training.protocols import criterion
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import HostClock
+from raybench.training.tasks import build_task
 from tests.training import references
 
 SEED = 1234
@@ -69,13 +68,14 @@ def _run(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     leg = Leg(leg_id="", arm_name="", arm=arm, is_baseline=False, setting=setting, round=0, position=0)
     seed_everything(SEED)
     set_kernels(setting)
-    model, _ = build_model(setting)
+    task = build_task(setting)
+    model = task.build_model()
     model.train()
     if setting.channels_last:
         model.to(memory_format=torch.channels_last)
     if setting.activation_checkpointing:
         checkpoint_activations(model)
-    batches = Batches(setting, ranks.rank, SEED, ranks.device)
+    batches = Batches(task, ranks.rank, SEED, ranks.device)
     if case.get("trick") == "every rank sees the same samples":
         batches.sampler.rank = 0
     engine = build_engine(leg, model, ranks.device)
@@ -83,7 +83,7 @@ def _run(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         engine.accumulation = 1
     first = _FirstNorm(engine)
     losses = run_steps(
-        first, iter(batches), criterion, HostClock(),
+        first, iter(batches), task.loss, HostClock(),
         num_steps=case["steps"], accumulation=setting.accumulation, phases=False,
     )  # fmt: skip
     facts = engine.facts()

@@ -17,8 +17,8 @@ class Engine(Protocol):
     A step is `accumulation` times forward and backward (`last` on the last of them), then `step`.
     """
 
-    def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
-        """Logits of a micro-batch."""
+    def forward(self, *inputs: Any, last: bool, **named: Any) -> Any:
+        """The model's output for a micro-batch; takes what the model's own forward takes."""
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         """Accumulate the gradient of `loss` / accumulation; the last also averages it over ranks."""

@@ -23,6 +23,7 @@ from raybench.training.optimizers import (
     state_tensors,
     stepped_tensors,
 )
+from raybench.training.tasks.trees import cast
 
 _BUCKETS = ("reduce_bucket_size", "allgather_bucket_size")
 
@@ -119,9 +120,9 @@ class DeepSpeedEngine:
         low_precision, _ = self.engine.get_data_types()
         self.input_dtype = low_precision if low_precision != torch.float32 else None
 
-    def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
-        logits: torch.Tensor = self.engine(images if self.input_dtype is None else images.to(self.input_dtype))
-        return logits
+    def forward(self, *inputs: Any, last: bool, **named: Any) -> Any:
+        inputs, named = cast((inputs, named), self.input_dtype)
+        return self.engine(*inputs, **named)
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         self.engine.backward(loss)

@@ -28,6 +28,7 @@ from raybench.training.optimizers import (
     state_tensors,
     stepped_tensors,
 )
+from raybench.training.tasks.trees import cast
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _HOOKS: dict[str, Any] = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
@@ -97,19 +98,18 @@ class TorchEngine:
         kind, options = optimizer_class(setting.optimizer)
         return ZeroRedundancyOptimizer(self.model.parameters(), optimizer_class=kind, **options)
 
-    def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
+    def forward(self, *inputs: Any, last: bool, **named: Any) -> Any:
         if self.accumulation == 1:
-            return self._logits(images)
+            return self._output(inputs, named)
         with self._synchronized(last):
-            return self._logits(images)
+            return self._output(inputs, named)
 
-    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+    def _output(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if self.autocast_dtype is not None:
             with torch.autocast(self.device_type, dtype=self.autocast_dtype):
-                autocast: torch.Tensor = self.wrapped(images)
-            return autocast
-        logits: torch.Tensor = self.wrapped(images if self.input_dtype is None else images.to(self.input_dtype))
-        return logits
+                return self.wrapped(*inputs, **named)
+        inputs, named = cast((inputs, named), self.input_dtype)
+        return self.wrapped(*inputs, **named)
 
     def _synchronized(self, last: bool) -> AbstractContextManager[None]:
         """Where a step has several backwards, gradients are averaged over ranks in the last only."""

@@ -1,0 +1,106 @@
+"""The contract of a task, with defaults for all that is not its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Sampler
+
+from raybench.declare.setting import Setting
+from raybench.errors import BadData
+from raybench.training.tasks import trees
+from raybench.training.tasks.trees import Tree
+
+Forward = Callable[..., Any]
+"""The model as the engine runs it: takes what the model's own forward takes."""
+Options = dict[str, Any]
+
+
+class Task:
+    """How a batch becomes a loss.
+
+    A task of one's own implements `build_model`, `dataset` and `loss`. Everything must follow from the setting and
+    torch's random state alone: all arms of a trial get a task of their own, and their batches must be equal.
+    """
+
+    unit: ClassVar[str] = "samples"  # what is counted as a sample
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.model_options: Options = dict(setting.model_options)  # what the model was built with, once it is
+
+    def build_model(self) -> nn.Module:
+        """The model on torch's default device, from torch's current random state."""
+        raise NotImplementedError
+
+    def dataset(self, *, train: bool) -> Dataset[Any]:
+        """The training samples, or the held-out ones: a map-style dataset."""
+        raise NotImplementedError
+
+    def loss(self, model: Forward, batch: Tree) -> torch.Tensor:
+        """The mean loss of a batch, a scalar."""
+        raise NotImplementedError
+
+    def prepare_scores(self) -> None:
+        """Import what `score` needs, outside of what is timed."""
+
+    def score(self, model: Forward, batch: Tree, counted: int) -> dict[str, torch.Tensor]:
+        """Sums over the first `counted` samples of a held-out batch, scalars; at least `loss`."""
+        few = trees.first(batch, max(counted, 1))  # a forward pass may be collective: it is made even where none counts
+        return {"loss": self.loss(model, few) * counted}
+
+    def results(self, sums: dict[str, float]) -> dict[str, float | None]:
+        """What an evaluation says, from the sums of all samples: fields of `Evaluation`, at least `loss`."""
+        return {"loss": sums["loss"] / sums["samples"]}
+
+    @property
+    def one_batch(self) -> bool:
+        """Whether all steps take the same batch, which lies on the device."""
+        return False
+
+    def order(self, sampler: Sampler[int], seed: int) -> Sampler[Any]:
+        """The keys by which `dataset` is read, in the order of `sampler`."""
+        return sampler
+
+    def collate(self) -> Callable[[list[Any]], Tree] | None:
+        """What makes a batch of samples; None for torch's own way."""
+        return None
+
+    def fetch(self) -> None:
+        """Fetch the data where the setting allows it. Raises BadData."""
+
+    def check_data(self, *, test_too: bool, rank: int = 0, world: int = 1) -> None:
+        """Raise BadData unless there are samples for a step. Of what takes long, each rank looks at its share."""
+        smallest = self.setting.workers if self.setting.batch_size == "max" else self.setting.global_batch
+        for train, needed in ((True, smallest), (False, 1))[: 2 if test_too else 1]:
+            size = self.num_samples(train=train)
+            if size < needed:
+                which = "training" if train else "held-out"
+                raise BadData(f"{self.setting.dataset}: {size} {which} {self.unit} are fewer than {needed}")
+
+    def check_model(self) -> None:
+        """Try the model on shapes where that is possible, once for all legs; its failure is the legs' own."""
+
+    def num_samples(self, *, train: bool) -> int:
+        """How many samples there are."""
+        return len(self.dataset(train=train))  # type: ignore[arg-type]
+
+    def data_digest(self) -> str:
+        """16 hexadecimal digits that name the training data."""
+        data = self.dataset(train=True)
+        digest = hashlib.sha256(str(self.num_samples(train=True)).encode())
+        for tensor in trees.tensors(data[0]):
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def batch_facts(self, batch: Tree) -> dict[str, Any]:
+        """What a batch is, to be equal in all arms."""
+        return {"batch_shapes": [list(tensor.shape[1:]) for tensor in trees.tensors(batch)]}
+
+    def work_facts(self, model_facts: dict[str, Any]) -> dict[str, Any]:
+        """How much there is to compute, from the facts of the model; nothing where it is not known."""
+        return {}
