@@ -10,9 +10,30 @@ import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from raybench.declare.datasets import data_folder
 
 OWN_MODELS = ("lenet", "lenet5")
-HF_MODELS = ("cvt_13", "cvt_21")  # of the optional extra `hf`
+HF_MODELS = ("cvt_13", "cvt_21")  # transformers' image models
+# Sizes of language models that people know by name: transformers' type, and what its configuration is given.
+_LLAMA: dict[str, Any] = {"num_key_value_heads": 8, "vocab_size": 128_256, "rope_theta": 500_000.0}
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2-medium": ("gpt2", {"n_embd": 1024, "n_layer": 24, "n_head": 16}),  # 355M parameters; gpt2 itself has 124M
+    "gpt2-large": ("gpt2", {"n_embd": 1280, "n_layer": 36, "n_head": 20}),  # 774M
+    "gpt2-xl": ("gpt2", {"n_embd": 1600, "n_layer": 48, "n_head": 25}),  # 1.5B
+    "llama-1b": ("llama", {
+        **_LLAMA, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+        "tie_word_embeddings": True,
+    }),
+    "llama-3b": ("llama", {
+        **_LLAMA, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24,
+        "tie_word_embeddings": True,
+    }),
+    "llama-8b": ("llama", {
+        **_LLAMA, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    }),
+}  # fmt: skip
 
 _REGISTERED = re.compile(r"^@register_model(?:\((?P<arguments>[^)]*)\))?\s*\n(?:@.*\n)*def (?P<name>\w+)", re.MULTILINE)
 # Source modules of the families that are not plain CNNs.
@@ -59,20 +80,53 @@ def torchvision_models() -> dict[str, str]:
     return _registered("torchvision", "models")
 
 
+@cache
+def language_models() -> dict[str, str]:
+    """transformers' types of language models, each with its objective: `masked` for those that have a head for it, else
+    `causal`. Read from its sources; empty where it is not installed."""
+    spec = find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return {}
+    source = (Path(spec.origin).parent / "models" / "auto" / "modeling_auto.py").read_text(encoding="utf-8")
+    found: dict[str, str] = {}
+    for objective, name in (("causal", "CAUSAL"), ("masked", "MASKED")):
+        _, _, mapping = source.partition(f"MODEL_FOR_{name}_LM_MAPPING_NAMES = OrderedDict(")
+        for kind, cls in re.findall(r'\("([\w-]+)", "(\w+)"\)', mapping.partition("\n)\n")[0]):
+            if not cls.endswith("ForConditionalGeneration"):  # encoder and decoder: another objective than these
+                found[kind] = objective
+    return found
+
+
+def config_folder(model: str) -> Path | None:
+    """The folder that a model names, which holds transformers' config.json; None where it names none."""
+    if not re.search(r"[/.~]", model) or ":" in model:
+        return None
+    folder = data_folder(model)
+    return folder if (folder / "config.json").is_file() else None
+
+
 def known_models() -> set[str]:
     """Every model name that a space may use; only raybench's own where neither library is installed."""
-    return {*OWN_MODELS, *HF_MODELS, *timm_models(), *torchvision_models()}
+    language = {f"hf/{name}" for name in [*language_models(), *PRESETS]}
+    return {*OWN_MODELS, *HF_MODELS, *timm_models(), *torchvision_models(), *language}
 
 
 def origin(model: str) -> tuple[str, str]:
     """Where a model comes from: its library and the module there that defines it.
 
-    Libraries are `raybench`, `transformers`, `timm`, `torchvision`, `own` (module:function) and `unknown`. A name that
-    timm and torchvision both have is timm's; `torchvision/NAME` is the other.
+    Libraries are `raybench`, `transformers`, `hf` (transformers' language models; the second is the type), `timm`,
+    `torchvision`, `own` (module:function) and `unknown`. A name that timm and torchvision both have is timm's;
+    `torchvision/NAME` is the other.
     """
     prefix, _, name = model.rpartition("/")
     if ":" in model:
         return "own", model.partition(":")[0]
+    if model.startswith("hf/"):
+        kind = PRESETS.get(name, (name, {}))[0]
+        hub = prefix != "hf"  # hf/ORGANIZATION/NAME: a configuration of the Hugging Face hub
+        return ("hf", kind) if hub or kind in language_models() else ("unknown", "")
+    if config_folder(model) is not None:
+        return "hf", "folder"
     if not prefix and name in OWN_MODELS:
         return "raybench", "lenet"
     if not prefix and name in HF_MODELS:
@@ -99,8 +153,11 @@ def own_model_file(model: str) -> Path:
 
 
 def family(model: str) -> str:
-    """The family of a model, for grouping: `lenet`, `cnn`, `vit`, `hybrid`, `mlp`, or `own` for module:function."""
+    """The family of a model, for grouping: `lenet`, `cnn`, `vit`, `hybrid`, `mlp`, `language`, or `own` for
+    module:function."""
     library, source = origin(model)
+    if library == "hf":
+        return "language"
     if library == "own":
         return "own"
     return _FAMILY_OF_SOURCE.get(source, "cnn")

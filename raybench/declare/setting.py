@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from raybench.declare import catalog
 from raybench.declare.datasets import DATASETS
 from raybench.declare.small_images import SMALL_IMAGES, SmallImages, resolve
+from raybench.declare.texts import SYNTHETIC_SEQUENCES, TEXTS
 from raybench.text import suggest
 
 Positive = Annotated[int, Field(gt=0, lt=2**31)]  # a column of the ledger holds it
@@ -157,20 +159,37 @@ class Augmentation(Strict):
         return self
 
 
+class Lora(Strict):
+    """Low-rank adapters in place of the weights (Hu et al. 2021), by peft: rank `r`, scaled by `alpha` / `r`.
+
+    `targets` names the layers by the ends of their names; none: those that peft knows for the model's type.
+    """
+
+    r: Positive = 8
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = ()
+
+
+DEFAULT_SEQUENCE: Final = 512  # tokens
 _LABEL = (
     r"[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?"  # https://docs.ray.io/en/latest/ray-core/scheduling/labels.html
 )
 
 
 class Setting(Strict):
-    """What is trained. Batch sizes count images; `batch_size` is global: micro x accumulation x workers."""
+    """What is trained. Batch sizes count samples (images, sequences of tokens); `batch_size` is global:
+    micro x accumulation x workers."""
 
+    task: str = "classification"  # or language, or module:Class; where not given, what model and dataset are for
     model: str
     dataset: str
     data_root: str = "data"  # a folder; a relative one is taken from where the command was started
     download: bool = False  # fetch the dataset into data_root where it is not there
     augmentation: Augmentation = Augmentation()
     image_size: Positive | None = None  # pixels a side; the dataset's own where not given
+    sequence_length: Positive | None = None  # tokens of a sample; 512 where not given
+    tokenizer: str | None = None  # the path of a tokenizer.json; without one, bytes are tokens
     batch_size: Positive | Literal["max"]  # max: for each arm workers x the largest micro-batch that fits
     # Bytes a worker may take, for max; texts such as 2GiB are read too. Without one, all that the GPU has.
     memory_limit: Annotated[int, Field(gt=0, lt=2**63)] | None = None
@@ -194,6 +213,8 @@ class Setting(Strict):
     deterministic: bool = False  # deterministic kernels alone: bit-identical runs, and slower ones
     device: Literal["auto", "cpu", "cuda"] = "auto"
     model_options: dict[str, Any] = Field(default_factory=dict)
+    trainable: str | None = None  # only parameters whose name this regular expression finds are trained; none: all
+    lora: Lora | None = None
     # What fits the model to images of under 64 pixels. A space may say `auto`, or nothing: never so in a Setting.
     small_images: SmallImages = "none"
 
@@ -228,16 +249,39 @@ class Setting(Strict):
     @field_validator("dataset")
     @classmethod
     def _known_dataset(cls, name: str) -> str:
-        if name not in DATASETS:
-            raise ValueError(f"unknown dataset {name!r}; {suggest(name, DATASETS)}")
+        known = [*DATASETS, *TEXTS]
+        if name not in known and name != "own":  # a task of one's own brings its data
+            raise ValueError(f"unknown dataset {name!r}; {suggest(name, known)}")
         return name
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, name: str) -> str:
+        if ":" not in name and name not in TASKS:
+            raise ValueError(f"unknown task {name!r}; {suggest(name, TASKS)}, or module:Class")
+        return name
+
+    @field_validator("trainable")
+    @classmethod
+    def _is_expression(cls, expression: str | None) -> str | None:
+        try:
+            re.compile(expression or "")
+        except re.error as error:
+            raise ValueError(f"{expression!r} is not a valid regular expression: {error}") from None
+        return expression
 
     @model_validator(mode="before")
     @classmethod
     def _fitted(cls, values: Any) -> Any:
-        """The image size and what fits the model to it, made explicit where both can be told."""
+        """Task, image size and what fits the model to it, and sequence length, made explicit where they can be told."""
         if not isinstance(values, Mapping):
             return values
+        task = values.get("task") or task_of(values.get("model"), values.get("dataset"))
+        values = {**values, "task": task}
+        if task == "language":
+            return {**values, "sequence_length": values.get("sequence_length") or DEFAULT_SEQUENCE}
+        if isinstance(task, str) and ":" in task:
+            return {"model": task, "dataset": "own", **values}
         model, dataset, size = values.get("model"), values.get("dataset"), values.get("image_size")
         asked = values.get("small_images", "auto")
         if not isinstance(model, str) or not isinstance(dataset, str) or dataset not in DATASETS:
@@ -260,9 +304,11 @@ class Setting(Strict):
                 f"batch_size {self.batch_size} is not divisible by workers {self.workers} x accumulation "
                 f"{self.accumulation}; the global batch is micro x accumulation x workers"
             )
-        samples = DATASETS[self.dataset].train_samples
+        samples = DATASETS[self.dataset].train_samples if self.dataset in DATASETS else 0
+        kind = "images" if samples else "sequences"
+        samples = SYNTHETIC_SEQUENCES[True] if self.dataset == "synthetic_tokens" else samples
         if samples and self.batch_size > samples:  # an image folder's are counted where it lies
-            raise ValueError(f"batch_size {self.batch_size} is more than the {samples} images of {self.dataset}")
+            raise ValueError(f"batch_size {self.batch_size} is more than the {samples} {kind} of {self.dataset}")
         return self
 
     def _can_be_sought(self) -> None:
@@ -277,17 +323,42 @@ class Setting(Strict):
             )
 
     @model_validator(mode="after")
+    def _belongs_to_the_task(self) -> Self:
+        """Dataset, model and options are for the task."""
+        if ":" in self.task:
+            return self
+        known = TASKS[self.task]
+        if self.dataset not in known:
+            raise ValueError(f"dataset {self.dataset} is not for {self.task}; {suggest(self.dataset, known)}")
+        other = _OF_IMAGES if self.task == "language" else _OF_TEXT
+        for name in other & self.model_fields_set:
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name}: {self.task} has none; take it out")
+        library = catalog.origin(self.model)[0]
+        if library not in (("hf", "own", "unknown") if self.task == "language" else _IMAGE_LIBRARIES):
+            raise ValueError(f"model {self.model} is not for {self.task}, which dataset {self.dataset} asks for")
+        if self.trainable is not None and self.lora is not None:
+            raise ValueError("trainable and lora both choose what is trained; take one")
+        return self
+
+    @model_validator(mode="after")
     def _has_what_to_augment(self) -> Self:
         if self.dataset == "synthetic" and self.augmentation != Augmentation():
             raise ValueError("augmentation: synthetic is one batch without a loader; use synthetic_loader")
-        if self.download and not DATASETS[self.dataset].files:
+        fetched = self.dataset in DATASETS and DATASETS[self.dataset].files
+        if self.download and not fetched and not self.model.startswith("hf/"):
             raise ValueError(f"download: there is nothing to fetch for {self.dataset}; take it out")
         return self
 
     def identity(self) -> dict[str, Any]:
         """What names the setting: every field that has not its default, but for where its data lie."""
-        places = {"download"} if self.dataset == "imagefolder" else {"download", "data_root"}
+        places = {"download"} if self.dataset in ("imagefolder", "text") else {"download", "data_root"}
         return self.model_dump(mode="json", exclude_defaults=True, exclude=places)
+
+    @property
+    def tokens_per_step(self) -> int | None:
+        """Tokens of one optimizer step over all ranks; None where a sample is no sequence."""
+        return None if self.sequence_length is None else self.global_batch * self.sequence_length
 
     @property
     def workers_per_node(self) -> int:
@@ -296,18 +367,31 @@ class Setting(Strict):
 
     @property
     def global_batch(self) -> int:
-        """Images of one optimizer step over all ranks; where it is `max` it must have been found first."""
+        """Samples of one optimizer step over all ranks; where it is `max` it must have been found first."""
         assert self.batch_size != "max", "the largest batch is not found yet"
         return self.batch_size
 
     @property
     def micro_batch(self) -> int:
-        """Images of one forward pass of one rank; as `global_batch`."""
+        """Samples of one forward pass of one rank; as `global_batch`."""
         return self.global_batch // (self.workers * self.accumulation)
 
     def with_micro_batch(self, micro_batch: int) -> Setting:
         """The same setting with this batch."""
         return self.model_copy(update={"batch_size": micro_batch * self.workers * self.accumulation})
+
+
+TASKS: Final = {"classification": tuple(DATASETS), "language": TEXTS}  # each with its datasets
+_OF_IMAGES: Final = {"image_size", "augmentation", "channels_last", "small_images"}
+_OF_TEXT: Final = {"sequence_length", "tokenizer", "lora"}
+_IMAGE_LIBRARIES: Final = ("raybench", "transformers", "timm", "torchvision", "own", "unknown")
+
+
+def task_of(model: Any, dataset: Any) -> str:
+    """The task that a model or dataset is for, where a setting does not say."""
+    if dataset in TEXTS or (isinstance(model, str) and catalog.origin(model)[0] == "hf"):
+        return "language"
+    return "classification"
 
 
 _UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
