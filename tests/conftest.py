@@ -43,16 +43,34 @@ class Commands:
             )  # fmt: skip
 
 
+# What strikes a sweep while it runs, or waits for clusters to grow: `make test-faults`.
+FAULTS = (
+    "tests/chaos/", "tests/cluster/test_scaling.py", "tests/storage/test_outage.py", "tests/sweep/test_fleet.py",
+    "tests/sweep/test_full_disk.py", "tests/sweep/test_interrupt.py", "tests/sweep/test_kills.py",
+    "tests/sweep/test_lock.py", "tests/sweep/test_node_loss.py",
+)  # fmt: skip
+
+
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the markers in this hook too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under pytest-xdist, tests that start Ray or torchrun run one after another, beside all the others.
+    """Under pytest-xdist, tests that start Ray run one after another, and so do those that start torchrun.
 
-    Runs of faults at random come last, when the others are through.
+    These two groups come first, for they are the longest. Runs of faults at random come last, alone.
     """
-    items.sort(key=lambda item: "tests/chaos/" in item.nodeid)
     for item in items:
-        if item.get_closest_marker("ray") or item.get_closest_marker("distributed"):
-            item.add_marker(pytest.mark.xdist_group("processes"))
+        if item.nodeid.startswith(FAULTS):
+            item.add_marker("faults")
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif item.get_closest_marker("distributed"):
+            item.add_marker(pytest.mark.xdist_group("torchrun"))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    if item.nodeid.startswith("tests/chaos/"):
+        return 3
+    return 0 if item.get_closest_marker("ray") else 1 if item.get_closest_marker("distributed") else 2
 
 
 @pytest.fixture
