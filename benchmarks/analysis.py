@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from raybench.analysis.simulation import Truth, simulate_ledger
 from raybench.cli import parse_script, run_command
+from tests.analysis.simulation import Truth, simulate_ledger
 
 ARMS = {"ddp": 1.0, "zero1": 1.01, "zero2": 0.97, "zero3": 0.7, "fsdp": 1.05}
 LEGS_OF_SETTING = len(ARMS) * 10 * 2

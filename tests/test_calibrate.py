@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from raybench.analysis.calibration import Calibration, read_calibration
-from raybench.analysis.simulation import Truth, simulate_ledger
 from raybench.calibrate import calibration_plan, isolated_plan
 from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
 from raybench.detection import half_width
 from raybench.machine.fingerprint import this_machine
+from tests.analysis.simulation import Truth, simulate_ledger
 from tests.conftest import Commands
 
 SPACE = """

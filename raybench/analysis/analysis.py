@@ -8,20 +8,16 @@ from dataclasses import replace
 import numpy as np
 
 from raybench.analysis.arms import GROUPINGS, summarize_arms, summarize_groups
-from raybench.analysis.columns import Coded, parse_object
+from raybench.analysis.columns import Coded, parse_object, versions_of
 from raybench.analysis.comparisons import build_comparisons
 from raybench.analysis.costs import account
 from raybench.analysis.further import further_quantities, networks
-from raybench.analysis.hardware import versions_of
 from raybench.analysis.ladder import declared_chain, decompose, find_chain
-from raybench.analysis.largest import largest_batches
 from raybench.analysis.legs import Legs, read_legs
-from raybench.analysis.metrics import find_metric, log_cost
 from raybench.analysis.pairs import pair_trials
-from raybench.analysis.profiles import performance_profiles
-from raybench.analysis.question import find_baseline, find_quality_margin, find_question
+from raybench.analysis.question import find_baseline, find_metric, find_quality_margin, find_question, log_cost
 from raybench.analysis.results import Analysis, Comparison
-from raybench.analysis.scaling import best_against_best, scaling_efficiency
+from raybench.analysis.scaling import best_against_best, largest_batches, performance_profiles, scaling_efficiency
 from raybench.errors import UserError
 from raybench.stores.storage import AnyPath
 from raybench.text import suggest

@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 
 from raybench.analysis.analysis import analyse
+from raybench.analysis.columns import hardware_of
 from raybench.analysis.duration import Row, Times, legs_a_trial, machine_times
 from raybench.analysis.estimate import plain
-from raybench.analysis.hardware import hardware_of
 from raybench.analysis.planning import chance_of_claim, chance_of_no_effect, detectable_effect
 from raybench.analysis.results import Comparison
 from raybench.analysis.variance import Components, Isolation, Spread, compare_isolation, read_rounds, spread

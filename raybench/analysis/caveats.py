@@ -14,11 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from raybench.analysis.columns import parse_object
-from raybench.analysis.doubts import contaminated_legs, cut_rounds, suspect_legs
-from raybench.analysis.hardware import hardware_of, versions_of
+from raybench.analysis.columns import hardware_of, parse_object, versions_of
 from raybench.analysis.inference import Floats, holm, p_against
 from raybench.analysis.pairs import Pairs, group_moments, mean_by
+from raybench.analysis.sensitivity import contaminated_legs, cut_rounds, suspect_legs
 
 Caveat = tuple[int, str]
 

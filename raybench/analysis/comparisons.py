@@ -15,14 +15,14 @@ from typing import Any, Final
 import numpy as np
 
 from raybench.analysis import caveats as words
-from raybench.analysis import tradeoffs, work
+from raybench.analysis import tradeoffs
 from raybench.analysis.comparability import declared, undeclared_differences, without_facts
 from raybench.analysis.estimate import Estimate, estimates, number, ratio_estimates
 from raybench.analysis.inference import UNDECIDED, Floats, Integers, judge, sign_flip_ps
 from raybench.analysis.inference import Judgement as Judgements
-from raybench.analysis.metrics import Metric
 from raybench.analysis.pairs import Mask, Pairs
 from raybench.analysis.planning import trials_needed
+from raybench.analysis.question import Metric
 from raybench.analysis.results import (
     VERDICTS,
     Comparison,
@@ -74,7 +74,7 @@ def build_comparisons(
             accuracy,
             quality,
             _estimates(tradeoffs.break_even_steps(pairs, alpha), "steps", level),
-            *work.flops_and_peaks(pairs),
+            *tradeoffs.flops_and_peaks(pairs),
             causes,
             differs,
             [tuple(others) for others in sensitivity],
@@ -147,7 +147,7 @@ def _sides(pairs: Pairs, metric: Metric, memory: tradeoffs.Memory) -> tuple[list
             ),
             _numbers(num_bytes),
             tradeoffs.memory_parts(pairs, example),
-            *work.achieved(pairs, example, rate),
+            *tradeoffs.achieved(pairs, example, rate),
         )
         sides.append([Side(*row) for row in zip(*columns, strict=True)])
     return sides[0], sides[1]

@@ -18,11 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raybench.analysis.columns import Coded, code_of, coded, dense, number_array, parse_object, text_array
-from raybench.analysis.epochs import time_to_accuracy
-from raybench.analysis.hardware import hardware_of
+from raybench.analysis.columns import Coded, code_of, coded, dense, hardware_of, number_array, parse_object, text_array
 from raybench.analysis.inference import Floats, Integers
-from raybench.analysis.steps import BadLeg, StepStatistics, summarize
+from raybench.analysis.steps import BadLeg, StepStatistics, summarize, time_to_accuracy
 from raybench.errors import UserError
 from raybench.ledger import reading as ledger
 from raybench.ledger.quantities import QUANTITIES

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from raybench.analysis.costs import Costs
     from raybench.analysis.further import Further, Network
     from raybench.analysis.ladder import Ladder
-    from raybench.analysis.largest import LargestBatch
-    from raybench.analysis.profiles import Profile
-    from raybench.analysis.scaling import BestBatch, Efficiency
+    from raybench.analysis.scaling import BestBatch, Efficiency, LargestBatch, Profile
 
 SCHEMA_VERSION = 1
 Verdict = Literal["helps", "no effect", "hurts", "undecided", "unlocks", "blocked", "both failed", "not comparable"]

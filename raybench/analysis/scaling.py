@@ -1,20 +1,24 @@
-"""Across settings that differ in one thing: scaling efficiency by workers, and best batch against best batch.
+"""Over settings: scaling efficiency by workers, best batch against best batch, performance profiles, largest batches.
 
 Trials of different settings run in processes of their own and are not paired, so differences of their mean
 logs carry Welch's interval (Welch 1947); arms that take their largest batches in one setting are paired. Throughput
 is samples a second. A trial's value is the mean over its rounds of the log; the trial is the sample, as everywhere.
+
+Performance profiles (Dolan and More 2002) say how often an arm is within a factor of the best. A setting in which an
+arm failed, or was never measured, counts against it: its cost is infinite. Nothing is dropped. The cost is seconds a
+sample, the geometric mean of the arm's legs in the setting.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from scipy import special
 
-from raybench.analysis.columns import dense
+from raybench.analysis.columns import dense, parse_object
 from raybench.analysis.estimate import Estimate, ratio_estimate
 from raybench.analysis.inference import Floats, Integers, t_interval
 from raybench.analysis.legs import Legs
@@ -199,3 +203,92 @@ def _groups(
     for members in np.split(np.arange(len(all_series)), bounds[1:]):
         if len(np.unique(varied[members])) > 1:
             yield [all_series[i] for i in members]
+
+
+WITHIN: Final = (1.0, 1.01, 1.02, 1.03, 1.05, 1.1, 1.2, 1.3, 1.5, 2.0, 3.0, 5.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One arm on one hardware: `share[i]` of the settings are within a factor `within[i]` of the best arm."""
+
+    arm: str
+    hardware: str
+    n_settings: int  # settings in which any arm was measured
+    within: tuple[float, ...]
+    share: tuple[float, ...]
+
+
+def performance_profiles(legs: Legs, log_cost: Floats) -> tuple[Profile, ...]:
+    """The profile of every arm, the baseline included, on each hardware; `log_cost` has shape (legs,)."""
+    measured = np.isfinite(log_cost)
+    block, arm = dense(legs.hardware.codes, legs.text["setting_id"].codes), legs.text["arm"].codes
+    num_arms = int(arm.max()) + 1
+    table = mean_by((block * num_arms + arm)[measured], log_cost[measured], (int(block.max()) + 1) * num_arms)
+    table = np.where(np.isnan(table), np.inf, table).reshape(-1, num_arms)
+    best = table.min(axis=1, keepdims=True)
+    hardware = np.zeros(len(table), dtype=np.int64)
+    hardware[block] = legs.hardware.codes
+    profiles = []
+    for machine in np.unique(hardware):
+        solved = (hardware == machine) & np.isfinite(best[:, 0])
+        if not solved.any():
+            continue
+        ratios = table[solved] - best[solved]
+        for code in np.unique(arm[legs.hardware.codes == machine]):
+            # Rounding must not push the best arm out of its own "within a factor 1".
+            share = [float(np.mean(ratios[:, code] <= np.log(factor) + 1e-12)) for factor in WITHIN]
+            name = legs.text["arm"].names[code]
+            profiles.append(Profile(name, legs.hardware.names[machine], int(solved.sum()), WITHIN, tuple(share)))
+    return tuple(profiles)
+
+
+@dataclass(frozen=True)
+class LargestBatch:
+    """What was found for one arm of a setting on one hardware."""
+
+    hardware: str
+    setting_id: str
+    setting: str
+    arm: str
+    micro_batch: int | None  # images a worker; None where not even one fits
+    global_batch: int | None
+    num_probes: int
+    peak_bytes: int | None  # of the worker with most, at that batch
+    refused_batch: int | None  # the smallest micro-batch that did not fit; None where the dataset was the end
+    refused_because: str | None
+
+    def sentence(self) -> str:
+        """As `zero1 in resnet18 ...: 48 images a worker, 96 in all (1,872 MiB); 49 do not fit: ...`."""
+        where = f"{self.arm} in {self.setting}"
+        peak = "" if self.peak_bytes is None else f" ({self.peak_bytes / 2**20:,.0f} MiB)"
+        took = f"{self.micro_batch} images a worker, {self.global_batch} in all{peak}"
+        if self.micro_batch is None:
+            return f"{where}: no batch fits, not even one image: {self.refused_because}"
+        if self.refused_batch is None:
+            return f"{where}: {took}; the dataset has no more for one step"
+        return f"{where}: {took}; {self.refused_batch} do not fit: {self.refused_because}"
+
+
+def largest_batches(legs: Legs) -> tuple[LargestBatch, ...]:
+    """One record for each arm whose largest batch was sought, by hardware, setting and arm."""
+    text = legs.text
+    sought = np.flatnonzero(text["batch_probes"].codes >= 0)
+    if not len(sought):
+        return ()
+    group = dense(*(column.codes[sought] for column in (legs.hardware, text["setting_id"], text["arm"])))
+    found = []
+    for row in sought[np.unique(group, return_index=True)[1]]:
+        evidence = parse_object(text["batch_probes"][row])
+        size, probes = evidence.get("micro_batch"), evidence.get("probes") or []
+        refused: dict[str, Any] = min((p for p in probes if not p["fits"]), key=lambda p: p["micro_batch"], default={})
+        taken: dict[str, Any] = next((p for p in probes if p["micro_batch"] == size), {})
+        batch = legs.number["global_batch"][row]
+        found.append(
+            LargestBatch(
+                legs.hardware[row], text["setting_id"][row], text["setting"][row], text["arm"][row], size,
+                int(batch) if np.isfinite(batch) else None, len(probes), taken.get("peak_bytes"),
+                refused.get("micro_batch"), refused.get("reason"),
+            )
+        )  # fmt: skip
+    return tuple(found)

@@ -1,4 +1,4 @@
-"""The same comparisons judged another way: what the verdict rests on is shown where it would turn.
+"""The same comparisons judged another way: a verdict that would change is a caveat.
 
 Legs are doubtful for reasons that were fixed before any ratio was looked at: a window that is not steady, a machine
 that was busy with something else, a trial that was cut. The verdict itself is always that of all legs.
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from raybench.analysis.doubts import contaminated_legs, cut_rounds, suspect_legs
 from raybench.analysis.estimate import number
 from raybench.analysis.inference import Floats, judge
-from raybench.analysis.metrics import Metric
 from raybench.analysis.pairs import Mask, Pairs, group_moments, mean_by
+from raybench.analysis.question import Metric
 from raybench.analysis.results import Sensitivity
 
 
@@ -58,3 +57,31 @@ def _log_samples(pairs: Pairs) -> Floats:
 def _either(pairs: Pairs, legs: Mask) -> Mask:
     """Paired rounds, (c,), in which one of the two legs is among these."""
     return np.asarray(legs[pairs.arm_leg] | legs[pairs.base_leg])
+
+
+def suspect_legs(pairs: Pairs) -> Mask:
+    """Legs whose measured window was not steady: the last steady segment begins inside it. Shape (legs,)."""
+    return np.asarray(pairs.legs.number["steady_from_step"] > pairs.legs.number["warmup_steps"])
+
+
+def contaminated_legs(pairs: Pairs) -> Mask:
+    """Legs beside which the machine did something else (`raybench.telemetry.contamination`). Shape (legs,).
+
+    A leg without telemetry is not among them: nothing is known of it.
+    """
+    column = pairs.legs.text["contaminated"]
+    given = np.array([bool(name) for name in column.names] + [False])
+    return np.asarray(given[column.codes])
+
+
+def cut_rounds(pairs: Pairs) -> Mask:
+    """Paired rounds, (c,), whose two legs ran in different sets of processes: a trial that was cut and resumed.
+
+    Where that is so in every round of a comparison each leg has processes of its own by design (`fresh`).
+    """
+    group = pairs.legs.text["process_group"].codes
+    arm, base = group[pairs.arm_leg], group[pairs.base_leg]
+    apart = (arm != base) & (arm >= 0) & (base >= 0)
+    owner = pairs.comparison[pairs.round_trial]
+    together = np.bincount(owner[~apart], minlength=len(pairs.counts))
+    return np.asarray(apart & (together[owner] > 0))

@@ -12,9 +12,9 @@ import pytest
 from scipy import stats
 
 from raybench.analysis import Analysis, Comparison, analyse
-from raybench.analysis.simulation import Truth, simulate_ledger
 from raybench.show.words import answer_in_words
 from tests.analysis.ledgers import leg, paired, write
+from tests.analysis.simulation import Truth, simulate_ledger
 
 RATIOS = [1.10, 1.12, 1.08, 1.11, 1.09]
 

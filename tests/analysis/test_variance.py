@@ -13,10 +13,10 @@ from raybench.analysis.calibration import outlook
 from raybench.analysis.duration import machine_times
 from raybench.analysis.inference import judge
 from raybench.analysis.planning import chance_of_claim, chance_of_no_effect, detectable_effect
-from raybench.analysis.simulation import Truth, simulate_ledger
 from raybench.analysis.variance import Spread, compare_isolation, one_way, read_rounds, spread
 from raybench.ledger.reading import read_ledger
 from tests.analysis.ledgers import leg
+from tests.analysis.simulation import Truth, simulate_ledger
 
 MARGIN = float(np.log(1.03))
 

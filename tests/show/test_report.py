@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 import pytest
 
 from raybench.analysis import analyse
-from raybench.analysis.simulation import Truth, simulate_ledger
 from raybench.cli import main as raybench
 from raybench.errors import UserError
 from raybench.report import main
@@ -23,6 +22,7 @@ from raybench.show.report import draw_all, write_report
 from raybench.show.terminal import cost
 from raybench.show.words import answer_in_words
 from tests.analysis.ledgers import leg, paired, write
+from tests.analysis.simulation import Truth, simulate_ledger
 from tests.conftest import Commands
 from tests.show.ledgers import ODD
 
