@@ -1,20 +1,12 @@
-"""The arms: how a setting is trained. An engine and its options, checked against what raybench itself decides.
-
-Also what raybench adds to a DeepSpeed config: here, in one place, so that a plan can show it without DeepSpeed.
-"""
+"""The arms: how a setting is trained. An engine and its options, checked against what raybench itself decides."""
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from raybench.declare.setting import Positive, Setting, Strict
-
-_NEVER = 2**31 - 1
+from raybench.declare.setting import Positive, Strict
 
 
 class _Arm(Strict):
@@ -52,7 +44,10 @@ class FsdpArm(_Arm):
 
 
 class DeepSpeedArm(_Arm):
-    """A DeepSpeed engine: any DeepSpeed config passes through, and there are shorthands for the common parts."""
+    """A DeepSpeed engine: any DeepSpeed config passes through, and there are shorthands for the common parts.
+
+    What the config becomes in a setting, and what is wrong with it there, says `declare.deepspeed_config`.
+    """
 
     engine: Literal["deepspeed"]
     zero: Literal[0, 1, 2, 3] | None = None
@@ -60,47 +55,11 @@ class DeepSpeedArm(_Arm):
     overlap_comm: bool | None = None
     reduce_bucket_size: Positive | None = None  # elements
     allgather_bucket_size: Positive | None = None  # elements
+    compile: Literal["deepcompile"] | None = None  # DeepSpeed's own compiler passes over torch.compile
     config: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("config")
-    @classmethod
-    def _contradicts_nothing(cls, config: dict[str, Any]) -> dict[str, Any]:
-        for key in FROM_THE_SETTING:
-            if key in config:
-                raise ValueError(f"{key!r} comes from the setting, the same for every arm; take it out of the config")
-        for key, value in _CLOCK.items():
-            if key in config and not _agrees(config[key], value):
-                raise ValueError(f"{key!r} disturbs the clock: raybench writes {key}: {value}; take it out")
-        for key in _INSTRUMENTS:
-            section = config.get(key)
-            if isinstance(section, Mapping) and section.get("enabled"):
-                raise ValueError(f"{key!r} works inside the timed steps and would be measured; take it out")
-        if not isinstance(config.get("zero_optimization", {}), Mapping):
-            raise ValueError("zero_optimization is a section, as in zero_optimization: {stage: 2}")
-        sections = [key for key in _PRECISION_SECTIONS if _enabled(config, key)]
-        if len(sections) > 1:
-            raise ValueError(f"{' and '.join(sections)} cannot both be enabled; keep one")
-        return config
-
-    @model_validator(mode="after")
-    def _shorthands_agree(self) -> Self:
-        section = self.config.get("zero_optimization", {})
-        for key, value in self._shorthands().items():
-            if key in section and section[key] != value:
-                raise ValueError(
-                    f"config.zero_optimization.{key}: {section[key]} contradicts the arm's own {key} {value}; keep one"
-                )
-        stage = self.zero_optimization.get("stage", 0)
-        if stage not in (0, 1, 2, 3):
-            raise ValueError(f"config.zero_optimization.stage is 0, 1, 2 or 3, not {stage}")
-        if self.offload and stage < (1 if self.offload == "optimizer" else 3):
-            wanted = "zero: 1 or more" if self.offload == "optimizer" else "zero: 3"
-            raise ValueError(f"offload: {self.offload} needs {wanted}")
-        if self.overlap_comm is not None and not stage:
-            raise ValueError("overlap_comm belongs to zero: 1 or more")
-        return self
-
-    def _shorthands(self) -> dict[str, Any]:
+    def shorthands(self) -> dict[str, Any]:
+        """The keys of `zero_optimization` that the arm's own fields stand for."""
         wanted = {
             "stage": self.zero,
             "offload_optimizer": {"device": "cpu"} if self.offload in ("optimizer", "both") else None,
@@ -111,93 +70,5 @@ class DeepSpeedArm(_Arm):
         }
         return {key: value for key, value in wanted.items() if value is not None}
 
-    @property
-    def zero_optimization(self) -> dict[str, Any]:
-        """The config's zero_optimization section with the shorthands written out."""
-        return {**self.config.get("zero_optimization", {}), **self._shorthands()}
-
 
 Arm = Annotated[TorchArm | FsdpArm | DeepSpeedArm, Field(discriminator="engine")]
-
-FROM_THE_SETTING = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-)
-# The throughput timer synchronizes twice a step by default; the others print or break the step down.
-_CLOCK: dict[str, Any] = {
-    "steps_per_print": _NEVER,
-    "wall_clock_breakdown": False,
-    "memory_breakdown": False,
-    "dump_state": False,
-    "timers": {"throughput": {"enabled": False}},
-}
-_INSTRUMENTS = (
-    "flops_profiler", "comms_logger", "autotuning", "tensorboard", "wandb", "csv_monitor", "comet",
-)  # fmt: skip
-_PRECISION_SECTIONS = ("bf16", "bfloat16", "fp16", "torch_autocast")
-_AUTOCAST_NAMES = {"bf16": "bfloat16", "fp16": "float16"}
-
-
-def _agrees(users: Any, written: Any) -> bool:
-    if isinstance(written, Mapping):
-        return isinstance(users, Mapping) and all(_agrees(users.get(key), value) for key, value in written.items())
-    return bool(users == written)
-
-
-def _enabled(config: Mapping[str, Any], key: str) -> bool:
-    section = config.get(key)
-    return isinstance(section, Mapping) and bool(section.get("enabled"))
-
-
-def added_config(arm: DeepSpeedArm, setting: Setting) -> dict[str, Any]:
-    """What raybench adds to an arm's DeepSpeed config, the arm's shorthands not counted.
-
-    From the setting, the same in every arm: batch sizes (the largest once it is found), and gradient clipping written
-    out, because DeepSpeed 0.19.8 clips at norm 1.0 where its config says nothing. For a fair clock: no timers, no
-    monitor, no printing. The setting's precision, where the config names none; with `torch_autocast`, gradients then
-    travel in their own type as they do under DDP, where DeepSpeed's default would send those of linear and convolution
-    layers in the lower one.
-    """
-    added: dict[str, Any] = {}
-    if setting.batch_size != "max":
-        added |= {"train_batch_size": setting.global_batch, "train_micro_batch_size_per_gpu": setting.micro_batch}
-    added |= {
-        "gradient_accumulation_steps": setting.accumulation,
-        "gradient_clipping": setting.gradient_clipping,
-        **copy.deepcopy(_CLOCK),
-    }
-    if "optimizer" not in arm.config:  # raybench passes torch's own optimizer
-        added |= {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
-    if not any(key in arm.config for key in _PRECISION_SECTIONS):
-        added |= _precision_section(setting)
-    return {key: value for key, value in added.items() if key not in arm.config}
-
-
-def _precision_section(setting: Setting) -> dict[str, Any]:
-    if setting.precision not in _AUTOCAST_NAMES:
-        return {}
-    if setting.mixed_precision == "autocast":
-        dtype = _AUTOCAST_NAMES[setting.precision]
-        return {"torch_autocast": {"enabled": True, "dtype": dtype, "lower_precision_safe_modules": []}}
-    if setting.precision == "bf16":
-        return {"bf16": {"enabled": True}}
-    scale = setting.loss_scale
-    return {
-        "fp16": {
-            "enabled": True,
-            "loss_scale": 0 if scale.growth_interval else scale.initial,
-            "initial_scale_power": int(math.log2(scale.initial)),
-            "loss_scale_window": scale.growth_interval or 1000,
-            "hysteresis": 1,  # the scale is halved at every overflow, as torch's GradScaler does
-            "min_loss_scale": 1,
-        }
-    }
-
-
-def deepspeed_config(arm: DeepSpeedArm, setting: Setting) -> dict[str, Any]:
-    """The whole DeepSpeed config of an arm: the user's, the shorthands written out, and what raybench adds."""
-    config = copy.deepcopy(arm.config)
-    zero = arm.zero_optimization
-    return {**config, **({"zero_optimization": zero} if zero else {}), **added_config(arm, setting)}

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from raybench import facts
-from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm, deepspeed_config
+from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm
+from raybench.declare.deepspeed_config import deepspeed_config, stated_precision
 from raybench.declare.setting import Setting
 
 # Of the trial, and so of all its arms.
@@ -52,32 +53,24 @@ def declared_options(arm: Arm, setting: Setting) -> dict[str, Any]:
 
 
 def _written_in_config(arm: DeepSpeedArm, setting: Setting) -> dict[str, Any]:
-    """What the sections of an arm's own DeepSpeed config state: nothing of the defaults of what they leave out."""
-    config = arm.config
-    stated: dict[str, Any] = {}
+    """What the sections of an arm's DeepSpeed config state, "auto" filled in: nothing of the defaults of what they
+    leave out."""
+    config = deepspeed_config(arm, setting)
+    stated = stated_precision(config, setting)
     optimizer, scheduler = config.get("optimizer"), config.get("scheduler")
-    if isinstance(optimizer, Mapping) and "type" in optimizer:
+    if optimizer is not None:
         parameters = optimizer.get("params") or {}
         name = str(optimizer["type"]).lower()
         # DeepSpeed's Adam is AdamW unless told otherwise.
         stated["optimizer.name"] = "adamw" if name == "adam" and parameters.get("adam_w_mode", True) else name
         same = _flat({"optimizer": setting.optimizer.model_dump(mode="json")})
         stated |= {f"optimizer.{key}": v for key, v in parameters.items() if f"optimizer.{key}" in same}
-    if isinstance(scheduler, Mapping) and "type" in scheduler:
+    if scheduler is not None:
         stated["schedule.name"] = str(scheduler["type"])
     if "communication_data_type" in config:
         stated["communication_dtype"] = config["communication_data_type"]
-    whole = deepspeed_config(arm, setting)
-    sections = {key: whole[key] for key in ("bf16", "fp16", "torch_autocast") if key in whole}
-    enabled = {key: section for key, section in sections.items() if section.get("enabled")}
-    if not enabled:
-        stated["precision"] = setting.precision if setting.precision == "tf32" else "fp32"
-    elif "torch_autocast" in enabled:
-        dtype = str(enabled["torch_autocast"].get("dtype", "bfloat16")).removeprefix("torch.")
-        short = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
-        stated |= {"precision": short.get(dtype, dtype), "mixed_precision": "autocast"}
-    else:
-        stated |= {"precision": next(iter(enabled)), "mixed_precision": "cast"}
+    if config.get("compile", {}).get("deepcompile"):
+        stated["compile"] = "deepcompile"
     return stated
 
 

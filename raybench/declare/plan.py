@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from raybench.declare import catalog
-from raybench.declare.arms import Arm, DeepSpeedArm, deepspeed_config
+from raybench.declare.arms import Arm, DeepSpeedArm
+from raybench.declare.deepspeed_config import resolve
 from raybench.declare.identity import arm_identity
 from raybench.declare.protocol import Protocol
 from raybench.declare.setting import Setting
@@ -50,7 +51,10 @@ class Leg(_Frozen):
         """Everything the arm was asked to be built with; `chain` is its place where the arms form a chain."""
         config = self.arm.model_dump(mode="json")
         if isinstance(self.arm, DeepSpeedArm):
-            config["deepspeed_config"] = deepspeed_config(self.arm, self.setting)
+            resolved = resolve(self.arm, self.setting)
+            config["deepspeed_config"] = resolved.config
+            if resolved.notes:
+                config["deepspeed_notes"] = resolved.notes
         return config if self.chain is None else {**config, "chain": self.chain}
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from raybench.declare import catalog
 from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm
 from raybench.declare.audit import declared_options, differences, known_words, links, undeclared
+from raybench.declare.deepspeed_config import resolve
 from raybench.declare.protocol import Protocol, Throughput, Train
 from raybench.declare.setting import Adam, Lamb, LossScale, Positive, Schedule, Setting, Sgd, Strict
 from raybench.declare.spacefile import Place, SpaceFile
@@ -203,7 +204,9 @@ def _check_axes(fields: Mapping[str, Any], place: Place, file: SpaceFile) -> Non
 
 
 def _check_arms(space: Space, settings: dict[str, Setting], file: SpaceFile) -> None:
-    """Refuse arms that differ from the baseline in what the space does not declare, and a chain that is none."""
+    """Refuse DeepSpeed configs that cannot be, arms that differ from the baseline in what the space does not declare,
+    and a chain that is none."""
+    _check_configs(space, settings, file)
     base = declared_options(space.arms[space.baseline], settings[space.baseline])
     for name, arm in space.arms.items():
         hidden = undeclared(differences(declared_options(arm, settings[name]), base), space.differs)
@@ -223,6 +226,21 @@ def _check_arms(space: Space, settings: dict[str, Setting], file: SpaceFile) -> 
                     f"in a chain an arm differs from the one before in exactly one thing; this one differs from "
                     f"{before} in {' and '.join(things) or 'nothing'}",
                 )
+
+
+def _check_configs(space: Space, settings: dict[str, Setting], file: SpaceFile) -> None:
+    """Refuse DeepSpeed arms that cannot be what they say in their settings: all that is wrong in one message."""
+    wrong = [
+        (("arms", name, *problem.place), problem.words)
+        for name, arm in space.arms.items()
+        if isinstance(arm, DeepSpeedArm)
+        for problem in resolve(arm, settings[name]).problems
+    ]
+    if len(wrong) == 1:
+        raise file.error(*wrong[0])
+    if wrong:
+        each = "; ".join(f"[{file.where(place)}] {'.'.join(place[1:])}: {words}" for place, words in wrong)
+        raise file.error(wrong[0][0], f"{len(wrong)} keys cannot stand as they do: {each}")
 
 
 def _validated(model: type[ModelT], values: Any, file: SpaceFile, *prefixes: Place) -> ModelT:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raybench.declare.bounds import MOST_CHARACTERS, Unfolded, check_aliases, check_length
+from raybench.declare.configfile import read_config
 from raybench.errors import UserError
 from raybench.stores.storage import AnyPath, to_path
 from raybench.text import suggest
@@ -52,6 +53,7 @@ class SpaceFile:
     content: dict[str, Any]
     lines: dict[Place, int] = field(default_factory=dict)
     overridden: dict[Place, str] = field(default_factory=dict)
+    included: dict[Place, AnyPath] = field(default_factory=dict)  # where a section stands that has a file of its own
 
     @classmethod
     def find(cls, name_or_path: str) -> Self:
@@ -134,7 +136,7 @@ class SpaceFile:
         file says of the other kind goes.
         """
         try:
-            config: Any = OmegaConf.create(self.content)
+            config: Any = OmegaConf.create(self._with_configs(self.content))
         except OmegaConfBaseException as error:
             raise UserError(f"{self.path}: {error}") from None
         for key, value in sorted(overrides.items(), key=lambda one: one[0].rpartition(".")[2] not in _TAGS):
@@ -158,7 +160,49 @@ class SpaceFile:
                 raise UserError(f"{key}={value:.200}: cannot be merged into {self.path}: {reason}") from None
         values = self._interpolated(config)
         assert isinstance(values, dict)
-        return {str(key): value for key, value in values.items()}
+        return self._with_configs({str(key): value for key, value in values.items()})
+
+    def _with_configs(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The content with each DeepSpeed arm's `config: FILE` replaced by what is in the file.
+
+        A relative path is taken from this file's folder, one of an override from the working folder first.
+        """
+        arms = content.get("arms")
+        if not isinstance(arms, dict):
+            return content
+        replaced = {}
+        for name, arm in arms.items():
+            if isinstance(arm, dict) and arm.get("engine") == "deepspeed" and isinstance(arm.get("config"), str):
+                place = ("arms", str(name), "config")
+                path, config, lines = self._read_config(place, arm["config"])
+                self.included[place] = path
+                self.lines.update({(*place, *key): line for key, line in lines.items()})
+                replaced[name] = {**arm, "config": config}
+        return {**content, "arms": {**arms, **replaced}} if replaced else content
+
+    def _read_config(self, place: Place, name: str) -> tuple[AnyPath, dict[str, Any], dict[Place, int]]:
+        """The file that an arm's `config` names, its content, and the line of each of its keys."""
+        folders = [Path.cwd()] if self.overrides(*place) else []
+        paths = [folder / name for folder in [*folders, self.path.parent]]
+        try:
+            path = next((path for path in paths if len(name) < _LONGEST_NAME * 10 and path.is_file()), None)
+        except (OSError, ValueError):
+            path = None
+        if path is None:
+            raise self.error(place, f"{name!r:.80} is no file here; write a DeepSpeed config, or the path of one, from "
+                             "the folder of this file")  # fmt: skip
+        if path.suffix in (".yaml", ".yml"):
+            file = SpaceFile.read(path)
+            return path, file.content, file.lines
+        config, text = read_config(path)
+        lines: dict[Place, int] = {}
+        try:
+            root = yaml.compose(text.replace("\t", " "), Loader=_Loader)
+            if root is not None:
+                _note_lines(root, (), lines, path)
+        except (yaml.YAMLError, RecursionError):  # JSON with comments: its lines are not known
+            lines = {}
+        return path, config, lines
 
     def _interpolated(self, config: Any) -> Any:
         """The merged content as plain values, each `${key.of.this.space}` replaced by what it names."""
@@ -200,13 +244,22 @@ class SpaceFile:
 
     def error(self, place: Place, message: str) -> UserError:
         """A UserError that says where: the override, or file and line, and the key."""
+        where = self.where(place)
+        return UserError(
+            f"{where}: {'.'.join(place)}: {message}" if place and where != str(self.path) else f"{where}: {message}"
+        )
+
+    def where(self, place: Place) -> str:
+        """The override, or file and line, in which a place is written, or what is nearest around it."""
         for end in range(len(place), 0, -1):
             for key, text in self.overridden.items():
                 if key[:end] == place[:end] and (len(key) <= len(place) or end == len(place)):
-                    return UserError(f"{text}: {'.'.join(place)}: {message}")
+                    return text
+            source = next((path for start, path in self.included.items() if place[: len(start)] == start), None)
             if place[:end] in self.lines:
-                return UserError(f"{self.path}:{self.lines[place[:end]]}: {'.'.join(place)}: {message}")
-        return UserError(f"{self.path}: {message}")
+                inside = source is not None and end > 3
+                return f"{source if inside else self.path}:{self.lines[place[:end]]}"
+        return str(self.path)
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

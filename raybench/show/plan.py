@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from raybench.cluster.placement import find_cluster
-from raybench.declare.arms import DeepSpeedArm, added_config
+from raybench.declare.arms import DeepSpeedArm
 from raybench.declare.audit import declared_options, differences
+from raybench.declare.deepspeed_config import resolve
 from raybench.declare.plan import Leg, Plan, Trial
 from raybench.declare.protocol import Protocol, Train
 from raybench.declare.setting import Setting
@@ -169,7 +170,7 @@ def _added_to_deepspeed(legs: Mapping[str, Leg]) -> Iterator[str]:
     arms: dict[str, list[str]] = {}
     for name, leg in legs.items():
         if isinstance(leg.arm, DeepSpeedArm):
-            for key, value in added_config(leg.arm, leg.setting).items():
+            for key, value in resolve(leg.arm, leg.setting).added.items():
                 arms.setdefault(f"{key}: {json.dumps(value)}", []).append(name)
     number = sum(isinstance(leg.arm, DeepSpeedArm) for leg in legs.values())
     common = [text for text, names in arms.items() if len(names) == number]
@@ -178,3 +179,6 @@ def _added_to_deepspeed(legs: Mapping[str, Leg]) -> Iterator[str]:
     for text, names in arms.items():
         if len(names) < number:
             yield f"added to that of {', '.join(names)}: {text}"
+    for name, leg in legs.items():
+        if isinstance(leg.arm, DeepSpeedArm):
+            yield from (f"{name}: {note}" for note in resolve(leg.arm, leg.setting).notes)

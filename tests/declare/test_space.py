@@ -23,7 +23,7 @@ setting:
   workers: 2
 arms:
   ddp: {engine: torch}
-  zero1: {engine: deepspeed, config: {zero_optimization: {stage: 1}, custom: 1e-4}}
+  zero1: {engine: deepspeed, config: {zero_optimization: {stage: 1}, gradient_predivide_factor: 1e-4}}
 protocol: {steps: 10}
 repeats: 3
 """
@@ -50,7 +50,7 @@ def test_a_good_file_and_its_overrides(tmp_path: Path) -> None:
     assert space.question.alpha == 0.01
     assert [values["batch_size"] for values in space.settings()] == [8, 16, 24]
     assert space.baseline == "ddp"
-    assert space.arms["zero1"].config["custom"] == 1e-4  # YAML 1.1 alone would make a string of it
+    assert space.arms["zero1"].config["gradient_predivide_factor"] == 1e-4  # YAML 1.1 alone would make a string of it
     assert space.protocol.steps == 10
 
 
@@ -84,7 +84,7 @@ def test_the_image_size_is_the_datasets_unless_given() -> None:
         ("steps: 10", "step: 10", ["mine.yaml:10", "protocol.step", "steps"]),
         ("setting:", "setting: &a", []),
         ("margin: 0.05", "margin: 5", ["mine.yaml:1", "question.margin", "less than 1"]),
-        ("custom: 1e-4", "train_batch_size: 7", ["mine.yaml:9", "train_batch_size"]),
+        ("gradient_predivide_factor: 1e-4", "train_batch_size: 7", ["mine.yaml:9", "train_batch_size"]),
         (
             "workers: 2",
             "workers: 2\n  workers: 4",

@@ -24,9 +24,22 @@ GOOD: dict[str, Any] = {
         "ddp": {"engine": "torch", "zero_redundancy_optimizer": False},
         "fsdp": {"engine": "fsdp", "reshard_after_forward": True},
         "zero1": {"engine": "deepspeed", "zero": 1, "overlap_comm": True, "reduce_bucket_size": 1000},
+        "theirs": {
+            "engine": "deepspeed",
+            "config": {
+                "train_batch_size": 32, "gradient_clipping": 0.5, "prescale_gradients": False,
+                "fp16": {"enabled": False, "loss_scale_window": 500}, "bf16": {"enabled": False},
+                "zero_optimization": {
+                    "stage": 2, "contiguous_gradients": True, "reduce_bucket_size": 1000,
+                    "offload_optimizer": {"device": "cpu", "pin_memory": False, "ratio": 0.5},
+                },
+                "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "weight_decay": 0.01}},
+                "activation_checkpointing": {"partition_activations": False}, "aio": {"queue_depth": 8},
+            },
+        },
     },
     "baseline": "ddp",
-    "differs": [],
+    "differs": ["optimizer"],
     "chain": False,
     "protocol": {"kind": "throughput", "warmup_steps": 5, "steps": 10, "rounds": 2, "phases": True},
     "repeats": 3,
@@ -59,6 +72,12 @@ _LEGAL = {
     ("setting", "optimizer", "weight_decay", "giant"),
     ("setting", "gradient_clipping", "giant"),
     ("setting", "model_options", "unknown keys"),
+    # Numbers to DeepSpeed, whatever they mean; and a section whose keys are any optimizer's.
+    *(
+        ("arms", "theirs", "config", *place, kind)
+        for place in (("aio", "queue_depth"), ("fp16", "loss_scale_window"))
+        for kind in ("minus",)
+    ),
 }
 
 TEXTS: dict[str, str] = {

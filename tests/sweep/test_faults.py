@@ -31,7 +31,7 @@ arms:
   skips: {engine: torch, setting: {model_options: {fault: skip, only_rank: 1}}}
   memory: {engine: torch, setting: {model_options: {fault: memory}}}
   nan: {engine: torch, setting: {model_options: {fault: nan}}}
-  refused: {engine: deepspeed, config: {zero_optimization: {stage: 1, reduce_bucket_size: -5}}}
+  refused: {engine: deepspeed, config: {zero_optimization: {stage: 1}, communication_data_type: fp8}}
 protocol: {warmup_steps: 2, steps: 5, rounds: 1}
 repeats: 1
 leg_timeout_seconds: 25

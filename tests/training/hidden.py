@@ -38,7 +38,7 @@ def _optimizer(change: dict[str, Any]) -> Callable[..., torch.optim.Optimizer]:
 
 
 def _without_clipping(*arguments: Any) -> dict[str, Any]:
-    from raybench.declare.arms import deepspeed_config
+    from raybench.declare.deepspeed_config import deepspeed_config
 
     config = deepspeed_config(*arguments)
     del config["gradient_clipping"]  # as a script that does not think of it

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from raybench.declare.arms import DeepSpeedArm, added_config
+from raybench.declare.arms import DeepSpeedArm
+from raybench.declare.deepspeed_config import added_config
 from raybench.declare.setting import Setting
 from tests.conftest import ROOT, command_environment
 

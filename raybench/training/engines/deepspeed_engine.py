@@ -1,4 +1,4 @@
-"""DeepSpeed: any config passes through; what raybench adds to it is `declare.arms.added_config`, and recorded."""
+"""DeepSpeed: any config passes through; what raybench adds to it is `declare.deepspeed_config`, and recorded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from raybench.declare.arms import DeepSpeedArm, added_config, deepspeed_config
+from raybench.declare.arms import DeepSpeedArm
+from raybench.declare.deepspeed_config import added_config, deepspeed_config, offloads
 from raybench.declare.setting import LossScale, Schedule, Setting
 from raybench.errors import InvalidConfig, Unsupported
 from raybench.training.deepspeed_ops import build_communication, build_optimizer_kernel
@@ -84,7 +85,7 @@ class DeepSpeedEngine:
             buckets = fit_buckets(self.config, sum(parameter.numel() for parameter in model.parameters()))
             self.added |= {"zero_optimization": buckets} if buckets else {}
         optimizer = None
-        offloaded = "offload_optimizer" in arm.zero_optimization
+        offloaded = offloads(self.config, "optimizer")
         own = self.config.get("optimizer")
         if own is None:
             optimizer = build_optimizer(setting.optimizer, model.parameters(), offloaded=offloaded)
@@ -103,7 +104,7 @@ class DeepSpeedEngine:
             )
             if setting.channels_last:  # after its broadcast of the weights, which gloo does not do in this format
                 model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            if setting.compile:
+            if setting.compile or self.config.get("compile", {}).get("deepcompile"):
                 self.engine.compile()
         except NotImplementedError as error:
             raise Unsupported(f"DeepSpeed: {error}") from error
