@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from raybench.cli import suggest
 from raybench.declare.arms import DeepSpeedArm
 from raybench.declare.schema import Path_, Problem, checked, reads_auto_as_default, schema
 from raybench.declare.setting import Setting
+from raybench.text import suggest
 
 _AUTO = "auto"
 _NEVER = 2**31 - 1

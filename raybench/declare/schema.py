@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench.child import ask_child
-from raybench.cli import suggest
+from raybench.text import suggest
 
 Path_ = tuple[str, ...]
 _SHIPPED = Path(__file__).with_name("deepspeed_schema.json")

@@ -71,5 +71,5 @@ def test_names_of_the_wrong_library_are_refused() -> None:
 
 def test_cvt_wants_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raybench.declare.space.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'raybench\[hf\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'raybench\[run\]'"):
         check_model_name("cvt_13")
