@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from raybench.declare.arms import Arm, DeepSpeedArm, deepspeed_config
+from raybench.declare.arms import Arm, DeepSpeedArm
+from raybench.declare.deepspeed_config import deepspeed_config
 from raybench.declare.setting import Setting
 
 # The arm's own option for a key of zero_optimization.
@@ -39,5 +40,5 @@ def arm_identity(arm: Arm, setting: Setting) -> dict[str, Any]:
         zero = {key: value for key, value in zero.items() if value != _ON_THE_CPU or not key.startswith("offload_")}
     if zero:
         config["zero_optimization"] = zero
-    kept = {key: value for key, value in given.items() if key not in (*_SHORT.values(), "offload", "config")}
+    kept = {key: value for key, value in given.items() if key not in (*_SHORT.values(), "offload", "compile", "config")}
     return kept | short | ({"config": config} if config else {})
