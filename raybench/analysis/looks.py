@@ -1,0 +1,179 @@
+"""Stop when settled: a sweep looks at its verdicts a few times, and settings without any get more trials.
+
+A look is the whole procedure of `raybench.analysis.claims` over all comparisons, with the trials below its number, at
+its share of alpha; a claim once made stands and counts as made in the family of later looks. Each look makes a wrong
+claim with at most its share of alpha, whatever decided which settings went on, and the shares add up to alpha (union
+bound): so `repeats: {min, max}` keeps what a fixed number keeps. Later looks have larger shares, as they have more to
+say.
+
+Pure functions over arrays. What was looked at lies beside the ledger as `_looks.json` (`LookRecord`), so that the
+verdicts can be rebuilt from the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from raybench.analysis.claims import UNDECIDED, Claims, Rule, judge
+from raybench.analysis.moderation import Integers, Mask
+from raybench.analysis.multiplicity import Floats
+
+LOOKS_FILE: Final = "_looks.json"
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class Look:
+    """When a sweep is looked at: when its unsettled settings have so many trials; at what level."""
+
+    trials: int
+    alpha: float
+
+
+def schedule(least: int, most: int, alpha: float) -> tuple[Look, ...]:
+    """The looks of `repeats: {min: least, max: most}`: up to four, with 1, 2, 3 and 4 parts of alpha.
+
+    After `least` trials, `most`, half of it, and the geometric mean of the first and that half: 3, 5, 8, 16.
+    """
+    half = most // 2
+    numbers = sorted({n for n in (least, round(math.sqrt(least * half)), half, most) if least <= n <= most})
+    parts = sum(range(1, len(numbers) + 1))
+    return tuple(Look(n, alpha * (i + 1) / parts) for i, n in enumerate(numbers))
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The paired trials of a sweep: log ratio, comparison (0 to k - 1) and repeat (from 0) of each; shape (t,)."""
+
+    differences: Floats
+    comparison: Integers
+    repeat: Integers
+
+    def summary(self, number: int, trials: int) -> tuple[Floats, Floats, Floats]:
+        """Count, mean and sample standard deviation of k comparisons over the repeats below `trials`."""
+        chosen = self.repeat < trials
+        owner, values = self.comparison[chosen], self.differences[chosen]
+        count = np.bincount(owner, minlength=number)
+        with np.errstate(invalid="ignore"):
+            mean = np.bincount(owner, values, minlength=number) / count
+        squares = np.bincount(owner, (values - mean[owner]) ** 2, minlength=number)
+        return count.astype(float), mean, np.where(count >= 2, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)
+
+
+def judge_looks(
+    summaries: Sequence[tuple[Floats, Floats, Floats]],
+    looks: Sequence[Look],
+    rule: Rule,
+    *,
+    arm: Integers | None = None,
+    hardware: Integers | None = None,
+    allowed: Mask | None = None,
+) -> Claims:
+    """The claims after the looks that were taken; `summaries` are (count, mean, deviation), each (..., k), at each.
+
+    A claim carries the interval and the level of its look, the rest those of the last one. An adjusted p is stated on
+    the scale of alpha: the least over the looks of p_adjusted alpha / (the look's alpha).
+    """
+    if not looks:
+        raise ValueError("no look was taken")
+    result: Claims | None = None
+    for look, summary in zip(looks, summaries, strict=True):
+        standing = None if result is None else result.verdict != UNDECIDED
+        found = judge(
+            *summary, replace(rule, alpha=look.alpha), arm=arm, hardware=hardware, allowed=allowed, standing=standing
+        )
+        found = replace(found, p_adjusted=np.minimum(1.0, found.p_adjusted * (rule.alpha / look.alpha)))
+        result = found if result is None else _later(result, found)
+    assert result is not None
+    return result
+
+
+def _later(before: Claims, now: Claims) -> Claims:
+    """Both looks as one: what stood, stands."""
+    stands = before.verdict != UNDECIDED
+    fields = {name: np.where(stands, getattr(before, name), getattr(now, name)) for name in vars(before)}
+    fields["p_adjusted"] = np.where(stands, before.p_adjusted, np.fmin(before.p_adjusted, now.p_adjusted))
+    return Claims(**fields)
+
+
+@dataclass(frozen=True)
+class LookRecord:
+    """A look that was taken, as it is stored."""
+
+    trials: int
+    alpha: float
+    claims: tuple[tuple[str, str, str], ...]  # (setting_id, arm, verdict) claimed by then
+    open_settings: tuple[str, ...]  # those that get more trials
+
+
+def next_trials(settings: Iterable[str], looks: Sequence[Look], taken: Sequence[LookRecord]) -> dict[str, int]:
+    """How many trials, in all, each setting that is not settled should have by the next look; empty when done.
+
+    `settings` are all settings of the plan, `looks` the schedule, `taken` the records of looks so far, in order. When
+    every setting named here has that many finished trials (measured or failed), it is time to take the next look.
+    """
+    if len(taken) >= len(looks):
+        return {}
+    number = looks[len(taken)].trials
+    going_on = settings if not taken else taken[-1].open_settings
+    return dict.fromkeys(going_on, number)
+
+
+def record_look(
+    look: Look, settings: Sequence[str], arms: Sequence[str], claims: Claims, hopeless: Mask | None = None
+) -> LookRecord:
+    """What to store of a look: `claims` are `judge_looks` up to it; setting and arm of each comparison, (k,).
+
+    A setting stays open while one of its comparisons is undecided. `hopeless` comparisons (one side fails, or the arms
+    are not the same experiment) would not be settled by more trials and keep no setting open.
+    """
+    undecided = claims.verdict == UNDECIDED
+    waits = undecided if hopeless is None else undecided & ~hopeless
+    return LookRecord(
+        look.trials,
+        look.alpha,
+        tuple((s, a, str(v)) for s, a, v, no in zip(settings, arms, claims.verdict, undecided, strict=True) if not no),
+        tuple(dict.fromkeys(s for s, waiting in zip(settings, waits, strict=True) if waiting)),
+    )
+
+
+def to_json(records: Sequence[LookRecord]) -> str:
+    """The text of `_looks.json`."""
+    return json.dumps({"schema_version": SCHEMA_VERSION, "looks": [asdict(record) for record in records]}, indent=1)
+
+
+def from_json(text: str) -> tuple[LookRecord, ...]:
+    """The records of a `_looks.json`. Raises ValueError for anything else."""
+    content: Any = json.loads(text)
+    if not isinstance(content, Mapping) or content.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"not a record of looks of schema version {SCHEMA_VERSION}")
+    try:
+        return tuple(
+            LookRecord(
+                int(one["trials"]),
+                float(one["alpha"]),
+                tuple((str(setting), str(arm), str(verdict)) for setting, arm, verdict in one["claims"]),
+                tuple(str(setting) for setting in one["open_settings"]),
+            )
+            for one in content["looks"]
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a record of looks ({type(error).__name__}: {error})") from None
+
+
+def differing_looks(records: Sequence[LookRecord], rebuilt: Sequence[LookRecord]) -> list[str]:
+    """How stored looks differ from those rebuilt from the ledger, one sentence each; empty where they agree."""
+    sentences = []
+    for number, (stored, found) in enumerate(zip(records, rebuilt, strict=True), 1):
+        for setting, arm, verdict in sorted(set(stored.claims) ^ set(found.claims)):
+            where = "stored" if (setting, arm, verdict) in stored.claims else "rebuilt"
+            sentences.append(
+                f"look {number} (after {stored.trials} trials): {arm} in {setting} is {verdict!r} only as {where}"
+            )
+    return sentences
