@@ -185,11 +185,11 @@ def test_the_command_prints_json_and_nothing_else_and_the_same_bytes_again(tmp_p
     ("arguments", "message"),
     [
         (["nowhere"], "no such ledger"),
-        ([], "something is missing"),
-        (["margin=x", "LEDGER"], "margin=x is no number"),
+        ([], "LEDGER is missing"),
+        (["margin=x", "LEDGER"], "margin=x is not a number"),
         (["colour=red", "LEDGER"], "unknown key colour="),
         (["--jsn", "LEDGER"], "did you mean --json or"),
-        (["--json", "--csv", "LEDGER"], "--json and --csv are both given; take one"),
+        (["--json", "--csv", "LEDGER"], "--json and --csv: give one of them"),
     ],
 )
 def test_bad_commands_are_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
