@@ -138,3 +138,10 @@ def test_choices_that_have_their_usual_value_rename_nothing() -> None:
     assert shared.trials[0].setting_id == trial.setting_id
     assert not {leg.leg_id for _, leg in shared.legs()} & {leg.leg_id for _, leg in usual.legs()}
     assert plan(setting__model="lenet", setting__nodes="2").trials[0].setting_id != trial.setting_id
+
+
+def test_a_plan_of_another_version_is_refused() -> None:
+    written = json.loads(build_plan(*load_space("quickstart")).model_dump_json())
+    assert Plan.model_validate(written).plan_version == 1
+    with pytest.raises(ValueError, match="plan_version 2 is not known to this raybench, which reads 1"):
+        Plan.model_validate({**written, "plan_version": 2})

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from raybench import facts
 from raybench.analysis.columns import dense, parse_object
 from raybench.analysis.inference import Integers
 from raybench.analysis.pairs import Pairs
+from raybench.declare import experiment
 
 _NUMBERS: Final = ("global_batch", "micro_batch", "accumulation", "workers", "samples_per_step")
 _TEXTS: Final = ("model", "dataset", "precision")
@@ -52,7 +52,7 @@ def _columns(pairs: Pairs) -> list[tuple[int, str, Any, Any]]:
         unequal = (arm != base) & np.isfinite(arm) & np.isfinite(base) & ((arm >= 0) & (base >= 0))
         for comparison, row in zip(*np.unique(owner[unequal], return_index=True), strict=True):
             at = np.flatnonzero(unequal)[row]
-            if facts.is_declared(name, declared(legs.text["differs"][pairs.arm_leg[at]])):
+            if experiment.is_declared(name, declared(legs.text["differs"][pairs.arm_leg[at]])):
                 continue
             if name in _NUMBERS:
                 found.append((int(comparison), name, int(arm[at]), int(base[at])))
@@ -79,7 +79,7 @@ def _facts(pairs: Pairs) -> list[tuple[int, str, Any, Any]]:
     for row in unequal[rows]:
         leg = pairs.arm_leg[row]
         verdicts.append(
-            facts.differences(
+            experiment.differences(
                 parsed[int(arm[row])],
                 parsed[int(base[row])],
                 declared(legs.text["differs"][leg]),

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raybench import facts
+from raybench.declare import experiment
 from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm
 from raybench.declare.deepspeed_config import deepspeed_config, stated_precision
 from raybench.declare.setting import Setting
@@ -88,7 +88,7 @@ def differences(options: Mapping[str, Any], baseline: Mapping[str, Any]) -> list
 
 def undeclared(found: list[Difference], differs: Collection[str]) -> list[Difference]:
     """Those that the space does not declare."""
-    return [one for one in found if not facts.is_declared(one.name, differs)]
+    return [one for one in found if not experiment.is_declared(one.name, differs)]
 
 
 def links(arm: Arm, setting: Setting, before: Arm, before_setting: Setting) -> list[str]:
@@ -105,7 +105,7 @@ def links(arm: Arm, setting: Setting, before: Arm, before_setting: Setting) -> l
 
 def known_words() -> list[str]:
     """Every word that a space may put under `differs`."""
-    return sorted({*Setting.model_fields, *facts.DECLARABLE, *facts.COMPARED})
+    return sorted({*Setting.model_fields, *experiment.DECLARABLE, *experiment.COMPARED})
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from raybench.declare import catalog
 from raybench.declare.arms import Arm, DeepSpeedArm
@@ -94,6 +94,13 @@ class Plan(_Frozen):
     question: Question
     trials: tuple[Trial, ...]
     outlook: dict[str, Any] | None = None  # what `--json` says of time and cost; nothing that runs reads it
+
+    @field_validator("plan_version")
+    @classmethod
+    def _is_known(cls, version: int) -> int:
+        if version != PLAN_VERSION:
+            raise ValueError(f"plan_version {version} is not known to this raybench, which reads {PLAN_VERSION}")
+        return version
 
     def legs(self) -> list[tuple[Trial, Leg]]:
         """Every leg with its trial, in order."""

@@ -9,7 +9,6 @@ counts for nothing, and neither does that of a process of this machine that is g
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -21,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from filelock import FileLock, Timeout
 
 from raybench.errors import StorageError, UserError
 from raybench.stores.storage import AnyPath
@@ -60,22 +61,20 @@ def _lock_file(folder: Path) -> Path:
 def _held(folder: Path) -> Iterator[None]:
     path = _lock_file(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                raise BlockingIOError  # its last holder has just taken the file away; the next may have made another
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(_told(folder, holder)) from None
-        file.truncate(0)
-        file.write(_holder())
-        file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        holder = ""
+        with contextlib.suppress(FileNotFoundError):  # its holder has just ended
+            holder = path.read_text(encoding="utf-8").strip()
+        raise UserError(_told(folder, holder or "another process")) from None
+    try:
+        path.write_text(_holder(), encoding="utf-8")
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: whoever opened it before finds that it is gone
+        lock.release()
 
 
 def _told(folder: AnyPath, holder: str, remedy: str = "") -> str:

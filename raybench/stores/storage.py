@@ -75,9 +75,8 @@ def hidden_folder(folder: AnyPath) -> Path:
 
 def files_below(folder: AnyPath, pattern: str) -> list[tuple[tuple[str, ...], AnyPath]]:
     """(its names below the folder, the file) of every file at any depth whose last name fits the pattern, in order."""
-    if isinstance(folder, Path):
-        return [(file.relative_to(folder).parts, file) for file in sorted(folder.rglob(pattern))]
-    return [(file.relative_to(folder).parts, file) for file in sorted(folder.rglob(pattern))]
+    root: Any = folder
+    return [(file.relative_to(root).parts, file) for file in sorted(root.rglob(pattern))]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 
 from raybench.cli import parse_arguments, run_command
 from raybench.declare.plan import Leg, Plan, Trial
@@ -96,8 +97,11 @@ def _chosen(plan: Plan, values: Mapping[str, str]) -> Sequence[Trial]:
 def _read_plan(path: Path) -> Plan:
     try:
         return Plan.model_validate_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a plan that `python -m raybench.plan ... --json` wrote: {error}") from None
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+    except OSError as error:
+        reason = str(error.strerror)
+    raise UserError(f"{path}: not a plan that `python -m raybench.plan ... --json` wrote: {reason}") from None
 
 
 def _device(plan: Plan) -> torch.device:

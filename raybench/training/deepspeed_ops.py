@@ -10,7 +10,6 @@ cache, and the legs that need the operator fail with it at once.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import platform
 import re
@@ -19,6 +18,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from raybench.errors import Unsupported
 from raybench.machine.variables import RUN
@@ -119,8 +120,7 @@ def _compilers_words(text: str) -> str:
 def _only_builder() -> Iterator[Path]:
     """Hold raybench's lock on the extensions cache, with what a dead builder left behind cleared; gives the cache."""
     cache = extensions_cache()
-    with (cache / ".raybench.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, or its holder dies
+    with FileLock(cache / ".raybench.lock"):  # of the operating system: released when its holder dies
         clear_stale_locks(cache)
         yield cache
 

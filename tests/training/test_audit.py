@@ -9,7 +9,7 @@ import pyarrow.dataset as pads
 import pytest
 import yaml
 
-from raybench import facts
+from raybench.declare import experiment
 from tests.conftest import Commands
 from tests.training.torchrun import torchrun
 
@@ -100,14 +100,14 @@ def test_each_pair_of_arms_is_judged_right(judged: dict[str, Any], space: str, a
 def test_every_fact_has_a_known_name_and_most_are_stated(judged: dict[str, Any]) -> None:
     for space in judged.values():
         for arm, row in space["rows"].items():
-            stated = set(json.loads(row["facts"])) - {facts.INFORMATIVE}
-            assert stated <= set(facts.COMPARED), arm
+            stated = set(json.loads(row["facts"])) - {experiment.INFORMATIVE}
+            assert stated <= set(experiment.COMPARED), arm
             absent = {"memory_format", "steps_per_epoch", "evaluated_samples"}  # no epochs, no evaluation here
-            assert set(facts.COMPARED) - stated <= absent, arm
+            assert set(experiment.COMPARED) - stated <= absent, arm
 
 
 def test_the_config_that_ran_and_what_was_added_to_it_are_recorded(judged: dict[str, Any]) -> None:
-    informative = json.loads(judged["lenet"]["rows"]["zero2_offload"]["facts"])[facts.INFORMATIVE]
+    informative = json.loads(judged["lenet"]["rows"]["zero2_offload"]["facts"])[experiment.INFORMATIVE]
     config, added = informative["deepspeed_config"], informative["added_by_raybench"]
     assert config["gradient_clipping"] == 0.0
     assert config["timers"] == {"throughput": {"enabled": False}}

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from raybench import facts
+from raybench.declare import experiment
 from raybench.declare.plan import Plan, Trial, build_plan
 from raybench.declare.space import Space, load_space
 from tests.conftest import ROOT
@@ -86,7 +86,7 @@ def test_the_arms_of_a_shipped_space_are_comparable(
             if row["status"] != "ok":
                 continue
             found, of_base = json.loads(row["facts"]), json.loads(base["facts"])
-            assert facts.differences(found, of_base, space.differs, trial.setting.precision) == [], (trial.label, arm)
+            assert experiment.differences(found, of_base, space.differs, trial.setting.precision) == [], (trial.label, arm)
             if not space.differs:
                 tolerance = 1e-3 if trial.setting.precision == "fp32" else 5e-2
                 assert row["final_loss"] == pytest.approx(base["final_loss"], rel=tolerance), (trial.label, arm)
