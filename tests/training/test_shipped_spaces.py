@@ -86,7 +86,8 @@ def test_the_arms_of_a_shipped_space_are_comparable(
             if row["status"] != "ok":
                 continue
             found, of_base = json.loads(row["facts"]), json.loads(base["facts"])
-            assert experiment.differences(found, of_base, space.differs, trial.setting.precision) == [], (trial.label, arm)
+            unequal = experiment.differences(found, of_base, space.differs, trial.setting.precision)
+            assert unequal == [], (trial.label, arm)
             if not space.differs:
                 tolerance = 1e-3 if trial.setting.precision == "fp32" else 5e-2
                 assert row["final_loss"] == pytest.approx(base["final_loss"], rel=tolerance), (trial.label, arm)
