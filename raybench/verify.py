@@ -174,13 +174,14 @@ def check_ids(folder: AnyPath, rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _as_built(arm_config: dict[str, Any]) -> str:
-    """What an arm was built with, however the space spells it: a DeepSpeed arm's whole config says all of it."""
-    spelling = ("config", "zero", "offload", "overlap_comm", "reduce_bucket_size", "allgather_bucket_size")
-    told = (
-        arm_config
-        if "deepspeed_config" not in arm_config
-        else {key: value for key, value in arm_config.items() if key not in spelling}
-    )
+    """What an arm was built with, however its space spells it: a DeepSpeed arm's whole config says all of that.
+
+    Options that are off are left out: rows of an earlier raybench lack those that came later.
+    """
+    spelling = {"config", "zero", "offload", "overlap_comm", "reduce_bucket_size", "allgather_bucket_size", "compile"}
+    left_out = spelling if "deepspeed_config" in arm_config else set()
+    off = {key for key, value in arm_config.items() if value is None or value is False or value == {}}
+    told = {key: value for key, value in arm_config.items() if key not in left_out | off}
     return json.dumps(told, sort_keys=True)
 
 

@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 
 CPU = {"device": "cpu"}
 SPELLINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"zero": 1}, {"config": {"zero_optimization": {"stage": 1}, "gradient_clipping": "auto"}}),
     ({"zero": 1}, {"config": {"zero_optimization": {"stage": 1}}}),
     ({"zero": 2, "overlap_comm": True}, {"config": {"zero_optimization": {"stage": 2, "overlap_comm": True}}}),
     ({"zero": 2, "overlap_comm": True}, {"zero": 2, "config": {"zero_optimization": {"overlap_comm": True}}}),
