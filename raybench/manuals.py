@@ -158,6 +158,19 @@ they take, and what raybench's own instruments cost. `python -m raybench.plan` u
         takes_space=True,
         notes="The same command again runs what is missing, and repeats=12 adds trials.",
     ),
+    "cluster": Manual(
+        "today's image, zones, quota and price into cluster.yaml",
+        """
+Ask AWS, with your own credentials, for the image of today, the zones that have the machine, its quota and price, and
+write what `ray up` needs into cluster.yaml.""",
+        ("aws", "aws region=eu-central-1 gpu=p5.48xlarge"),
+        (
+            Key("region", "us-west-2", "prices, quotas and images are those of a region"),
+            Key("gpu", "g5.12xlarge", "the type of the machines that train"),
+            Key("file", "cluster.yaml", "the file to write into"),
+        ),
+        positionals=Positionals("aws", "who is asked", most=1),
+    ),
     "sweep": Manual(
         "run a space: every setting with and without DeepSpeed",
         """
@@ -349,7 +362,7 @@ fish, in config.fish:     raybench completion fish | source""",
 # The list of commands, in groups, as `raybench --help` shows it.
 GROUPS = {
     "before": ("doctor", "list", "init", "plan", "calibrate"),
-    "measure": ("sweep",),
+    "measure": ("cluster", "sweep"),
     "read": ("analysis", "report", "open", "compare", "predict"),
     "keep": ("sync", "verify", "completion"),
 }

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from raybench.doctor import hardware, services, software
-from tests.conftest import command_environment
+from tests.conftest import ROOT, command_environment
 
 
 def diagnose(folder: Path, *arguments: str, prefix: tuple[str, ...] = (), **variables: str) -> tuple[int, dict]:
@@ -195,3 +195,13 @@ def test_the_token_and_who_may_read_it(tmp_path: Path, monkeypatch: pytest.Monke
     assert services.ray_token().status == "ok"
     path.write_text("")
     assert services.ray_token().status == "error"
+
+
+def test_a_cluster_file_without_an_image_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert services.cluster_file() == []
+    Path("cluster.yaml").write_text((ROOT / "cluster.yaml").read_text())
+    (finding,) = services.cluster_file()
+    assert (finding.status, "raybench.cluster aws" in finding.remedy) == ("warning", True)
+    Path("cluster.yaml").write_text("ImageId: ami-0123")
+    assert services.cluster_file() == []

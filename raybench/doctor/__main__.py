@@ -59,6 +59,7 @@ def diagnose(results: AnyPath, build_ops: bool = False) -> list[Finding]:
         ray,
         services.ray_token(),
         mlflow,
+        *services.cluster_file(),
     ]
 
 
@@ -68,10 +69,10 @@ def print_findings(findings: list[Finding], console: Console) -> None:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for one in findings:
-        table.add_row(_MARKS[one.status], one.name, escape(one.found))
-        if one.remedy and one.status != "ok":
-            table.add_row("", "", f"[bold]->[/] {escape(one.remedy)}")
+    for finding in findings:
+        table.add_row(_MARKS[finding.status], finding.name, escape(finding.found))
+        if finding.remedy and finding.status != "ok":
+            table.add_row("", "", f"[bold]->[/] {escape(finding.remedy)}")
     console.print(table)
     counts: Counter[str] = Counter(finding.status for finding in findings)
     console.print(f"\n{_sum(counts)}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from raybench.child import ask_child
+from raybench.cluster.aws import NO_IMAGE
 from raybench.cluster.placement import connection_problem
 from raybench.doctor.finding import Finding
 from raybench.redaction import without_secrets
@@ -85,6 +86,15 @@ def ray_cluster() -> Finding:
             "start each node with --resources='{\"bench_slot\": 1}'",
         )  # fmt: skip
     return Finding("Ray", "ok", f"{name}: {answer['description']}, {answer['slots']} slots")
+
+
+def cluster_file() -> list[Finding]:
+    """Whether a cluster.yaml that lies here has the image without which AWS starts nothing."""
+    path = Path("cluster.yaml")
+    if not path.is_file() or NO_IMAGE not in path.read_text(encoding="utf-8", errors="replace"):
+        return []
+    remedy = "before `ray up cluster.yaml`: python -m raybench.cluster aws"
+    return [Finding("cluster.yaml", "warning", "has no machine image yet, so AWS can start no node", remedy)]
 
 
 def ray_token() -> Finding:

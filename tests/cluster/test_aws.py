@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
+from raybench.cluster.__main__ import main as cluster
+from raybench.cluster.aws import IMAGE_PARAMETER, NO_IMAGE, Machine, ask_aws, write_into
+from raybench.errors import UserError
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("aws"), pytest.mark.filterwarnings("ignore")]
@@ -66,8 +70,8 @@ def up(ec2: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, An
     from ray.autoscaler._private.aws import config as aws_config
 
     text = (ROOT / "cluster.yaml").read_text()
-    assert text.count("ami-PUT-THE-ID-HERE") == 1, "one place to put it in"
-    config = yaml.safe_load(text.replace("ami-PUT-THE-ID-HERE", IMAGE))
+    assert text.count(NO_IMAGE) == 1, "one place to put it in"
+    config = yaml.safe_load(text.replace(NO_IMAGE, IMAGE))
     tree = tmp_path_factory.mktemp("tree")  # Ray reads every file of it
     (tree / "pyproject.toml").write_text("")
     config["file_mounts"]["~/raybench"] = str(tree)
@@ -176,3 +180,62 @@ def test_ray_down_leaves_nothing_that_costs(ec2: Any, up: tuple[dict[str, Any], 
     provider.terminate_nodes(provider.nodes_for_teardown({}))
     assert {node["State"]["Name"] for node in nodes(ec2)} == {"terminated"}
     assert ec2.describe_volumes()["Volumes"] == []
+
+
+REGION, GPU = "us-west-2", "g5.12xlarge"
+
+
+@pytest.fixture
+def asked(ec2: Any) -> Machine:
+    """What the stand-in says; it has no quotas of EC2 and no prices, and the image is put in as AWS would."""
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.ssm.models import Parameter, ssm_backends
+
+    parameter = Parameter(
+        account_id=DEFAULT_ACCOUNT_ID, name=IMAGE_PARAMETER, value=IMAGE, parameter_type="String", description="",
+        allowed_pattern=None, keyid=None, last_modified_date=0, version=1, data_type="text", tier=None, policies=None,
+        labels=[], source_result=None,
+    )  # fmt: skip
+    ssm_backends[DEFAULT_ACCOUNT_ID][REGION]._parameters[IMAGE_PARAMETER] = [parameter]
+    return ask_aws(REGION, GPU)
+
+
+def test_aws_is_asked_for_what_cluster_yaml_needs(asked: Machine) -> None:
+    assert (asked.image, asked.cpus, asked.gpus, asked.gpu_name) == (IMAGE, 48, 4, "NVIDIA A10G")
+    assert asked.zones
+    assert all(zone.startswith(REGION) for zone in asked.zones)
+    assert asked.price_an_hour is asked.quota_cpus is None
+    assert [reason.partition(":")[0] for reason in asked.unknown] == ["quota", "price"]
+
+
+def test_the_answer_is_written_and_the_comments_stay(asked: Machine) -> None:
+    before = (ROOT / "cluster.yaml").read_text()
+    other = replace(asked, region="eu-central-1", zones=("a", "b"), type="p5.48xlarge", cpus=192, gpus=8)
+    after = write_into(before, other)
+    config = yaml.safe_load(after)
+    gpu = config["available_node_types"]["gpu"]
+    assert (config["provider"]["region"], config["provider"]["availability_zone"]) == ("eu-central-1", "a,b")
+    assert (gpu["node_config"]["InstanceType"], gpu["node_config"]["ImageId"]) == ("p5.48xlarge", IMAGE)
+    assert (gpu["resources"]["CPU"], gpu["resources"]["GPU"], gpu["resources"]["bench_slot"]) == (192, 8, 1)
+    head = config["available_node_types"]["head"]
+    assert (head["node_config"]["InstanceType"], head["resources"]) == ("m5.xlarge", {"CPU": 0})
+    assert before.count("#") == after.count("#")
+    with pytest.raises(UserError, match="has no line like"):
+        write_into("provider: {}", asked)
+
+
+def test_a_machine_that_is_not_there_is_one_line(ec2: Any, asked: Machine) -> None:
+    for machine_type, words in (("g9.metal", "g9.metal"), ("m5.xlarge", "has no GPU")):
+        with pytest.raises(UserError, match=words):
+            ask_aws(REGION, machine_type)
+
+
+def test_the_command_writes_nothing_where_aws_refuses(ec2: Any, asked: Machine, tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text((ROOT / "cluster.yaml").read_text())
+    with pytest.raises(UserError):
+        cluster(["aws", "gpu=m5.xlarge", f"file={file}"])
+    assert NO_IMAGE in file.read_text()
+    assert cluster(["aws", f"file={file}"]) == 0
+    assert NO_IMAGE not in file.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["cluster.yaml"]

@@ -98,6 +98,6 @@ def test_the_two_files_run_the_same_on_a_node() -> None:
     assert own["rsync_exclude"] == cloud["rsync_exclude"]
     assert own["head_setup_commands"] == cloud["head_setup_commands"]
     assert own["head_start_ray_commands"][-1] == cloud["head_start_ray_commands"][-1]
-    assert {re.sub(r"'?\.(\[aws\])?'?$", "", one) for one in own["setup_commands"]} <= {
-        re.sub(r"'?\.(\[aws\])?'?$", "", one) for one in cloud["setup_commands"]
+    assert {re.sub(r"'\.\[[\w,]+\]'$", "", one) for one in own["setup_commands"]} <= {
+        re.sub(r"'\.\[[\w,]+\]'$", "", one) for one in cloud["setup_commands"]
     }

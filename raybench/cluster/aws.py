@@ -1,0 +1,115 @@
+"""What AWS says today that a cluster.yaml needs: the image, zones that have the machine, its size, quota and price."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from raybench.errors import UserError
+
+IMAGE_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+NO_IMAGE = "ami-PUT-THE-ID-HERE"  # in cluster.yaml until `raybench cluster aws` has written one
+_QUOTAS = {"g": "L-DB2E81BA", "v": "L-DB2E81BA", "p": "L-417A185B"}  # vCPUs of running on-demand machines, by family
+_PRICING_REGION = "us-east-1"  # one endpoint answers for all regions
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A type of machine in one region, as AWS describes it today."""
+
+    region: str
+    type: str
+    image: str
+    zones: tuple[str, ...]
+    cpus: int
+    gpus: int
+    gpu_name: str
+    quota_cpus: float | None = None  # None where AWS does not say
+    price_an_hour: float | None = None  # dollars, on demand; None where AWS does not say
+    unknown: tuple[str, ...] = ()  # why something above is None
+
+    @property
+    def machines_within_quota(self) -> int | None:
+        """How many of them may run at once."""
+        return None if self.quota_cpus is None else int(self.quota_cpus // self.cpus)
+
+
+def ask_aws(region: str, machine_type: str) -> Machine:
+    """Ask AWS with the user's own credentials. Raises UserError for what AWS refuses, in one line."""
+    try:
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ModuleNotFoundError:
+        raise UserError("boto3 is not installed, with which AWS is asked: pip install 'raybench[aws]'") from None
+    try:
+        image = _client(boto3, "ssm", region).get_parameter(Name=IMAGE_PARAMETER)["Parameter"]["Value"]
+        ec2 = _client(boto3, "ec2", region)
+        offered = ec2.describe_instance_type_offerings(
+            LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": [machine_type]}]
+        )["InstanceTypeOfferings"]
+        if not offered:
+            raise UserError(f"gpu={machine_type}: no zone of {region} has it; name another type or region=")
+        (described,) = ec2.describe_instance_types(InstanceTypes=[machine_type])["InstanceTypes"]
+    except (BotoCoreError, ClientError) as error:
+        raise UserError(f"AWS, {region}: {' '.join(str(error).split())}") from None
+    gpus = described.get("GpuInfo", {}).get("Gpus", [])
+    if not gpus:
+        raise UserError(f"gpu={machine_type} has no GPU; name a type that has, as in gpu=g5.12xlarge")
+    values: dict[str, float | None] = {}
+    unknown = []
+    for name, ask in (("quota_cpus", _quota), ("price_an_hour", _price)):
+        try:
+            values[name] = ask(boto3, region, machine_type)
+        except (BotoCoreError, ClientError, LookupError) as error:
+            values[name] = None
+            unknown.append(f"{name.partition('_')[0]}: {' '.join(str(error).split())}")
+    return Machine(
+        region, machine_type, image, tuple(sorted(offer["Location"] for offer in offered)),
+        cpus=described["VCpuInfo"]["DefaultVCpus"], gpus=sum(gpu["Count"] for gpu in gpus),
+        gpu_name=f"{gpus[0]['Manufacturer']} {gpus[0]['Name']}", unknown=tuple(unknown), **values,
+    )  # fmt: skip
+
+
+def _client(boto3: Any, service: str, region: str) -> Any:
+    from botocore.config import Config
+
+    config = Config(connect_timeout=10, read_timeout=20, retries={"total_max_attempts": 2})
+    return boto3.client(service, region_name=region, config=config)
+
+
+def _quota(boto3: Any, region: str, machine_type: str) -> float:
+    quotas = _client(boto3, "service-quotas", region)
+    answer = quotas.get_service_quota(ServiceCode="ec2", QuotaCode=_QUOTAS[machine_type[0]])
+    return float(answer["Quota"]["Value"])
+
+
+def _price(boto3: Any, region: str, machine_type: str) -> float:
+    wanted = {
+        "regionCode": region, "instanceType": machine_type, "operatingSystem": "Linux", "tenancy": "Shared",
+        "preInstalledSw": "NA", "capacitystatus": "Used",
+    }  # fmt: skip
+    filters = [{"Type": "TERM_MATCH", "Field": key, "Value": value} for key, value in wanted.items()]
+    (offer,) = _client(boto3, "pricing", _PRICING_REGION).get_products(ServiceCode="AmazonEC2", Filters=filters)[
+        "PriceList"
+    ]
+    (term,) = json.loads(offer)["terms"]["OnDemand"].values()
+    (dimension,) = term["priceDimensions"].values()
+    return float(dimension["pricePerUnit"]["USD"])
+
+
+def write_into(text: str, machine: Machine) -> str:
+    """The text of a cluster.yaml with this machine put in; comments stay. Raises UserError where a line is missing."""
+    changes = (
+        (r"^(  region: )\S+", machine.region),
+        (r"^(  availability_zone: )\S+", ",".join(machine.zones)),
+        (r"^(      ImageId: &image )\S+", machine.image),
+        (r"^(    resources: \{)CPU: [1-9]\d*, GPU: \d+", f"CPU: {machine.cpus}, GPU: {machine.gpus}"),
+        (r"^(  gpu:\n(?:.*\n)*?      InstanceType: )\S+", machine.type),
+    )
+    for pattern, value in changes:
+        text, count = re.subn(pattern, rf"\g<1>{value}", text, count=1, flags=re.M)
+        if not count:
+            raise UserError(f"the file has no line like {pattern.strip('^()')!r}; take raybench's own cluster.yaml")
+    return text
