@@ -139,10 +139,15 @@ def _kind(before: Comparison | None, after: Comparison | None) -> str:
         return "not comparable"
     if before.speedup.value is not None and after.speedup.value is not None:
         return "number"
-    ran_before, ran_after = (c.verdict not in ("blocked", "both failed") for c in (before, after))
+    ran_before, ran_after = (_arm_ran(c) for c in (before, after))
     if ran_before == ran_after:
         return "unchanged" if before.verdict == after.verdict else "undecided"
     return "gained" if ran_after else "lost"
+
+
+def _arm_ran(c: Comparison) -> bool:
+    """Whether the arm itself ran, whatever became of the baseline."""
+    return bool(c.n_trials) or all(cause.arm != c.arm for cause in c.failure_causes)
 
 
 def _difference(before: Comparison, after: Comparison) -> tuple[float, float, float]:

@@ -1,7 +1,8 @@
 """From pairs to records: one `Comparison` an arm in a setting, with verdict, trade-offs and caveats.
 
-What may be said is decided in this order: no paired trial (then `unlocks`, `blocked` or `both failed`, or
-`undecided` where nothing ran side by side); arms that were not the same experiment (`not comparable`, with
+What may be said is decided in this order: no paired trial (then `unlocks` or `blocked` where one side ran out of
+memory and the other ran, `failed` where one side failed of anything else, `both failed`, or `undecided` where nothing
+ran side by side); arms that were not the same experiment (`not comparable`, with
 their numbers but without a claim); else the verdict of `raybench.analysis.inference.judge`.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from raybench.analysis import caveats as words
 from raybench.analysis import tradeoffs
+from raybench.analysis.columns import code_of
 from raybench.analysis.comparability import declared, undeclared_differences, without_facts
 from raybench.analysis.estimate import Estimate, estimates, number, ratio_estimates
 from raybench.analysis.inference import UNDECIDED, Floats, Integers, judge, sign_flip_ps
@@ -205,15 +207,30 @@ def _quality_caveat(arm: str, accuracy: Estimate, worse: bool, quality_margin: f
 def _verdicts(pairs: Pairs, found: Judgements, same: Mask) -> list[Verdict]:
     none = pairs.counts == 0
     arm, base = pairs.arm, pairs.base
+    memory = _failed_by_memory_alone(pairs)
+    base_alone = none & (arm.ok > 0) & (base.ok == 0) & (base.failed > 0)
+    arm_alone = none & (arm.ok == 0) & (arm.failed > 0) & (base.ok > 0)
     cases = [
-        none & (arm.ok > 0) & (base.ok == 0) & (base.failed > 0),
-        none & (arm.ok == 0) & (arm.failed > 0) & (base.ok > 0),
+        base_alone & memory,
+        arm_alone & memory,
+        base_alone | arm_alone,
         none & (arm.ok == 0) & (arm.failed > 0) & (base.ok == 0) & (base.failed > 0),
         none,
         ~same,
     ]
-    names = ["unlocks", "blocked", "both failed", UNDECIDED, "not comparable"]
+    names = ["unlocks", "blocked", "failed", "both failed", UNDECIDED, "not comparable"]
     return [VERDICT_OF[str(name)] for name in np.select(cases, names, found.verdict)]
+
+
+def _failed_by_memory_alone(pairs: Pairs) -> Mask:
+    """Comparisons, (k,), in which every failed leg, of either side, ran out of memory."""
+    legs, other = pairs.legs, np.zeros(int(pairs.leg_block.max()) + 1, dtype=bool)
+    kind = legs.text["failure_kind"]
+    strange = ~pairs.measured & (legs.ok | (kind.codes != code_of(kind, "out_of_memory")))
+    other[pairs.leg_block[strange & (pairs.leg_comparison < 0)]] = True
+    of_arm = np.zeros(len(pairs.counts), dtype=bool)
+    of_arm[pairs.leg_comparison[strange & (pairs.leg_comparison >= 0)]] = True
+    return ~(other[pairs.block] | of_arm)
 
 
 def _failure_causes(pairs: Pairs, metric: Metric) -> list[tuple[FailureCause, ...]]:

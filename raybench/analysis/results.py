@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from raybench.analysis.scaling import BestBatch, Efficiency, LargestBatch, Profile
 
 SCHEMA_VERSION = 1
-Verdict = Literal["helps", "no effect", "hurts", "undecided", "unlocks", "blocked", "both failed", "not comparable"]
+Verdict = Literal[
+    "helps", "no effect", "hurts", "undecided", "unlocks", "blocked", "failed", "both failed", "not comparable"
+]  # fmt: skip
 VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
 
 
@@ -206,6 +208,7 @@ class Tally:
     blocked: int
     both_failed: int
     not_comparable: int
+    failed: int
 
     def __getitem__(self, verdict: Verdict) -> int:
         return int(getattr(self, verdict.replace(" ", "_")))

@@ -38,8 +38,9 @@ MEANINGS: Final = {
     "hurts": "the arm is slower by more than the margin",
     "no effect": "shown to be within the margin; absence of evidence is not this",
     "undecided": "the interval allows more than one of these; more trials would settle it",
-    "unlocks": "only the arm ran",
-    "blocked": "only the baseline ran",
+    "unlocks": "the arm ran, the baseline ran out of memory",
+    "blocked": "the baseline ran, the arm ran out of memory",
+    "failed": "one side failed, not for want of memory; the cause is among the failures",
     "both failed": "neither side ran",
     "not comparable": "the arms were not the same experiment, so there is no verdict",
 }

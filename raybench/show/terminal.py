@@ -33,6 +33,7 @@ _COLOURS = {
     "no effect": "blue",
     "unlocks": "green",
     "blocked": "red",
+    "failed": "red",
     "both failed": "red",
     "not comparable": "magenta",
     "undecided": "yellow",

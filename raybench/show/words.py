@@ -52,6 +52,7 @@ def _arm_sentence(arm: str, members: Sequence[Comparison], margin: float) -> str
             "no effect",
             "unlocks",
             "blocked",
+            "failed",
             "both failed",
             "not comparable",
             "undecided",
@@ -82,6 +83,11 @@ def _part(verdict: str, members: Sequence[Comparison], total: int, margin: float
             return f"unlocks {where}, where only it ran"
         case "blocked":
             return f"is blocked on {where}, where only the baseline ran"
+        case "failed":
+            causes = dict.fromkeys(
+                f"{cause.arm}: {cause.kind}" for comparison in members for cause in comparison.failure_causes
+            )
+            return f"cannot be compared on {where}, where one side failed ({', '.join(causes)})"
         case "both failed":
             return f"failed, and so did the baseline, on {where}"
         case "not comparable":

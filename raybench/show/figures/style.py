@@ -43,6 +43,7 @@ VERDICT_STYLE: Final = {
     "undecided": ("orange", "o"),
     "unlocks": ("sky", "P"),
     "blocked": ("purple", "X"),
+    "failed": ("olive", "x"),
     "both failed": ("olive", "X"),
     "not comparable": ("quiet", "D"),
 }
