@@ -15,7 +15,14 @@ from raybench.analysis.further import further_quantities, networks
 from raybench.analysis.ladder import declared_chain, decompose, find_chain
 from raybench.analysis.legs import Legs, read_legs
 from raybench.analysis.pairs import pair_trials
-from raybench.analysis.question import find_baseline, find_metric, find_quality_margin, find_question, log_cost
+from raybench.analysis.question import (
+    find_baseline,
+    find_metric,
+    find_quality_margin,
+    find_question,
+    log_cost,
+    unshared_questions,
+)
 from raybench.analysis.results import Analysis, Comparison
 from raybench.analysis.scaling import best_against_best, largest_batches, performance_profiles, scaling_efficiency
 from raybench.errors import UserError
@@ -44,6 +51,8 @@ def analyse(
     it is so by more than `quality_margin` (0.01 is one point), which the `question` may name too. With
     `pool_hardware` legs of different machines are taken as of one. Raises UserError for bad input, in one line.
     """
+    asked = {"margin": margin, "alpha": alpha, "quality_margin": quality_margin}
+    given = {name for name, value in asked.items() if value is not None}
     margin, alpha = find_question(paths, margin, alpha)
     quality_margin = find_quality_margin(paths, quality_margin)
     by = "global_batch" if by in ("batch", "batch_size") else by
@@ -78,7 +87,7 @@ def analyse(
         costs=account(legs, baseline),
         further=further_quantities(legs),
         networks=networks(legs),
-        caveats=_caveats(legs, comparisons),
+        caveats=(*_caveats(legs, comparisons), *unshared_questions(paths, given)),
         ledgers=tuple(str(path) for path in paths),
         sweeps=_present(legs.text["sweep"]),
         hardware=tuple(name for name in _present(legs.hardware) if name),

@@ -16,7 +16,7 @@ import numpy as np
 
 from raybench.analysis.columns import hardware_of, parse_object, versions_of
 from raybench.analysis.inference import Floats, holm, p_against
-from raybench.analysis.pairs import Pairs, group_moments, mean_by
+from raybench.analysis.pairs import Pairs, distinct_by, group_moments, mean_by
 from raybench.analysis.sensitivity import contaminated_legs, cut_rounds, suspect_legs
 
 Caveat = tuple[int, str]
@@ -33,6 +33,8 @@ def collect(pairs: Pairs, margin: float, alpha: float) -> list[list[str]]:
         _failures,
         _absent_trials,
         _lonely_rounds,
+        _merged_trials,
+        _unlike_trials,
         _batches,
         _batch_arithmetic,
         _cut_trials,
@@ -91,6 +93,36 @@ def _lonely_rounds(pairs: Pairs) -> Iterator[Caveat]:
     lonely = pairs.arm.lonely + pairs.base.lonely
     for k in np.flatnonzero((lonely > 0) & (pairs.arm.ok > 0) & (pairs.base.ok > 0)):
         yield int(k), f"{lonely[k]} rounds were measured on one side only and are not used"
+
+
+def _merged_trials(pairs: Pairs) -> Iterator[Caveat]:
+    """Trials that are one sample, and why."""
+    owner, samples = pairs.comparison[pairs.round_trial], pairs.samples
+    size = len(pairs.counts)
+    for mask, why in (
+        (samples.shared_processes, "ran in one set of processes"),
+        (samples.copied, "hold the same step times to the last digit, so that one is a copy"),
+    ):
+        concerned = mask[pairs.arm_leg] | mask[pairs.base_leg]
+        trials = distinct_by(owner, pairs.leg_trial[pairs.arm_leg], concerned, size)
+        counted = distinct_by(owner, pairs.round_trial, concerned, size)
+        for k in np.flatnonzero(trials > counted):
+            yield int(k), f"{trials[k]} trials {why}: they count as {counted[k]}"
+
+
+def _unlike_trials(pairs: Pairs) -> Iterator[Caveat]:
+    """Trials that measured other numbers of steps than one another."""
+    number, steps = pairs.legs.number, pairs.legs.steps
+    protocol = pairs.legs.text["protocol"]
+    trains = np.array([parse_object(text).get("kind") == "train" for text in protocol.names] + [False])[protocol.codes]
+    for name, values in (
+        ("warmup_steps", number["warmup_steps"]),
+        ("steps", np.where(trains, np.nan, steps.num_steps)),
+    ):
+        distinct, codes = np.unique(values, return_inverse=True)
+        blank = len(distinct) - 1 if len(distinct) and np.isnan(distinct[-1]) else -1
+        for k, several in _several(pairs, codes, blank):
+            yield k, f"trials differ in {name}: {' | '.join(f'{distinct[code]:.0f}' for code in several)}"
 
 
 def _batches(pairs: Pairs) -> Iterator[Caveat]:
@@ -284,7 +316,7 @@ def _order_effect(pairs: Pairs, margin: float, alpha: float) -> Iterator[Caveat]
     """
     position = pairs.legs.number["position"]
     first = position[pairs.arm_leg] < position[pairs.base_leg]
-    rounds = np.log(pairs.legs.steps.mean_seconds[pairs.base_leg] / pairs.legs.steps.mean_seconds[pairs.arm_leg])
+    rounds = pairs.round_logs(pairs.legs.steps.mean_seconds)
     told = np.isfinite(rounds)
     trials = len(pairs.differences)
     gaps = mean_by(pairs.round_trial[first & told], rounds[first & told], trials) - mean_by(

@@ -1,30 +1,56 @@
 """Which comparisons are of the same experiment: the facts of both legs of every paired round, held together.
 
 Equal facts cost nothing here: each distinct text of facts is parsed once, each distinct pair compared once.
-Besides the facts, the ledger's own columns on batch, workers, precision, model and dataset must agree.
+Besides the facts, the ledger's own columns on batch, workers, precision, model, dataset, seed and steps must agree, and
+the losses of the first steps, which see what no fact of the first step can. And what is pooled must be the same: the
+trials of one side have one configuration, and the same facts but for those that follow from the seed.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from raybench.analysis.columns import dense, parse_object
-from raybench.analysis.inference import Integers
+from raybench.analysis.inference import Floats, Integers
 from raybench.analysis.pairs import Pairs
 from raybench.declare import experiment
 
-_NUMBERS: Final = ("global_batch", "micro_batch", "accumulation", "workers", "samples_per_step")
+_NUMBERS: Final = (
+    "global_batch", "micro_batch", "accumulation", "workers", "samples_per_step", "seed", "warmup_steps"
+)  # fmt: skip
 _TEXTS: Final = ("model", "dataset", "precision")
+# Facts that other seeds, or other numbers of skipped steps, make other facts of.
+_OF_THE_SEED: Final = frozenset(
+    ("initial_weights", "first_batch", "first_loss", "first_gradient_norm", "loss_scale", "skipped_steps",
+     "optimizer_steps", facts.INFORMATIVE)
+)  # fmt: skip
+_OF_THE_MACHINE: Final = frozenset(("threads", "device", "tf32"))
+
+# Declared differences that leave the losses as they are; any other may move them.
+_LEAVES_LOSSES: Final = frozenset(
+    ("loader", "loader_workers", "pin_memory", "prefetch_factor", "persistent_workers", "threads", "buffer_broadcasts")
+)
+# Relative tolerance of a step's loss, by precision and whether it ran on a CPU. Seen: equal arms agree to the last bit
+# on a CPU, to 8e-8 with other orders of summation, to 2.5e-5 on a GPU in bf16. What a comparison's own rounds scatter
+# is added `_REPEATS` times, since some kernels of GPUs do not repeat themselves.
+_LOSS_TOLERANCE: Final = {("fp32", True): 1e-6, ("fp32", False): 1e-5, ("tf32", False): 1e-4}
+_LOW_PRECISION_TOLERANCE: Final = 2e-3
+_REPEATS: Final = 5.0
+_DIVERGING: Final = 1.5  # times the first loss: from there on a run is chaotic and is not compared
 
 
 def undeclared_differences(pairs: Pairs) -> dict[int, list[str]]:
     """For each comparison that is none: what differs, as `weight_decay: 0.01 in ddp, 0.0 in zero1`."""
     found: dict[int, dict[str, str]] = {}
-    for comparison, name, arm_value, base_value in [*_columns(pairs), *_facts(pairs)]:
+    for comparison, name, arm_value, base_value in [*_columns(pairs), *_num_steps(pairs), *_facts(pairs)]:
         arm = pairs.legs.text["arm"][pairs.example[comparison]]
         sentence = f"{name}: {_shown(base_value)} in {pairs.baseline}, {_shown(arm_value)} in {arm}"
+        found.setdefault(comparison, {}).setdefault(name, sentence)
+    for comparison, name, sentence in [*_configurations(pairs), *_facts_between_trials(pairs), *_losses(pairs)]:
         found.setdefault(comparison, {}).setdefault(name, sentence)
     return {comparison: [names[name] for name in sorted(names)] for comparison, names in sorted(found.items())}
 
@@ -60,6 +86,142 @@ def _columns(pairs: Pairs) -> list[tuple[int, str, Any, Any]]:
                 texts = legs.text[name]
                 found.append((int(comparison), name, texts[pairs.arm_leg[at]], texts[pairs.base_leg[at]]))
     return found
+
+
+def _num_steps(pairs: Pairs) -> list[tuple[int, str, Any, Any]]:
+    """Paired legs that ran other numbers of steps; a leg of the `train` protocol may end at its target."""
+    steps, owner = pairs.legs.steps.num_steps, pairs.comparison[pairs.round_trial]
+    protocol = pairs.legs.text["protocol"]
+    trains = np.array([parse_object(text).get("kind") == "train" for text in protocol.names] + [False])
+    arm, base = steps[pairs.arm_leg], steps[pairs.base_leg]
+    unequal = np.flatnonzero((arm != base) & ~trains[protocol.codes[pairs.arm_leg]])
+    rows = unequal[np.unique(owner[unequal], return_index=True)[1]]
+    return [(int(owner[row]), "steps", int(arm[row]), int(base[row])) for row in rows]
+
+
+def _configurations(pairs: Pairs) -> Iterator[tuple[int, str, str]]:
+    """Sides whose legs were not all built alike: one name, several arms."""
+    column = pairs.legs.text["arm_config"]
+    stated = [_leaves(parse_object(text)) for text in column.names]
+    for k, arm, codes in _several_on_a_side(pairs, column.map(_canonical).codes, column.codes):
+        one, *others = (stated[code] for code in codes)
+        for other in others:
+            for key in sorted(one.keys() | other.keys()):
+                if one.get(key) != other.get(key):
+                    yield k, f"arm_config.{arm}.{key}", _two_values(f"arm_config of {arm}: {key}", one, other, key)
+
+
+def _facts_between_trials(pairs: Pairs) -> Iterator[tuple[int, str, str]]:
+    """Sides whose trials state other facts than one another."""
+    column = pairs.legs.text["facts"]
+    parsed: dict[int, dict[str, Any]] = {}
+    owner, hardware = pairs.comparison[pairs.round_trial], pairs.legs.hardware.codes[pairs.arm_leg]
+    for k, arm, codes in _several_on_a_side(pairs, column.map(_lasting).codes, column.codes):
+        one, *others = (parsed.setdefault(code, json.loads(_lasting(column.names[code]) or "{}")) for code in codes)
+        ignored = _OF_THE_MACHINE if len(np.unique(hardware[owner == k])) > 1 else frozenset()
+        for other in others:
+            for name, after, before in facts.differences(other, one):
+                if name.split(".")[0] not in ignored:
+                    told = f"{name} of {arm} differs between trials: {_shown(before)}, {_shown(after)}"
+                    yield k, f"{name} between trials", told
+
+
+def _several_on_a_side(pairs: Pairs, codes: Integers, examples: Integers) -> Iterator[tuple[int, str, list[int]]]:
+    """(comparison, arm, an example of each) where one side's paired legs have several codes, (legs,)."""
+    owner, arm = pairs.comparison[pairs.round_trial], pairs.legs.text["arm"]
+    for side in (pairs.base_leg, pairs.arm_leg):
+        stated = examples[side] >= 0
+        cases, first = np.unique(np.stack([owner[stated], codes[side[stated]]]), axis=1, return_index=True)
+        several = np.flatnonzero(np.bincount(cases[0], minlength=len(pairs.counts)) > 1)
+        for k in several:
+            legs = side[stated][first[cases[0] == k]]
+            yield int(k), arm[legs[0]], [int(examples[leg]) for leg in np.sort(legs)]
+
+
+def _canonical(config: str) -> str:
+    """A configuration as text that two spellings of nothing do not change."""
+    return json.dumps(_leaves(parse_object(config)), sort_keys=True)
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of mappings as dotted names and values, without those that state nothing, and without the place in a
+    chain, which is no property of the arm."""
+    leaves: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            leaves |= _leaves(item, f"{prefix}{key}.")
+        elif item not in (None, [], "") and f"{prefix}{key}" != "chain":
+            leaves[f"{prefix}{key}"] = item
+    return leaves
+
+
+def _lasting(text: str) -> str:
+    """The facts of a leg that another seed leaves as they are."""
+    return json.dumps({k: v for k, v in parse_object(text).items() if k not in _OF_THE_SEED}, sort_keys=True)
+
+
+def _two_values(what: str, one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> str:
+    before, after = (_shown(values[key]) if key in values else "nothing" for values in (one, other))
+    return f"{what} is {before} in some legs, {after} in others"
+
+
+def _losses(pairs: Pairs) -> Iterator[tuple[int, str, str]]:
+    """Comparisons in whose rounds the losses of the first steps part."""
+    losses, owner = pairs.legs.losses, pairs.comparison[pairs.round_trial]
+    arm, base = losses[pairs.arm_leg], losses[pairs.base_leg]
+    tame = np.logical_and.accumulate(~(base > _DIVERGING * base[:, :1]), axis=1)
+    scatter = np.maximum.accumulate(_scatter_of_rounds(pairs), axis=1)
+    allowed = _loss_tolerances(pairs)[:, None] + _REPEATS * scatter
+    # A loss that is not a number on one side only has parted as well.
+    lone = np.isnan(arm) != np.isnan(base)
+    parted = tame & np.where(lone, _recorded(pairs), _relative(arm, base) > allowed[owner])
+    for k in np.unique(owner[parted.any(axis=1)]):
+        rows = np.flatnonzero(owner == k)
+        leg = pairs.arm_leg[rows[0]]
+        if not set(declared(pairs.legs.text["differs"][leg])) <= _LEAVES_LOSSES:
+            continue
+        step = int(np.argmax(parted[rows].any(axis=0)))
+        row = rows[np.argmax(parted[rows, step])]
+        values = f"{base[row, step]:.7g} in {pairs.baseline}, {arm[row, step]:.7g} in {pairs.legs.text['arm'][leg]}"
+        told = f"losses part at step {step + 1}: {values}, where {allowed[k, step]:.1g} of it is allowed"
+        yield int(k), "losses", told
+
+
+def _recorded(pairs: Pairs) -> np.ndarray:
+    """Steps, (c, steps), up to which both legs of a round ran: as many as either recorded losses for."""
+    steps = pairs.legs.steps.num_steps
+    both = np.fmin(steps[pairs.arm_leg], steps[pairs.base_leg])[:, None]
+    told = np.isfinite(pairs.legs.losses[:, 0])
+    return (np.arange(pairs.legs.losses.shape[1]) < both) & (told[pairs.arm_leg] & told[pairs.base_leg])[:, None]
+
+
+def _relative(one: Floats, other: Floats) -> Floats:
+    """The relative difference, nan where one is missing."""
+    size = np.maximum(np.maximum(np.abs(one), np.abs(other)), np.finfo(float).tiny)
+    return np.asarray(np.abs(one - other) / size)
+
+
+def _scatter_of_rounds(pairs: Pairs) -> Floats:
+    """How far one arm's losses differ from round to round of a trial, relative: the most by step, (k, steps)."""
+    losses, owner = pairs.legs.losses, pairs.comparison[pairs.round_trial]
+    scatter = np.zeros((len(pairs.counts), losses.shape[1]))
+    for side in (pairs.base_leg, pairs.arm_leg):
+        trial = dense(owner, pairs.leg_trial[side])
+        first = np.unique(trial, return_index=True)[1]
+        apart = _relative(losses[side], losses[side[first]][trial])
+        np.maximum.at(scatter, owner, np.nan_to_num(apart))
+    return scatter
+
+
+def _loss_tolerances(pairs: Pairs) -> Floats:
+    """The relative tolerance of a loss in each comparison, (k,)."""
+    text, example = pairs.legs.text, pairs.base_example
+    devices = {
+        int(code): parse_object(text["facts"].names[code] if code >= 0 else "").get("device")
+        for code in np.unique(text["facts"].codes[example])
+    }
+    keys = [(text["precision"][leg], devices[int(text["facts"].codes[leg])] == "cpu") for leg in example]
+    return np.array([_LOSS_TOLERANCE.get(key, _LOW_PRECISION_TOLERANCE) for key in keys])
 
 
 def _facts(pairs: Pairs) -> list[tuple[int, str, Any, Any]]:

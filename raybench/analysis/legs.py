@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from raybench.analysis.columns import Coded, code_of, coded, dense, hardware_of, number_array, parse_object, text_array
 from raybench.analysis.inference import Floats, Integers
-from raybench.analysis.steps import BadLeg, StepStatistics, summarize, time_to_accuracy
+from raybench.analysis.steps import BadLeg, StepStatistics, first_values, summarize, time_to_accuracy
 from raybench.errors import UserError
 from raybench.ledger import reading as ledger
 from raybench.ledger.quantities import QUANTITIES
@@ -29,6 +29,8 @@ from raybench.stores.storage import AnyPath
 TEXTS: Final = tuple(name for name, quantity in QUANTITIES.items() if quantity.analysis == "text")
 NUMBERS: Final = tuple(name for name, quantity in QUANTITIES.items() if quantity.analysis == "number")
 _LISTS: Final = ("step_seconds", "data_seconds")
+_LOSSES: Final = "step_losses"
+NUM_LOSSES: Final = 10  # of each leg, that are compared between arms
 _EPOCH_LISTS: Final = ("epoch_seconds", "epoch_accuracy")
 _TARGET: Final = "time_to_accuracy"  # seconds, infinity where the target was not reached
 _NEVER_NULL: Final = ("space", "sweep", "setting_id", "trial_id", "leg_id", "arm", "status", "is_baseline", "round")
@@ -44,6 +46,7 @@ class Legs:
     number: Mapping[str, Floats]
     steps: StepStatistics
     hardware: Coded
+    losses: Floats  # of the first steps, (legs, NUM_LOSSES); nan where there are none
 
     def __len__(self) -> int:
         return len(self.text["arm"].codes)
@@ -60,6 +63,7 @@ class Legs:
             {name: values[rows] for name, values in self.number.items()},
             StepStatistics(**{f.name: getattr(self.steps, f.name)[rows] for f in fields(StepStatistics)}),
             self.hardware.take(rows),
+            self.losses[rows],
         )
 
 
@@ -71,9 +75,9 @@ def read_legs(paths: Sequence[AnyPath]) -> Legs:
     """
     if not paths:
         raise UserError("no ledger given; name the folder of a sweep, as in mlruns/ledger/<space>/<sweep>")
-    collected: dict[str, list[Any]] = {name: [] for name in (*TEXTS, *NUMBERS, _TARGET, "steps")}
+    collected: dict[str, list[Any]] = {name: [] for name in (*TEXTS, *NUMBERS, _TARGET, _LOSSES, "steps")}
     files = [file for path in paths for file in ledger.ledger_files(path)]
-    tables = ledger.scan_files(files, [*TEXTS, *NUMBERS, *_LISTS, *_EPOCH_LISTS], _BATCH_ROWS)
+    tables = ledger.scan_files(files, [*TEXTS, *NUMBERS, *_LISTS, _LOSSES, *_EPOCH_LISTS], _BATCH_ROWS)
     for lot in _ahead(_lots(tables)):
         _read_lot(lot, collected)
     if not sum(len(statistics.mean_seconds) for statistics in collected["steps"]):
@@ -84,7 +88,7 @@ def read_legs(paths: Sequence[AnyPath]) -> Legs:
     steps = StepStatistics(
         **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(StepStatistics)}
     )
-    legs = Legs(text, number, steps, _hardware(text))
+    legs = Legs(text, number, steps, _hardware(text), np.concatenate(collected.pop(_LOSSES)))
     legs = legs.take(_first_of_each(legs))
     keys = [legs.number["position"], legs.number["round"], *(legs.text[name].codes for name in reversed(_SORTED))]
     return legs.take(np.lexsort([*keys, legs.hardware.codes]))
@@ -125,6 +129,7 @@ def _read_lot(lot: list[tuple[AnyPath, pa.Table]], collected: dict[str, list[Any
     for name in NUMBERS:
         collected[name].append(number_array(table, name))
     collected[_TARGET].append(_time_to_accuracy(table))
+    collected[_LOSSES].append(first_values(_list(table, _LOSSES), NUM_LOSSES))
     try:
         collected["steps"].append(_step_statistics(table))
     except BadLeg as bad:
@@ -149,11 +154,14 @@ def _time_to_accuracy(table: pa.Table) -> Floats:
     target = np.array([*targets, np.nan])[codes]
     ok = pc.equal(table["status"], "ok").to_numpy()
     accuracy, seconds = number_array(table, "accuracy"), number_array(table, "train_seconds")
-    lists = [
-        table[name].combine_chunks() if name in table.column_names else pa.nulls(len(table), pa.list_(pa.float64()))
-        for name in _EPOCH_LISTS
-    ]
+    lists = [_list(table, name) for name in _EPOCH_LISTS]
     return time_to_accuracy(lists[0], lists[1], np.where(ok, target, np.nan), accuracy, seconds)
+
+
+def _list(table: pa.Table, name: str) -> pa.ListArray:
+    """A column of lists of floats; nulls where the table does not have it."""
+    kind = pa.list_(pa.float64())
+    return table[name].cast(kind).combine_chunks() if name in table.column_names else pa.nulls(len(table), kind)
 
 
 def _target(protocol: str) -> float:

@@ -1,6 +1,7 @@
 """From legs to trials: the differences d of log cost between the baseline and an arm, one for each trial.
 
-The trial is the sample. Within a trial, each round in which both arms were measured gives the difference
+The trial is the sample. Trials of one setting that ran in one set of processes, or of which one is a copy of the
+other, are one sample (`Samples`). Within a trial, each round in which both arms were measured gives the difference
 of its logs; d is the mean over those rounds, `log(baseline) - log(arm)`, so that exp(mean d) is the
 speedup (above 1 the arm is faster). A comparison is one arm in one setting on one hardware; its trials are
 a run of the flat array `Pairs.differences`. Nothing here loops over legs, trials or comparisons.
@@ -14,6 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from raybench.analysis.columns import code_of, dense
 from raybench.analysis.inference import Floats, Integers
@@ -23,7 +27,16 @@ Mask = np.ndarray
 
 
 @dataclass(frozen=True)
-class Side:
+class Samples:
+    """Which sample each leg is of, and why several trials are one; arrays of shape (legs,)."""
+
+    sample: Integers
+    shared_processes: Mask  # its trial ran in a set of processes that another trial of the setting ran in too
+    copied: Mask  # its trial holds a leg whose steps are, to the last digit, those of a leg of another trial
+
+
+@dataclass(frozen=True)
+class SideCounts:
     """What there is of one side of each comparison; arrays of shape (k,)."""
 
     trials: Integers  # trials in which it has a leg, measured or not
@@ -34,7 +47,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Pairs:
-    """k comparisons with t paired trials made of c paired rounds; legs are named by their row in `legs`."""
+    """k comparisons with t paired trials made of c paired rounds; legs are named by their row in `legs`.
+
+    A trial here is a sample: trials that are one sample (`Samples`) are one.
+    """
 
     legs: Legs
     baseline: str
@@ -42,8 +58,8 @@ class Pairs:
     example: Integers  # a leg of its arm
     starts: Integers  # where its trials begin in `differences`
     counts: Integers  # how many paired trials it has
-    arm: Side
-    base: Side
+    arm: SideCounts
+    base: SideCounts
     per_sample: Mask  # whether the cost is by sample, since the batches differ
     # of each paired trial, (t,)
     differences: Floats  # d
@@ -58,6 +74,7 @@ class Pairs:
     leg_comparison: Integers  # -1 for the baseline's legs
     leg_block: Integers  # the setting on its hardware, which its comparisons share with the baseline
     leg_trial: Integers
+    samples: Samples
     measured: Mask
 
     @property
@@ -80,9 +97,28 @@ class Pairs:
         """
         return group_moments(self.differences if values is None else values, self.comparison, len(self.counts))
 
+    def round_logs(self, seconds: Floats) -> Floats:
+        """log(baseline / arm) of a cost by leg, (legs,), in each paired round, (c,)."""
+        samples = self.legs.number["samples_per_step"]
+        arm, base = self.arm_leg, self.base_leg
+        by_sample = self.per_sample[self.comparison[self.round_trial]]
+        return log_speedup(
+            seconds[base], seconds[arm], np.where(by_sample, samples[base], 1.0), np.where(by_sample, samples[arm], 1.0)
+        )
+
     def by_trial(self, values: Floats) -> Floats:
         """The mean over rounds of (c,) values, one entry a trial, (t,)."""
         return mean_by(self.round_trial, values, len(self.differences))
+
+
+def log_speedup(base: ArrayLike, arm: ArrayLike, base_samples: ArrayLike = 1.0, arm_samples: ArrayLike = 1.0) -> Floats:
+    """The paired log ratio: log of the baseline's cost over the arm's, above 0 where the arm is faster.
+
+    Costs are positive; where the two sides take other numbers of samples a step, the cost is that of a sample.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio, samples = np.true_divide(base, arm), np.true_divide(arm_samples, base_samples)
+        return np.asarray(np.log(ratio) + np.log(samples))
 
 
 def pair_trials(
@@ -96,6 +132,8 @@ def pair_trials(
     text, hardware = legs.text, legs.hardware.codes
     block = dense(text["setting_id"].codes, np.zeros_like(hardware) if pool_hardware else hardware)
     trial = dense(block, hardware, text["space"].codes, text["sweep"].codes, text["trial_id"].codes)
+    samples_of = find_samples(legs, block, trial)
+    sample = samples_of.sample
     place = dense(trial, np.unique(legs.number["round"], return_inverse=True)[1])  # a round of a trial
     is_base = text["arm"].codes == code_of(text["arm"], baseline)
     comparison = np.full(len(legs), -1, dtype=np.int64)
@@ -116,8 +154,8 @@ def pair_trials(
     logs_arm = logs_arm - np.where(by_sample, np.log(samples[arm_leg]), 0.0)
     logs_base = logs_base - np.where(by_sample, np.log(samples[base_leg]), 0.0)
 
-    width = int(trial.max()) + 1
-    keys, round_trial = np.unique(owner * width + trial[arm_leg], return_inverse=True)
+    width = int(sample.max()) + 1
+    keys, round_trial = np.unique(owner * width + sample[arm_leg], return_inverse=True)
     counts = np.bincount(keys // width, minlength=len(example))
     paired, base_block = np.bincount(owner, minlength=len(example)), np.where(is_base, block, -1)
     log_arm, log_base = (mean_by(round_trial, values, len(keys)) for values in (logs_arm, logs_base))
@@ -140,8 +178,43 @@ def pair_trials(
         leg_comparison=comparison,
         leg_block=block,
         leg_trial=trial,
+        samples=samples_of,
         measured=measured,
     )
+
+
+def find_samples(legs: Legs, block: Integers, trial: Integers) -> Samples:
+    """Which trials are one sample; `block` is each leg's setting on its hardware, (legs,), `trial` its trial."""
+    group = legs.text["process_group"]
+    named = (group.codes >= 0) & (group.codes != code_of(group, ""))
+    shared = _shared(dense(block, group.codes), trial, named)
+    steps = legs.steps
+    varied = legs.ok & (steps.p99_seconds > steps.median_seconds)  # a constant was not measured, and tells nothing
+    numbers = (steps.mean_seconds, steps.median_seconds, steps.p90_seconds, steps.p99_seconds, steps.drift)
+    digits = [np.unique(values, return_inverse=True)[1] for values in numbers]
+    equal = dense(block, legs.text["arm"].codes, *digits)
+    copied = _shared(equal, trial, varied)
+    if not (shared.any() or copied.any()):
+        return Samples(trial, shared, copied)
+    links = [(trial[mask], key[mask] + offset) for mask, key, offset in (
+        (shared, dense(block, group.codes), int(trial.max()) + 1),
+        (copied, equal, int(trial.max()) + 2 + len(legs)),
+    )]  # fmt: skip
+    rows, columns = (np.concatenate(ends) for ends in zip(*links, strict=True))
+    size = int(max(trial.max(), columns.max())) + 1
+    graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(size, size))
+    label = connected_components(graph, directed=False)[1]
+    sample = dense(label[trial].astype(np.int64))
+    concerned = [np.isin(trial, trial[mask]) for mask in (shared, copied)]
+    return Samples(sample, concerned[0], concerned[1])
+
+
+def _shared(key: Integers, trial: Integers, chosen: Mask) -> Mask:
+    """The chosen legs whose key is that of legs of several trials, (legs,)."""
+    if not chosen.any():
+        return chosen
+    several = distinct_by(key, trial, chosen, int(key.max()) + 1) > 1
+    return np.asarray(chosen & several[key])
 
 
 def group_moments(values: Floats, group: Integers, size: int) -> tuple[Floats, Floats]:
@@ -190,13 +263,13 @@ def _batches_differ(
 
 def _side(
     group: Integers, trial: Integers, place: Integers, measured: Mask, size: int, of: Integers, paired: Integers
-) -> Side:
+) -> SideCounts:
     """One side, its legs grouped (-1: not on this side); `of` is each comparison's group, (k,).
 
     `paired` is the number of rounds that each comparison pairs, (k,).
     """
     here = group >= 0
-    return Side(
+    return SideCounts(
         trials=distinct_by(group, trial, here, size)[of],
         ok=np.bincount(group[here & measured], minlength=size)[of],
         failed=np.bincount(group[here & ~measured], minlength=size)[of],

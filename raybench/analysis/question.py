@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +31,18 @@ def find_question(paths: Sequence[AnyPath], margin: float | None, alpha: float |
         _checked("margin", margin if margin is not None else _agreed("margin", told, MARGIN), 1.0),
         _checked("alpha", alpha if alpha is not None else _agreed("alpha", told, ALPHA), 0.5),
     )
+
+
+def unshared_questions(paths: Sequence[AnyPath], given: Collection[str] = ()) -> list[str]:
+    """What only some of several ledgers were asked, in words; not what was `given` for all."""
+    folders = _folders(paths)
+    told = [_space(folder).get("question") for folder in folders]
+    caveats = []
+    for name in sorted({"margin", "alpha", "quality_margin"} - set(given)):
+        named = [folder.name for folder, question in zip(folders, told, strict=True) if name in (question or {})]
+        if named and len(named) < len(folders):
+            caveats.append(f"{name} is named by {len(named)} of the {len(folders)} ledgers only ({', '.join(named)})")
+    return caveats
 
 
 def find_quality_margin(paths: Sequence[AnyPath], quality_margin: float | None) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from raybench.analysis.estimate import number
-from raybench.analysis.inference import Floats, judge
+from raybench.analysis.inference import judge
 from raybench.analysis.pairs import Mask, Pairs, group_moments, mean_by
 from raybench.analysis.question import Metric
 from raybench.analysis.results import Sensitivity
@@ -36,8 +36,7 @@ def judge_otherwise(pairs: Pairs, metric: Metric, margin: float, alpha: float, s
             shown = pairs.counts > 0
         if not shown.any():
             continue
-        rounds = np.log(seconds[pairs.base_leg] / seconds[pairs.arm_leg])
-        rounds = rounds + np.where(pairs.per_sample[owner], _log_samples(pairs), 0.0)
+        rounds = pairs.round_logs(seconds)
         trials = mean_by(pairs.round_trial[keep], rounds[keep], len(pairs.differences))
         there = np.isfinite(trials)
         counts = np.bincount(pairs.comparison[there], minlength=len(pairs.counts))
@@ -46,12 +45,6 @@ def judge_otherwise(pairs: Pairs, metric: Metric, margin: float, alpha: float, s
         for k in np.flatnonzero(shown):
             results[k].append(Sensitivity(kind, number(np.exp(mean[k])), str(found.verdict[k])))
     return results
-
-
-def _log_samples(pairs: Pairs) -> Floats:
-    samples = pairs.legs.number["samples_per_step"]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.log(samples[pairs.arm_leg] / samples[pairs.base_leg]))
 
 
 def _either(pairs: Pairs, legs: Mask) -> Mask:

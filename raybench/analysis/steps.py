@@ -81,6 +81,14 @@ def summarize(steps: pa.ListArray, data: pa.ListArray, warmup: Floats, ok: np.nd
     return StepStatistics(**result)
 
 
+def first_values(lists: pa.ListArray, count: int) -> Floats:
+    """The first `count` values of each list, (legs, count); nan where a list is shorter or null."""
+    values, starts, lengths = _flat(lists)
+    place = starts[:, None] + np.arange(count)
+    there = np.arange(count) < lengths[:, None]
+    return np.where(there, np.append(values, np.nan)[np.where(there, place, -1)], np.nan)
+
+
 def _flat(lists: pa.ListArray) -> tuple[Floats, Integers, Integers]:
     """All values, and where each list starts and how long it is; a null list has length 0."""
     offsets = lists.offsets.to_numpy().astype(np.int64)

@@ -118,7 +118,7 @@ PLANNED: Final = (
     _planned("repeat", "int32", "repeat of the setting, from 0"),
     _planned("round", "int32", "round of the trial, from 0", analysis="number"),
     _planned("position", "int32", "the leg's place in its trial's order, from 0", analysis="number"),
-    _planned("seed", "int64", "of the trial: the same in all its legs"),
+    _planned("seed", "int64", "of the trial: the same in all its legs", analysis="number"),
     _planned("status", "string", "`ok` or `failed`", analysis="text"),
     _planned(
         "failure_kind", "string",

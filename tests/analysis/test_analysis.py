@@ -237,13 +237,16 @@ def failed(arm: str, trial: int, kind: str = "out_of_memory", **columns: Any) ->
 
 @pytest.mark.parametrize(
     ("arm_fails", "base_fails", "verdict"),
-    [(True, False, "blocked"), (False, True, "unlocks"), (True, True, "both failed")],
-)
-def test_failures_on_one_side_and_on_both(judged, arm_fails: bool, base_fails: bool, verdict: str) -> None:
+    [
+        ("out_of_memory", "", "blocked"), ("", "out_of_memory", "unlocks"), ("out_of_memory", "timeout", "both failed"),
+        ("crashed", "", "failed"), ("", "not_finite", "failed"),
+    ],
+)  # fmt: skip
+def test_failures_on_one_side_and_on_both(judged, arm_fails: str, base_fails: str, verdict: str) -> None:
     rows = [
         row for t in range(3) for row in (
-            failed("ddp", t, "timeout") if base_fails else leg("ddp", t),
-            failed("zero3", t) if arm_fails else leg("zero3", t),
+            failed("ddp", t, base_fails) if base_fails else leg("ddp", t),
+            failed("zero3", t, arm_fails) if arm_fails else leg("zero3", t),
         )
     ]  # fmt: skip
     analysis = judged([*rows, *paired(RATIOS, "zero3", setting_id="s1")])
@@ -252,7 +255,7 @@ def test_failures_on_one_side_and_on_both(judged, arm_fails: bool, base_fails: b
     assert found.n_trials == 0
     assert found.speedup.value is found.speedup.low is found.judgement.p_value is found.judgement.p_adjusted is None
     assert found.judgement.trials_needed is None
-    assert found.failures == 3 * (arm_fails + base_fails)
+    assert found.failures == 3 * (bool(arm_fails) + bool(base_fails))
     failing = {name for name, fails in (("zero3", arm_fails), ("ddp", base_fails)) if fails}
     assert {cause.arm for cause in found.failure_causes} == failing
     arm = analysis.arms[0]
@@ -263,6 +266,7 @@ def test_failures_on_one_side_and_on_both(judged, arm_fails: bool, base_fails: b
         "blocked": "is blocked on 1 of 2",
         "unlocks": "unlocks 1 of 2",
         "both failed": "so did the baseline, on 1 of 2",
+        "failed": f"where one side failed ({'zero3' if arm_fails else 'ddp'}: {arm_fails or base_fails})",
     }
     assert words[verdict] in answer_in_words(analysis)
 
