@@ -26,7 +26,7 @@ _TEXTS: Final = ("model", "dataset", "precision")
 # Facts that other seeds, or other numbers of skipped steps, make other facts of.
 _OF_THE_SEED: Final = frozenset(
     ("initial_weights", "first_batch", "first_loss", "first_gradient_norm", "loss_scale", "skipped_steps",
-     "optimizer_steps", facts.INFORMATIVE)
+     "optimizer_steps", experiment.INFORMATIVE)
 )  # fmt: skip
 _OF_THE_MACHINE: Final = frozenset(("threads", "device", "tf32"))
 
@@ -120,7 +120,7 @@ def _facts_between_trials(pairs: Pairs) -> Iterator[tuple[int, str, str]]:
         one, *others = (parsed.setdefault(code, json.loads(_lasting(column.names[code]) or "{}")) for code in codes)
         ignored = _OF_THE_MACHINE if len(np.unique(hardware[owner == k])) > 1 else frozenset()
         for other in others:
-            for name, after, before in facts.differences(other, one):
+            for name, after, before in experiment.differences(other, one):
                 if name.split(".")[0] not in ignored:
                     told = f"{name} of {arm} differs between trials: {_shown(before)}, {_shown(after)}"
                     yield k, f"{name} between trials", told

@@ -133,7 +133,7 @@ def test_a_target_that_is_never_reached_is_no_number(tmp_path: Path) -> None:
         row["accuracy"] = 0.95 if row["arm"] == "zero1" else 0.8
     analysis = analyse([write(tmp_path / "legs.parquet", rows)], metric="time_to_accuracy")
     found = analysis.comparisons[0]
-    assert found.verdict == "unlocks"
+    assert found.verdict == "failed"
     assert found.failure_causes[0].kind == "target_not_reached"
     assert {p.arm: p.share[-1] for p in analysis.profiles} == {"ddp": 0.0, "zero1": 1.0}
     with pytest.raises(UserError, match="time_to_accuracy: no leg's protocol"):
