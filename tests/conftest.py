@@ -64,6 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("ray"))
         elif item.get_closest_marker("distributed"):
             item.add_marker(pytest.mark.xdist_group("torchrun"))
+        elif not item.get_closest_marker("xdist_group"):  # a file's fixtures are made once
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     items.sort(key=_turn)
 
 

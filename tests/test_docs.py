@@ -14,7 +14,7 @@ from raybench.cli import main as raybench
 from raybench.declare.setting import Setting
 from raybench.declare.space import Space, load_space
 from tests.analysis.ledgers import paired, write
-from tests.conftest import ROOT, Commands
+from tests.conftest import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -47,12 +47,12 @@ def test_there_is_something_to_check() -> None:
 @pytest.mark.parametrize(
     "line", [line for line in shell_commands() if "raybench.sweep" in line or "raybench.plan" in line]
 )
-def test_sweeps_of_the_documents_would_run(line: str, commands: Commands) -> None:
+def test_sweeps_of_the_documents_would_run(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [word for word in inner_command(line) if "=" in word]
-    (commands.folder / "path/to").mkdir(parents=True)
-    (commands.folder / "path/to/mine.yaml").write_text((ROOT / "search_spaces/cnns.yaml").read_text())
-    done = commands.run("plan", *words)
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "path/to").mkdir(parents=True)
+    (tmp_path / "path/to/mine.yaml").write_text((ROOT / "search_spaces/cnns.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    assert raybench(["plan", *words]) == 0
 
 
 READERS = ("analysis", "report", "compare", "predict", "sync", "verify")

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raybench import cli
 from raybench.declare.plan import build_plan
 from raybench.declare.setting import Setting
 from raybench.declare.space import Space, load_space
 from raybench.declare.spacefile import known_spaces
 from raybench.errors import UserError
-from tests.conftest import ROOT, Commands
+from tests.conftest import ROOT
 
 GOOD = """\
 question: {margin: 0.05}
@@ -156,21 +157,20 @@ def test_every_shipped_space_loads() -> None:
     ],
 )
 def test_bad_commands_are_one_line_exit_2_and_leave_nothing(
-    commands: Commands, command: str, arguments: list[str], words: str
+    command: str,
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = commands.run(command, *arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert words in done.stderr
-    assert list(commands.folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("command", ["sweep", "plan", "analysis", "sync"])
-def test_help_is_shown(commands: Commands, command: str) -> None:
-    done = commands.run(command, "--help")
-    assert done.returncode == 0
-    assert done.stdout.startswith(f"usage: python -m raybench.{command}")
+    monkeypatch.chdir(tmp_path)
+    assert cli._guarded(cli.main, [command, *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.strip().splitlines()) == 1, said.err
+    assert words in said.err
+    assert list(tmp_path.iterdir()) == []
 
 
 VARIANTS = """\
