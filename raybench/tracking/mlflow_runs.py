@@ -38,6 +38,7 @@ __all__ = ["TROUBLES", "SweepSummary", "Tracker", "default_tracking_uri"]
 TROUBLES = (MlflowException, SQLAlchemyError, OSError, ImportError)
 
 SWEEP_TAG, KIND_TAG, LEG_TAG = "raybench.sweep", "raybench.kind", "raybench.leg_id"
+SPACE_TAG, COLOUR_TAG = "raybench.space", "mlflow.runColor"  # the latter is MLflow's own
 SETTING_TAG, ARM_TAG = "raybench.setting_id", "raybench.arm"
 _MAX_METRICS, _MAX_PARAMS_AND_TAGS = 800, 90  # of one request; MLflow takes 1,000 in all and 100 of each
 
@@ -48,6 +49,7 @@ class SweepSummary:
 
     note: str  # Markdown
     metrics: dict[str, float]
+    params: dict[str, str] = field(default_factory=dict)  # of the sweep's run; written once
     arm_metrics: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)  # by setting_id and arm
     arm_tags: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     arm_rows: dict[tuple[str, str], runs.Row] = field(default_factory=dict)  # one leg of each arm
@@ -72,7 +74,10 @@ class Tracker:
         self.client = MlflowClient(tracking_uri=tracking_uri)
         self.sweep = sweep
         local = tracking_uri.startswith(("sqlite:", "file:", "/"))
-        self.experiment_id = self._experiment(space, f"{artifact_root}/{space}" if local else None)
+        self.space = space
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or space
+        self.experiment_id = self._experiment(name, f"{artifact_root}/{name}" if local else None)
+        self.colours: dict[str, str] = {}  # of the arms, the same in every setting
         self.sweep_run: Run | None = None
         self.arm_runs: dict[tuple[str, str], Run] = {}
         self.logged: dict[str, tuple[str, int]] = {}  # leg -> its run, and when that began
@@ -82,12 +87,17 @@ class Tracker:
     def _experiment(self, name: str, artifact_location: str | None) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            tags: dict[str, Any] = views.experiment_tags(name)
+            tags: dict[str, Any] = views.experiment_tags(self.space)
             return str(self.client.create_experiment(name, artifact_location=artifact_location, tags=tags))
         if found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
-        for tag in (ExperimentTag(*item) for item in views.experiment_tags(name).items()):
-            if found.tags.get(tag.key) != tag.value:
+            raise MlflowException(
+                f"experiment {name!r} was deleted in MLflow; bring it back with `mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}`, or name another in MLFLOW_EXPERIMENT_NAME"
+            )
+        for tag in (ExperimentTag(*item) for item in views.experiment_tags(self.space).items()):
+            there = found.tags.get(tag.key)
+            own_words = tag.key == "mlflow.note.content" and there and not there.startswith("Space `")
+            if there != tag.value and not own_words:
                 self.client.set_experiment_tag(found.experiment_id, tag.key, tag.value)
         return str(found.experiment_id)
 
@@ -98,6 +108,10 @@ class Tracker:
         found.sort(key=lambda run: (-children[run.info.run_id], run.info.start_time, run.info.run_id))
         for run in found:
             tags = run.data.tags
+            if tags.get(SPACE_TAG, self.space) != self.space:
+                continue  # a sweep of the same name, of another space in one experiment
+            if colour := tags.get(COLOUR_TAG):
+                self.colours[tags.get(ARM_TAG, "")] = colour
             kind, key = tags.get(KIND_TAG), (tags.get(SETTING_TAG, ""), tags.get(ARM_TAG, ""))
             cut = kind == "leg" and run.info.status == "RUNNING"
             if kind == "sweep" and self.sweep_run is None:
@@ -127,7 +141,8 @@ class Tracker:
             self.ends[key] = max(self.ends.get(key, 0), _end(row))
         if rows and self.sweep_run is None:
             begun = min(_milliseconds(row) for row in rows)
-            self.sweep_run = self._create("sweep", self.sweep, begun, {})
+            first = min(rows, key=_milliseconds)
+            self.sweep_run = self._create("sweep", runs.sweep_name(first), begun, {})
         for row in missing:
             run_id = self._log_leg(row, self._arm_run(row))
             self.logged[row["leg_id"]] = (run_id, _milliseconds(row))
@@ -136,6 +151,7 @@ class Tracker:
     def _create(self, kind: str, name: str, start: int, tags: Mapping[str, str], parent: Run | None = None) -> Run:
         tags = {
             SWEEP_TAG: self.sweep,
+            SPACE_TAG: self.space,
             KIND_TAG: kind,
             mlflow_tags.MLFLOW_SOURCE_NAME: "raybench",
             mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
@@ -149,7 +165,7 @@ class Tracker:
         key = (row["setting_id"], row["arm"])
         run = self.arm_runs.get(key)
         if run is None:
-            tags = {**_tags(row), "raybench.setting": row["setting"]}
+            tags = {**self._tags(row), "raybench.setting": row["setting"]}
             run = self._create("arm", runs.arm_name(row), _milliseconds(row), tags, self.sweep_run)
             self.arm_runs[key] = run
         if "arm" not in run.data.params and row["status"] == "ok":
@@ -176,7 +192,7 @@ class Tracker:
     def _log_leg(self, row: runs.Row, parent: Run) -> str:
         started = _milliseconds(row)
         tags = {
-            **_tags(row),
+            **self._tags(row),
             LEG_TAG: row["leg_id"],
             "raybench.trial_id": row["trial_id"],
             "raybench.setting": row["setting"],
@@ -186,12 +202,20 @@ class Tracker:
         run = self._create("leg", runs.leg_name(row), started, tags, parent)
         end = _end(row)
         metrics = [Metric(key, value, end, 0) for key, value in runs.leg_metrics(row).items()]
-        for name, points in runs.leg_curves(row).items():
+        for name, points in (runs.leg_curves(row) | runs.system_curves(row)).items():
             metrics += [Metric(name, value, started + int(1000 * after), step) for step, after, value in points]
         self._write(run, {}, runs.leg_params(row), metrics)
         self._log_inputs(run, row)
         self.client.set_terminated(run.info.run_id, "FAILED" if row["status"] == "failed" else "FINISHED", end)
         return str(run.info.run_id)
+
+    def _tags(self, row: runs.Row) -> dict[str, str]:
+        """Where a row belongs, its arm's colour, and the commit that measured it."""
+        unused = [colour for colour in views.COLOURS if colour not in self.colours.values()]
+        colour = self.colours.setdefault(row["arm"], (unused or views.COLOURS)[0])
+        tags = {SETTING_TAG: row["setting_id"], ARM_TAG: row["arm"], COLOUR_TAG: colour}
+        commit = json.loads(row["environment"]).get("git_commit")
+        return tags | ({mlflow_tags.MLFLOW_GIT_COMMIT: commit} if commit else {})
 
     def _log_inputs(self, run: Run, row: runs.Row) -> None:
         context = InputTag("mlflow.data.context", "training")
@@ -228,6 +252,8 @@ class Tracker:
                 self.arm_runs[key], summary.arm_metrics.get(key, {}), summary.arm_tags.get(key, {}), self.ends[key]
             )
         self.client.log_artifacts(self.sweep_run.info.run_id, str(artifacts))
+        if "space" not in self.sweep_run.data.params and summary.params:
+            self._write(self.sweep_run, {}, summary.params, [])
         note = {mlflow_tags.MLFLOW_RUN_NOTE: summary.note}
         self._update(self.sweep_run, summary.metrics, note, max(self.ends.values()))
 
@@ -239,13 +265,6 @@ class Tracker:
         if run.info.status == "RUNNING" or run.info.end_time != end:
             status = "FAILED" if metrics.get("legs_measured") == 0 else "FINISHED"
             self.client.set_terminated(run.info.run_id, status, end)
-
-
-def _tags(row: runs.Row) -> dict[str, str]:
-    """Where a row belongs, and the commit that measured it."""
-    tags = {SETTING_TAG: row["setting_id"], ARM_TAG: row["arm"]}
-    commit = json.loads(row["environment"]).get("git_commit")
-    return tags | ({mlflow_tags.MLFLOW_GIT_COMMIT: commit} if commit else {})
 
 
 def _milliseconds(row: runs.Row) -> int:

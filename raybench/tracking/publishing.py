@@ -149,7 +149,9 @@ def summarize(analysis: Analysis, rows: Sequence[runs.Row], experiment_id: str) 
         arm_metrics.setdefault(key, {}).update({name: float(v) for name, v in found.items() if v is not None})
         arm_tags[key] = {"raybench.verdict": c.verdict}
     one_row = {key: members[0] for key, members in by_arm.items()}
-    return SweepSummary(_note(analysis, experiment_id), metrics, arm_metrics, arm_tags, one_row)
+    return SweepSummary(
+        _note(analysis, experiment_id), metrics, runs.sweep_params(rows), arm_metrics, arm_tags, one_row
+    )
 
 
 def _one_machine(comparisons: Sequence[Comparison]) -> list[Comparison]:

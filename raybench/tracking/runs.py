@@ -7,6 +7,7 @@ parameters, so that MLflow's comparison shows what differs and nothing else. No 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -23,6 +24,14 @@ _FACTS: Final = (
 )  # fmt: skip
 _PARAMS: Final = {name: quantity.param for name, quantity in QUANTITIES.items() if quantity.param}
 _METRICS: Final = tuple(quantity for quantity in QUANTITIES.values() if quantity.metric)
+_OF_A_SWEEP: Final = {"arms": "arm", "models": "model", "datasets": "dataset", "precisions": "precision"}
+_GPU_READINGS: Final = {  # MLflow's name -> telemetry's
+    "utilization_percentage": "utilization",
+    "power_usage_watts": "power_watts",
+    "temperature_celsius": "temperature_celsius",
+    "clock_mhz": "sm_clock_mhz",
+    "memory_clock_mhz": "memory_clock_mhz",
+}
 _SCALES: Final = {"_ms": 1e3, "_mib": 2.0**-20}  # by the end of a metric's name: MLflow's pages show three decimals
 
 
@@ -43,9 +52,10 @@ def arm_params(row: Row) -> dict[str, str]:
     """
     facts, config = json.loads(row["facts"]), json.loads(row["arm_config"])
     params: dict[str, Any] = {param: row.get(name) for name, param in _PARAMS.items()}
-    zero = (config.get("deepspeed_config") or {}).get("zero_optimization") or {}
+    built = config.get("deepspeed_config") or {}  # what the engine was given, however the space spells it
+    zero = built.get("zero_optimization") or {}
     params["zero_stage"] = zero.get("stage", 0) if row["engine"] == "deepspeed" else None
-    params["offload"] = config.get("offload") or ("all" if config.get("cpu_offload") else None)
+    params["offload"] = _offload(zero) or ("all" if config.get("cpu_offload") else None)
     params["image_size"] = (facts.get("image_shape") or [None])[-1]
     optimizer = facts.get("optimizer") or {}
     params |= {
@@ -56,6 +66,35 @@ def arm_params(row: Row) -> dict[str, str]:
     }
     params |= {key: facts.get(key) for key in _FACTS}
     return {key: NONE if value is None or value == "" else _text(value) for key, value in params.items()}
+
+
+def _offload(zero: Mapping[str, Any]) -> str | None:
+    """What a zero_optimization section keeps elsewhere than on the device, and where: `optimizer: cpu`."""
+    parts = {"optimizer": zero.get("offload_optimizer"), "parameters": zero.get("offload_param")}
+    devices = {name: (part or {}).get("device", "none") for name, part in parts.items()}
+    return ", ".join(f"{name}: {device}" for name, device in devices.items() if device not in ("none", None)) or None
+
+
+def sweep_name(row: Row) -> str:
+    """The name of a sweep's run: the sweep's own, or its space and when it began where nobody named it."""
+    if re.fullmatch("[0-9a-f]{8}", row["sweep"]) is None:
+        return str(row["sweep"])
+    return f"{row['space']} {row['started_at']:%Y-%m-%d %H:%M}"
+
+
+def sweep_params(rows: Sequence[Row]) -> dict[str, str]:
+    """The parameters of a sweep: what is the same for all of its legs, and what it is made of."""
+    protocol = json.loads(rows[0].get("protocol") or "{}")
+    baseline = next((row["arm"] for row in rows if row["is_baseline"]), None)
+    lists = {name: ", ".join(sorted({str(row[column]) for row in rows})) for name, column in _OF_A_SWEEP.items()}
+    params = {
+        "space": rows[0]["space"],
+        "sweep": rows[0]["sweep"],
+        "baseline": baseline,
+        **lists,
+        **{f"protocol.{name}": protocol.get(name) for name in ("kind", "warmup_steps", "steps", "rounds", "epochs")},
+    }
+    return {key: _text(value) for key, value in params.items() if value not in (None, "")}
 
 
 def leg_params(row: Row) -> dict[str, str]:
@@ -136,6 +175,38 @@ def leg_curves(row: Row) -> dict[str, list[tuple[int, float, float]]]:
 def _thinned(values: Sequence[float], ends: np.ndarray, scale: float) -> list[tuple[int, float, float]]:
     parts = np.array_split(np.arange(len(ends)), min(CURVE_POINTS, len(ends)))
     return [(int(part[-1]), float(ends[part[-1]]), scale * float(np.mean([values[i] for i in part]))) for part in parts]
+
+
+def system_curves(row: Row) -> dict[str, list[tuple[int, float, float]]]:
+    """What telemetry sampled in the measured steps, as `leg_curves`, by the names of MLflow's System metrics tab.
+
+    Several nodes are told apart as MLflow tells them: `system/node_0/...`.
+    """
+    if row["status"] != "ok" or not row.get("telemetry"):
+        return {}
+    nodes = json.loads(row["telemetry"])
+    begin = float(np.sum(row["step_seconds"][: row["warmup_steps"]]))
+    curves: dict[str, list[tuple[int, float, float]]] = {}
+    for number, node in enumerate(nodes):
+        place = f"system/node_{number}/" if len(nodes) > 1 else "system/"
+        for name, values in _sampled(node).items():
+            length = float(node.get("seconds") or 0.0) / len(values)
+            curves[place + name] = [(i, begin + (i + 0.5) * length, float(value)) for i, value in enumerate(values)]
+    return curves
+
+
+def _sampled(node: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The readings of one node, each as a list over time: a trace, or the one number of the whole window."""
+    host = node.get("host") or {}
+    cores, own, foreign = host.get("cores"), host.get("own_cores"), host.get("foreign_cores")
+    found: dict[str, Any] = {"cpu_foreign_cores": host.get("foreign_cores_trace")}
+    found["cpu_frequency_mhz"] = (host.get("frequency_mhz") or {}).get("trace")
+    if cores and own is not None:
+        found["cpu_utilization_percentage"] = [100.0 * (own + (foreign or 0.0)) / cores]
+    for index, gpu in enumerate(node.get("gpus") or []):
+        for name, reading in _GPU_READINGS.items():
+            found[f"gpu_{index}_{name}"] = (gpu.get(reading) or {}).get("trace")
+    return {name: values for name, values in found.items() if values}
 
 
 def dataset(row: Row) -> dict[str, str]:

@@ -190,3 +190,46 @@ def test_an_impossible_store_is_told_and_the_report_is_written(uri: str, tmp_pat
     assert done.report is not None
     assert done.report.is_file()
     assert not (ledger / "_mlflow.json").exists()
+
+
+def test_an_arm_has_one_colour_in_every_setting(published: tuple[Path, MlflowClient, str, str]) -> None:
+    _, client, _, _ = published
+    colours: dict[str, set[str]] = {}
+    for run in [*of_kind(all_runs(client), "arm"), *of_kind(all_runs(client), "leg")]:
+        colours.setdefault(run.data.tags["raybench.arm"], set()).add(run.data.tags["mlflow.runColor"])
+    assert all(len(found) == 1 for found in colours.values())
+    assert len(set.union(*colours.values())) == len(colours) > 2
+
+
+def test_an_experiment_of_the_users_own_is_taken_and_keeps_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path}/m.db"
+    client = MlflowClient(uri)
+    client.create_experiment("of the lab", str(tmp_path / "own"), tags={"mlflow.note.content": "Ours."})
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of the lab")
+    for space in ("cnns", "vits"):  # two sweeps of one name
+        rows = [{**row, "space": space} for row in paired([1.1, 1.2])]
+        ledger = write(tmp_path / space / "legs.parquet", rows).parent
+        assert publishing.publish(ledger, uri, str(tmp_path / "a"), report=False).written == 4
+        assert publishing.publish(ledger, uri, str(tmp_path / "a"), report=False).there == 4
+    experiment = client.get_experiment_by_name("of the lab")
+    assert experiment.tags["mlflow.note.content"] == "Ours."
+    assert "mlflow.sharedViewState.raybench-arms" in experiment.tags
+    sweeps = of_kind(all_runs(client, "of the lab"), "sweep")
+    assert sorted(run.data.params["space"] for run in sweeps) == ["cnns", "vits"]
+    assert client.get_experiment_by_name("cnns") is None
+
+
+def test_a_deleted_experiment_is_told_in_a_line(tmp_path: Path) -> None:
+    ledger, uri = write(tmp_path / "led/legs.parquet", paired([1.1, 1.2])).parent, f"sqlite:///{tmp_path}/m.db"
+    publishing.publish(ledger, uri, str(tmp_path / "a"), report=False)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("cnns")
+    client.delete_experiment(experiment.experiment_id)
+    done = publishing.publish(ledger, uri, str(tmp_path / "a"), report=False)
+    assert done.error is not None
+    assert "experiment 'cnns' was deleted in MLflow" in done.error
+    assert f"--experiment-id {experiment.experiment_id}" in done.error
+    client.restore_experiment(experiment.experiment_id)
+    assert publishing.publish(ledger, uri, str(tmp_path / "a"), report=False).error is None

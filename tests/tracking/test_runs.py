@@ -67,3 +67,37 @@ def test_a_dataset_is_named_by_its_own_digest_where_it_states_one() -> None:
     plain = runs.dataset(leg("ddp", facts={"image_shape": [3, 32, 32]}))
     assert (plain["name"], plain["digest"]) == ("digits", "digits-3x32x32")
     assert runs.dataset(leg("ddp", facts={"dataset_digest": "a" * 64}))["digest"] == "a" * 36
+
+
+def test_parameters_come_from_the_config_that_ran() -> None:
+    built = {
+        "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "nvme"}, "offload_param": {"device": "none"}}
+    }
+    spelt = json.dumps({"zero": None, "offload": None, "config": {"anything": "auto"}, "deepspeed_config": built})
+    params = runs.arm_params(leg("zero2", engine="deepspeed", arm_config=spelt))
+    assert (params["zero_stage"], params["offload"]) == ("2", "optimizer: nvme")
+
+
+def test_a_sweep_is_named_and_has_parameters() -> None:
+    rows = [leg("ddp", protocol='{"kind": "throughput", "steps": 30}'), leg("zero1", model="vit")]
+    assert runs.sweep_name(rows[0]) == "friday"
+    assert runs.sweep_name(leg("ddp", sweep="459a4a6a")) == "cnns 2026-01-01 00:00"
+    params = runs.sweep_params(rows)
+    assert params["arms"] == "ddp, zero1"
+    assert (params["baseline"], params["models"], params["protocol.steps"]) == ("ddp", "net, vit", "30")
+    assert "protocol.epochs" not in params
+
+
+def test_telemetry_has_the_names_of_system_metrics() -> None:
+    gpu = {"utilization": {"trace": [10.0, 20.0]}, "power_watts": {"trace": [300.0]}, "temperature_celsius": None}
+    host = {"cores": 4, "own_cores": 1.5, "foreign_cores": 0.5, "foreign_cores_trace": [0.5, 0.5]}
+    node = {"gpus": [gpu], "host": host, "seconds": 2.0}
+    row = leg("ddp", seconds=[5.0, 1.0, 1.0], warmup_steps=1, telemetry=json.dumps([node]))
+    found = runs.system_curves(row)
+    assert found["system/gpu_0_utilization_percentage"] == [(0, 5.5, 10.0), (1, 6.5, 20.0)]
+    assert found["system/gpu_0_power_usage_watts"] == [(0, 6.0, 300.0)]
+    assert found["system/cpu_utilization_percentage"] == [(0, 6.0, 50.0)]
+    assert "system/gpu_0_temperature_celsius" not in found
+    two = runs.system_curves({**row, "telemetry": json.dumps([node, node])})
+    assert "system/node_1/gpu_0_power_usage_watts" in two
+    assert runs.system_curves(leg("ddp")) == {}
