@@ -141,9 +141,9 @@ def _values(command: str, key: str, before: list[str], start: str) -> Iterable[s
         spaces = [_space(before)] if takes_space else [_read(path) for path in _spaces_of_ledgers(before)]
         return [str(arm) for space in spaces for arm in _mapping(space, "arms")]
     if key in ("model", "setting.model", "setting.dataset", "dataset"):
-        from raybench.declare import catalog, datasets
+        from raybench.declare import catalog, datasets, texts
 
-        return sorted(catalog.known_models() if key.endswith("model") else datasets.DATASETS)
+        return sorted(catalog.known_models() if key.endswith("model") else [*datasets.DATASETS, *texts.TEXTS])
     if key in _NAMED:
         return [value for name in _NAMED[key] for value in _fields()[name]["name"]]
     section, _, name = key.rpartition(".")

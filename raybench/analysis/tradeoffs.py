@@ -193,9 +193,10 @@ def _flops(pairs: Pairs, legs: Integers) -> list[float | None]:
     column = pairs.legs.text["facts"]
     found: dict[int, float | None] = {}
     for code in np.unique(column.codes[legs]).tolist():
-        forward = parse_object(column.names[code] if code >= 0 else "").get("flops_per_image")
-        known = isinstance(forward, int | float) and forward > 0
-        found[code] = TRAINING_OVER_FORWARD * float(forward) if known else None  # type: ignore[arg-type]
+        facts = parse_object(column.names[code] if code >= 0 else "")
+        whole, forward = facts.get("training_flops_per_sample"), facts.get("flops_per_image")
+        flops = whole if whole else TRAINING_OVER_FORWARD * forward if isinstance(forward, int | float) else None
+        found[code] = float(flops) if isinstance(flops, int | float) and flops > 0 else None
     return [found[code] for code in column.codes[legs].tolist()]
 
 

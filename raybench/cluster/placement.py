@@ -28,6 +28,7 @@ from raybench.cluster.fleet import (
 from raybench.declare.datasets import check_present, facts_of
 from raybench.declare.plan import Plan, Trial
 from raybench.declare.setting import Setting
+from raybench.declare.texts import check_text
 from raybench.errors import BadData, UserError
 from raybench.machine.versions import version_differences
 
@@ -170,6 +171,10 @@ def check_data(plan: Plan) -> None:
         if setting.download:
             continue
         try:
+            if setting.task != "classification":
+                if setting.task == "language":
+                    check_text(setting.dataset, setting.data_root, setting.tokenizer)
+                continue
             check_present(setting.dataset, setting.data_root)
             samples = facts_of(setting.dataset, setting.data_root).train_samples
         except BadData as error:

@@ -32,8 +32,9 @@ class Train(Strict):
     """Train for `epochs` whole epochs, with evaluation outside the timed steps after every `evaluate_every` of them
     and after the last.
 
-    With a `target_accuracy` (a fraction, top-1), a leg ends with the epoch that reaches it, unless `stop_at_target`
-    is off. The first `warmup_steps` of the first epoch count as training time but not as measured steps.
+    With a `target_accuracy` (a fraction, top-1) or a `target_loss`, a leg ends with the epoch that reaches it, unless
+    `stop_at_target` is off. The first `warmup_steps` of the first epoch count as training time but not as measured
+    steps.
     """
 
     kind: Literal["train"]
@@ -43,6 +44,7 @@ class Train(Strict):
     phases: bool = True  # time forward, backward and optimizer step apart
     telemetry: bool = True  # sample the machine in a process of its own while steps are measured
     target_accuracy: float | None = Field(default=None, gt=0, le=1)
+    target_loss: float | None = Field(default=None, gt=0)  # mean held-out loss, for a task without an accuracy
     stop_at_target: bool = True
     evaluate_every: Positive = 1  # epochs
 

@@ -149,7 +149,7 @@ def check_model_name(name: str) -> None:
         raise ValueError(f"{name!r} comes from transformers, which is not installed: pip install 'raybench[run]'")
     elif catalog.origin(name)[0] == "unknown" and (catalog.timm_models() or catalog.torchvision_models()):
         where = f" of {prefix}" if prefix in ("timm", "torchvision") and plain in known else ""
-        raise ValueError(f"unknown model {name!r}{where}; {suggest(plain, known)}")
+        raise ValueError(f"unknown model {name!r}{where}; {suggest(name if prefix == 'hf' else plain, known)}")
 
 
 def _check_settings(space: Space, file: SpaceFile) -> list[dict[str, Any]]:
@@ -166,6 +166,8 @@ def _check_settings(space: Space, file: SpaceFile) -> list[dict[str, Any]]:
             setting = _validated(Setting, values, file, *prefixes)
             try:
                 check_model_name(setting.model)
+                if ":" in setting.task:
+                    catalog.own_model_file(setting.task)
             except ValueError as error:
                 raise file.error((*file.written_under(prefixes, "model"), "model"), str(error)) from None
             content = setting.model_dump_json()

@@ -54,6 +54,11 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
         "model": setting.model,
         "family": trial.family,
         "dataset": setting.dataset,
+        "task": setting.task,
+        "sequence_length": setting.sequence_length,
+        "tokens_per_step": None
+        if micro_batch is None or setting.sequence_length is None
+        else micro_batch * setting.accumulation * setting.workers * setting.sequence_length,
         "precision": setting.precision,
         "global_batch": None if micro_batch is None else micro_batch * setting.accumulation * setting.workers,
         "micro_batch": micro_batch,

@@ -96,8 +96,8 @@ PLANNED: Final = (
     ),
     _planned("model", "string", "name of the model", analysis="text", param="model"),
     _planned(
-        "family", "string", "family of the model: `lenet`, `cnn`, `vit`, `hybrid`, `mlp`, `own`", analysis="text",
-        param="family",
+        "family", "string", "family of the model: `lenet`, `cnn`, `vit`, `hybrid`, `mlp`, `language`, `own`",
+        analysis="text", param="family",
     ),
     _planned("dataset", "string", "name of the data", analysis="text", param="dataset"),
     _planned("precision", "string", "`fp32`, `tf32`, `bf16`, `fp16`", analysis="text", param="precision"),

@@ -91,14 +91,14 @@ def cost_in_words(expected: Estimate, price: float) -> str:
 
 def _settings_table(settings: list[Trial]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("setting", "family", "image", "batch a rank", "workers", "optimizer"):
+    for name in ("setting", "family", "sample", "batch a rank", "workers", "optimizer"):
         table.add_column(name, overflow="fold", justify="right" if name in ("batch a rank", "workers") else "left")
     for trial in settings[:MOST_ROWS]:
         s = trial.setting
         micro = "the largest" if s.batch_size == "max" else str(s.micro_batch)
         micro += f" x {s.accumulation}" if s.accumulation > 1 else ""
         optimizer = f"{s.optimizer.name} lr {s.optimizer.lr:g}"
-        size = f"{s.image_size}x{s.image_size}"
+        size = s.sample_in_words()
         table.add_row(escape(trial.label), trial.family, size, micro, str(s.workers), optimizer)
     if len(settings) > MOST_ROWS:
         table.add_row(f"... and {len(settings) - MOST_ROWS} more; --json gives all")
@@ -120,6 +120,8 @@ def _leg_in_words(protocol: Protocol, num_legs: int) -> str:
     if isinstance(protocol, Train):
         early = protocol.target_accuracy is not None and protocol.stop_at_target
         until = f", or until an accuracy of {protocol.target_accuracy:g}" if early else ""
+        if protocol.target_loss is not None and protocol.stop_at_target:
+            until += f", or until a loss of {protocol.target_loss:g}"
         every = f"every {protocol.evaluate_every} epochs" if protocol.evaluate_every > 1 else "every epoch"
         return (
             f"{protocol.epochs} epochs{until}, evaluated after {every}; {protocol.rounds} rounds; at most "
@@ -142,8 +144,7 @@ def _fitted_to_images(settings: Iterable[Setting]) -> Iterator[str]:
     """What is done to each model for the sake of small images, with the models that it is done to."""
     models: dict[str, list[str]] = {}
     for s in settings:
-        assert s.image_size is not None
-        if words := in_words(s.model, s.small_images, s.image_size):
+        if s.image_size is not None and (words := in_words(s.model, s.small_images, s.image_size)):
             models.setdefault(f"small_images {s.small_images}: {words}", []).append(s.model)
     for what, names in models.items():
         yield f"{what} ({', '.join(dict.fromkeys(names))})"

@@ -14,13 +14,16 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The modules that the model itself declares whole (transformers' `_no_split_modules`); else the outermost modules
     of a class that occurs more than once, single layers and containers not counted; where there are none, the direct
     children that have parameters."""
-    declared = _declared(model)
+    declared, shared = _declared(model), _shared(model)
     composed = [module for module in model.modules() if module is not model and _is_composed(module)]
     counts = Counter(type(module) for module in composed)
     blocks: list[nn.Module] = []
     inside: set[int] = set()
     for module in composed:  # outer ones come first
-        is_block = type(module).__name__ in declared if declared else counts[type(module)] > 1
+        is_block = counts[type(module)] > 1
+        if declared:  # a part whose weights another part has too (BERT's embeddings, its head's) stays with the rest
+            own = {id(parameter) for parameter in module.parameters()}
+            is_block = type(module).__name__ in declared and not own & shared
         if is_block and id(module) not in inside:
             blocks.append(module)
             inside.update(id(part) for part in module.modules())
@@ -32,6 +35,12 @@ def _declared(model: nn.Module) -> set[str]:
     classes = {type(module).__name__ for module in model.modules()}
     parts = (getattr(module, "_no_split_modules", None) or () for module in model.modules())
     return {name for part in parts for name in part if name in classes}
+
+
+def _shared(model: nn.Module) -> set[int]:
+    """Parameters that several modules have."""
+    places = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    return {parameter for parameter, count in places.items() if count > 1}
 
 
 def _children(module: nn.Module) -> Iterator[nn.Module]:

@@ -33,6 +33,7 @@ class Evaluation:
     num_samples: int  # over all ranks
     loss: float  # mean
     accuracy: float | None = None  # top-1, of a classifier
+    bits_per_byte: float | None = None  # of text that is predicted token by token
     accuracy_top5: float | None = None  # None where there are no more than five classes
 
 

@@ -45,12 +45,15 @@ def weights_hash(model: nn.Module) -> str:
 def model_facts(model: nn.Module, task: Task) -> dict[str, Any]:
     """What the model is before an engine takes it."""
     parameters = list(model.parameters())
-    return {
+    facts = {
         "initial_weights": weights_hash(model),
         "num_parameters": sum(parameter.numel() for parameter in parameters),
         "num_parameter_tensors": len(parameters),
+        "num_trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "num_trainable_tensors": sum(p.requires_grad for p in parameters),
         "model_options": task.model_options,
     }
+    return {**facts, **task.work_facts(model, facts)}
 
 
 def run_facts(leg: Leg, task: Task, batches: Batches, first: Tree, ranks: Ranks) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from raybench.training.loader import Batches
 from raybench.training.protocols import Procedure, Run
 from raybench.training.ranks import Ranks
 from raybench.training.tasks import build_task
+from raybench.training.tasks.adapt import adapt
 from raybench.training.telemetry import Telemetry
 
 _NO_HOST_PEAK = "host memory peak (it cannot be reset here: the size at a leg's end stands in its place)"
@@ -41,7 +42,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
     peaks_reset = memory.begin_peaks(ranks.device)
     begun = time.perf_counter()
     task = build_task(leg.setting)
-    model = task.build_model()
+    model = adapt(task.build_model(), leg.setting)
     model_facts = facts.model_facts(model, task)
     model.to(ranks.device).train()
     if leg.setting.channels_last:
@@ -89,7 +90,6 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
         skipped_steps=run.facts.get("skipped_steps"),
         facts={
             **model_facts,
-            **task.work_facts(model_facts),
             **run.facts,
             "first_loss": float(losses[0]),
         },

@@ -67,10 +67,13 @@ def _deepspeed_class(choice: Choice, options: dict[str, Any], offloaded: bool) -
 def build_optimizer(
     choice: Choice, parameters: Iterable[nn.Parameter], *, offloaded: bool = False
 ) -> torch.optim.Optimizer:
-    """The setting's optimizer over `parameters`. Raises InvalidConfig or Unsupported with the library's words."""
+    """The setting's optimizer over those of `parameters` that are trained.
+
+    Raises InvalidConfig or Unsupported with the library's words.
+    """
     kind, options = optimizer_class(choice, offloaded=offloaded)
     try:
-        optimizer: torch.optim.Optimizer = kind(parameters, **options)
+        optimizer: torch.optim.Optimizer = kind([p for p in parameters if p.requires_grad], **options)
     except (ValueError, TypeError) as error:
         raise InvalidConfig(f"{kind.__name__}: {error}") from error
     except Exception as error:  # DeepSpeed's operators are compiled here, and compilers fail in their own ways

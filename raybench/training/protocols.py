@@ -176,8 +176,9 @@ class Procedure:
 
 def _reaches(protocol: Train, evaluation: Evaluation) -> bool:
     """Whether a leg ends here because its target is reached."""
-    target = protocol.target_accuracy
-    reached = target is not None and evaluation.accuracy is not None and evaluation.accuracy >= target
+    accuracy, loss = protocol.target_accuracy, protocol.target_loss
+    reached = accuracy is not None and evaluation.accuracy is not None and evaluation.accuracy >= accuracy
+    reached = reached or (loss is not None and evaluation.loss <= loss)
     return protocol.stop_at_target and reached
 
 

@@ -7,6 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from raybench.declare.arms import DeepSpeedArm
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
-from raybench.errors import BadData, LegDied, ProbeFailed, RanksParted
+from raybench.errors import BadData, InvalidConfig, LegDied, ProbeFailed, RanksParted
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.machine.fingerprint import fingerprint
 from raybench.training import memory
@@ -54,7 +55,8 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     wrong = {name: message for name, message in found.items() if message is not None}
     for name, setting in settings.items():
         if name not in wrong:
-            build_task(setting).check_model()
+            with suppress(InvalidConfig):  # the legs meet it again, and record it
+                build_task(setting).check_model()
     return {
         leg.leg_id: Failure("invalid_config", wrong[name], started_at=started_at)
         for leg in legs

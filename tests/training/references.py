@@ -1,4 +1,5 @@
-"""Hand-written training of a LeNet on scikit-learn's digits, by DDP and by DeepSpeed: nothing of raybench in here."""
+"""Hand-written training, by DDP and by DeepSpeed, of a LeNet on scikit-learn's digits and of a GPT-2 on Python's help
+texts: nothing of raybench in here."""
 
 from __future__ import annotations
 
@@ -112,4 +113,54 @@ def zero(seed: int, batch_size: int, steps: int, stage: int, lr: float, config: 
         engine.step()
         losses.append(loss.item())
     engine.destroy()
+    return losses
+
+
+def gpt(seed: int, batch_size: int, length: int, steps: int, lr: float, stage: int | None) -> list[float]:
+    """Losses of this rank of a small GPT-2 over bytes, under DDP, or under DeepSpeed where a ZeRO stage is given."""
+    from pydoc_data.topics import topics
+
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    texts = [topics[name].encode() for name in sorted(topics)]
+    left = round(0.9 * sum(map(len, texts)))
+    kept = []
+    for text in texts:
+        if len(text) >= left:
+            kept.append(text[: text.find(b"\n", left) + 1])
+            break
+        kept.append(text)
+        left -= len(text)
+    tokens = torch.tensor(list(b"\0".join(kept)))
+    count = (len(tokens) - 1) // length
+    data = torch.stack([tokens[i * length : (i + 1) * length + 1] for i in range(count)])
+    sampler = DistributedSampler(data, shuffle=True, seed=seed, drop_last=True)  # type: ignore[arg-type]
+    torch.manual_seed(seed)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=256, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, eps=1e-6, weight_decay=0.0)
+    wrapped: Any = None
+    if stage is None:
+        wrapped = DistributedDataParallel(model)
+    else:
+        import deepspeed
+
+        config = {"train_micro_batch_size_per_gpu": batch_size, "gradient_clipping": 0.0,
+                  "zero_optimization": {"stage": stage, "reduce_bucket_size": 100_000, "allgather_bucket_size": 100_000}}  # fmt: skip  # noqa: E501
+        wrapped, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    losses = []
+    for _, batch in zip(range(steps), DataLoader(data, batch_size, sampler=sampler, drop_last=True), strict=False):  # type: ignore[arg-type]
+        logits = wrapped(batch[:, :-1]).logits
+        loss = cross_entropy(logits.reshape(-1, 256), batch[:, 1:].reshape(-1))
+        if stage is None:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        else:
+            wrapped.backward(loss)
+            wrapped.step()
+        losses.append(loss.item())
+    if stage is not None:
+        wrapped.destroy()
     return losses

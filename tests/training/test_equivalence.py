@@ -60,6 +60,10 @@ RESNET = {
     "batch_size": 16,
     "accumulation": 2,
 }
+GPT: dict[str, Any] = {
+    "model": "hf/gpt2", "model_options": {"n_embd": 32, "n_layer": 2, "n_head": 2}, "dataset": "pydoc",
+    "sequence_length": 32, "batch_size": 8,
+}  # fmt: skip
 LAMB = {"optimizer": {"name": "lamb", "lr": 0.01, "weight_decay": 0.01}}
 LAST = "adamw accumulated clipped"  # what is run a second time, after everything else
 
@@ -98,6 +102,13 @@ def cases() -> list[dict[str, Any]]:
         for precision, how, n in (("bf16", "autocast", 10), ("bf16", "cast", 3), ("fp16", "autocast", 4))
         for e in SOME
     ]
+    gpt = {**GPT, "optimizer": {"name": "adamw", "lr": 0.003, "eps": 1e-6}}
+    found += [{**case(f"{engine} gpt", arm, {}), "setting": gpt} for engine, arm in ENGINES.items()]
+    found += [
+        {"name": f"by hand: gpt {engine}", "reference": "gpt",
+         "arguments": {"batch_size": 4, "length": 32, "steps": STEPS, "lr": 0.003, "stage": stage}}
+        for engine, stage in (("ddp", None), ("zero2", 2))
+    ]  # fmt: skip
     plain = {"batch_size": 16, "steps": STEPS, "lr": 0.01}
     found += [
         {"name": "by hand: ddp", "reference": "ddp", "arguments": {**plain, "clip": 0.0}},
@@ -153,6 +164,13 @@ def test_options_change_how_and_not_what(two: dict[str, Any], option: str) -> No
 def test_batch_normalization_too(two: dict[str, Any], engine: str) -> None:
     assert distance(two[f"{engine} resnet"], two["ddp resnet"]) <= 1e-3  # six layers of it amplify the last digit
     assert two[f"{engine} resnet"]["norm"] == pytest.approx(two["ddp resnet"]["norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_language_model_with_tied_embeddings_too(two: dict[str, Any], engine: str) -> None:
+    by_hand = two["by hand: gpt zero2" if engine.startswith("zero") else "by hand: gpt ddp"]
+    assert distance(two[f"{engine} gpt"], by_hand) <= TOLERANCE
+    assert two[f"{engine} gpt"]["losses"][-1] < 0.9 * two[f"{engine} gpt"]["losses"][0]
 
 
 @pytest.mark.parametrize("kernel", ["auto", "fused"])

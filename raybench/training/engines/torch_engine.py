@@ -96,7 +96,8 @@ class TorchEngine:
         if setting.workers == 1:
             raise Unsupported("zero_redundancy_optimizer shards over ranks, and there is one worker")
         kind, options = optimizer_class(setting.optimizer)
-        return ZeroRedundancyOptimizer(self.model.parameters(), optimizer_class=kind, **options)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return ZeroRedundancyOptimizer(trained, optimizer_class=kind, **options)
 
     def forward(self, *inputs: Any, last: bool, **named: Any) -> Any:
         if self.accumulation == 1:

@@ -6,7 +6,10 @@ Engines, the timed loop and the protocols see batches (any tree of tensors) and 
 
 from __future__ import annotations
 
+import importlib
+
 from raybench.declare.setting import Setting
+from raybench.errors import InvalidConfig
 from raybench.training.tasks.task import Forward, Task
 
 __all__ = ["Forward", "Task", "build_task"]
@@ -14,6 +17,21 @@ __all__ = ["Forward", "Task", "build_task"]
 
 def build_task(setting: Setting) -> Task:
     """The task of a setting."""
+    if setting.task == "language":
+        from raybench.training.tasks.language import Language
+
+        return Language(setting)
+    if ":" in setting.task:
+        return _own_task(setting)
     from raybench.training.tasks.classification import Classification
 
     return Classification(setting)
+
+
+def _own_task(setting: Setting) -> Task:
+    """The user's task. Raises InvalidConfig for what is no subclass of Task."""
+    module, _, name = setting.task.partition(":")
+    kind = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
+        raise InvalidConfig(f"task: {setting.task} is not a class derived from raybench.training.tasks.Task")
+    return kind(setting)

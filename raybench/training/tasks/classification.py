@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from raybench.declare.datasets import facts_of
 from raybench.declare.setting import Augmentation, Setting
 from raybench.training import datasets, models
+from raybench.training.tasks.outputs import logits_of
 from raybench.training.tasks.task import Forward, Task
 from raybench.training.torchvision_ops import declare_missing
 from raybench.training.transforms import Mixing, SeededOrder
@@ -45,7 +46,7 @@ class Classification(Task):
     def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
         """Cross entropy in fp32 whatever the engine computes in, outside any autocast: the same in every arm."""
         images, labels = batch
-        return cross_entropy(model(images).float(), labels)
+        return cross_entropy(logits_of(model(images)).float(), labels)
 
     def prepare_scores(self) -> None:
         declare_missing()  # torchmetrics imports torchvision
@@ -55,7 +56,7 @@ class Classification(Task):
 
     def score(self, model: Forward, batch: Batch, counted: int) -> dict[str, torch.Tensor]:
         images, labels = batch
-        logits = model(images).float()[:counted]
+        logits = logits_of(model(images)).float()[:counted]
         labels = labels[:counted]
         if not counted:
             return {}
@@ -113,5 +114,5 @@ class Classification(Task):
             "augmentation": self.setting.augmentation.model_dump(mode="json", exclude_defaults=True),
         }
 
-    def work_facts(self, model_facts: dict[str, Any]) -> dict[str, Any]:
+    def work_facts(self, model: nn.Module, model_facts: dict[str, Any]) -> dict[str, Any]:
         return models.work_facts(self.setting, model_facts["num_parameters"])

@@ -101,6 +101,6 @@ class Task:
         """What a batch is, to be equal in all arms."""
         return {"batch_shapes": [list(tensor.shape[1:]) for tensor in trees.tensors(batch)]}
 
-    def work_facts(self, model_facts: dict[str, Any]) -> dict[str, Any]:
-        """How much there is to compute, from the facts of the model; nothing where it is not known."""
+    def work_facts(self, model: nn.Module, model_facts: dict[str, Any]) -> dict[str, Any]:
+        """How much there is to compute, from the model on the host and its facts; nothing where it is not known."""
         return {}
