@@ -31,7 +31,7 @@ from raybench.analysis.inference import judge
 from raybench.analysis.question import find_question
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
-from raybench.show.words import percent
+from raybench.show.units import percent
 from raybench.stores.storage import to_path
 from raybench.text import suggest
 

@@ -194,6 +194,7 @@ answer and a report. `python -m raybench.plan` with the same words shows beforeh
         (
             Flag("quiet", "print the answer alone, at the end"),
             Flag("verbose", "a line for every leg in any case"),
+            Flag("full", "at the end every comparison, caveats and the method before the answer"),
             _YES,
         ),
         takes_space=True,
@@ -231,6 +232,8 @@ same command again tries them; 2: bad input, nothing was started; 130: stopped b
         ),
         (
             _JSON,
+            Flag("full", "every comparison, what speed was paid with, caveats, the method; then the answer"),
+            Flag("quiet", "the answer alone"),
             Flag("costs", "where the machines' time went, and what each verdict took"),
             Flag("csv", "the table of comparisons for a spreadsheet"),
             Flag("markdown", "the same for a pull request"),
@@ -238,7 +241,7 @@ same command again tries them; 2: bad input, nothing was started; 130: stopped b
             _POOL,
         ),
         _LEDGERS,
-        exclusive=(("json", "csv", "markdown", "latex", "costs"),),
+        exclusive=(("json", "csv", "markdown", "latex", "costs", "full", "quiet"),),
     ),
     "report": Manual(
         "an HTML page, figures and a summary from a ledger",
@@ -253,6 +256,7 @@ recomputes all of it. The same ledger and the same question give the same bytes.
             "s3://bucket/results/cnns/friday out=friday",
         ),
         (
+            Key("title", "TEXT", "the page's; default: the names of the space and the sweep"),
             Key("out", "FOLDER", "where to write; default: _report/ in the first ledger's folder"),
             _MARGIN, _ALPHA, _BASELINE, _METRIC, _LADDER, _QUALITY,
         ),

@@ -14,9 +14,10 @@ from typing import Any
 
 from raybench.analysis import Analysis, analyse
 from raybench.analysis.estimate import plain
-from raybench.analysis.prediction import NUMERIC, TEXTS, Explanation, explain, explanation, predict, sentence
+from raybench.analysis.prediction import NUMERIC, TEXTS, Explanation, explain, predict
 from raybench.cli import Arguments, parse_arguments, run_command
 from raybench.errors import UserError
+from raybench.show.words import explained, predicted
 from raybench.stores.storage import to_path
 from raybench.text import suggest
 
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
         print()
     else:
         for one in found:
-            print(explanation(one) if isinstance(one, Explanation) else sentence(one, wanted, analysis.alpha))
+            print(explained(one) if isinstance(one, Explanation) else predicted(one, wanted, analysis.alpha))
     return 0
 
 

@@ -14,9 +14,12 @@ def main(argv: list[str]) -> int:
     if arguments.values.get("out") == "":
         raise UserError("out= is empty; name a folder")
 
+    from rich.console import Console
+
     from raybench.analysis import analyse
+    from raybench.show import answer
     from raybench.show.report import write_report
-    from raybench.show.words import answer_in_words
+    from raybench.show.terminal import print_document
 
     analysis = analyse(
         paths,
@@ -29,9 +32,15 @@ def main(argv: list[str]) -> int:
         pool_hardware="pool-hardware" in arguments.flags,
     )
     beside = paths[0] if paths[0].is_dir() else paths[0].parent
-    files = write_report(analysis, paths, to_path(arguments.values.get("out", beside / "_report")))
-    print(" ".join(answer_in_words(analysis).split()))
-    print(f"\n{files[0]}\n(and {len(files) - 1} more files there: figures/, summary.md, comparisons.csv)")
+    files = write_report(
+        analysis,
+        paths,
+        to_path(arguments.values.get("out", beside / "_report")),
+        title=arguments.values.get("title", ""),
+    )
+    console = Console()
+    print_document(answer.build(analysis), console)
+    console.print(f"report: {files[0]}", soft_wrap=True)
     return 0
 
 

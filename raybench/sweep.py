@@ -32,7 +32,8 @@ from raybench.ledger.dataset import Ledger
 from raybench.ledger.lock import sweep_lock
 from raybench.ledger.outcome import FAILURE_KINDS
 from raybench.redaction import without_secrets
-from raybench.show.terminal import print_analysis
+from raybench.show import answer
+from raybench.show.terminal import print_document
 from raybench.stores.storage import AnyPath, hidden_folder, to_path, write_problem
 from raybench.text import suggest
 from raybench.tracking.publishing import destination, publish
@@ -49,6 +50,7 @@ class Request:
     level: Level = "normal"  # how much is told while it runs
     wait_seconds: float = 1200.0  # for nodes that are not there
     retry: frozenset[str] = frozenset()  # kinds of failures whose legs are to run again
+    full: bool = False  # at the end all that stands behind the answer, too
 
 
 def main(argv: list[str]) -> int:
@@ -63,7 +65,7 @@ def main(argv: list[str]) -> int:
     folder = (results / plan.space / plan.sweep).absolute()
     again = [token for token in argv if not token.startswith("retry=")]  # on resuming, what failed is an outcome
     command = without_secrets("python -m raybench.sweep " + " ".join(shlex.quote(token) for token in again))
-    run_sweep(Request(plan, space, folder, command, level, wait_seconds, retry), Console())
+    run_sweep(Request(plan, space, folder, command, level, wait_seconds, retry, "full" in arguments.flags), Console())
     return 0
 
 
@@ -238,13 +240,13 @@ def _finish(request: Request, console: Console, unrun: list[str], *, fresh: bool
     for line in unrun:
         console.print(f"[red]not run[/]: {escape(line)}", soft_wrap=True)
     if rows:
+        page = _publish(request, console) if fresh else None
+        document = answer.build(analyse([request.folder]))
         console.print()
-        analysis = analyse([request.folder])
-        print_analysis(analysis, console)
-        if fresh:
-            _publish(request, console)
-        console.print(f"ledger: {request.folder}", soft_wrap=True)
-        console.print(f"again:  python -m raybench.analysis {shlex.quote(str(request.folder))}", soft_wrap=True)
+        print_document(document, console, full=request.full, quiet=request.level == "quiet")
+        if page is not None:
+            console.print(f"report: {page}", soft_wrap=True)
+        console.print(f"more:   python -m raybench.analysis {shlex.quote(str(request.folder))} --full", soft_wrap=True)
     if not any(row["status"] == "ok" for row in rows):
         raise NothingMeasured(f"nothing could be measured: {len(rows)} legs failed, {len(unrun)} trials could not run")
     check_complete(unrun, len(request.plan.trials), request.command)
@@ -257,14 +259,14 @@ def check_complete(unrun: list[str], num_trials: int, command: str) -> None:
         raise Interrupted(f"{told}, and the same command again runs what is missing: {command}", 1)
 
 
-def _publish(request: Request, console: Console) -> None:
-    """Bring MLflow up to date and write the report; MLflow's trouble is told, and ends nothing."""
+def _publish(request: Request, console: Console) -> AnyPath | None:
+    """Bring MLflow up to date and write the report, and return its page; MLflow's trouble is told, and ends nothing."""
     published = publish(request.folder, *destination())
     if published.error:
         console.print(f"[yellow]MLflow lacks something of this sweep[/]: {escape(published.error)}", soft_wrap=True)
         again = f"python -m raybench.sync {shlex.quote(str(request.folder))}"
         console.print(f"when it is back: {again}", soft_wrap=True)
-    console.print(f"report: {published.report}", soft_wrap=True)
+    return published.report
 
 
 if __name__ == "__main__":

@@ -44,18 +44,19 @@ def main(argv: list[str]) -> int:
         from raybench.show.tables import WRITERS
 
         sys.stdout.write(WRITERS[formats[0]](analysis))
-    elif "costs" in arguments.flags:
-        from rich.console import Console
-
-        from raybench.show.costs import print_costs
-
-        print_costs(analysis, Console(), price)
     else:
         from rich.console import Console
 
-        from raybench.show.terminal import print_analysis
+        from raybench.show import answer, costs
+        from raybench.show.terminal import print_document, print_section
 
-        print_analysis(analysis, Console())
+        console, flags = Console(), arguments.flags
+        if "costs" in flags:
+            print_section(costs.section(analysis, price), console)
+        else:
+            print_document(answer.build(analysis), console, full="full" in flags, quiet="quiet" in flags)
+        if not {"costs", "full", "quiet"} & flags:
+            console.print("--full: every comparison, what speed was paid with, caveats, the method", style="dim")
     return 0
 
 

@@ -65,21 +65,6 @@ class Ladder:
         "rungs": "rungs",
     }
 
-    def sentence(self) -> str:
-        """As `of the 3.10x from a to d, 2.40x is b (global_batch 4 -> 16), ...`."""
-        first, last = self.rungs[0].before, self.rungs[-1].arm
-        parts = [
-            f"{_times(rung.ratio.value)} [{_times(rung.ratio.low)}, {_times(rung.ratio.high)}] is {rung.arm}"
-            + (f" ({rung.change})" if rung.change else "")
-            for rung in self.rungs
-        ]
-        where = f"{self.setting}: " if self.setting else "over the settings: "
-        return f"{where}of the {_times(self.total.value)} from {first} to {last}, {', '.join(parts)}"
-
-
-def _times(value: float | None) -> str:
-    return "?" if value is None else f"{value:.2f}x"
-
 
 def find_chain(legs: Legs, arms: Sequence[str]) -> tuple[str, ...]:
     """The chain, checked. Raises UserError for fewer than two arms, one named twice, or one without legs."""

@@ -8,7 +8,6 @@ models were.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,7 +19,6 @@ from raybench.analysis.estimate import number, ratio
 from raybench.analysis.inference import Floats
 from raybench.analysis.regression import LEAST_MODELS, Design, calibration, fit
 from raybench.analysis.results import Analysis, Comparison
-from raybench.show.words import percent
 
 MODEL_FACTS: Final = ("num_parameters", "num_parameter_tensors", "flops_per_byte")  # as legs state them
 NUMERIC: Final = ("batch_size", "workers", *MODEL_FACTS)
@@ -67,20 +65,6 @@ def explain(analysis: Analysis, arm: str) -> Explanation:
     found = fit(design, list(features))
     coefficients = dict(zip(found.features, found.coefficients, strict=True))
     return Explanation(arm, coefficients, number(found.explained), number(found.error), found.num_models, len(rows))
-
-
-def explanation(one: Explanation) -> str:
-    """The explanation as a person would say it: what twice as much of something does, or a kind of setting."""
-    basis = f"{one.num_settings} settings of {one.num_models} models"
-    if not one.features or one.explained is None:
-        return f"{one.arm}: nothing that is known before a run explains its speedups ({basis})."
-    parts = [
-        f"{math.expm1(value * math.log(2)):+.1%} with twice the {name}"
-        if name in NUMERIC
-        else f"{math.expm1(value):+.1%} with {name}"
-        for name, value in one.features.items()
-    ]
-    return f"{one.arm}: the speedup changes by {', '.join(parts)}; that explains {percent(one.explained)} ({basis})."
 
 
 def predict(analysis: Analysis, wanted: Mapping[str, Any], arm: str) -> Prediction:
@@ -224,21 +208,3 @@ def _measured(
     return next(
         (c.speedup.value for c, row in zip(members, rows, strict=True) if all(row[n] == target[n] for n in names)), None
     )
-
-
-def sentence(one: Prediction, wanted: Mapping[str, Any], alpha: float) -> str:
-    """The prediction as a person would say it."""
-    interval = (
-        ""
-        if one.low is None
-        else (f" {one.speedup:.3f}, {percent(1 - alpha)} of the time between {one.low:.3f} and {one.high:.3f}")
-    )
-    basis = f"from {one.num_settings} settings of {one.num_models} models"
-    if one.coverage is not None:
-        basis += f"; on left-out models such intervals held {percent(one.coverage)} of the time"
-    if one.explained is not None and one.features:
-        basis += f"; {', '.join(one.features)} explain {percent(max(0.0, one.explained))} of the variance"
-    why = f": {'; '.join(one.reasons)}" if one.reasons else ""
-    known = "" if one.measured is None else f" It was measured: {one.measured:.3f}."
-    expected = f", expected{interval}" if interval else ""
-    return f"{one.arm} on {wanted['model']}: {one.answer}{why}{expected} ({basis}).{known}"

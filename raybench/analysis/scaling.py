@@ -258,17 +258,6 @@ class LargestBatch:
     refused_batch: int | None  # the smallest micro-batch that did not fit; None where the dataset was the end
     refused_because: str | None
 
-    def sentence(self) -> str:
-        """As `zero1 in resnet18 ...: 48 images a worker, 96 in all (1,872 MiB); 49 do not fit: ...`."""
-        where = f"{self.arm} in {self.setting}"
-        peak = "" if self.peak_bytes is None else f" ({self.peak_bytes / 2**20:,.0f} MiB)"
-        took = f"{self.micro_batch} images a worker, {self.global_batch} in all{peak}"
-        if self.micro_batch is None:
-            return f"{where}: no batch fits, not even one image: {self.refused_because}"
-        if self.refused_batch is None:
-            return f"{where}: {took}; the dataset has no more for one step"
-        return f"{where}: {took}; {self.refused_batch} do not fit: {self.refused_because}"
-
 
 def largest_batches(legs: Legs) -> tuple[LargestBatch, ...]:
     """One record for each arm whose largest batch was sought, by hardware, setting and arm."""

@@ -20,8 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raybench.driver.progress import Progress, SpeedupSoFar
-from raybench.durations import in_words
-from raybench.show.words import percent
+from raybench.show.units import between, duration, percent, ratio
 
 Level = Literal["quiet", "normal", "verbose"]
 # From this many legs on, lines tell of trials and not of legs, and at most one in ten seconds.
@@ -133,7 +132,7 @@ class Display:
 
     def _time_left(self) -> str:
         left = self.progress.seconds_left(self._clock() - self._begun)
-        return "time left: known after the first leg" if left is None else f"about {in_words(left)} left"
+        return "time left: known after the first leg" if left is None else f"about {duration(left)} left"
 
     def _draw(self) -> None:
         if self._live:
@@ -151,7 +150,7 @@ class Display:
             f"{100 * share:.0f} %",
         )
         failed = f"; [red]{progress.num_failed} legs failed[/]" if progress.num_failed else ""
-        elapsed = in_words(self._clock() - self._begun)
+        elapsed = duration(self._clock() - self._begun)
         state = (
             f"trials {progress.num_trials_done}/{len(progress.plan.trials)}{failed}; {elapsed} so far, "
             f"{self._time_left()}"
@@ -170,7 +169,7 @@ class Display:
         lines: list[RenderableType] = []
         for one in self._running[:4]:
             where = f" on {one['node']}" if several else ""
-            text = f"{leg_name(one)}: {in_words(one['seconds'])}{where}"
+            text = f"{leg_name(one)}: {duration(one['seconds'])}{where}"
             lines.append(Text("runs   " + text, overflow="ellipsis", no_wrap=True))
         if len(self._running) > 4:
             lines.append(f"       and {len(self._running) - 4} more")
@@ -196,8 +195,8 @@ class Display:
         for name in ("speedup", "interval", "n"):
             table.add_column(name, justify="right", no_wrap=True)
         for one in rows:
-            interval = "" if one.interval is None else f"{one.interval[0]:.3f} to {one.interval[1]:.3f}"
-            table.add_row(escape(one.setting), escape(one.arm), f"{one.speedup:.3f}", interval, str(one.n))
+            interval = between(*(one.interval or (None, None)))
+            table.add_row(escape(one.setting), escape(one.arm), ratio(one.speedup), interval, str(one.n))
         hidden = len(self.progress.speedups()) - len(rows)
         if hidden > 0:
             table.add_row(f"... and {hidden} more")
@@ -214,7 +213,7 @@ def leg_name(event: Mapping[str, Any]) -> str:
 
 def wait_line(missed: Mapping[str, Any]) -> str:
     """Nodes that are waited for (see `admission.Queue.missed`), as rich markup."""
-    so_far, most = in_words(missed["seconds"]), in_words(missed["most"])
+    so_far, most = duration(missed["seconds"]), duration(missed["most"])
     return f"[yellow]waiting[/] for {escape(missed['what'])}: {so_far} so far, at most {most}"
 
 

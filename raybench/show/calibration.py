@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from raybench.analysis.calibration import Calibration, SettingNoise
-from raybench.show.words import percent
+from raybench.show.units import percent
 
 
 def print_calibration(calibration: Calibration, console: Console) -> None:

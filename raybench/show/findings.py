@@ -15,7 +15,6 @@ import numpy as np
 from raybench.analysis import Analysis
 from raybench.analysis.columns import parse_object
 from raybench.ledger.reading import ledger_files
-from raybench.show.words import caveat_places
 from raybench.stores.storage import AnyPath
 
 _MOST_PLACES = 6
@@ -70,8 +69,17 @@ def caveats(analysis: Analysis) -> list[Caveat]:
     total = len(analysis.comparisons)
     return [Caveat(text, "the whole analysis") for text in analysis.caveats] + [
         Caveat(text, "every comparison" if len(where) == total else _places(where))
-        for text, where in caveat_places(analysis).items()
+        for text, where in _caveat_places(analysis).items()
     ]
+
+
+def _caveat_places(analysis: Analysis) -> dict[str, list[str]]:
+    """Each sentence that comparisons carry as a caveat, once, with the comparisons that carry it."""
+    places: dict[str, list[str]] = {}
+    for comparison in analysis.comparisons:
+        for caveat in comparison.caveats:
+            places.setdefault(caveat, []).append(f"{comparison.arm}, {comparison.where.setting}")
+    return places
 
 
 def _places(where: list[str]) -> str:
@@ -179,6 +187,11 @@ def tracked(analysis: Analysis, paths: Sequence[AnyPath]) -> list[Tracked]:
     """What `_mlflow.json` beside the ledgers says; a store without a server is shown by `mlflow ui` on its own port."""
     found = (_tracked(folder, analysis.baseline) for folder in _folders(paths))
     return [one for one in found if one is not None]
+
+
+def tracked_links(analysis: Analysis, paths: Sequence[AnyPath]) -> dict[tuple[str, str], str]:
+    """Where an arm is compared with the baseline in MLflow, by setting_id and arm."""
+    return {key: page for one in tracked(analysis, paths) for key, page in one.compare.items()}
 
 
 def _tracked(folder: AnyPath, baseline: str) -> Tracked | None:

@@ -6,28 +6,33 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from raybench import __version__
 from raybench.analysis import Analysis
 from raybench.errors import UserError
+from raybench.show import answer, findings
+from raybench.show.document import Document, Figure, Items
 from raybench.show.figures import legs, speedups, tradeoffs
 from raybench.show.figures.learning import learning
 from raybench.show.figures.steps import Steps, read_steps
 from raybench.show.figures.style import Plot, drawing, save, settle
 from raybench.show.page import render_page
-from raybench.show.summary import to_summary
-from raybench.show.tables import to_csv
-from raybench.show.words import also_differ
+from raybench.show.tables import MOST_ROWS, to_csv, to_markdown
+from raybench.show.words import also_differ, how_obtained
 from raybench.stores.storage import AnyPath
+
+KINDS: Final = ("svg", "png", "pdf")
 
 
 def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:
     """Every figure that the analysis has data for, in the order of the page."""
     with drawing():
         plots = (
+            speedups.arms(analysis),
+            speedups.heat_map(analysis),
             speedups.forest(analysis),
             speedups.distribution(analysis),
-            speedups.heat_map(analysis),
             tradeoffs.profile(analysis),
             legs.phases(analysis, steps),
             learning(analysis, steps.curves),
@@ -53,7 +58,28 @@ def _noted(plot: Plot, notes: Sequence[str]) -> Plot:
     return replace(plot, caption=f"{plot.caption} {note[:1].upper()}{note[1:]}")
 
 
-def write_report(analysis: Analysis, paths: Sequence[AnyPath], folder: AnyPath) -> list[AnyPath]:
+def summary(document: Document, analysis: Analysis, plots: Sequence[Plot]) -> str:
+    """The report for a pull request, in GitHub's Markdown: the answer, a figure, the table, and the rest folded."""
+    first = [Figure(plot) for plot in plots if plot.name in ("arms", "forest")][:1]
+    failed = [
+        f"{one.arm}: {one.kind}, {one.num_legs} legs in {one.places}: {one.message}"
+        for one in findings.failures(analysis)
+    ]
+    warned = [f"{one.text} ({one.places})" for one in findings.caveats(analysis)]
+    folded = [
+        Items(f"{title} ({len(items)})", tuple(items), folded=True)
+        for title, items in (
+            ("Failures", failed),
+            ("Caveats", warned),
+            ("How this was obtained", how_obtained(analysis)),
+        )
+        if items
+    ]
+    blocks = (*document.answer, *first, answer.compact_table(analysis), *folded)
+    return to_markdown(Document(document.title, blocks), most=MOST_ROWS)
+
+
+def write_report(analysis: Analysis, paths: Sequence[AnyPath], folder: AnyPath, *, title: str = "") -> list[AnyPath]:
     """Write the report of an analysis of the ledgers at `paths` into `folder`; returns the files, the page first.
 
     Raises UserError where the folder cannot be written.
@@ -61,12 +87,13 @@ def write_report(analysis: Analysis, paths: Sequence[AnyPath], folder: AnyPath) 
     plots = draw_all(analysis, read_steps(paths, analysis))
     files: dict[str, bytes] = {}
     for plot in plots:
-        for kind in ("svg", "png", "pdf"):
+        for kind in KINDS:
             files[f"figures/{plot.name}.{kind}"] = save(plot.figure, kind)
     drawings = {plot.name: files[f"figures/{plot.name}.svg"].decode() for plot in plots}
+    document = answer.build(analysis, paths, plots, title)
     files = {
-        "report.html": render_page(analysis, paths, plots, drawings).encode(),
-        "summary.md": to_summary(analysis, plots).encode(),
+        "report.html": render_page(document, drawings).encode(),
+        "summary.md": summary(document, analysis, plots).encode(),
         "comparisons.csv": to_csv(analysis).encode(),
         **files,
     }

@@ -1,122 +1,201 @@
-"""The answer in plain words, from the verdicts alone: what a reader should take away before any table."""
+"""Sentences: what a record of the analysis says in plain words. Numbers become text in `units`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from raybench.analysis.results import Analysis, Comparison
+import numpy as np
+
+from raybench.analysis import Analysis, ArmSummary, Comparison, Sensitivity
+from raybench.analysis.estimate import Estimate
+from raybench.analysis.ladder import Ladder
+from raybench.analysis.prediction import NUMERIC, Explanation, Prediction
+from raybench.analysis.scaling import BestBatch, Efficiency, LargestBatch
+from raybench.show import units
+from raybench.show.units import between, percent, size
+
+# In the order in which a reader wants them.
+MEANINGS: Final = {
+    "helps": "the arm is faster by more than the margin",
+    "hurts": "the arm is slower by more than the margin",
+    "no effect": "shown to be within the margin; absence of evidence is not this",
+    "unlocks": "only the arm ran: the baseline did not fit into memory",
+    "blocked": "only the baseline ran: the arm did not fit into memory",
+    "failed": "one side failed, and not for want of memory",
+    "both failed": "neither side ran",
+    "not comparable": "the arms were not the same experiment, so there is no verdict",
+    "undecided": "the interval allows more than one of these; more trials would settle it",
+}
+MIN_SETTINGS: Final = 3  # from which on an interval for a population of settings is shown; --json has all of them
+_FAMILY: Final = {
+    "holm": "Holm's step over {n} comparisons",
+    "fdr": "Benjamini and Hochberg's step over {n} comparisons",
+}
 
 
-def caveat_places(analysis: Analysis) -> dict[str, list[str]]:
-    """Each sentence that comparisons carry as a caveat, once, with the comparisons that carry it."""
-    places: dict[str, list[str]] = {}
-    for comparison in analysis.comparisons:
-        for caveat in comparison.caveats:
-            places.setdefault(caveat, []).append(f"{comparison.arm}, {comparison.where.setting}")
-    return places
+@dataclass(frozen=True)
+class ArmAnswer:
+    """What the answer says of one arm on one hardware."""
+
+    summary: ArmSummary
+    verdict: str
+    interval: Estimate  # that the verdict came from
+    sentence: str  # the arm's verdict with its interval
+    counts: str  # the settings' verdicts
+
+    @property
+    def text(self) -> str:
+        """The sentence and the counts."""
+        return f"{self.sentence}{f'; {self.counts}' if self.counts else ''}."
+
+
+def answer_in_words(analysis: Analysis) -> str:
+    """A paragraph: one sentence an arm on each hardware, and whether any arm helps."""
+    several = len({arm.hardware for arm in analysis.arms}) > 1
+    sentences = [
+        (f"On {one.summary.hardware or 'hardware that is not named'}, " if several else "")
+        + f"{one.summary.arm} {one.text}"
+        for one in arm_answers(analysis)
+    ]
+    closing = none_helps(analysis)
+    return " ".join([*sentences, *([closing] if closing else [])])
+
+
+def none_helps(analysis: Analysis) -> str:
+    """The sentence that says so where no arm is shown to be faster; empty otherwise."""
+    helps = any(c.verdict == "helps" for c in analysis.comparisons) or any(
+        one.verdict == "helps" for one in arm_answers(analysis)
+    )
+    if len(analysis.arms) < 2 or helps:
+        return ""
+    return f"No arm is shown to be faster than {analysis.baseline} by more than {percent(analysis.margin)}."
+
+
+def arm_answers(analysis: Analysis) -> list[ArmAnswer]:
+    """One answer for each arm on each hardware, in the analysis's order."""
+    groups: dict[tuple[str, str], list[Comparison]] = {}
+    for c in analysis.comparisons:
+        groups.setdefault((c.where.hardware, c.arm), []).append(c)
+    return [_arm_answer(arm, groups[arm.hardware, arm.arm], analysis) for arm in analysis.arms]
+
+
+def _arm_answer(arm: ArmSummary, members: Sequence[Comparison], analysis: Analysis) -> ArmAnswer:
+    """A single setting answers for its arm; over several the arm has a verdict of its own."""
+    more = _settle(members) + _less_accurate(members)
+    if len(members) == 1:
+        judgement = members[0].judgement
+        told = f"{_judged(judgement.verdict, judgement.interval, analysis)} in the one setting"
+        return ArmAnswer(arm, judgement.verdict, judgement.interval, told, more.removeprefix("; "))
+    counts = f"by setting: {tally(arm)}{more}"
+    if arm.n_compared == 0:
+        common = max(MEANINGS, key=lambda verdict: _tallied(arm, verdict))
+        told = f"{_judged(common, arm.fixed, analysis)}: no setting has a speedup"
+        return ArmAnswer(arm, common, arm.fixed, told, counts)
+    verdict, interval = arm_judgement(arm, analysis)
+    those = f"all {arm.n_settings}" if arm.n_compared == arm.n_settings else f"{arm.n_compared} of {arm.n_settings}"
+    return ArmAnswer(arm, verdict, interval, f"{_judged(verdict, interval, analysis)} over {those} settings", counts)
+
+
+def arm_judgement(arm: ArmSummary, analysis: Analysis) -> tuple[str, Estimate]:
+    """The verdict over these settings, and the interval that it came from."""
+    low, high = arm.fixed.low, arm.fixed.high
+    if low is None or high is None:
+        return "undecided", arm.fixed
+    least, most = 1 / (1 + analysis.margin), 1 + analysis.margin
+    verdict = "helps" if low > most else "hurts" if high < least else "undecided"
+    return ("no effect" if least < low and high < most else verdict), arm.fixed
+
+
+def _judged(verdict: str, interval: Estimate, analysis: Analysis) -> str:
+    """As `hurts: it takes 1.43 times as long as ddp (speedup 0.703, 0.682 to 0.724)`."""
+    numbers = "" if interval.value is None else f"speedup {units.ratio(interval.value)}"
+    if numbers and (ends := units.interval(interval)):
+        numbers += f", {ends}"
+    told = f" ({numbers})" if numbers else ""
+    match verdict:
+        case "helps" | "hurts":
+            return f"{verdict}: it {units.change(interval.value or 1.0)} as {analysis.baseline}{told}"
+        case "no effect":
+            return f"has no effect beyond {percent(analysis.margin)}{told}"
+        case "undecided":
+            return f"is undecided{told}"
+        case "unlocks":
+            return "unlocks what the baseline has no memory for"
+        case "blocked":
+            return "is blocked: it has no memory where the baseline runs"
+        case "failed":
+            return "failed, or its baseline did, and not for want of memory"
+        case "both failed":
+            return "failed, and so did the baseline"
+    return f"is not comparable: the arms were not the same experiment{told}"
+
+
+def _settle(members: Sequence[Comparison]) -> str:
+    needed = [c.judgement.trials_needed for c in members if c.judgement.trials_needed]
+    if not needed:
+        return ""
+    least, most = min(needed), max(needed)
+    trials = f"{least:,} trials" if least == most else f"{least:,} to {most:,} trials"
+    undecided = sum(c.verdict == "undecided" for c in members)
+    whom = "it" if undecided == 1 else "them" if len(needed) == undecided else "most of them"
+    return f"; about {trials} would settle {whom}"
+
+
+def _less_accurate(members: Sequence[Comparison]) -> str:
+    worse = sum(c.quality == "worse" for c in members)
+    return f"; it is less accurate than the baseline on {worse} of {len(members)}" if worse else ""
+
+
+def _tallied(arm: ArmSummary, verdict: str) -> int:
+    return int(getattr(arm.tally, verdict.replace(" ", "_"), 0))
+
+
+def tally(arm: ArmSummary) -> str:
+    """How many settings have which verdict, those that occur."""
+    counts = {verdict: _tallied(arm, verdict) for verdict in MEANINGS}
+    return ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
+
+
+def verdict_of(c: Comparison) -> str:
+    """A comparison's verdict, with what an accuracy adds to it."""
+    return f"{c.verdict}, less accurate" if c.quality == "worse" else c.verdict
 
 
 def also_differ(analysis: Analysis) -> tuple[str, ...]:
     """What every table and figure must say where the space declares its arms to differ in more than the engine."""
-    words = dict.fromkeys(word for comparison in analysis.comparisons for word in comparison.differs)
+    words = dict.fromkeys(word for c in analysis.comparisons for word in c.differs)
     return (f"arms also differ in {', '.join(words)}, as the space declares",) if words else ()
 
 
-def answer_in_words(analysis: Analysis) -> str:
-    """A paragraph: one sentence an arm on each hardware, and what could not be decided."""
-    groups: dict[tuple[str, str], list[Comparison]] = {}
-    for comparison in analysis.comparisons:
-        groups.setdefault((comparison.where.hardware, comparison.arm), []).append(comparison)
-    several = len({hardware for hardware, _ in groups}) > 1
-    sentences = [
-        (f"On {hardware or 'hardware that is not named'}, " if several else "")
-        + _arm_sentence(arm, members, analysis.margin)
-        for (hardware, arm), members in groups.items()
+def multiplicity(analysis: Analysis) -> str:
+    """The name of what corrects for the number of comparisons, for captions: `Holm` or `false discovery rate`."""
+    return "false discovery rate" if getattr(analysis, "multiplicity", "holm") == "fdr" else "Holm"
+
+
+def how_obtained(analysis: Analysis) -> list[str]:
+    """The method and the data in a few lines."""
+    step = _FAMILY[getattr(analysis, "multiplicity", "holm")].format(n=len(analysis.comparisons))
+    return [
+        f"{analysis.num_legs} legs ({analysis.num_failed_legs} failed) of {', '.join(analysis.sweeps)}; "
+        f"the sample is the trial, n of them; metric: {analysis.metric}",
+        f"Intervals are paired t on log ratios, each the one its verdict came from: {percent(1 - analysis.alpha)} or "
+        f"wider, by {step}; {percent(1 - 2 * analysis.alpha)} for `no effect` (two one-sided tests)",
+        f"An effect within {percent(analysis.margin)} counts as none; alpha is {analysis.alpha:g}",
+        *_other_question(analysis),
+        *(f"Hardware: {name}" for name in analysis.hardware),
+        *(f"Versions: {name}" for name in analysis.versions),
     ]
-    if sum(c.verdict == "helps" for c in analysis.comparisons) == 0 and len(analysis.arms) > 1:
-        margin = percent(analysis.margin)
-        sentences.append(f"No arm is shown to be faster than {analysis.baseline} by more than {margin}.")
-    return " ".join(sentences)
 
 
-def _arm_sentence(arm: str, members: Sequence[Comparison], margin: float) -> str:
-    """As `zero3 hurts 5 of 6 settings, by 28 % to 41 %; it has no effect beyond 3 % on 1.`"""
-    by_verdict: dict[str, list[Comparison]] = {}
-    for comparison in members:
-        by_verdict.setdefault(comparison.verdict, []).append(comparison)
-    parts = [
-        _part(verdict, by_verdict[verdict], len(members), margin)
-        for verdict in (
-            "helps",
-            "hurts",
-            "no effect",
-            "unlocks",
-            "blocked",
-            "failed",
-            "both failed",
-            "not comparable",
-            "undecided",
-        )
-        if verdict in by_verdict
-    ]
-    worse = sum(c.quality == "worse" for c in members)
-    if worse:
-        parts.append(f"is less accurate than the baseline on {worse} of {len(members)}")
-    return f"{arm} {'; it '.join(parts)}."
-
-
-def _part(verdict: str, members: Sequence[Comparison], total: int, margin: float) -> str:
-    count = len(members)
-    where = (
-        ("the one setting" if total == 1 else f"all {total} settings")
-        if count == total
-        else (f"{count} of {total} settings")
-    )
-    match verdict:
-        case "helps":
-            return f"helps {where}, by {change_range(members)}"
-        case "hurts":
-            return f"hurts {where}, by {change_range(members)}"
-        case "no effect":
-            return f"has no effect beyond {percent(margin)} on {where}"
-        case "unlocks":
-            return f"unlocks {where}, where only it ran"
-        case "blocked":
-            return f"is blocked on {where}, where only the baseline ran"
-        case "failed":
-            causes = dict.fromkeys(
-                f"{cause.arm}: {cause.kind}" for comparison in members for cause in comparison.failure_causes
-            )
-            return f"cannot be compared on {where}, where one side failed ({', '.join(causes)})"
-        case "both failed":
-            return f"failed, and so did the baseline, on {where}"
-        case "not comparable":
-            return f"is not comparable on {where}, where the arms were not the same experiment"
-    needed = [c.judgement.trials_needed for c in members if c.judgement.trials_needed]
-    settle = ""
-    if needed:
-        most, least = max(needed), min(needed)
-        settle = (
-            f" (about {least} trials would settle {'it' if count == 1 else 'them'})"
-            if most == least
-            else (
-                f" (about {least} to {most} trials would settle {'them' if len(needed) == count else 'most of them'})"
-            )
-        )
-    return f"is undecided on {where}{settle}"
-
-
-def change_range(members: Sequence[Comparison]) -> str:
-    """The least and the greatest change in throughput, as `28 % to 41 %`."""
-    changes = sorted(abs(c.speedup.value - 1) for c in members if c.speedup.value is not None)
-    low, high = percent(changes[0]), percent(changes[-1])
-    return low if low == high else f"{low} to {high}"
-
-
-def percent(share: float) -> str:
-    """A share for reading: `3 %`, `2.5 %`, `41 %`."""
-    value = 100 * share
-    return f"{value:.0f} %" if value >= 9.95 or abs(value - round(value)) < 0.05 else f"{value:.1f} %"
+def _other_question(analysis: Analysis) -> list[str]:
+    """Where legs had an accuracy to reach and were judged by something else, how to ask for that."""
+    legs = analysis.pairs.legs
+    if analysis.metric == "time_to_accuracy" or np.isnan(legs.number["time_to_accuracy"][legs.ok]).all():
+        return []
+    return ["The legs had an accuracy to reach: metric=time_to_accuracy compares the training seconds up to there"]
 
 
 def trade_off(c: Comparison) -> str | None:
@@ -124,41 +203,34 @@ def trade_off(c: Comparison) -> str | None:
     resnet18 and saves 5.10 GiB [5.01 GiB, 5.19 GiB] of device memory`; None where memory differs by under 1 %, or
     not beyond its noise.
     """
-    if (
-        c.speedup.value is None
-        or c.memory.ratio.value is None
-        or c.memory.saved.value is None
-        or abs(c.memory.ratio.value - 1) < 0.01
-    ):
+    speedup, memory, saved = c.speedup.value, c.memory.ratio, c.memory.saved
+    if speedup is None or memory.value is None or saved.value is None or abs(memory.value - 1) < 0.01:
         return None
-    least, most = c.memory.ratio.low, c.memory.ratio.high
-    if least is not None and most is not None and least < 1 < most:
+    if memory.low is not None and memory.high is not None and memory.low < 1 < memory.high:
         return None
-    change = c.speedup.value - 1
+    change = speedup - 1
     speed = f"{'gains' if change > 0 else 'costs'} {percent(abs(change))}"
     if c.speedup.low is not None and c.speedup.high is not None:
         sign = 100 if change > 0 else -100
         ends = sorted((sign * (c.speedup.low - 1), sign * (c.speedup.high - 1)))
         speed += f" [{ends[0]:.0f}, {ends[1]:.0f}]"
-    saved = c.memory.saved.value
-    memory = f"{'saves' if saved > 0 else 'takes'} {size(abs(saved))}"
-    if c.memory.saved.low is not None and c.memory.saved.high is not None:
-        low, high = sorted(end if saved > 0 else -end for end in (c.memory.saved.low, c.memory.saved.high))
-        memory += f" [{size(low)}, {size(high)}]"
-    more = "of" if saved > 0 else "more"
-    return f"{c.arm} {speed} of the throughput of {c.where.setting} and {memory} {more} {c.memory.of} memory"
+    amount = f"{'saves' if saved.value > 0 else 'takes'} {size(abs(saved.value))}"
+    if saved.low is not None and saved.high is not None:
+        low, high = sorted(end if saved.value > 0 else -end for end in (saved.low, saved.high))
+        amount += f" [{size(low)}, {size(high)}]"
+    more = "of" if saved.value > 0 else "more"
+    return f"{c.arm} {speed} of the throughput of {c.where.setting} and {amount} {more} {c.memory.of} memory"
 
 
 def memory_held(c: Comparison) -> str | None:
     """As `zero1 in resnet18: a rank holds optimizer state 85.3 MiB against 170.6 MiB`: what differs; else None."""
-    if c.treated.memory_parts is None or c.baseline.memory_parts is None or not c.n_trials:
+    arm, base = c.treated.memory_parts, c.baseline.memory_parts
+    if arm is None or base is None or not c.n_trials:
         return None
-    both = [part for part in c.treated.memory_parts if part in c.baseline.memory_parts]
     differing = [
-        f"{part.replace('_', ' ')} {size(c.treated.memory_parts[part])} against {size(c.baseline.memory_parts[part])}"
-        for part in both
-        if abs(c.treated.memory_parts[part] - c.baseline.memory_parts[part])
-        > 0.01 * sum(c.baseline.memory_parts.values())
+        f"{part.replace('_', ' ')} {size(arm[part])} against {size(base[part])}"
+        for part in arm
+        if part in base and abs(arm[part] - base[part]) > 0.01 * sum(base.values())
     ]
     return f"{c.arm} in {c.where.setting}: a rank holds {', '.join(differing)}" if differing else None
 
@@ -168,8 +240,8 @@ def work_done(c: Comparison) -> str | None:
     if c.treated.tflops is None or c.baseline.tflops is None:
         return None
     sides = [
-        f"{tflops:.3g} TFLOP/s" + ("" if share is None else f" ({percent(share)} of the peak)")
-        for tflops, share in ((c.treated.tflops, c.treated.peak_share), (c.baseline.tflops, c.baseline.peak_share))
+        f"{side.tflops:.3g} TFLOP/s" + ("" if side.peak_share is None else f" ({percent(side.peak_share)} of the peak)")
+        for side in (c.treated, c.baseline)
     ]
     peak = "" if c.peak is None else f"; the peak is {c.peak}"
     return f"{c.arm} in {c.where.setting}: {sides[0]} against {sides[1]}{peak}"
@@ -177,16 +249,91 @@ def work_done(c: Comparison) -> str | None:
 
 def break_even(c: Comparison) -> str | None:
     """As `zero1 in resnet18: a longer set-up is repaid after 1,200 steps [900, 1,700]`; else None."""
-    if c.verdict != "helps" or not c.break_even.value:
+    steps = c.break_even
+    if c.verdict != "helps" or not steps.value:
         return None
-    low = "0" if c.break_even.low is None else f"{c.break_even.low:,.0f}"
-    high = "?" if c.break_even.high is None else f"{c.break_even.high:,.0f}"
+    low = "0" if steps.low is None else f"{steps.low:,.0f}"
+    high = "?" if steps.high is None else f"{steps.high:,.0f}"
+    return f"{c.arm} in {c.where.setting}: a longer set-up is repaid after {steps.value:,.0f} steps [{low}, {high}]"
+
+
+def rungs_in_words(ladder: Ladder) -> str:
+    """As `of the 3.10x from a to d, 2.40x is b (global_batch 4 -> 16), ...`."""
+    parts = [
+        f"{_times(rung.ratio.value)} [{_times(rung.ratio.low)}, {_times(rung.ratio.high)}] is {rung.arm}"
+        + (f" ({rung.change})" if rung.change else "")
+        for rung in ladder.rungs
+    ]
+    where = f"{ladder.setting}: " if ladder.setting else "over the settings: "
+    ends = f"from {ladder.rungs[0].before} to {ladder.rungs[-1].arm}"
+    return f"{where}of the {_times(ladder.total.value)} {ends}, {', '.join(parts)}"
+
+
+def _times(value: float | None) -> str:
+    return "?" if value is None else f"{value:.2f}x"
+
+
+def largest_in_words(one: LargestBatch) -> str:
+    """As `zero1 in resnet18 ...: 48 samples a worker, 96 in all (1,872 MiB); 49 do not fit: ...`."""
+    where = f"{one.arm} in {one.setting}"
+    peak = "" if one.peak_bytes is None else f" ({one.peak_bytes / 2**20:,.0f} MiB)"
+    took = f"{one.micro_batch} samples a worker, {one.global_batch} in all{peak}"
+    if one.micro_batch is None:
+        return f"{where}: no batch fits, not even one sample: {one.refused_because}"
+    if one.refused_batch is None:
+        return f"{where}: {took}; the dataset has no more for one step"
+    return f"{where}: {took}; {one.refused_batch} do not fit: {one.refused_because}"
+
+
+def best_in_words(one: BestBatch) -> str:
+    """The arm at its best batch against the baseline at its own."""
+    interval = units.interval(one.speedup) or "no interval"
     return (
-        f"{c.arm} in {c.where.setting}: a longer set-up is repaid after {c.break_even.value:,.0f} steps [{low}, {high}]"
+        f"{one.arm} at {one.batch} samples a step against {one.baseline_batch}, {one.model} {one.precision} on "
+        f"{one.workers} workers: {units.ratio(one.speedup.value)} ({interval}) of samples a second"
     )
 
 
-def size(num_bytes: float) -> str:
-    """Bytes for reading, in MiB or GiB."""
-    mebibytes = num_bytes / 2**20
-    return f"{mebibytes:.1f} MiB" if abs(mebibytes) < 1024 else f"{mebibytes / 1024:.2f} GiB"
+def scaling_in_words(one: Efficiency) -> str:
+    """An arm's efficiency on more workers."""
+    interval = units.interval(one.efficiency) or "no interval"
+    return (
+        f"{one.arm}, {one.model} {one.precision}, {one.scaling} from {one.base_workers} to {one.workers} workers: "
+        f"efficiency {units.ratio(one.efficiency.value)} ({interval})"
+    )
+
+
+def otherwise(c: Comparison, other: Sensitivity) -> str:
+    """What a comparison's verdict would be, judged another way."""
+    if other.speedup is None:
+        return f"{c.arm}, {c.where.setting}: {c.verdict}; with {other.kind} no trial would be left"
+    return f"{c.arm}, {c.where.setting}: {c.verdict}; with {other.kind} {other.verdict} ({units.ratio(other.speedup)})"
+
+
+def predicted(one: Prediction, wanted: Mapping[str, Any], alpha: float) -> str:
+    """The prediction as a person would say it."""
+    ends = between(one.low, one.high).replace(" to ", " and ")
+    interval = f" {units.ratio(one.speedup)}, {percent(1 - alpha)} of the time between {ends}" if ends else ""
+    basis = f"from {one.num_settings} settings of {one.num_models} models"
+    if one.coverage is not None:
+        basis += f"; on left-out models such intervals held {percent(one.coverage)} of the time"
+    if one.explained is not None and one.features:
+        basis += f"; {', '.join(one.features)} explain {percent(max(0.0, one.explained))} of the variance"
+    why = f": {'; '.join(one.reasons)}" if one.reasons else ""
+    known = "" if one.measured is None else f" It was measured: {units.ratio(one.measured)}."
+    expected = f", expected{interval}" if interval else ""
+    return f"{one.arm} on {wanted['model']}: {one.answer}{why}{expected} ({basis}).{known}"
+
+
+def explained(one: Explanation) -> str:
+    """The explanation as a person would say it: what twice as much of something does, or a kind of setting."""
+    basis = f"{one.num_settings} settings of {one.num_models} models"
+    if not one.features or one.explained is None:
+        return f"{one.arm}: nothing that is known before a run explains its speedups ({basis})."
+    parts = [
+        f"{math.expm1(value * math.log(2)):+.1%} with twice the {name}"
+        if name in NUMERIC
+        else f"{math.expm1(value):+.1%} with {name}"
+        for name, value in one.features.items()
+    ]
+    return f"{one.arm}: the speedup changes by {', '.join(parts)}; that explains {percent(one.explained)} ({basis})."

@@ -18,7 +18,8 @@ from raybench.analysis import Analysis, Comparison, analyse
 from raybench.errors import UserError
 from raybench.ledger.dataset import Ledger, write_rows
 from raybench.redaction import first_line, without_secrets
-from raybench.show.tables import table_rows
+from raybench.show.answer import compact_table
+from raybench.show.tables import clean
 from raybench.show.words import answer_in_words
 from raybench.stores.storage import AnyPath, copy_folder, write_whole
 from raybench.tracking import runs, views
@@ -170,21 +171,16 @@ def _name(text: str) -> str:
 def _note(analysis: Analysis, experiment_id: str) -> str:
     """The description of the sweep's run: the answer, where to look, the table as far as it fits."""
     links = ", ".join(f"[{name}]({views.link(experiment_id, view)})" for name, view in views.NAMES.items())
-    lines = [f"**{_clean(answer_in_words(analysis))}**", "", f"Views of the runs: {links}.", ""]
+    lines = [f"**{clean(answer_in_words(analysis))}**", "", f"Views of the runs: {links}.", ""]
     lines += ["The page: `report/report.html` among the artifacts. Every leg: `ledger/ledger.parquet`.", ""]
-    header, rows = table_rows(analysis)
-    lines += ["| " + " | ".join(map(_clean, header)) + " |", "|" + "---|" * len(header)]
+    table = compact_table(analysis)
+    lines += ["| " + " | ".join(clean(column.name) for column in table.columns) + " |"]
+    lines += ["|" + "---|" * len(table.columns)]
     room = _MAX_NOTE - sum(len(line) + 1 for line in lines)
-    for number, row in enumerate(rows):
-        line = "| " + " | ".join(map(_clean, row)) + " |"
+    for number, row in enumerate(table.rows):
+        line = "| " + " | ".join(clean(cell.text) for cell in row.cells) + " |"
         room -= len(line) + 1
         if room < 0:
-            return "\n".join([*lines, "", f"... and {len(rows) - number} more in `report/comparisons.csv`."])
+            return "\n".join([*lines, "", f"... and {len(table.rows) - number} more in `report/comparisons.csv`."])
         lines.append(line)
     return "\n".join(lines)
-
-
-def _clean(text: str) -> str:
-    """Text as text in Markdown's tables."""
-    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_{}\[\]|~#])", r"\\\1", line)

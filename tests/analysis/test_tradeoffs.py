@@ -16,9 +16,10 @@ from raybench.analysis.ladder import Ladder
 from raybench.analysis.scaling import welch_interval
 from raybench.analysis.tradeoffs import fieller
 from raybench.errors import UserError
+from raybench.show.answer import build
 from raybench.show.tables import WRITERS
-from raybench.show.terminal import print_analysis
-from raybench.show.words import answer_in_words, break_even, trade_off
+from raybench.show.terminal import print_document
+from raybench.show.words import answer_in_words, break_even, largest_in_words, rungs_in_words, trade_off
 from tests.analysis.ledgers import leg, paired, write
 
 RATIOS = [0.62, 0.63, 0.61, 0.62]
@@ -109,7 +110,7 @@ def test_memory_interval_covers(tmp_path: Path) -> None:
 
 def printed(analysis: Analysis) -> str:
     text = io.StringIO()
-    print_analysis(analysis, Console(file=text, width=200))
+    print_document(build(analysis), Console(file=text, width=200), full=True)
     return text.getvalue()
 
 
@@ -168,7 +169,7 @@ def test_the_rungs_add_up_to_the_total_exactly(tmp_path: Path) -> None:
     assert ladders[0].rungs[0].ratio.value == pytest.approx(2.4, rel=0.03)
     assert ladders[0].rungs[0].change == "global_batch 4 -> 16"
     assert ladders[0].rungs[1].change == "precision fp32 -> fp16"
-    assert "from cifar to engine, 2.4" in ladders[-1].sentence()
+    assert "from cifar to engine, 2.4" in rungs_in_words(ladders[-1])
 
 
 def test_a_chain_that_the_space_declared_needs_no_naming(tmp_path: Path) -> None:
@@ -271,18 +272,18 @@ def test_every_format_holds_every_comparison_and_keeps_odd_names_as_text(tmp_pat
     rows = [*paired([1.1, 1.12]), *paired([1.2, 1.3], setting_id="a|b_<i>", arm="[red]&zero%")]
     analysis = analyse([write(tmp_path / "legs.parquet", rows)])
     assert WRITERS["csv"](analysis).count("\n") == 3
-    assert "a\\|b_&lt;i>" in WRITERS["markdown"](analysis)
+    assert "a\\|b\\_&lt;i>" in WRITERS["markdown"](analysis)
     assert r"[red]\&zero\%" in WRITERS["latex"](analysis)
     assert r"\toprule" in WRITERS["latex"](analysis)
     for width in (60, 80):
         narrow = Console(width=width, record=True, file=io.StringIO())
-        print_analysis(analysis, narrow)
+        print_document(build(analysis), narrow, full=True)
         assert "net s0" in narrow.export_text()
     console = Console(width=160, record=True, file=io.StringIO())
-    print_analysis(analysis, console)
+    print_document(build(analysis), console, full=True)
     text = console.export_text()
     assert "[red]&zero%" in text
-    assert text.index("is undecided on") < text.index("Speedup against ddp") < text.index("How this was obtained")
+    assert text.index("Every arm in every setting") < text.index("How this was obtained") < text.index("is undecided (")
 
 
 def test_every_table_says_what_arms_are_declared_to_differ_in(tmp_path: Path) -> None:
@@ -290,7 +291,7 @@ def test_every_table_says_what_arms_are_declared_to_differ_in(tmp_path: Path) ->
     words = {
         "csv": "batch_size; optimizer",
         "latex": r"differ in batch\_size, optimizer",
-        "markdown": "batch_size, opt",
+        "markdown": "batch\\_size, opt",
     }
     for name, expected in words.items():
         assert expected in WRITERS[name](analysis), name
@@ -325,6 +326,6 @@ def test_largest_batches_are_paired_best_against_best_and_shown_with_their_evide
         ("ddp", 4, 5),
         ("zero1", 16, 17),
     ]
-    assert found.largest[1].sentence() == (
-        "zero1 in net s0: 16 images a worker, 32 in all (1,024 MiB); 17 do not fit: no room"
+    assert largest_in_words(found.largest[1]) == (
+        "zero1 in net s0: 16 samples a worker, 32 in all (1,024 MiB); 17 do not fit: no room"
     )

@@ -63,7 +63,7 @@ def learning(analysis: Analysis, curves: Sequence[Curve]) -> Plot | None:
     figure, (left, right) = new_figure(3.4, 1, 2)
     named: set[str] = set()
     for curve in curves:
-        colour, dashes = arm_style(curve.arm, arms, analysis.baseline)
+        colour, _, dashes = arm_style(curve.arm, arms, analysis.baseline)
         look: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 0.9, "alpha": 0.75}
         left.plot(curve.steps, curve.losses, **look)
         evaluated = np.isfinite(curve.accuracy)

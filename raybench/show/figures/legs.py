@@ -14,11 +14,11 @@ from raybench.analysis.caveats import INPUT_BOUND_SHARE
 from raybench.analysis.pairs import mean_by
 from raybench.show.figures.steps import PHASES, Steps
 from raybench.show.figures.style import COLOURS, Plot, arm_style, new_figure, shorten
-from raybench.show.terminal import cost
-from raybench.show.words import percent
+from raybench.show.units import cost, percent
 
 _MOST_POINTS = 1000
 _MOST_ARMS = 6
+_MOST_PHASES = 48  # rows
 _PHASE_COLOURS = {"data": "orange", "forward": "sky", "backward": "blue", "optimizer": "green", "the rest": "quiet"}
 
 
@@ -35,7 +35,7 @@ def traces(analysis: Analysis, steps: Steps) -> Plot | None:
     figure, panels = new_figure(0.6 + 1.15 * len(legs), len(legs), 1, sharex=True, sharey=True)
     thinned = False
     for axes, leg in zip(panels, legs, strict=True):
-        colour, _ = arm_style(leg.arm, arms_of(analysis), analysis.baseline)
+        colour, _, _ = arm_style(leg.arm, arms_of(analysis), analysis.baseline)
         every = -(-len(leg.step_seconds) // _MOST_POINTS)
         thinned |= every > 1
         x, y = _thin(leg.step_seconds * 1e3, every)
@@ -81,6 +81,9 @@ def phases(analysis: Analysis, steps: Steps) -> Plot | None:
         return None
     base = {one.setting_id: float(np.mean(one.step)) for one in found if one.arm == analysis.baseline}
     rows = [one for one in found if one.setting_id in base]
+    num_arms = max(1, len({one.arm for one in rows}))
+    most = list(dict.fromkeys(one.setting_id for one in rows))[: max(1, _MOST_PHASES // num_arms)]
+    rows = [one for one in rows if one.setting_id in most]
     if not rows:
         return None
     settings = list(dict.fromkeys(one.setting_id for one in rows))
@@ -110,7 +113,7 @@ def phases(analysis: Analysis, steps: Steps) -> Plot | None:
     axes.axvline(1.0, color=COLOURS["quiet"], linewidth=0.8)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(f"seconds a step, as multiples of {shorten(analysis.baseline)}'s step")
-    axes.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=5)
     caption = (
         "What a step's time goes to, next to the baseline's step, which is 1; the whole step is written at the end."
         " The longest extra piece says why an arm is slower. Arithmetic means over all measured steps and legs; each"
@@ -137,14 +140,14 @@ def order_and_drift(analysis: Analysis) -> Plot | None:
     logs = np.log(np.where(ok, legs.steps.mean_seconds, 1.0))
     centre = mean_by(cell[ok], logs[ok], int(cell.max()) + 1)
     deviation = 100 * np.expm1(logs - centre[cell])
-    figure, (left, right) = new_figure(3.3, 1, 2)
     names = [name for name in arms_of(analysis) if name in arm.names]
+    figure, (left, right) = new_figure(max(3.3, 1.0 + 0.2 * len(names)), 1, 2)
     many = int(np.count_nonzero(ok)) > 2000
     for place, name in enumerate(names):
         rows = np.flatnonzero(ok & (arm.codes == arm.names.index(name)))
         if not len(rows):
             continue
-        colour, _ = arm_style(name, arms_of(analysis), analysis.baseline)
+        colour, marker, _ = arm_style(name, arms_of(analysis), analysis.baseline)
         shift = (place - (len(names) - 1) / 2) * 0.6 / len(names)
         position = legs.number["position"][rows]
         look: dict[str, Any] = {
@@ -154,10 +157,10 @@ def order_and_drift(analysis: Analysis) -> Plot | None:
             "markeredgewidth": 0,
             "rasterized": many,
         }
-        left.plot(position + shift, deviation[rows], "o", label=shorten(name, 20), **look)
+        left.plot(position + shift, deviation[rows], marker, label=shorten(name, 20), **look)
         drift = 100 * np.expm1(legs.steps.drift[rows])
         jitter = np.linspace(-0.25, 0.25, len(rows)) if len(rows) > 1 else np.zeros(1)
-        right.plot(drift, place + jitter, "o", **look)
+        right.plot(drift, place + jitter, marker, **look)
         if np.isfinite(drift).any():
             right.plot([np.nanmedian(drift)] * 2, [place - 0.35, place + 0.35], color=COLOURS["ink"], linewidth=1.6)
     places = np.unique(legs.number["position"][ok]).astype(int)
@@ -213,7 +216,7 @@ def failures(analysis: Analysis) -> Plot | None:
     axes.set_xlim(0, axes.get_xlim()[1] * 1.15)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("failed legs")
-    axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
     caption = (
         "Legs that gave no measurement, by arm and cause, out of all that were started. A failed leg is a row of the"
         " ledger like any other; what the speedups rest on is the trials in which both sides ran. The messages are in"

@@ -1,112 +1,166 @@
-"""Figures of speedups: the forest plot, their distribution, and the heat map of settings and arms."""
+"""Figures of speedups: the arms over all settings, the forest, the heat map, and how speedups are spread."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
+from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.patches import Rectangle
 
-from raybench.analysis import Analysis, ArmSummary, Comparison
-from raybench.analysis.results import VERDICTS
-from raybench.show.figures.style import COLOURS, VERDICT_STYLE, Plot, arm_style, new_figure, ratio_axis, shorten
-from raybench.show.terminal import MIN_SETTINGS
-from raybench.show.words import percent
+from raybench.analysis import Analysis, Comparison
+from raybench.analysis.estimate import Estimate
+from raybench.show import units, words
+from raybench.show.figures.style import (
+    COLOURS,
+    VERDICT_STYLE,
+    Plot,
+    arm_style,
+    is_hollow,
+    new_figure,
+    ratio_axis,
+    shorten,
+)
 
-MOST_ROWS = 60
+MOST_ROWS: Final = 60  # with a name each
+_HIGHEST: Final = 11.0  # inches of a figure without names
+_LIGHT: Final = "#fffffe"  # on a dark cell, in light and dark: not the page's white, which turns
 
 
 def label(c: Comparison, analysis: Analysis) -> str:
     """A comparison's setting, with its hardware where there are several."""
-    return (
-        f"{c.where.setting} ({c.where.hardware or 'hardware not named'})"
-        if len(analysis.hardware) > 1
-        else c.where.setting
+    several = len(analysis.hardware) > 1
+    return f"{c.where.setting} ({c.where.hardware or 'hardware not named'})" if several else c.where.setting
+
+
+def arms(analysis: Analysis) -> Plot | None:
+    """Each arm over all its settings: its mean with the intervals for these settings, and every setting's speedup."""
+    answers = [one for one in words.arm_answers(analysis) if one.interval.value is not None]
+    if not answers or not any(one.summary.n_compared > 1 for one in answers):
+        return None
+    figure, (axes,) = new_figure(0.75 + 0.3 * len(answers), width=6.4)
+    points = {
+        (one.summary.arm, one.summary.hardware): [
+            value
+            for c in analysis.comparisons
+            if (c.arm, c.where.hardware) == (one.summary.arm, one.summary.hardware)
+            and (value := c.speedup.value) is not None
+        ]
+        for one in answers
+    }
+    _ratio_limits(axes, [one.interval for one in answers], [value for several in points.values() for value in several])
+    _margin_band(axes, analysis.margin)
+    tips = {}
+    for y, one in enumerate(answers):
+        values = points[one.summary.arm, one.summary.hardware]
+        axes.plot(values, [y] * len(values), "|", color=COLOURS["quiet"], markersize=9, alpha=0.5, zorder=1)
+        _estimate(axes, y, one.summary.fixed, one.interval, one.verdict, f"arm-{y}")
+        tips[f"arm-{y}"] = f"{one.summary.arm} {one.text}"
+        _right(axes, y, f"{units.ratio(one.interval.value)}  {one.verdict}")
+    _rows(axes, [one.summary.arm for one in answers])
+    _finish(axes, analysis)
+    caption = (
+        "Each arm over all its settings: the mark is the geometric mean, the thick line its plain interval for these"
+        f" settings, the thin one that of the verdict ({words.multiplicity(analysis)}-corrected); faint strokes are the"
+        f" settings. The band is the margin of {units.percent(analysis.margin)}."
     )
-
-
-def chosen_rows(analysis: Analysis) -> tuple[list[Comparison], str]:
-    """Comparisons that fit a figure, by family and setting, and a sentence where some are left out."""
-    found = list(analysis.comparisons)
-    note = ""
-    if len(found) > MOST_ROWS:
-        found.sort(key=lambda c: (c.speedup.value is None, c.speedup.value or 0.0))
-        measured = [c for c in found if c.speedup.value is not None]
-        found = (measured[: MOST_ROWS // 2] + measured[MOST_ROWS // 2 :][-MOST_ROWS // 2 :]) or found[:MOST_ROWS]
-        note = f" Of {len(analysis.comparisons)} comparisons the {len(found)} with the lowest and highest speedups."
-    order = {id(c): place for place, c in enumerate(analysis.comparisons)}
-    return sorted(
-        found, key=lambda c: (c.where.family, c.where.hardware, c.where.setting, c.where.setting_id, order[id(c)])
-    ), note
+    return Plot("arms", "Every arm over all settings", "summary", figure, caption, tips)
 
 
 def forest(analysis: Analysis) -> Plot | None:
-    """Every comparison's speedup with the interval that its verdict came from, grouped by family."""
+    """Every comparison's speedup: sorted where there is one arm, by setting where there are several.
+
+    None where the heat map says it better, or nothing was measured.
+    """
+    names = list(dict.fromkeys(c.arm for c in analysis.comparisons))
     if not any(c.speedup.value is not None for c in analysis.comparisons):
         return None
-    rows, note = chosen_rows(analysis)
-    pooled = [arm for arm in analysis.arms if arm.n_compared >= MIN_SETTINGS]
-    blocks = [
-        (key, list(members))
-        for key, members in groupby(rows, key=lambda c: (c.where.family, label(c, analysis), c.where.setting_id))
-    ]
-    families = len({key[0] for key, _ in blocks})
-    lines = len(rows) + len(blocks) + families + (len(pooled) + 1.5 if pooled else 0)
-    figure, (axes,) = new_figure(0.75 + 0.2 * lines)
-    low, high = _limits(rows, pooled)
-    ratio_axis(axes, low, high, name=f"speedup against {shorten(analysis.baseline)}: above 1 the arm is faster")
+    if len(analysis.comparisons) > MOST_ROWS and 1 < len(names) <= MOST_ARMS:
+        return None
+    rows = _sorted_rows(analysis) if len(names) == 1 else _grouped_rows(analysis)
+    named = len(rows) <= 1.6 * MOST_ROWS
+    height = 0.75 + (0.2 * len(rows) if named else min(_HIGHEST, 0.06 * len(rows)))
+    figure, (axes,) = new_figure(height)
+    shown = [c for _, c in rows if c is not None]
+    _ratio_limits(
+        axes,
+        [c.judgement.interval for c in shown],
+        [c.speedup.value for c in shown if c.speedup.value is not None],
+    )
     _margin_band(axes, analysis.margin)
-    y = 0.0
-    ticks: list[tuple[float, str]] = []
-    for family, group in groupby(blocks, key=lambda block: block[0][0]):
-        _left(axes, y, shorten(family) or "no family named", bold=True)
-        y += 1
-        for (_, name, _), members in group:
-            _left(axes, y, shorten(name), indent=1)
-            y += 1
-            for c in members:
-                _forest_row(axes, y, c)
-                ticks.append((y, shorten(c.arm, 24)))
-                y += 1
-    if pooled:
-        y += 0.5
-        _left(axes, y, "settings like these (mean)", bold=True)
-        for arm in pooled:
-            y += 1
-            _pooled_row(axes, y, arm)
-            ticks.append((y, shorten(arm.arm, 24)))
-        y += 1
-    axes.set_ylim(y - 0.2, -0.8)
-    axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x")
-    axes.spines["left"].set_visible(False)
+    tips = {}
+    for y, (_, c) in enumerate(rows):
+        if c is None:
+            continue
+        if c.speedup.value is not None:
+            _estimate(axes, y, c.speedup, c.judgement.interval, c.verdict, f"row-{y}", small=not named)
+            tips[f"row-{y}"] = _told(c)
+        if named:
+            number = f"{units.ratio(c.speedup.value)}  " if c.speedup.value is not None else ""
+            _right(axes, y, f"{number}{c.verdict}, n = {c.n_trials}")
+    _rows(axes, [text for text, _ in rows], bold=[c is None for _, c in rows], named=named)
+    _finish(axes, analysis)
     caption = (
         "Each mark is one arm in one setting. Right of the grey band, which is the margin of"
-        f" {percent(analysis.margin)}, the arm is faster; left of it slower. The line is the interval that the verdict"
-        " came from: a paired t interval over trials on log ratios, Holm-corrected where the verdict is helps or hurts."
-        " A line beyond the band is an effect, one inside it shows that there is none, and one that crosses an edge of"
-        " it decides nothing. Arrows mark intervals that go on."
-        + (
-            " Below, each arm's geometric mean over its settings with the interval for a population of settings like"
-            " these (thick) and for one more such setting (thin)."
-            if pooled
-            else ""
-        )
-        + note
+        f" {units.percent(analysis.margin)}, the arm is faster; left of it slower. The thick line is the plain"
+        f" {units.percent(1 - analysis.alpha)} interval (paired t over trials, on log ratios), the thin one that of the"
+        f" verdict, {words.multiplicity(analysis)}-corrected over all comparisons. A thin line beyond the band is an"
+        " effect, one inside it shows that there is none, and one that crosses an edge of it decides nothing (hollow,"
+        " grey). Arrows mark intervals that go on." + ("" if named else " Sorted by speedup; the table has the names.")
     )
-    return Plot("forest", "Speedup of every arm in every setting", "found", figure, caption)
+    return Plot("forest", "Speedup of every arm in every setting", "answer", figure, caption, tips)
 
 
-def _limits(rows: list[Comparison], pooled: list[ArmSummary]) -> tuple[float, float]:
-    points = [c.speedup.value for c in rows if c.speedup.value is not None]
-    points += [arm.population.value for arm in pooled if arm.population.value is not None]
-    ends = points + [
-        end for c in rows for end in (c.judgement.interval.low, c.judgement.interval.high) if end is not None
-    ]
-    # A wild interval must not squeeze the others: it may reach a factor 1.6 beyond the outermost points.
-    return max(min(ends), min(points) / 1.6) / 1.04, min(max(ends), max(points) * 1.6) * 1.04
+def _sorted_rows(analysis: Analysis) -> list[tuple[str, Comparison | None]]:
+    """One row a comparison, the fastest first; those without a speedup last."""
+    found = sorted(analysis.comparisons, key=lambda c: -(c.speedup.value or 0.0))
+    return [(label(c, analysis), c) for c in found]
+
+
+def _grouped_rows(analysis: Analysis) -> list[tuple[str, Comparison | None]]:
+    """A row with each setting's name, then one for each of its arms."""
+    ordered = sorted(analysis.comparisons, key=lambda c: (c.where.family, c.where.hardware))
+    rows: list[tuple[str, Comparison | None]] = []
+    for (name, _), members in groupby(ordered, key=lambda c: (label(c, analysis), c.where.setting_id)):
+        rows.append((name, None))
+        rows += [(c.arm, c) for c in members]
+    return rows
+
+
+def _told(c: Comparison) -> str:
+    parts = [f"{c.arm}, {c.where.setting}: {c.verdict}"]
+    if c.speedup.value is not None:
+        parts.append(f"speedup {units.ratio(c.speedup.value)}")
+        if plain := units.interval(c.speedup):
+            parts.append(f"plain {plain}")
+        if claim := units.interval(c.judgement.interval):
+            parts.append(f"corrected {claim}")
+    return ", ".join([*parts, f"n = {c.n_trials}"])
+
+
+def _ratio_limits(axes: Axes, intervals: Sequence[Estimate], values: Sequence[float]) -> None:
+    """A log axis for these; a wild interval must not squeeze the others, it may reach a factor 1.6 beyond."""
+    ends = [*values, *(end for one in intervals for end in (one.low, one.high) if end is not None)]
+    low, high = max(min(ends), min(values) / 1.6) / 1.04, min(max(ends), max(values) * 1.6) * 1.04
+    ratio_axis(axes, low, high)
+
+
+def _finish(axes: Axes, analysis: Analysis) -> None:
+    axes.set_xlabel(f"speedup against {shorten(analysis.baseline)}: above 1 the arm is faster")
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _rows(axes: Axes, names: Sequence[str], bold: Sequence[bool] = (), named: bool = True) -> None:
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)) if named else [], [shorten(name) for name in names] if named else [])
+    if named and any(bold):
+        for text, heavy in zip(axes.get_yticklabels(), bold, strict=True):
+            text.set_fontweight("bold" if heavy else "normal")
 
 
 def _margin_band(axes: Axes, margin: float, axis: str = "x") -> None:
@@ -115,35 +169,21 @@ def _margin_band(axes: Axes, margin: float, axis: str = "x") -> None:
     line(1.0, color=COLOURS["quiet"], linewidth=0.8, zorder=1)
 
 
-def _left(axes: Axes, y: float, text: str, *, bold: bool = False, indent: int = 0) -> None:
-    axes.annotate(
-        text, (0, y), xycoords=("axes fraction", "data"), xytext=(-150 + 8 * indent, 0), textcoords="offset points",
-        va="center", ha="left", fontweight="bold" if bold else "normal",
-        color=COLOURS["quiet"] if indent else COLOURS["ink"],
-    )  # fmt: skip
-
-
-def _forest_row(axes: Axes, y: float, c: Comparison) -> None:
-    name, marker = VERDICT_STYLE[c.verdict]
+def _estimate(
+    axes: Axes, y: float, plain: Estimate, claim: Estimate, verdict: str, gid: str, *, small: bool = False
+) -> None:
+    """A mark with its plain interval (thick) and that of the verdict (thin)."""
+    name, marker = VERDICT_STYLE[verdict]
     colour = COLOURS[name]
-    text: str = c.verdict
-    if c.speedup.value is not None:
-        if c.judgement.interval.low is not None and c.judgement.interval.high is not None:
-            _whisker(axes, y, c.judgement.interval.low, c.judgement.interval.high, colour, 1.6)
-        face = "none" if c.verdict in ("undecided", "not comparable") else colour
-        axes.plot([c.speedup.value], [y], marker, color=colour, markerfacecolor=face, markersize=6, zorder=3)
-        text = f"{c.speedup.value:.3f}  {c.verdict}, n = {c.n_trials}"
-    _right(axes, y, text)
-
-
-def _pooled_row(axes: Axes, y: float, arm: ArmSummary) -> None:
-    if arm.prediction.low is not None and arm.prediction.high is not None:
-        _whisker(axes, y, arm.prediction.low, arm.prediction.high, COLOURS["quiet"], 1.0)
-    if arm.population.low is not None and arm.population.high is not None:
-        _whisker(axes, y, arm.population.low, arm.population.high, COLOURS["ink"], 3.2)
-    assert arm.population.value is not None
-    axes.plot([arm.population.value], [y], "D", color=COLOURS["ink"], markersize=6, zorder=3)
-    _right(axes, y, f"{arm.population.value:.3f}  {arm.n_compared} settings")
+    for one, width in ((claim, 1.0), (plain, 1.6 if small else 3.4)):
+        if one.low is not None and one.high is not None:
+            _whisker(axes, y, one.low, one.high, colour, width)
+    value = claim.value if claim.value is not None else plain.value
+    assert value is not None
+    axes.plot(
+        [value], [y], marker, color=colour, markerfacecolor="white" if is_hollow(verdict) else colour,
+        markersize=3 if small else 6, zorder=3, gid=gid,
+    )  # fmt: skip
 
 
 def _right(axes: Axes, y: float, text: str) -> None:
@@ -163,123 +203,149 @@ def _whisker(axes: Axes, y: float, low: float, high: float, colour: str, width: 
             axes.plot([end], [y], marker, color=colour, markersize=5, clip_on=False, zorder=3)
 
 
-def distribution(analysis: Analysis) -> Plot | None:
-    """The ECDF of each arm's speedups over the settings, and the share of each verdict."""
-    if max((arm.n_compared for arm in analysis.arms), default=0) < MIN_SETTINGS:
-        return None
-    names = list(dict.fromkeys(arm.arm for arm in analysis.arms))
-    several = len(analysis.hardware) > 1
-    height = 0.28 * len(analysis.arms) + 0.55
-    figure, (top, bottom) = new_figure(2.9 + height, 2, 1, height_ratios=[2.9, height])
-    _ecdf(top, analysis, names)
-    for row, arm in enumerate(analysis.arms):
-        left = 0.0
-        for verdict in VERDICTS:
-            share = arm.tally[verdict] / arm.n_settings
-            if not share:
-                continue
-            colour = COLOURS[VERDICT_STYLE[verdict][0]]
-            bottom.barh(row, share, left=left, color=colour, height=0.7, edgecolor="white", linewidth=0.8)
-            if share > 0.13:
-                text = f"{arm.tally[verdict]} {verdict}"
-                bottom.text(left + share / 2, row, text, ha="center", va="center", color="white", fontsize=8)
-            left += share
-    labels = [shorten(f"{arm.arm} ({arm.hardware})" if several else arm.arm, 30) for arm in analysis.arms]
-    bottom.set_yticks(range(len(analysis.arms)), labels)
-    bottom.set_ylim(len(analysis.arms) - 0.5, -0.5)
-    bottom.set_xlim(0, 1)
-    bottom.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    bottom.set_xlabel("share of the settings with each verdict")
-    caption = (
-        "Above: the share of settings (upwards) whose speedup is at most that much (to the right); a curve that lies"
-        " farther right is a faster arm, a steep one is much alike everywhere, and what lies in the grey band is within"
-        f" the margin of {percent(analysis.margin)}. Settings without a speedup are not in the curve. Below: how many"
-        " of all settings, failed ones included, have which verdict."
-    )
-    return Plot("distribution", "Speedups over all settings", "found", figure, caption)
-
-
-def _ecdf(axes: Axes, analysis: Analysis, names: list[str]) -> None:
-    groups: dict[tuple[str, str], list[float]] = {}
-    for c in analysis.comparisons:
-        if c.speedup.value is not None and c.verdict != "not comparable":
-            groups.setdefault((c.arm, c.where.hardware), []).append(c.speedup.value)
-    everything = np.array([value for values in groups.values() for value in values])
-    ratio_axis(axes, float(everything.min()) / 1.03, float(everything.max()) * 1.03)
-    _margin_band(axes, analysis.margin)
-    for (arm, hardware), values in groups.items():
-        colour, dashes = arm_style(arm, names, analysis.baseline)
-        x = np.sort(np.array(values))
-        y = np.arange(1, len(x) + 1) / len(x)
-        if len(x) > 500:
-            keep = np.unique(np.linspace(0, len(x) - 1, 500).astype(int))
-            x, y = x[keep], y[keep]
-        name = f"{arm} ({hardware})" if len(analysis.hardware) > 1 else arm
-        axes.step(
-            [x[0], *x], [0.0, *y], where="post", color=colour, linestyle=dashes, linewidth=1.6, label=shorten(name, 30)
-        )
-    axes.set_ylim(0, 1.02)
-    axes.set_ylabel("share of settings")
-    axes.grid()
-    if len(groups) <= 12:
-        axes.legend(loc="best")
+MOST_ARMS: Final = 40  # of the heat map
 
 
 def heat_map(analysis: Analysis) -> Plot | None:
     """The speedup of every arm (across) in every setting (down)."""
-    arms = list(dict.fromkeys(c.arm for c in analysis.comparisons))
+    names = list(dict.fromkeys(c.arm for c in analysis.comparisons))
+    ordered = sorted(analysis.comparisons, key=lambda c: (c.where.family, c.where.hardware))
     rows = [
-        (name, {c.arm: c for c in members})
-        for name, members in (
-            (key[1], list(group))
-            for key, group in groupby(
-                sorted(
-                    analysis.comparisons,
-                    key=lambda c: (c.where.family, c.where.global_batch or 0, label(c, analysis), c.where.setting_id),
-                ),
-                key=lambda c: (c.where.setting_id, label(c, analysis)),
-            )
-        )
+        (key[1], key[2], {c.arm: c for c in members})
+        for key, members in groupby(ordered, key=lambda c: (c.where.setting_id, label(c, analysis), c.where.family))
     ]
-    if len(rows) < 2 or len(arms) < 2 or len(arms) > 16:
+    if len(rows) < 2 or not 2 <= len(names) <= MOST_ARMS:
         return None
-    left_out = len(rows) - MOST_ROWS
-    rows = rows[:MOST_ROWS]
-    speedups = np.array([[_speedup(members.get(arm)) for arm in arms] for _, members in rows])
-    reach = max(float(np.nanmax(np.abs(np.log(speedups)), initial=0.0)), float(np.log(1.1)))
-    colours = LinearSegmentedColormap.from_list("speedup", [COLOURS["vermillion"], "#f7f7f7", COLOURS["blue"]])
+    named = len(rows) <= MOST_ROWS
+    values = np.array([[_speedup(members.get(arm)) for arm in names] for _, _, members in rows])
+    logs = np.abs(np.log(values[np.isfinite(values)]))
+    reach = max(float(np.quantile(logs, 0.98)) if len(logs) else 0.0, float(np.log(1.1)))
+    colours = LinearSegmentedColormap.from_list("speedup", ["#b34700", "#f7f7f7", "#00599c"])
     norm = Normalize(-reach, reach)
-    figure, (axes,) = new_figure(0.8 + 0.26 * len(rows))
-    for row, (_, members) in enumerate(rows):
-        for column, arm in enumerate(arms):
-            c = members.get(arm)
-            value = speedups[row, column]
+    figure, (axes,) = new_figure(0.9 + (0.26 * len(rows) if named else min(_HIGHEST, 0.07 * len(rows))))
+    tips = {}
+    for row, (_, _, members) in enumerate(rows):
+        for column, arm in enumerate(names):
+            c, value = members.get(arm), values[row, column]
             face = colours(norm(np.log(value))) if np.isfinite(value) else "#c9ced4"
-            axes.barh(row, 1, left=column - 0.5, height=1, color=face, edgecolor="white", linewidth=1.5)
+            cell = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=face, edgecolor="white",
+                             linewidth=1.0 if named else 0.2, gid=f"cell-{row}-{column}")  # fmt: skip
+            axes.add_patch(cell)
             if c is None:
                 continue
-            text = f"{value:.2f} {_SIGNS.get(c.verdict, '')}".strip() if np.isfinite(value) else c.verdict
-            dark = np.isfinite(value) and abs(np.log(value)) > 0.75 * reach
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    axes.set_xticks(range(len(arms)), [shorten(arm, 18) for arm in arms], rotation=30 if len(arms) > 6 else 0)
+            tips[f"cell-{row}-{column}"] = _told(c)
+            if named:
+                _cell_text(axes, column, row, c, len(names), abs(norm(np.log(value)) - 0.5) > 0.36)
+    axes.set_xticks(range(len(names)), [shorten(arm, 18) for arm in names], rotation=90 if len(names) > 6 else 0)
     axes.xaxis.tick_top()
-    axes.set_yticks(range(len(rows)), [shorten(name) for name, _ in rows])
+    if named:
+        axes.set_yticks(range(len(rows)), [shorten(name) for name, _, _ in rows])
+    else:
+        _families(axes, [family for _, family, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(-0.5, len(arms) - 0.5)
+    axes.set_xlim(-0.5, len(names) - 0.5)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
     caption = (
         f"The speedup of every arm against {analysis.baseline}: blue is faster, orange slower, equally strong for equal"
-        " factors, grey was not measured. A plus or minus is a verdict (helps, hurts), = is no effect within"
-        f" {percent(analysis.margin)}, ? undecided, ≠ not comparable."
-        + (f" {left_out} more settings are in comparisons.csv." if left_out > 0 else "")
+        " factors, grey was not measured."
+        + (
+            f" + and − are verdicts (helps, hurts), = is no effect within {units.percent(analysis.margin)}, ?"
+            " undecided, ≠ not comparable."
+            if named
+            else " Settings stand by family; the table has their names."
+        )
+        + f" Verdicts are {words.multiplicity(analysis)}-corrected over all comparisons."
     )
-    return Plot("heat_map", "Settings and arms at a glance", "found", figure, caption)
+    return Plot("heat_map", "Settings and arms at a glance", "answer", figure, caption, tips)
 
 
-_SIGNS = {"helps": "+", "hurts": "−", "no effect": "=", "undecided": "?", "not comparable": "≠"}
+def _cell_text(axes: Axes, column: int, row: int, c: Comparison, num_arms: int, dark: bool) -> None:
+    """What stands in a cell: speedup and sign, the sign alone where cells are narrow."""
+    sign = _SIGNS.get(c.verdict, "")
+    if c.speedup.value is None:
+        text = c.verdict if num_arms <= 5 else _SHORT.get(c.verdict, "x")
+    else:
+        text = sign if num_arms > 12 else f"{c.speedup.value:.2f} {sign}".strip()
+    axes.text(column, row, text, ha="center", va="center", fontsize=8, color=_LIGHT if dark else "black")
+
+
+def _families(axes: Axes, families: Sequence[str]) -> None:
+    """The families' names in the middle of their rows, and a line between them."""
+    ticks: list[tuple[float, str]] = []
+    start = 0
+    for name, members in groupby(families):
+        count = len(list(members))
+        ticks.append((start + (count - 1) / 2, shorten(f"{name or 'no family'}: {count}", 26)))
+        start += count
+        if start < len(families):
+            axes.axhline(start - 0.5, color=COLOURS["ink"], linewidth=0.8)
+    axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
+
+
+_SIGNS: Final = {"helps": "+", "hurts": "−", "no effect": "=", "undecided": "?", "not comparable": "≠"}
+_SHORT: Final = {"unlocks": "U", "blocked": "B", "failed": "F", "both failed": "FF"}
 
 
 def _speedup(c: Comparison | None) -> float:
     return np.nan if c is None or c.speedup.value is None else c.speedup.value
+
+
+def distribution(analysis: Analysis) -> Plot | None:
+    """Each arm's speedups over the settings as a row of dots with its quartiles, and the share of each verdict."""
+    summaries = [arm for arm in analysis.arms if arm.n_settings]
+    if max((arm.n_compared for arm in summaries), default=0) < words.MIN_SETTINGS:
+        return None
+    several = len(analysis.hardware) > 1
+    figure, (left, right) = new_figure(0.95 + 0.34 * len(summaries), 1, 2, width_ratios=[3, 1.3], sharey=True)
+    everything = [c.speedup.value for c in analysis.comparisons if c.speedup.value is not None]
+    ratio_axis(left, min(everything) / 1.03, max(everything) * 1.03)
+    _margin_band(left, analysis.margin)
+    present: dict[str, str] = {}
+    for y, arm in enumerate(summaries):
+        members = [
+            c
+            for c in analysis.comparisons
+            if (c.arm, c.where.hardware) == (arm.arm, arm.hardware)
+            and c.speedup.value is not None
+            and c.verdict != "not comparable"
+        ]
+        colour, marker, _ = arm_style(arm.arm, [one.arm for one in analysis.arms], analysis.baseline)
+        values = sorted(c.speedup.value or 1.0 for c in members)
+        jitter = 0.22 * (np.arange(len(values)) % 3 - 1)
+        if arm.quartiles.low is not None and arm.quartiles.high is not None:
+            left.plot([arm.quartiles.low, arm.quartiles.high], [y, y], color=COLOURS["ink"], linewidth=5, alpha=0.25)
+        if arm.quartiles.value is not None:
+            left.plot([arm.quartiles.value] * 2, [y - 0.3, y + 0.3], color=COLOURS["ink"], linewidth=1.4)
+        left.plot(values, y + jitter, marker, color=colour, markersize=4, alpha=0.7, markeredgewidth=0,
+                  rasterized=len(everything) > 3000)  # fmt: skip
+        at = 0.0
+        for verdict in words.MEANINGS:
+            share = getattr(arm.tally, verdict.replace(" ", "_"), 0) / arm.n_settings
+            if share:
+                name, _ = VERDICT_STYLE[verdict]
+                right.barh(y, share, left=at, height=0.62, color="white" if is_hollow(verdict) else COLOURS[name],
+                           edgecolor=COLOURS[name], linewidth=1.0, hatch=_HATCHES.get(verdict, ""),
+                           label=verdict if verdict not in present else None)  # fmt: skip
+                present[verdict] = name
+                at += share
+    names = [f"{arm.arm} ({arm.hardware})" if several else arm.arm for arm in summaries]
+    left.set_yticks(range(len(names)), [shorten(name, 30) for name in names])
+    left.set_ylim(len(names) - 0.4, -0.6)
+    left.grid(axis="x")
+    left.tick_params(axis="y", length=0)
+    right.tick_params(axis="y", length=0, labelleft=False)
+    right.set_xlim(0, 1)
+    right.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    right.set_xlabel("share of settings")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=5)
+    caption = (
+        "Left: each dot is a setting's speedup, the bar the middle half of them, the stroke their median; the band is"
+        f" the margin of {units.percent(analysis.margin)}. Settings without a speedup have no dot. Right: how many of"
+        f" all settings, failed ones included, have which verdict ({words.multiplicity(analysis)}-corrected)."
+    )
+    return Plot("distribution", "Speedups over all settings", "found", figure, caption)
+
+
+_HATCHES: Final = {"hurts": "////", "blocked": "xx", "failed": "..", "both failed": "++"}

@@ -9,9 +9,10 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 from itertools import accumulate
 from typing import Any, Final
 from unicodedata import east_asian_width
@@ -22,12 +23,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-# After Okabe and Ito 2008; shapes say the same once more.
+# Verdicts differ by a colour difference of 15 or more, also for the colour-blind, and are 4.5:1 on the page's paper
+# (tests/show/test_palette.py); arms have a marker each, and shapes say of verdicts what colours say.
 COLOURS: Final = {
     "ink": "#1b1f24",
-    "quiet": "#636b75",
+    "quiet": "#5b636d",
     "grid": "#d5d9de",
-    "band": "#e9ecef",
+    "band": "#e4e7eb",
+    "link": "#0066b3",
+    "helps": "#4364ff",
+    "hurts": "#de1600",
+    "no-effect": "#21854e",
+    "undecided": "#646f6f",
+    "unlocks": "#00002c",
+    "blocked": "#37000b",
+    "failed": "#7a0000",
+    "both-failed": "#593764",
+    "not-comparable": "#000bde",
     "blue": "#0072b2",
     "vermillion": "#d55e00",
     "green": "#009e73",
@@ -36,18 +48,43 @@ COLOURS: Final = {
     "sky": "#3f9fd6",
     "olive": "#8a8500",
 }
+# The same names on dark paper.
+DARK: Final = {
+    "ink": "#e6e9ed",
+    "quiet": "#a3adb8",
+    "grid": "#333a42",
+    "band": "#2a3038",
+    "link": "#5eb1ee",
+    "helps": "#9064ff",
+    "hurts": "#ff9b7a",
+    "no-effect": "#bcffd3",
+    "undecided": "#a69b9b",
+    "unlocks": "#b1a6ff",
+    "blocked": "#a66f9b",
+    "failed": "#de590b",
+    "both-failed": "#ffff0b",
+    "not-comparable": "#ffc8e9",
+    "blue": "#4ba3e3",
+    "vermillion": "#f0813a",
+    "green": "#2fbf91",
+    "orange": "#e0a83a",
+    "purple": "#d488b6",
+    "sky": "#8cc8ee",
+    "olive": "#bdb73d",
+}
 VERDICT_STYLE: Final = {
-    "helps": ("blue", "^"),
-    "hurts": ("vermillion", "v"),
-    "no effect": ("green", "s"),
-    "undecided": ("orange", "o"),
-    "unlocks": ("sky", "P"),
-    "blocked": ("purple", "X"),
-    "failed": ("olive", "x"),
-    "both failed": ("olive", "X"),
-    "not comparable": ("quiet", "D"),
+    "helps": ("helps", "^"),
+    "hurts": ("hurts", "v"),
+    "no effect": ("no-effect", "s"),
+    "undecided": ("undecided", "o"),
+    "unlocks": ("unlocks", "P"),
+    "blocked": ("blocked", "X"),
+    "failed": ("failed", "X"),
+    "both failed": ("both-failed", "X"),
+    "not comparable": ("not-comparable", "D"),
 }
 _ARM_COLOURS: Final = ("blue", "vermillion", "green", "purple", "orange", "sky", "olive")
+_ARM_MARKERS: Final = ("o", "^", "s", "D", "v", "P", "X", "<", ">")  # 63 pairs with the colours, no two alike
 _DASHES: Final = ("-", "--", ":", "-.")
 # Ticks of ratios by importance: the first that fit are taken.
 _TICKS: Final = (
@@ -89,6 +126,7 @@ class Plot:
     section: str  # `found`, `why` or `sure`
     figure: Figure
     caption: str
+    tips: Mapping[str, str] = field(default_factory=dict)  # what hovering over an artist says, by its gid
 
 
 @contextmanager
@@ -102,19 +140,27 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def new_figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+def is_hollow(verdict: str) -> bool:
+    """Whether a verdict's marks are hollow: nothing was shown."""
+    return verdict in ("undecided", "not comparable")
+
+
+def new_figure(
+    height: float, rows: int = 1, columns: int = 1, *, width: float = WIDTH, **options: Any
+) -> tuple[Figure, list[Axes]]:
     """A figure of the page's width with its axes in reading order."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(axes.ravel())
 
 
-def arm_style(arm: str, arms: Sequence[str], baseline: str) -> tuple[str, str]:
-    """(colour, dashes) of an arm, the same in every figure of a report."""
+def arm_style(arm: str, arms: Sequence[str], baseline: str) -> tuple[str, str, str]:
+    """(colour, marker, dashes) of an arm, the same in every figure of a report; up to 63 arms have a pair each."""
     if arm == baseline:
-        return COLOURS["ink"], "-"
-    place = [name for name in arms if name != baseline].index(arm)
-    return COLOURS[_ARM_COLOURS[place % len(_ARM_COLOURS)]], _DASHES[place // len(_ARM_COLOURS) % len(_DASHES)]
+        return COLOURS["ink"], "*", "-"
+    place = [name for name in dict.fromkeys(arms) if name != baseline].index(arm)
+    dashes = _DASHES[place // len(_ARM_COLOURS) % len(_DASHES)]
+    return COLOURS[_ARM_COLOURS[place % len(_ARM_COLOURS)]], _ARM_MARKERS[place % len(_ARM_MARKERS)], dashes
 
 
 def ratio_axis(axes: Axes, low: float, high: float, axis: str = "x", name: str = "speedup") -> None:
@@ -122,18 +168,22 @@ def ratio_axis(axes: Axes, low: float, high: float, axis: str = "x", name: str =
     low, high = min(low, 0.97), max(high, 1.03)
     (axes.set_xscale if axis == "x" else axes.set_yscale)("log")
     (axes.set_xlim if axis == "x" else axes.set_ylim)(low, high)
-    reach = math.log(high / low) / 9
-    ticks: list[float] = []
-    for tick in _TICKS:
-        far = all(abs(math.log(tick / other)) > reach for other in ticks)
-        if low <= tick <= high and far:
-            ticks.append(tick)
     which = axes.xaxis if axis == "x" else axes.yaxis
-    which.set_major_locator(FixedLocator(ticks))
+    which.set_major_locator(FixedLocator(ratio_ticks(low, high)))
     which.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     which.set_minor_locator(NullLocator())
     which.set_minor_formatter(NullFormatter())
     (axes.set_xlabel if axis == "x" else axes.set_ylabel)(name)
+
+
+def ratio_ticks(low: float, high: float, reach: float = 9.0) -> list[float]:
+    """Ticks of a log axis, no two nearer to each other than a part in `reach` of it."""
+    ticks: list[float] = []
+    for tick in _TICKS:
+        far = all(abs(math.log(tick / other)) > math.log(high / low) / reach for other in ticks)
+        if low <= tick <= high and far:
+            ticks.append(tick)
+    return ticks
 
 
 def shorten(text: str, most: int = 42) -> str:
@@ -166,16 +216,20 @@ def save(figure: Figure, kind: str) -> bytes:
     return file.getvalue()
 
 
-def inline_svg(svg: str, name: str, title: str) -> str:
-    """An SVG file's text to stand inside a page: ids of its own, colours as CSS variables, a name for a reader."""
+def inline_svg(svg: str, name: str, title: str, tips: Mapping[str, str]) -> str:
+    """An SVG file's text to stand inside a page: ids of its own, colours as CSS variables, a name for a reader, and
+    what hovering over an artist says. `title` is escaped already, `tips` are not."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    for gid, text in tips.items():
+        body = body.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{escape(text)}</title>', 1)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r"url\(#", f"url(#{name}-", body)
     body = re.sub(r'xlink:href="#', f'xlink:href="#{name}-', body)
     for colour, value in COLOURS.items():
         body = body.replace(f": {value}", f": var(--{colour})")
     body = body.replace("stroke: #ffffff", "stroke: var(--paper)")  # gaps between bars, not text on them
+    body = body.replace("fill: #ffffff", "fill: var(--paper)")  # hollow marks
     opening, rest = body.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*pt"', "", opening)
     return f'{opening} role="img" aria-label="{title}">{rest}'
