@@ -49,11 +49,9 @@ def print_document(document: Document, console: Console, *, full: bool = False, 
             print_section(section, console)
         console.print()
     about = [block for block in document.answer if isinstance(block, Paragraph) and (block.quiet or block.lead)]
-    for block in () if quiet else about:
+    shown = [block for block in document.answer if block not in about]
+    for block in shown if quiet else [*about, *shown]:
         _print(block, console)
-    for block in document.answer:
-        if block not in about:
-            _print(block, console)
 
 
 def print_section(section: Section, console: Console) -> None:
