@@ -87,7 +87,8 @@ def check_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _problems(row: dict[str, Any]) -> Iterator[str]:
-    sought = row["micro_batch"] is None and row["status"] == "failed"  # a largest batch that was not found
+    # Of a largest batch that was not found, or of a script whose ranks take unequal shares.
+    sought = row["micro_batch"] is None and (row["status"] == "failed" or row["engine"] == "script")
     if not sought and row["global_batch"] != (row["micro_batch"] or 0) * row["accumulation"] * row["workers"]:
         yield "global_batch is not micro_batch x accumulation x workers"
     if row["status"] == "failed":

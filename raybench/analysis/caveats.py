@@ -17,6 +17,7 @@ import numpy as np
 from raybench.analysis.columns import hardware_of, parse_object, versions_of
 from raybench.analysis.inference import Floats, holm, p_against
 from raybench.analysis.pairs import Pairs, distinct_by, group_moments, mean_by
+from raybench.analysis.scripts import script_caveats
 from raybench.analysis.sensitivity import contaminated_legs, cut_rounds, suspect_legs
 
 Caveat = tuple[int, str]
@@ -45,6 +46,7 @@ def collect(pairs: Pairs, margin: float, alpha: float) -> list[list[str]]:
         _shared_nodes,
         _skipped_steps,
         _input_bound,
+        _scripts,
     )
     for finder in finders:
         for comparison, sentence in finder(pairs):
@@ -289,6 +291,11 @@ def _input_bound(pairs: Pairs) -> Iterator[Caveat]:
                 f"input-bound: {share:.0%} of a step of {name} is waiting for data: this measures your loader, which "
                 "no engine speeds up",
             )
+
+
+def _scripts(pairs: Pairs) -> Iterator[Caveat]:
+    """Each sentence once a comparison, though the legs of its trials may tell slightly different facts."""
+    yield from dict.fromkeys(script_caveats(pairs))
 
 
 def _drift(pairs: Pairs, margin: float) -> Iterator[Caveat]:

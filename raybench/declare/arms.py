@@ -71,4 +71,23 @@ class DeepSpeedArm(_Arm):
         return {key: value for key, value in wanted.items() if value is not None}
 
 
-Arm = Annotated[TorchArm | FsdpArm | DeepSpeedArm, Field(discriminator="engine")]
+class ScriptArm(_Arm):
+    """A user's own training script, run as it is; `declare.script` says what its command may hold."""
+
+    engine: Literal["script"]
+    command: str | tuple[str, ...]  # split as a shell would, run without one; {workers} and the like are filled in
+    environment: dict[str, str] = Field(default_factory=dict)  # beside that of the trial's workers
+    folder: str = "."  # where it runs; a relative one is taken from where the sweep was started
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _as_texts(cls, values: Any) -> Any:
+        plain = (str, int, float)
+        return (
+            {key: str(value) if isinstance(value, plain) else value for key, value in values.items()}
+            if isinstance(values, dict)
+            else values
+        )
+
+
+Arm = Annotated[TorchArm | FsdpArm | DeepSpeedArm | ScriptArm, Field(discriminator="engine")]

@@ -26,7 +26,7 @@ COMPARED: Final = (
     "cudnn_benchmark", "deterministic", "compiled", "activation_checkpointing", "optimizer", "optimizer_steps",
     "lr_schedule", "gradient_clipping", "parameter_dtype", "gradient_dtype", "master_dtype",
     "optimizer_state_dtype", "communication_dtype", "autocast", "loss_scale", "skipped_steps", "buffer_broadcasts",
-    "first_loss", "first_gradient_norm",
+    "first_loss", "first_gradient_norm", "timed",
     "steps_per_epoch", "evaluated_samples",  # where a protocol has epochs, or evaluates
 )  # fmt: skip
 

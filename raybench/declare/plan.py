@@ -184,7 +184,7 @@ def _build_trial(space: Space, cell: _Cell, repeat: int) -> Trial:
         trial_id=trial_id,
         setting_id=cell.setting_id,
         label=cell.label,
-        family=catalog.family(cell.setting.model),
+        family="script" if cell.setting.task == "script" else catalog.family(cell.setting.model),
         setting=cell.setting,
         repeat=repeat,
         seed=int(content_hash("seed", space.seed, cell.setting_id, repeat)[:8], 16) & 0x7FFFFFFF,
@@ -223,7 +223,12 @@ def leg_order(arms: list[str], rounds: int, seed: int, setting_id: str, repeat: 
 
 def labels(settings: list[Setting], axes: list[str]) -> list[str]:
     """A readable name for each setting: the usual one, and what tells settings of the same name apart."""
-    names = [f"{s.model} {s.dataset} b{s.batch_size} {s.precision} w{s.workers}" for s in settings]
+    names = [
+        f"script w{s.workers}"
+        if s.task == "script"
+        else f"{s.model} {s.dataset} b{s.batch_size} {s.precision} w{s.workers}"
+        for s in settings
+    ]
     fields = [_flat({axis: getattr(setting, axis) for axis in axes}) for setting in settings]
     for name in dict.fromkeys(name for field in fields for name in field):
         alike: dict[str, list[int]] = {}

@@ -181,7 +181,9 @@ class Setting(Strict):
     """What is trained. Batch sizes count samples (images, sequences of tokens); `batch_size` is global:
     micro x accumulation x workers."""
 
-    task: str = "classification"  # or language, or module:Class; where not given, what model and dataset are for
+    task: str = (
+        "classification"  # or language, script, or module:Class; where not given, what model and dataset are for
+    )
     model: str
     dataset: str
     data_root: str = "data"  # a folder; a relative one is taken from where the command was started
@@ -278,6 +280,10 @@ class Setting(Strict):
             return values
         task = values.get("task") or task_of(values.get("model"), values.get("dataset"))
         values = {**values, "task": task}
+        if task == "script":
+            share = [values.get("workers", 1), values.get("accumulation", 1)]
+            own = {"batch_size": share[0] * share[1]} if all(type(one) is int for one in share) else {}
+            return {"model": "script", "dataset": "own", **own, **values}
         if task == "language":
             return {**values, "sequence_length": values.get("sequence_length") or DEFAULT_SEQUENCE}
         if isinstance(task, str) and ":" in task:
@@ -330,6 +336,8 @@ class Setting(Strict):
         known = TASKS[self.task]
         if self.dataset not in known:
             raise ValueError(f"dataset {self.dataset} is not for {self.task}; {suggest(self.dataset, known)}")
+        if self.task == "script":
+            return self
         other = _OF_IMAGES if self.task == "language" else _OF_TEXT
         for name in other & self.model_fields_set:
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
@@ -387,7 +395,7 @@ class Setting(Strict):
         return self.model_copy(update={"batch_size": micro_batch * self.workers * self.accumulation})
 
 
-TASKS: Final = {"classification": tuple(DATASETS), "language": TEXTS}  # each with its datasets
+TASKS: Final = {"classification": tuple(DATASETS), "language": TEXTS, "script": ("own",)}  # each with its datasets
 _OF_IMAGES: Final = {"image_size", "augmentation", "channels_last", "small_images"}
 _OF_TEXT: Final = {"sequence_length", "tokenizer", "lora"}
 _IMAGE_LIBRARIES: Final = ("raybench", "transformers", "timm", "torchvision", "own", "unknown")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from raybench.declare import catalog
-from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm
+from raybench.declare import catalog, script
+from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, ScriptArm, TorchArm
 from raybench.declare.audit import declared_options, differences, known_words, links, undeclared
 from raybench.declare.deepspeed_config import resolve
 from raybench.declare.protocol import Protocol, Throughput, Train
@@ -73,6 +74,19 @@ class Space(Strict):
         if isinstance(values, dict) and not values.get("baseline") and isinstance(values.get("arms"), dict):
             return {**values, "baseline": next(iter(values["arms"]), "")}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scripts_are_a_task(cls, values: Any) -> Any:
+        """Where every arm is a script, what is trained is theirs: model and data need no names."""
+        arms = values.get("arms") if isinstance(values, dict) else None
+        if not isinstance(arms, dict) or not arms:
+            return values
+        scripts = all(isinstance(arm, dict) and arm.get("engine") == "script" for arm in arms.values())
+        setting = values.get("setting") or {}
+        if not scripts or not isinstance(setting, dict) or {"task", "model", "dataset"} & set(setting):
+            return values
+        return {**values, "setting": {"task": "script", **setting}}
 
     @model_validator(mode="after")
     def _baseline_is_an_arm(self) -> Self:
@@ -165,7 +179,8 @@ def _check_settings(space: Space, file: SpaceFile) -> list[dict[str, Any]]:
             prefixes = (place, ("setting",))
             setting = _validated(Setting, values, file, *prefixes)
             try:
-                check_model_name(setting.model)
+                if setting.task != "script":
+                    check_model_name(setting.model)
                 if ":" in setting.task:
                     catalog.own_model_file(setting.task)
             except ValueError as error:
@@ -209,6 +224,7 @@ def _check_arms(space: Space, settings: dict[str, Setting], file: SpaceFile) -> 
     """Refuse DeepSpeed configs that cannot be, arms that differ from the baseline in what the space does not declare,
     and a chain that is none."""
     _check_configs(space, settings, file)
+    _check_scripts(space, settings, file)
     base = declared_options(space.arms[space.baseline], settings[space.baseline])
     for name, arm in space.arms.items():
         hidden = undeclared(differences(declared_options(arm, settings[name]), base), space.differs)
@@ -243,6 +259,18 @@ def _check_configs(space: Space, settings: dict[str, Setting], file: SpaceFile) 
     if wrong:
         each = "; ".join(f"[{file.where(place)}] {'.'.join(place[1:])}: {words}" for place, words in wrong)
         raise file.error(wrong[0][0], f"{len(wrong)} keys cannot stand as they do: {each}")
+
+
+def _check_scripts(space: Space, settings: dict[str, Setting], file: SpaceFile) -> None:
+    """Refuse commands that cannot be run; whether a program is there, this machine can say of itself alone."""
+    here = os.environ.get("RAY_ADDRESS", "") in ("", "local")
+    for name, arm in space.arms.items():
+        if not isinstance(arm, ScriptArm):
+            if settings[name].task == "script":
+                raise file.error(("arms", name), f"engine {arm.engine} has no model to train where task is script")
+            continue
+        if words := script.problem(arm, settings[name], space.protocol, here=here):
+            raise file.error(("arms", name, "command"), words.removeprefix("command: "))
 
 
 def _validated(model: type[ModelT], values: Any, file: SpaceFile, *prefixes: Place) -> ModelT:
@@ -290,6 +318,7 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
         "torch": TorchArm,
         "fsdp": FsdpArm,
         "deepspeed": DeepSpeedArm,
+        "script": ScriptArm,
     }
     innermost = next((known[str(part)] for part in reversed(location) if str(part) in known), model)
     return list(innermost.model_fields)

@@ -36,12 +36,31 @@ EXTRA = pa.schema([_arrow(quantity) for quantity in QUANTITIES.values() if not q
 SCHEMA = pa.schema([*CONTRACT, *EXTRA])
 
 
+def _batch(leg: Leg, outcome: Outcome) -> dict[str, int | None]:
+    """The columns of the batch: the setting's, of a largest batch what was found, of a script what it says itself."""
+    setting = leg.setting
+    accumulation, workers = setting.accumulation, setting.workers
+    micro_batch: int | None
+    if leg.arm.engine == "script" and isinstance(outcome, Measurement):
+        accumulation = _count(outcome.facts.get("accumulation"), accumulation)
+        workers = _count(outcome.facts.get("workers"), workers)
+        whole_micro_batch, rest = divmod(outcome.samples_per_step, accumulation * workers)
+        micro_batch = None if rest else whole_micro_batch
+    elif setting.batch_size == "max":
+        micro_batch = (outcome.batch_probes or {}).get("micro_batch")
+    else:
+        micro_batch = setting.micro_batch
+    whole = None if micro_batch is None else micro_batch * accumulation * workers
+    return {"global_batch": whole, "micro_batch": micro_batch, "accumulation": accumulation, "workers": workers}
+
+
+def _count(value: object, usual: int) -> int:
+    return value if isinstance(value, int) and 0 < value < 2**31 else usual
+
+
 def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> dict[str, Any]:
     """One ledger row: what the plan said of the leg, and what came of it."""
     setting, arm = leg.setting, leg.arm
-    micro_batch = (
-        (outcome.batch_probes or {}).get("micro_batch") if setting.batch_size == "max" else setting.micro_batch
-    )
     row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
     row |= {
         "schema_version": SCHEMA_VERSION,
@@ -60,10 +79,7 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
         if micro_batch is None or setting.sequence_length is None
         else micro_batch * setting.accumulation * setting.workers * setting.sequence_length,
         "precision": setting.precision,
-        "global_batch": None if micro_batch is None else micro_batch * setting.accumulation * setting.workers,
-        "micro_batch": micro_batch,
-        "accumulation": setting.accumulation,
-        "workers": setting.workers,
+        **_batch(leg, outcome),
         "arm": leg.arm_name,
         "engine": arm.engine,
         "arm_config": leg.arm_config(),

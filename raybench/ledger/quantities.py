@@ -207,9 +207,9 @@ class Measurement(Circumstances):
     warmup_steps: int = measured(
         "int32", "how many of the first steps are not measured", contract=True, required=True, analysis="number"
     )
-    data_seconds: list[float] = measured(
-        "list<float64>", "of each step, the wait for data, the slowest rank's", unit="s", contract=True, required=True,
-        analysis="list", metric="data_ms",
+    data_seconds: list[float] | None = measured(
+        "list<float64>", "of each step, the wait for data, the slowest rank's; null of a script", unit="s",
+        contract=True, analysis="list", metric="data_ms",
     )  # fmt: skip
     samples_per_step: int = measured(
         "int32", "samples of an optimizer step, over all ranks", unit="samples", contract=True, required=True,
@@ -233,12 +233,14 @@ class Measurement(Circumstances):
     eval_seconds: float = measured(
         "float64", "evaluation", unit="s", contract=True, required=True, analysis="number", metric="eval_seconds"
     )
-    first_loss: float = measured(
-        "float64", "of the first step, mean over ranks", contract=True, required=True, metric="first_loss"
-    )
-    final_loss: float = measured(
-        "float64", "of the last step, mean over ranks", contract=True, required=True, metric="final_loss"
-    )
+    first_loss: float | None = measured(
+        "float64", "of the first step, mean over ranks; null of a script that does not say", contract=True,
+        metric="first_loss",
+    )  # fmt: skip
+    final_loss: float | None = measured(
+        "float64", "of the last step, mean over ranks; null of a script that does not say", contract=True,
+        metric="final_loss",
+    )  # fmt: skip
     accuracy: float | None = measured(
         "float64", "top-1, a fraction of the test samples; null where nothing was evaluated", contract=True,
         analysis="number", metric="accuracy",

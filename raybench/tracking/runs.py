@@ -118,8 +118,9 @@ def leg_metrics(row: Row) -> dict[str, float]:
         "step_ms_p90": p90,
         "step_ms_p99": p99,
         "samples_per_second": row["samples_per_step"] / measured.mean(),
-        "data_wait_share": np.sum(row["data_seconds"][begin:]) / measured.sum(),
     }
+    if row["data_seconds"]:  # of a script they are not known
+        values["data_wait_share"] = np.sum(row["data_seconds"][begin:]) / measured.sum()
     for quantity in _METRICS:
         value = row.get(quantity.name)
         if value is None:

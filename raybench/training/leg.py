@@ -92,6 +92,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
             **model_facts,
             **run.facts,
             "first_loss": float(losses[0]),
+            "timed": "its own steps",
         },
         started_at=started_at,
     )

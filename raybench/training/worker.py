@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from raybench.declare.arms import DeepSpeedArm
+from raybench.declare.arms import DeepSpeedArm, ScriptArm
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
@@ -26,6 +26,7 @@ from raybench.training.leg import run_leg, set_kernels
 from raybench.training.network import measured_network
 from raybench.training.peak import measured_tflops
 from raybench.training.ranks import Ranks
+from raybench.training.script import run_script
 from raybench.training.tasks import build_task
 from raybench.training.telemetry import Telemetry
 
@@ -109,7 +110,7 @@ def run_legs(
     tflops: dict[str, float | None] = {}  # by precision, measured once a group
     with Telemetry(ranks, first.protocol.telemetry) as telemetry:
         for trial, legs in block:
-            unfit = prepare(trial, legs, ranks)
+            unfit = prepare(trial, [leg for leg in legs if not isinstance(leg.arm, ScriptArm)], ranks)
             sought = any(leg.setting.batch_size == "max" for leg in legs)
             known = (batches or {}).get(trial.setting_id)
             largest = LargestBatches(trial, ranks, fingerprint(environment), known) if sought else None
@@ -135,6 +136,8 @@ def run_legs(
 
 def _run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, largest: LargestBatches | None) -> Outcome:
     """The leg's outcome within its limit of time, at the largest batch of its arm where its setting asks for that."""
+    if isinstance(leg.arm, ScriptArm):
+        return run_script(trial, leg, ranks, telemetry)  # it keeps the limit itself
     found: dict[str, Any] | None = None
     if largest is not None and leg.setting.batch_size == "max":
         sought = _with_largest(leg, largest)

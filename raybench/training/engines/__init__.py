@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from raybench.declare.arms import DeepSpeedArm, FsdpArm
+from raybench.declare.arms import DeepSpeedArm, FsdpArm, TorchArm
 from raybench.declare.plan import Leg
 
 
@@ -57,4 +57,5 @@ def build_engine(leg: Leg, model: nn.Module, device: torch.device) -> Engine:
         return FsdpEngine(leg.arm, leg.setting, model, device)
     from raybench.training.engines.torch_engine import TorchEngine
 
+    assert isinstance(leg.arm, TorchArm), "a script has no engine; raybench.training.script runs it"
     return TorchEngine(leg.arm, leg.setting, model, device)

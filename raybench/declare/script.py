@@ -1,0 +1,116 @@
+"""A script as an arm: the words of its command, with what the setting says in the places of `{names}`.
+
+No shell reads a command: it is split into words as a shell would, and `{name}` is a field of the setting or one of
+`OF_THE_RUN`. Other braces stay as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raybench.declare.arms import ScriptArm
+from raybench.declare.protocol import Protocol, Throughput
+from raybench.declare.setting import Setting
+from raybench.machine.variables import WORKING_TREE
+from raybench.text import suggest
+
+# What only the run knows; the others are fields of the setting.
+OF_THE_RUN = ("seed", "node_rank", "main_address", "main_port", "warmup_steps", "steps", "total_steps")
+_NAME = re.compile(r"(?<!\$)\{([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)\}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a command is told of where it runs, beside its setting."""
+
+    seed: int = 0
+    node_rank: int = 0
+    main_address: str = "127.0.0.1"
+    main_port: int = 29500
+
+
+def words(arm: ScriptArm, setting: Setting, protocol: Protocol, place: Place) -> list[str]:
+    """The command's words. Raises ValueError for quotes that do not close and for an unknown `{name}`."""
+    values = _values(setting, protocol, place)
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise ValueError(f"unknown {{{match[1]}}}; {suggest(match[1], values, most=20)}")
+        return str(values[match[1]])
+
+    parts = shlex.split(arm.command) if isinstance(arm.command, str) else list(arm.command)
+    return [_NAME.sub(value, part) for part in parts]
+
+
+def _values(setting: Setting, protocol: Protocol, place: Place) -> dict[str, Any]:
+    values = dict(_flat(setting.model_dump(mode="json")))
+    if setting.batch_size != "max":
+        values["micro_batch"] = setting.micro_batch
+    values["workers_per_node"] = setting.workers_per_node
+    steps = protocol.steps if isinstance(protocol, Throughput) else 0
+    return values | {
+        "seed": place.seed,
+        "node_rank": place.node_rank,
+        "main_address": place.main_address,
+        "main_port": place.main_port,
+        "warmup_steps": protocol.warmup_steps,
+        "steps": steps,
+        "total_steps": protocol.warmup_steps + steps,
+        "lr": setting.optimizer.lr,
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, bool):
+            yield prefix + key, str(value).lower()
+        elif isinstance(value, str | int | float):
+            yield prefix + key, value
+
+
+def folder_of(arm: ScriptArm) -> Path:
+    """The folder in which the command runs: a relative one is taken from where the sweep was started."""
+    return Path(os.environ.get(WORKING_TREE, "")).absolute() / Path(arm.folder).expanduser()
+
+
+def search_path(environment: Mapping[str, str]) -> str:
+    """PATH with the folder of this Python in it, so that `python` and `torchrun` of a venv that nobody activated are
+    found."""
+    path = environment.get("PATH", os.defpath)
+    own = str(Path(sys.executable).parent)
+    return path if own in path.split(os.pathsep) else own + os.pathsep + path
+
+
+def problem(arm: ScriptArm, setting: Setting, protocol: Protocol, *, here: bool) -> str:
+    """Why a command cannot be run in this setting; empty where it can. `here`: this machine runs it."""
+    try:
+        parts = words(arm, setting, protocol, Place())
+    except ValueError as error:
+        return f"command: {error}"
+    if not parts or not parts[0]:
+        return "command: it is empty; write what to run, as in: torchrun --nproc-per-node {workers} train.py"
+    if any("\0" in part for part in parts):
+        return "command: no command holds a null byte"
+    if setting.batch_size == "max":
+        return "a script cannot be asked for its largest batch; write setting.batch_size"
+    if not isinstance(protocol, Throughput) or protocol.evaluate:
+        return "a script records steps alone: take protocol kind throughput, without evaluate"
+    if not here:
+        return ""
+    folder = folder_of(arm)
+    if not folder.is_dir():
+        return f"folder: {folder} is no folder here"
+    program = str(folder / parts[0]) if os.sep in parts[0] else parts[0]
+    if shutil.which(program, path=search_path({**os.environ, **arm.environment})) is None:
+        return f"command: {parts[0]!r:.80} is no program here"
+    return ""
