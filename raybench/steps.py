@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import json
 import os
 import resource
@@ -251,11 +252,12 @@ def _trainer_callback() -> type:
 
 
 def _lightning_callback() -> type:
-    base = sys.modules.get("pytorch_lightning") if "lightning.pytorch" not in sys.modules else None
-    if base is None:
-        import lightning.pytorch as base
+    name = "pytorch_lightning" if "lightning.pytorch" not in sys.modules else "lightning.pytorch"
+    if name not in sys.modules:
+        name = "lightning.pytorch"
+    base: Any = importlib.import_module(name).Callback
 
-    class StepsCallback(base.Callback):  # type: ignore[misc, name-defined]
+    class StepsCallback(base):  # type: ignore[misc]
         """Records the optimizer steps of Lightning's Trainer."""
 
         def __init__(self, samples_per_step: int | None = None) -> None:

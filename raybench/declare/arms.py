@@ -76,7 +76,7 @@ class ScriptArm(_Arm):
 
     engine: Literal["script"]
     command: str | tuple[str, ...]  # split as a shell would, run without one; {workers} and the like are filled in
-    environment: dict[str, str] = Field(default_factory=dict)  # beside that of the trial's workers
+    environment: dict[str, str] = Field(default_factory=dict)  # beside that of the workers; "" takes a variable away
     folder: str = "."  # where it runs; a relative one is taken from where the sweep was started
 
     @field_validator("environment", mode="before")

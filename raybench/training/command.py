@@ -132,8 +132,9 @@ class _Output:
         self._kept = (self._kept + data)[-_TAIL_BYTES:]
         if self._forwarded < _MOST_FORWARDED:
             self._forwarded += len(data)
+            shown = "".join(c for c in data.decode("utf-8", "replace") if c.isprintable() or c == "\n")
             with contextlib.suppress(OSError):
-                os.write(2, data)
+                os.write(2, shown.replace("\ufffd", "").encode())
         return bool(data)
 
     def read_what_is_there(self) -> None:

@@ -98,6 +98,7 @@ def _run_here(trial: Trial, leg: Leg, arm: ScriptArm, place: Place, gpus: Sequen
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         environment |= arm.environment
+        environment = {key: value for key, value in environment.items() if value or key not in arm.environment}
         environment |= {
             "PATH": search_path(environment),
             steps.FOLDER: folder,
@@ -184,7 +185,10 @@ def _failed(ended: Ended, limit: float) -> tuple[FailureKind, str] | None:
 
 def _last_words(tail: str) -> str:
     """The line of an output that says most: the last that names an error, else the last; "" of none."""
-    lines = ["".join(c for c in line if c.isprintable()).strip() for line in without_secrets(tail).splitlines()]
+    lines = [
+        "".join(c for c in line if c.isprintable() and c != "\ufffd").strip()
+        for line in without_secrets(tail).splitlines()
+    ]
     said = [line for line in lines if line]
     errors = [line for line in said if re.match(r"(\[rank\d+\]: )?[\w.]*(Error|Exception|Exit)\b", line)]
     last = (errors or said or [""])[-1]
