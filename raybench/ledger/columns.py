@@ -61,6 +61,7 @@ def _count(value: object, usual: int) -> int:
 def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> dict[str, Any]:
     """One ledger row: what the plan said of the leg, and what came of it."""
     setting, arm = leg.setting, leg.arm
+    batch = _batch(leg, outcome)
     row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
     row |= {
         "schema_version": SCHEMA_VERSION,
@@ -76,10 +77,10 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
         "task": setting.task,
         "sequence_length": setting.sequence_length,
         "tokens_per_step": None
-        if micro_batch is None or setting.sequence_length is None
-        else micro_batch * setting.accumulation * setting.workers * setting.sequence_length,
+        if batch["global_batch"] is None or setting.sequence_length is None
+        else batch["global_batch"] * setting.sequence_length,
         "precision": setting.precision,
-        **_batch(leg, outcome),
+        **batch,
         "arm": leg.arm_name,
         "engine": arm.engine,
         "arm_config": leg.arm_config(),
