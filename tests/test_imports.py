@@ -20,7 +20,7 @@ COMMANDS = {
     "verify", "__main__",
 }  # fmt: skip
 # What everybody may import: these lie at the bottom, and import only each other.
-GROUND = {"", "errors", "text", "redaction", "child", "facts", "steady", "machine"}
+GROUND = {"", "errors", "text", "redaction", "child", "facts", "steady", "steps", "machine"}
 # A room -> the rooms that it may import, beside itself and the ground.
 ARROWS: dict[str, set[str]] = {
     "manuals": set(),

@@ -96,7 +96,7 @@ PLANNED: Final = (
     ),
     _planned("model", "string", "name of the model", analysis="text", param="model"),
     _planned(
-        "family", "string", "family of the model: `lenet`, `cnn`, `vit`, `hybrid`, `mlp`, `language`, `own`",
+        "family", "string", "family of the model: `lenet`, `cnn`, `vit`, `hybrid`, `mlp`, `language`, `script`, `own`",
         analysis="text", param="family",
     ),
     _planned("dataset", "string", "name of the data", analysis="text", param="dataset"),
@@ -112,7 +112,7 @@ PLANNED: Final = (
     _planned("accumulation", "int32", "micro-batches of a step", analysis="number", param="accumulation"),
     _planned("workers", "int32", "ranks", analysis="number", param="workers"),
     _planned("arm", "string", "name of the arm", analysis="text", param="arm"),
-    _planned("engine", "string", "`torch`, `fsdp`, `deepspeed`, ...", analysis="text", param="engine"),
+    _planned("engine", "string", "`torch`, `fsdp`, `deepspeed`, `script`", analysis="text", param="engine"),
     _planned("arm_config", "string", "JSON: everything the arm was asked to be built with", json=True, analysis="text"),
     _planned("is_baseline", "bool", "whether the arm is the baseline", analysis="number", param="is_baseline"),
     _planned("repeat", "int32", "repeat of the setting, from 0"),
