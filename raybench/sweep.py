@@ -28,7 +28,7 @@ from raybench.driver.events import EVENT_COLUMNS, leg_event
 from raybench.driver.interruption import StoppedNow, interruptible
 from raybench.driver.progress import Progress
 from raybench.errors import Interrupted, NothingMeasured, StorageError, UserError
-from raybench.ledger.dataset import Ledger
+from raybench.ledger.dataset import Ledger, held_legs
 from raybench.ledger.lock import sweep_lock
 from raybench.ledger.outcome import FAILURE_KINDS
 from raybench.redaction import without_secrets
@@ -154,20 +154,8 @@ def outcomes_there(plan: Plan, ledger: Ledger) -> list[dict[str, Any]]:
     Raises UserError when the ledger holds one of them measured differently: under another protocol, seed,
     isolation, baseline or arm configuration.
     """
-    rows = {(row["setting_id"], row["repeat"], row["arm"], row["round"]): row for row in ledger.rows(EVENT_COLUMNS)}
-    found = []
-    for trial, leg in plan.legs():
-        row = rows.get((trial.setting_id, trial.repeat, leg.arm_name, leg.round))
-        if row is None:
-            continue
-        if (row["leg_id"], row["is_baseline"]) != (leg.leg_id, leg.is_baseline):
-            raise UserError(
-                f"sweep={plan.sweep}: {ledger.folder} holds {trial.label!r}, arm {leg.arm_name!r}, with another "
-                f"protocol, seed, isolation, baseline or arm configuration than this space has; name this one anew "
-                f"with sweep=NAME"
-            )
-        found.append(leg_event(row))
-    return found
+    rows = ledger.rows(EVENT_COLUMNS)
+    return [leg_event(row) for row in held_legs(plan, ledger.folder, rows, "name this one anew with sweep=NAME")]
 
 
 def _run_missing(request: Request, there: list[dict[str, Any]], console: Console) -> list[str]:

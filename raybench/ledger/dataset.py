@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raybench.errors import DamagedFile
+from raybench.errors import DamagedFile, UserError
 from raybench.ledger.columns import SCHEMA, build_row
 from raybench.ledger.outcome import Outcome
 from raybench.ledger.reading import (
@@ -30,7 +30,7 @@ from raybench.ledger.reading import (
 from raybench.stores.storage import AnyPath, files_below, write_whole
 
 if TYPE_CHECKING:
-    from raybench.declare.plan import Leg, Trial
+    from raybench.declare.plan import Leg, Plan, Trial
 
 ASIDE = "_aside"  # where a ledger keeps what does not count: unreadable files, and rows of trials that began anew
 
@@ -69,6 +69,27 @@ def _write_table(folder: AnyPath, name: str, table: pa.Table) -> AnyPath:
     finally:
         os.close(directory)
     return final
+
+
+def held_legs(plan: Plan, folder: AnyPath, rows: list[dict[str, Any]], remedy: str) -> list[dict[str, Any]]:
+    """The rows, in the plan's order, of the legs that the plan shares with a ledger.
+
+    `rows` have setting_id, repeat, arm, round, leg_id and is_baseline at least. Raises UserError, with the `remedy`,
+    where one of them was measured differently: under another protocol, seed, isolation, baseline or arm configuration.
+    """
+    by_place = {(row["setting_id"], row["repeat"], row["arm"], row["round"]): row for row in rows}
+    held = []
+    for trial, leg in plan.legs():
+        row = by_place.get((trial.setting_id, trial.repeat, leg.arm_name, leg.round))
+        if row is None:
+            continue
+        if (row["leg_id"], row["is_baseline"]) != (leg.leg_id, leg.is_baseline):
+            raise UserError(
+                f"sweep={plan.sweep}: {folder} holds {trial.label!r}, arm {leg.arm_name!r}, with another protocol, "
+                f"seed, isolation, baseline or arm configuration than this space has; {remedy}"
+            )
+        held.append(row)
+    return held
 
 
 class Ledger:

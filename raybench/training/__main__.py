@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from raybench.cli import parse_arguments, run_command
 from raybench.declare.plan import Leg, Plan, Trial
 from raybench.errors import UserError
-from raybench.ledger.dataset import Ledger
+from raybench.ledger.dataset import Ledger, held_legs
 from raybench.ledger.outcome import Outcome
 from raybench.training.ranks import Ranks
 from raybench.training.worker import run_legs
@@ -34,6 +34,8 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments("training", argv)
     plan = _read_plan(Path(arguments.positionals[0]))
     ledger = Ledger(Path(arguments.values.get("ledger", f"mlruns/ledger/{plan.space}/{plan.sweep}")))
+    places = ledger.rows(["setting_id", "repeat", "arm", "round", "leg_id", "is_baseline"])
+    held_legs(plan, ledger.folder, places, "write to another folder with ledger=FOLDER")
     device = _device(plan)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
