@@ -122,8 +122,8 @@ def quality_verdicts(pairs: Pairs, margin: float, alpha: float) -> list[str | No
 def break_even_steps(pairs: Pairs, alpha: float) -> Means:
     """Steps after which an arm's longer set-up (compilation included) is repaid by its faster steps.
 
-    0 where it pays at once, infinity where it never does. The interval is Fieller's; its upper end is
-    infinity where the gain is not shown to be positive, and it is nan where the set-up is not known.
+    0 where it pays at once, infinity where it never does; nan where the arm starts faster and steps slower (it loses a
+    lead, nothing is repaid), or where the set-up is not known. The interval is `repayment_interval`'s.
     """
     legs = pairs.legs
     setup = legs.number["setup_seconds"]
@@ -132,35 +132,43 @@ def break_even_steps(pairs: Pairs, alpha: float) -> Means:
     gain = pairs.by_trial(seconds[pairs.base_leg] - seconds[pairs.arm_leg])
     there = np.isfinite(extra) & np.isfinite(gain)
     owner, size = pairs.comparison[there], len(pairs.counts)
-    count = np.bincount(owner, minlength=size).astype(float)
+    count = np.bincount(owner, minlength=size)
     (x, sx), (y, sy) = (group_moments(v[there], owner, size) for v in (extra, gain))
     products = (extra[there] - x[owner]) * (gain[there] - y[owner])
     with np.errstate(invalid="ignore", divide="ignore"):
         covariance = np.bincount(owner, products, minlength=size) / (count - 1)
         t2 = t_quantile(count, alpha / 2) ** 2 / count
-        low, high = fieller(x, y, sx**2 * t2, sy**2 * t2, covariance * t2)
+        low, high = repayment_interval(x, y, sx**2 * t2, sy**2 * t2, covariance * t2)
         mean = np.where(x <= 0, np.where(y >= 0, 0.0, np.nan), np.where(y > 0, x / y, np.inf))
-    # An arm that starts faster and steps slower loses its lead instead: not a question of repayment.
-    known = np.isfinite(mean) | np.isposinf(mean)
-    return Means(mean, np.where(known, low, np.nan), np.where(known, high, np.nan), count.astype(np.int64))
+    return Means(mean, low, high, count.astype(np.int64))
 
 
-def fieller(x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats) -> tuple[Floats, Floats]:
-    """Fieller's interval of x / y for y taken as positive, clipped at 0; the upper end may be infinity.
+def repayment_interval(x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats) -> tuple[Floats, Floats]:
+    """Interval of the steps after which an extra x is repaid by a gain y a step; the upper end may be infinity.
 
-    `xx`, `yy`, `xy` are t squared times the variances and the covariance of the means x and y. All (k,).
+    `xx`, `yy`, `xy` are t squared times the variances and the covariance of the means x and y. All (k,). It spans every
+    number of steps that is not rejected: T > 0 by Fieller's test of x - T y = 0; 0 (pays at once: x <= 0, y >= 0) and
+    infinity (never pays: x > 0, y <= 0) by the one-sided t tests of x and of y. Each is rejected at most alpha of the
+    times where it is true, so the interval covers, and it holds the estimate itself. nan where none of them is left
+    (it starts faster and is shown to step slower), or where nothing is known.
     """
+    reach_x, reach_y = np.sqrt(xx), np.sqrt(yy)
+    at_once = (x <= reach_x) & (y >= -reach_y)
+    never = (x >= -reach_x) & (y <= reach_y)
     a, b, c = y**2 - yy, x * y - xy, x**2 - xx
-    root = np.sqrt(np.maximum(b**2 - a * c, 0.0))
+    squares = b**2 - a * c
     with np.errstate(invalid="ignore", divide="ignore"):
-        shown = (a > 0) & (y > 0)
-        low = np.where(shown, (b - root) / a, 0.0)
-        high = np.where(shown, (b + root) / a, np.inf)
-        # The gain is not shown to be positive: the set is everything above one of the roots, or everything.
-        above = ~shown & (c > 0) & (a < 0) & (b**2 - a * c > 0)
-        low = np.where(above, np.maximum((b - root) / a, (b + root) / a), low)
-    unknown = ~np.isfinite(x + y + xx + yy + xy)
-    return np.where(unknown, np.nan, np.maximum(low, 0.0)), np.where(unknown, np.nan, np.maximum(high, 0.0))
+        root = np.sqrt(np.maximum(squares, 0.0))
+        first, last = np.sort(np.stack([(b - root) / a, (b + root) / a]), axis=0)
+    # Fieller's set: between the roots where the gain is not 0; else outside of them, or everything.
+    bounded, outside = a > 0, (a < 0) & (squares > 0)
+    lowest = np.where(bounded, np.maximum(first, 0.0), np.where(outside & (first <= 0), np.maximum(last, 0.0), 0.0))
+    highest = np.where(bounded, last, np.inf)
+    repaid = (y >= -reach_y) & (highest > 0)
+    known = (at_once | never | repaid) & np.isfinite(x + y + xx + yy + xy)
+    low = np.where(at_once, 0.0, np.where(repaid, lowest, np.inf))
+    high = np.where(never, np.inf, np.where(repaid, highest, 0.0))
+    return np.where(known, low, np.nan), np.where(known, high, np.nan)
 
 
 TRAINING_OVER_FORWARD: Final = 3

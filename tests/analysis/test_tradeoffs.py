@@ -14,7 +14,7 @@ from raybench.analysis import Analysis, analyse
 from raybench.analysis.inference import t_quantile
 from raybench.analysis.ladder import Ladder
 from raybench.analysis.scaling import welch_interval
-from raybench.analysis.tradeoffs import fieller
+from raybench.analysis.tradeoffs import repayment_interval
 from raybench.errors import UserError
 from raybench.show.answer import build
 from raybench.show.tables import WRITERS
@@ -83,13 +83,43 @@ def test_fiellers_interval_covers_and_is_unbounded_where_the_gain_is_not_shown()
         means = x.mean(axis=1), y.mean(axis=1)
         covariance = ((x - means[0][:, None]) * (y - means[1][:, None])).sum(axis=1) / (n - 1)
         variances = x.var(axis=1, ddof=1), y.var(axis=1, ddof=1)
-        low, high = fieller(*means, *(t2 * v for v in (*variances, covariance)))
+        low, high = repayment_interval(*means, *(t2 * v for v in (*variances, covariance)))
         covered = (low <= 20.0 / gain) & (20.0 / gain <= high)
         if gain == 0.5:
             assert within_monte_carlo(float(covered.mean()), sweeps)
         else:  # one end may be let go to infinity, which can only cover more
             assert covered.mean() > 0.945
             assert np.isinf(high).mean() > 0.3
+
+
+@pytest.mark.parametrize("n", [3, 5, 8])
+@pytest.mark.parametrize(
+    ("extra", "gain", "truth"),
+    [
+        (-5.0, 1.0, 0.0), (-1.0, 0.02, 0.0), (-5.0, 0.001, 0.0), (-2.0, 0.0, 0.0), (0.3, 0.05, 6.0), (5.0, 1.0, 5.0),
+        (2.0, -0.5, np.inf),
+    ],
+)  # fmt: skip
+def test_repayment_holds_its_estimate_and_covers_whichever_side_starts_faster(
+    n: int, extra: float, gain: float, truth: float
+) -> None:
+    random, sweeps = np.random.default_rng(5), 4000
+    for correlation in (0.0, 0.7, -0.7):
+        covariance = [[1.0, correlation * 0.1], [correlation * 0.1, 0.01]]
+        x, y = np.moveaxis(random.multivariate_normal([extra, gain], covariance, (sweeps, n)), 2, 0)
+        t2 = float(t_quantile(n, 0.025)) ** 2 / n
+        xx, yy, xy = (
+            x.var(axis=1, ddof=1),
+            y.var(axis=1, ddof=1),
+            (x * y).mean(axis=1) - x.mean(axis=1) * y.mean(axis=1),
+        )
+        mean_x, mean_y = x.mean(axis=1), y.mean(axis=1)
+        low, high = repayment_interval(mean_x, mean_y, t2 * xx, t2 * yy, t2 * xy * n / (n - 1))
+        assert ((low <= truth) & (truth <= high)).mean() > 0.95 - 4 * np.sqrt(0.05 * 0.95 / sweeps)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            estimate = np.where(mean_x > 0, np.where(mean_y > 0, mean_x / mean_y, np.inf), 0.0)
+        told = (mean_x > 0) | (mean_y >= 0)
+        assert ((low <= estimate) & (estimate <= high))[told].all()
 
 
 def test_memory_interval_covers(tmp_path: Path) -> None:

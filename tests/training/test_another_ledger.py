@@ -22,5 +22,5 @@ def test_a_ledger_of_another_protocol_is_refused(tmp_path: Path) -> None:
     Ledger(tmp_path).add("s", one.space, trial, trial.legs[0], Failure(kind="crashed", message="a test"))
     path = tmp_path / "plan.json"
     path.write_text(other.model_dump_json())
-    with pytest.raises(UserError, match="with another protocol.*ledger=FOLDER"):
+    with pytest.raises(UserError, match=r"with another protocol.*ledger=FOLDER"):
         main([str(path), f"ledger={tmp_path}"])
