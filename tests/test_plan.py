@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise, permutations
 
 import pytest
 
@@ -53,6 +54,17 @@ def test_over_repeats_every_arm_stands_in_every_place() -> None:
     )
     assert set(places.values()) == {2}
     assert len(places) == 9
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 11])
+def test_every_arm_follows_every_other_equally_often(count: int) -> None:
+    arms = [f"a{i}" for i in range(count)]
+    repeats = count if count % 2 == 0 else 2 * count
+    orders = [[arm for arm, _ in leg_order(arms, 1, 4, "s", repeat)] for repeat in range(repeats)]
+    follows = Counter(pair for order in orders for pair in pairwise(order))
+    assert set(follows) == set(permutations(arms, 2))
+    assert len(set(follows.values())) == 1
+    assert len(set(Counter(place for order in orders for place in enumerate(order)).values())) == 1
 
 
 def test_the_order_is_drawn_from_the_seed() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from raybench.analysis.costs import account
 from raybench.analysis.further import further_quantities, networks
 from raybench.analysis.ladder import declared_chain, decompose, find_chain
 from raybench.analysis.legs import Legs, read_legs
+from raybench.analysis.order import CarryOver, Dependence, carry_over, dependence
 from raybench.analysis.pairs import pair_trials
 from raybench.analysis.question import (
     find_baseline,
@@ -28,6 +30,8 @@ from raybench.analysis.scaling import best_against_best, largest_batches, perfor
 from raybench.errors import UserError
 from raybench.stores.storage import AnyPath
 from raybench.text import suggest
+
+_NOT_SMALL: Final = 1 / 3  # of the margin: carry-over beyond it is a caveat
 
 
 def analyse(
@@ -68,6 +72,8 @@ def analyse(
     comparisons = build_comparisons(pairs, chosen, float(np.log1p(margin)), alpha, quality_margin)
     if pool_hardware:
         comparisons = tuple(replace(c, where=replace(c.where, hardware="")) for c in comparisons)
+    follows = carry_over(legs, alpha)
+    alike = dependence(pairs)
     return Analysis(
         margin=margin,
         alpha=alpha,
@@ -83,11 +89,17 @@ def analyse(
         profiles=performance_profiles(legs, logs),
         scaling=scaling_efficiency(legs, logs, alpha) if chosen.per == "step" else (),
         best=best_against_best(legs, logs, baseline, alpha) if chosen.per == "step" else (),
+        carry_over=follows,
+        dependence=alike,
         largest=largest_batches(legs),
         costs=account(legs, baseline),
         further=further_quantities(legs),
         networks=networks(legs),
-        caveats=(*_caveats(legs, comparisons), *unshared_questions(paths, given)),
+        caveats=(
+            *_caveats(legs, comparisons),
+            *_order_caveats(follows, alike, margin, alpha),
+            *unshared_questions(paths, given),
+        ),
         ledgers=tuple(str(path) for path in paths),
         sweeps=_present(legs.text["sweep"]),
         hardware=tuple(name for name in _present(legs.hardware) if name),
@@ -110,6 +122,27 @@ def _caveats(legs: Legs, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
     if missing:
         found.append(f"instruments that were not there: {', '.join(sorted(missing))}")
     return tuple(found)
+
+
+def _order_caveats(
+    follows: Sequence[CarryOver], alike: Dependence | None, margin: float, alpha: float
+) -> Iterator[str]:
+    """What the order of legs and of trials did to the sweep, where that is shown and not small beside the margin."""
+    for one in follows:
+        ratio, low, high = one.effect.value, one.effect.low, one.effect.high
+        if one.p_adjusted is None or one.p_adjusted >= alpha or ratio is None or low is None or high is None:
+            continue
+        if abs(np.log(ratio)) > np.log1p(margin) * _NOT_SMALL:
+            interval = f"[{low - 1:+.1%}, {high - 1:+.1%}]"
+            yield (
+                f"carry-over: a step of another engine takes {ratio - 1:+.1%} {interval} right after a leg of "
+                f"{one.engine}; isolation: fresh keeps legs apart"
+            )
+    if alike is not None and alike.p_value < alpha:
+        yield (
+            f"trials that follow one another in time are alike (correlation {alike.correlation:.2f}, "
+            f"p {alike.p_value:.2g}): intervals are too narrow; spread the trials over more time"
+        )
 
 
 def _present(column: Coded) -> tuple[str, ...]:

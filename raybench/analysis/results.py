@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from raybench.analysis.costs import Costs
     from raybench.analysis.further import Further, Network
     from raybench.analysis.ladder import Ladder
+    from raybench.analysis.order import CarryOver, Dependence
     from raybench.analysis.scaling import BestBatch, Efficiency, LargestBatch, Profile
 
 SCHEMA_VERSION = 1
@@ -278,6 +279,8 @@ class Analysis:
     profiles: tuple[Profile, ...]
     scaling: tuple[Efficiency, ...]
     best: tuple[BestBatch, ...]
+    carry_over: tuple[CarryOver, ...]  # from leg to leg, by the engine of the leg before
+    dependence: Dependence | None  # of trials that are neighbours in time
     largest: tuple[LargestBatch, ...]  # how each arm's largest batch was found, where it was sought
     costs: Costs  # where the machines' time went
     further: tuple[Further, ...]  # what else was measured: the quantities that have a heading

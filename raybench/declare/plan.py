@@ -206,16 +206,18 @@ def _differs(space: Space, legs: tuple[Leg, ...]) -> tuple[str, ...]:
 def leg_order(arms: list[str], rounds: int, seed: int, setting_id: str, repeat: int) -> list[tuple[str, int]]:
     """The counterbalanced order of a trial's legs, as (arm, round).
 
-    Each setting has its own random order of the arms, drawn from the sweep's seed. Repeats go in pairs: the
-    pair's number rotates that order, so that every arm comes to stand in every place, and the second of a
-    pair starts with the first's order reversed. Round 1 is round 0 reversed, and so on, so that within a trial
-    a linear drift cancels.
+    The orders of a setting's repeats are a Williams design (1949): over as many repeats as there are arms (twice as
+    many for an odd number), every arm comes to stand in every place, and follows every other arm equally often, so that
+    what an arm leaves behind for the next can be told from the arms themselves. Which arm has which place in the design
+    is drawn for each setting from the sweep's seed. Repeats go in pairs, the second with the first's order reversed.
+    Round 1 is round 0 reversed, and so on, so that within a trial a linear drift cancels.
     """
-    order = sorted(arms)
-    random.Random(content_hash("order", seed, setting_id)).shuffle(order)
+    drawn = sorted(arms)
+    random.Random(content_hash("order", seed, setting_id)).shuffle(drawn)
     pair, second = divmod(repeat, 2)
-    shift = pair % len(order)
-    order = order[shift:] + order[:shift]
+    # 0, 1, n - 1, 2, n - 2, ...: neighbours differ by each number once, so adding `pair` makes all pairs neighbours.
+    design = [(place + 1) // 2 if place % 2 else -(place // 2) for place in range(len(drawn))]
+    order = [drawn[(place + pair) % len(drawn)] for place in design]
     if second:
         order.reverse()
     return [(arm, round_) for round_ in range(rounds) for arm in (order if round_ % 2 == 0 else reversed(order))]

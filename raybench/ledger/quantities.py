@@ -115,7 +115,7 @@ PLANNED: Final = (
     _planned("engine", "string", "`torch`, `fsdp`, `deepspeed`, `script`", analysis="text", param="engine"),
     _planned("arm_config", "string", "JSON: everything the arm was asked to be built with", json=True, analysis="text"),
     _planned("is_baseline", "bool", "whether the arm is the baseline", analysis="number", param="is_baseline"),
-    _planned("repeat", "int32", "repeat of the setting, from 0"),
+    _planned("repeat", "int32", "repeat of the setting, from 0", analysis="number"),
     _planned("round", "int32", "round of the trial, from 0", analysis="number"),
     _planned("position", "int32", "the leg's place in its trial's order, from 0", analysis="number"),
     _planned("seed", "int64", "of the trial: the same in all its legs", analysis="number"),
