@@ -29,6 +29,7 @@ def simulate(
     num_trials: int = 8,
     rounds: int = 2,
     lag: float = 0.0,
+    noise: float = 0.02,
 ) -> list[dict[str, Any]]:
     """A sweep whose legs take `carry` times as long right after a leg of DeepSpeed's.
 
@@ -43,7 +44,7 @@ def simulate(
         for position, (arm, round_) in enumerate(leg_order(arms, rounds, 0, f"s{setting}", trial)):
             level = 0.2 * setting + 0.1 * arms.index(arm) + drift * position + shifts[setting, arm]
             level += np.log(carry) * (before == "deepspeed")
-            steps = np.exp(level + random.normal(0, 0.015) + random.normal(0, 0.02, 4))
+            steps = np.exp(level + random.normal(0, noise) + random.normal(0, noise, 4))
             clock += timedelta(seconds=20)
             rows.append(
                 leg(arm, trial, round_, steps.tolist(), setting_id=f"s{setting}", engine=ENGINES[arm],
@@ -107,7 +108,7 @@ def names(rows: list[dict[str, Any]], *, apart: bool) -> int:
 
 @pytest.mark.parametrize(("lag", "seen"), [(0.6, True), (0.0, False)])
 def test_trials_that_depend_on_each_other_are_told(tmp_path: Path, lag: float, seen: bool) -> None:
-    found = judged(tmp_path, simulate(["ddp", "zero1", "zero2"], np.random.default_rng(6), lag=lag))
+    found = judged(tmp_path, simulate(["ddp", "zero1", "zero2"], np.random.default_rng(6), lag=lag, noise=0.005))
     assert found.dependence is not None
     assert (found.dependence.n_settings, found.dependence.n_trials) == (20, 160)
     assert (found.dependence.p_value < 0.01) == seen
