@@ -205,12 +205,15 @@ def _groups(
             yield [all_series[i] for i in members]
 
 
-WITHIN: Final = (1.0, 1.01, 1.02, 1.03, 1.05, 1.1, 1.2, 1.3, 1.5, 2.0, 3.0, 5.0, 10.0)
+_MOST_BREAKPOINTS: Final = 1000  # of a profile; of more settings every so many is kept
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One arm on one hardware: `share[i]` of the settings are within a factor `within[i]` of the best arm."""
+    """One arm on one hardware: `share[i]` of the settings are within a factor `within[i]` of the best arm.
+
+    The factors are 1 and those at which the share grows, so that the step function is known everywhere.
+    """
 
     arm: str
     hardware: str
@@ -236,11 +239,20 @@ def performance_profiles(legs: Legs, log_cost: Floats) -> tuple[Profile, ...]:
             continue
         ratios = table[solved] - best[solved]
         for code in np.unique(arm[legs.hardware.codes == machine]):
-            # Rounding must not push the best arm out of its own "within a factor 1".
-            share = [float(np.mean(ratios[:, code] <= np.log(factor) + 1e-12)) for factor in WITHIN]
+            within, share = _steps(ratios[:, code])
             name = legs.text["arm"].names[code]
-            profiles.append(Profile(name, legs.hardware.names[machine], int(solved.sum()), WITHIN, tuple(share)))
+            profiles.append(Profile(name, legs.hardware.names[machine], int(solved.sum()), within, share))
     return tuple(profiles)
+
+
+def _steps(ratios: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(factors, share of settings within each) from log ratios to the best, shape (settings,), inf for a failure."""
+    # Rounding must not push the best arm out of its own "within a factor 1".
+    reached = np.sort(np.where(ratios < 1e-12, 0.0, ratios)[np.isfinite(ratios)])
+    factors, counts = np.unique(np.append(0.0, reached), return_counts=True)
+    shares = (np.cumsum(counts) - 1) / len(ratios)
+    kept = np.unique(np.linspace(0, len(factors) - 1, min(len(factors), _MOST_BREAKPOINTS)).astype(int))
+    return tuple(np.exp(factors[kept]).tolist()), tuple(shares[kept].tolist())
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ from raybench.show.figures.style import Plot
 from raybench.stores.storage import AnyPath
 
 MOST_ROWS: Final = 400  # of a table, and of a list
+_FEW_ARMS: Final = 6
 _MOST_TURNS: Final = 3  # caveats of the answer
+_MINOR: Final = "instruments that were not there"  # among the caveats, but not in the answer
 MARK: Final = "†"
 _GIVEN_BY_US: Final = re.compile("[0-9a-f]{8}")
 
@@ -84,7 +86,7 @@ def _answer(analysis: Analysis) -> Iterable[Block]:
                 units.interval(one.interval),
                 _arm_strip(one, analysis),
             )
-            for one in words.arm_answers(analysis)
+            for one in _in_order(words.arm_answers(analysis))
         ),
         analysis.margin,
         analysis.baseline,
@@ -92,13 +94,14 @@ def _answer(analysis: Analysis) -> Iterable[Block]:
     if closing := words.none_helps(analysis):
         yield Paragraph(closing)
     for text in analysis.caveats:
-        yield Paragraph(f"{text}.", lead="Note:")
+        if not text.startswith(_MINOR):
+            yield Paragraph(f"{text}.", lead="Note:")
     turns = turning(analysis)
     if turns:
         left = len(turns) - _MOST_TURNS
         told = "; ".join(words.otherwise(c, other) for c, other in turns[:_MOST_TURNS])
         more = f"; and {left} more, marked {MARK}" if left > 0 else f" (marked {MARK})"
-        yield Paragraph(f"{told}{more}.", lead=f"{units.count(len(turns), 'verdict')} would turn:")
+        yield Paragraph(f"{told}{more}.", lead=f"Not robust, {units.count(len(turns), 'verdict')}:")
     unequal = [c for c in analysis.comparisons if c.verdict == "not comparable" and c.caveats]
     if unequal:
         first, more = unequal[0], f"; and {len(unequal) - 1} more" if len(unequal) > 1 else ""
@@ -113,6 +116,14 @@ def _answer(analysis: Analysis) -> Iterable[Block]:
         f"{words.multiplicity(analysis)}.{_where(analysis)}{notes}",
         quiet=True,
     )
+
+
+def _in_order(answers: list[words.ArmAnswer]) -> list[words.ArmAnswer]:
+    """Many arms stand by verdict and speedup, so that the first ones are those to look at; a few as they are."""
+    if len(answers) <= _FEW_ARMS:
+        return answers
+    order = list(words.MEANINGS)
+    return sorted(answers, key=lambda one: (order.index(one.verdict), -(one.interval.value or 0.0)))
 
 
 def _where(analysis: Analysis) -> str:

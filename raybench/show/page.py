@@ -111,11 +111,11 @@ def _place(value: float, scale: tuple[float, float]) -> float:
 def draw_strip(one: Strip, scale: tuple[float, float], margin: float, name: str) -> Markup:
     """A speedup on its line: the margin's band, the claim's interval thin, the plain one thick, the settings faint."""
     left, right = _place(1 / (1 + margin), scale), _place(1 + margin, scale)
-    middle = _HEIGHT / 2
+    middle, faint = _HEIGHT / 2, round(min(0.5, 12 / max(1, len(one.points))), 2)
     parts = [
         f'<rect class="band" x="{left}" y="0" width="{right - left:.1f}" height="{_HEIGHT:.0f}"/>',
         f'<path class="one" d="M{_place(1.0, scale)} 0V{_HEIGHT:.0f}"/>',
-        *(f'<path class="point" d="M{_place(value, scale)} 3V13"/>' for value in one.points),
+        *(f'<path class="point" opacity="{faint}" d="M{_place(value, scale)} 3V13"/>' for value in one.points),
     ]
     for kind, low, high in (("thin", one.claim_low, one.claim_high), ("thick", one.low, one.high)):
         if low is not None and high is not None:

@@ -27,6 +27,7 @@ from raybench.show.document import (
 
 MOST_ROWS: Final = 60
 MOST_LINES: Final = 12  # of the answer's lines about arms; what a sweep prints at its end stays within 25
+_LONGEST_NAME: Final = 30
 COLOURS: Final = {
     "helps": "bold blue",
     "hurts": "bold red",
@@ -102,10 +103,20 @@ def _answers(block: Answers, console: Console) -> None:
             console.print(text)
         return
     table = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("arm", "verdict", "speedup", "interval", "by setting"):
+    shown = block.answers[:MOST_LINES]
+    for name, texts in {
+        "arm": [one.name for one in shown],
+        "verdict": [one.verdict for one in shown],
+        "speedup": [one.speedup for one in shown],
+        "interval": [one.interval for one in shown],
+        "by setting": [],
+    }.items():
+        needed = min(_LONGEST_NAME, max(map(len, [name, *texts]))) if texts else None  # the last one alone gives way
         right = name in ("speedup", "interval")
-        table.add_column(name, no_wrap=True, justify="right" if right else "left", overflow="ellipsis")
-    for one in block.answers[:MOST_LINES]:
+        table.add_column(
+            name, no_wrap=True, justify="right" if right else "left", overflow="ellipsis", min_width=needed
+        )
+    for one in shown:
         counts = one.counts.removeprefix("by setting: ").partition(";")[0]
         verdict = Text(one.verdict, COLOURS.get(one.verdict, ""))
         table.add_row(Text(one.name), verdict, one.speedup, one.interval, Text(counts))

@@ -30,6 +30,7 @@ MEANINGS: Final = {
     "undecided": "the interval allows more than one of these; more trials would settle it",
 }
 MIN_SETTINGS: Final = 3  # from which on an interval for a population of settings is shown; --json has all of them
+_MANY_TRIALS: Final = 1000  # more are as good as never
 _FAMILY: Final = {
     "holm": "Holm's step over {n} comparisons",
     "fdr": "Benjamini and Hochberg's step over {n} comparisons",
@@ -139,6 +140,8 @@ def _settle(members: Sequence[Comparison]) -> str:
         return ""
     least, most = min(needed), max(needed)
     trials = f"{least:,} trials" if least == most else f"{least:,} to {most:,} trials"
+    if most > _MANY_TRIALS and least <= _MANY_TRIALS:
+        trials = f"{least:,} to more than {_MANY_TRIALS:,} trials"
     undecided = sum(c.verdict == "undecided" for c in members)
     whom = "it" if undecided == 1 else "them" if len(needed) == undecided else "most of them"
     return f"; about {trials} would settle {whom}"

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from matplotlib.patches import Rectangle
 
 from raybench.analysis import Analysis, Comparison
@@ -152,7 +152,7 @@ def _finish(axes: Axes, analysis: Analysis) -> None:
     axes.set_xlabel(f"speedup against {shorten(analysis.baseline)}: above 1 the arm is faster")
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=8)
 
 
 def _rows(axes: Axes, names: Sequence[str], bold: Sequence[bool] = (), named: bool = True) -> None:
@@ -223,19 +223,18 @@ def heat_map(analysis: Analysis) -> Plot | None:
     colours = LinearSegmentedColormap.from_list("speedup", ["#b34700", "#f7f7f7", "#00599c"])
     norm = Normalize(-reach, reach)
     figure, (axes,) = new_figure(0.9 + (0.26 * len(rows) if named else min(_HIGHEST, 0.07 * len(rows))))
+    faces = np.where(np.isfinite(values)[..., None], colours(norm(np.log(values))), to_rgba("#c9ced4"))
     tips = {}
-    for row, (_, _, members) in enumerate(rows):
+    if not named:
+        axes.pcolorfast((-0.5, len(names) - 0.5), (-0.5, len(rows) - 0.5), faces)
+    for row, (_, _, members) in enumerate(rows if named else ()):
         for column, arm in enumerate(names):
-            c, value = members.get(arm), values[row, column]
-            face = colours(norm(np.log(value))) if np.isfinite(value) else "#c9ced4"
-            cell = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=face, edgecolor="white",
-                             linewidth=1.0 if named else 0.2, gid=f"cell-{row}-{column}")  # fmt: skip
-            axes.add_patch(cell)
-            if c is None:
-                continue
-            tips[f"cell-{row}-{column}"] = _told(c)
-            if named:
-                _cell_text(axes, column, row, c, len(names), abs(norm(np.log(value)) - 0.5) > 0.36)
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=faces[row, column], edgecolor="white",
+                                     linewidth=1.0, gid=f"cell-{row}-{column}"))  # fmt: skip
+            if arm in members:
+                tips[f"cell-{row}-{column}"] = _told(members[arm])
+                dark = abs(norm(np.log(values[row, column])) - 0.5) > 0.36
+                _cell_text(axes, column, row, members[arm], len(names), dark)
     axes.set_xticks(range(len(names)), [shorten(arm, 18) for arm in names], rotation=90 if len(names) > 6 else 0)
     axes.xaxis.tick_top()
     if named:
@@ -338,6 +337,7 @@ def distribution(analysis: Analysis) -> Plot | None:
     right.tick_params(axis="y", length=0, labelleft=False)
     right.set_xlim(0, 1)
     right.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    right.set_xticks([0, 0.5, 1])
     right.set_xlabel("share of settings")
     figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=5)
     caption = (

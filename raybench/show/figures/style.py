@@ -216,13 +216,17 @@ def save(figure: Figure, kind: str) -> bytes:
     return file.getvalue()
 
 
+def _title(text: str | None) -> str:
+    return "" if text is None else f"<title>{escape(text)}</title>"
+
+
 def inline_svg(svg: str, name: str, title: str, tips: Mapping[str, str]) -> str:
     """An SVG file's text to stand inside a page: ids of its own, colours as CSS variables, a name for a reader, and
     what hovering over an artist says. `title` is escaped already, `tips` are not."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    for gid, text in tips.items():
-        body = body.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{escape(text)}</title>', 1)
+    if tips:
+        body = re.sub(r'<g id="([^"]*)">', lambda found: found[0] + _title(tips.get(found[1])), body)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r"url\(#", f"url(#{name}-", body)
     body = re.sub(r'xlink:href="#', f'xlink:href="#{name}-', body)

@@ -202,10 +202,10 @@ def _profile_lines(axes: Axes, lines: Sequence[Profile], analysis: Analysis) -> 
     axes.set_xlim(1.0, high)
     for one in lines:
         colour, marker, dashes = arm_style(one.arm, arms_of(analysis), analysis.baseline)
-        look: dict[str, Any] = {"markersize": 4.5, "markevery": max(1, len(one.within) // 6), "clip_on": False}
-        x, y = [1.0, *one.within], [one.share[0] if one.within[0] <= 1 else 0.0, *one.share]
-        inside = [factor <= high for factor in x]
-        x, y = [factor for factor, keep in zip(x, inside, strict=True) if keep], y[: sum(inside)]
+        x = [factor for factor in one.within if factor <= high]
+        y = list(one.share[: len(x)])
+        first = 0 if y[0] else 1  # no mark where an arm is never the best
+        look: dict[str, Any] = {"markersize": 4.5, "markevery": (first, max(1, len(x) // 6)), "clip_on": False}
         axes.step([*x, high], [*y, y[-1]], where="post", color=colour, linestyle=dashes, linewidth=1.4, marker=marker,
                   label=shorten(one.arm, 24), **look)  # fmt: skip
     axes.set_ylim(0, 1.03)
