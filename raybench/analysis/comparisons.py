@@ -196,6 +196,9 @@ def _caveats(
 
 
 def _quality_caveat(arm: str, accuracy: Estimate, worse: bool, quality_margin: float) -> str:
+    if accuracy.value is None:
+        claim = "has a higher held-out loss" if worse else "is not shown to have as low a held-out loss"
+        return f"quality: {arm} {claim}, margin {100 * quality_margin:g} %"
     interval = ""
     if accuracy.low is not None and accuracy.high is not None:
         interval = f" [{100 * accuracy.low:+.2f}, {100 * accuracy.high:+.2f}]"

@@ -31,7 +31,7 @@ NUMBERS: Final = tuple(name for name, quantity in QUANTITIES.items() if quantity
 _LISTS: Final = ("step_seconds", "data_seconds")
 _LOSSES: Final = "step_losses"
 NUM_LOSSES: Final = 10  # of each leg, that are compared between arms
-_EPOCH_LISTS: Final = ("epoch_seconds", "epoch_accuracy")
+_EPOCH_LISTS: Final = ("epoch_seconds", "epoch_accuracy", "epoch_loss")
 _TARGET: Final = "time_to_accuracy"  # seconds, infinity where the target was not reached
 _NEVER_NULL: Final = ("space", "sweep", "setting_id", "trial_id", "leg_id", "arm", "status", "is_baseline", "round")
 _SORTED: Final = ("space", "sweep", "setting_id", "setting", "trial_id", "arm")
@@ -155,7 +155,14 @@ def _time_to_accuracy(table: pa.Table) -> Floats:
     ok = pc.equal(table["status"], "ok").to_numpy()
     accuracy, seconds = number_array(table, "accuracy"), number_array(table, "train_seconds")
     lists = [_list(table, name) for name in _EPOCH_LISTS]
-    return time_to_accuracy(lists[0], lists[1], np.where(ok, target, np.nan), accuracy, seconds)
+    to_accuracy = time_to_accuracy(lists[0], lists[1], np.where(ok, target, np.nan), accuracy, seconds)
+    losses = [_target(text, "target_loss") for text in protocols.dictionary.to_pylist()]
+    if not np.isfinite(losses).any():
+        return to_accuracy
+    below = pa.ListArray.from_arrays(lists[2].offsets, pc.negate(lists[2].values))
+    wanted = np.where(ok, -np.array([*losses, np.nan])[codes], np.nan)
+    to_loss = time_to_accuracy(lists[0], below, wanted, -number_array(table, "eval_loss"), seconds)
+    return np.where(np.isfinite(target), to_accuracy, to_loss)
 
 
 def _list(table: pa.Table, name: str) -> pa.ListArray:
@@ -164,8 +171,8 @@ def _list(table: pa.Table, name: str) -> pa.ListArray:
     return table[name].cast(kind).combine_chunks() if name in table.column_names else pa.nulls(len(table), kind)
 
 
-def _target(protocol: str) -> float:
-    target = parse_object(protocol).get("target_accuracy")
+def _target(protocol: str, name: str = "target_accuracy") -> float:
+    target = parse_object(protocol).get(name)
     return float(target) if isinstance(target, int | float) else np.nan
 
 

@@ -119,7 +119,7 @@ class Comparison:
     seconds_per: str  # what the seconds are of: `step`, `sample`, or another metric's name
     memory: Memory
     accuracy: Estimate  # arm minus baseline
-    quality: str | None  # `not worse`, `worse` or `unclear`; None without accuracies
+    quality: str | None  # `not worse`, `worse` or `unclear`; None where nothing was evaluated
     break_even: Estimate  # steps until a longer set-up is repaid; None where never, or not known
     flops_per_sample: float | None  # of a training step: 3 x the plain model's forward pass, the same for every arm
     peak: str | None  # which peak: the device's, for what type, and by whom it is said

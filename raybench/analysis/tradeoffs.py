@@ -109,12 +109,15 @@ def accuracy(pairs: Pairs, alpha: float) -> Means:
 
 
 def quality_verdicts(pairs: Pairs, margin: float, alpha: float) -> list[str | None]:
-    """Whether an arm is as accurate as the baseline, within `margin` (an accuracy: 0.01 is one point).
+    """Whether an arm is as accurate as the baseline, within `margin` (an accuracy: 0.01 is one point); where nothing is
+    classified, whether its held-out loss is as low, within that share of it.
 
     `not worse` where the one-sided interval of level 1 - alpha lies above -margin (non-inferiority),
-    `worse` where it lies below, `unclear` else and with one trial; None without accuracies.
+    `worse` where it lies below, `unclear` else and with one trial; None where nothing was evaluated.
     """
-    estimate = accuracy(pairs, 2 * alpha)
+    right, loss = pairs.legs.number["accuracy"], pairs.legs.number["eval_loss"]
+    values = np.where(np.isfinite(right), right, -np.log(np.where(loss > 0, loss, np.nan)))
+    estimate = paired_change(pairs, values[pairs.arm_leg], values[pairs.base_leg], 2 * alpha)
     verdicts = np.select([estimate.low > -margin, estimate.high < -margin], [NOT_WORSE, WORSE], UNCLEAR)
     return [str(v) if known else None for v, known in zip(verdicts, np.isfinite(estimate.mean), strict=True)]
 

@@ -18,7 +18,7 @@ INFORMATIVE: Final = "informative"
 COMPARED: Final = (
     "initial_weights", "num_parameters", "num_parameter_tensors", "flops_per_image", "flops_per_byte",
     "num_trainable_parameters", "num_trainable_tensors", "flops_per_token", "training_flops_per_sample",
-    "sequence_length", "objective", "batch_shapes", "bits_per_byte",
+    "sequence_length", "objective", "batch_shapes",
     "model_options", "memory_format", "image_shape", "dataset_digest", "global_batch", "micro_batch", "accumulation",
     "workers",
     "samples_per_epoch_per_rank", "shuffle", "drop_last", "sampler_sets_epoch", "loader_workers", "pin_memory",

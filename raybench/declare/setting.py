@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -406,6 +406,23 @@ def task_of(model: Any, dataset: Any) -> str:
     if dataset in TEXTS or (isinstance(model, str) and catalog.origin(model)[0] == "hf"):
         return "language"
     return "classification"
+
+
+def fits_one_task(fields: Mapping[str, Any], named: Collection[str] = ()) -> bool:
+    """Whether models, datasets and the `named` fields of a setting, which may be axes, are all for one task."""
+    tasks = {"classification"} if _OF_IMAGES & set(named) else set()
+    tasks |= {"language"} if _OF_TEXT & set(named) else set()
+    for model in _listed(fields.get("model")):
+        library = catalog.origin(str(model))[0]
+        if library not in ("own", "unknown"):
+            tasks.add("language" if library == "hf" else "classification")
+    for dataset in _listed(fields.get("dataset")):
+        tasks |= {task for task, known in TASKS.items() if dataset in known}
+    return len(tasks) < 2
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
 
 
 _UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}

@@ -20,7 +20,7 @@ from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, ScriptArm, TorchAr
 from raybench.declare.audit import declared_options, differences, known_words, links, undeclared
 from raybench.declare.deepspeed_config import resolve
 from raybench.declare.protocol import Protocol, Throughput, Train
-from raybench.declare.setting import Adam, Lamb, LossScale, Positive, Schedule, Setting, Sgd, Strict
+from raybench.declare.setting import Adam, Lamb, LossScale, Positive, Schedule, Setting, Sgd, Strict, fits_one_task
 from raybench.declare.spacefile import Place, SpaceFile
 from raybench.errors import UserError
 from raybench.text import suggest
@@ -172,7 +172,7 @@ def _check_settings(space: Space, file: SpaceFile) -> list[dict[str, Any]]:
     _check_axes(space.setting, ("setting",), file)
     places: dict[str, Place] = {}
     distinct: list[dict[str, Any]] = []
-    for number, variant in enumerate(space.variants or ({},)):
+    for number, variant in _of_one_task(space, file):
         place = ("variants", str(number)) if space.variants else ("setting",)
         _check_axes(variant, place, file)
         for values in space.product(variant):
@@ -206,6 +206,17 @@ def _check_settings(space: Space, file: SpaceFile) -> list[dict[str, Any]]:
                     "one of the two out",
                 )
     return distinct
+
+
+def _of_one_task(space: Space, file: SpaceFile) -> list[tuple[int, dict[str, Any]]]:
+    """The variants, numbered, without those that overrides made a mixture of tasks, as a model for images on text: who
+    asks for another model means the variants that it fits. All of them where none does."""
+    variants = list(enumerate(space.variants or ({},)))
+    overridden = {place[1] for place in file.overridden if place[0] == "setting" and len(place) > 1}
+    kept = [
+        (number, variant) for number, variant in variants if fits_one_task({**space.setting, **variant}, overridden)
+    ]
+    return kept if overridden and kept else variants
 
 
 def _check_axes(fields: Mapping[str, Any], place: Place, file: SpaceFile) -> None:

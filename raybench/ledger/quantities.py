@@ -252,6 +252,10 @@ class Measurement(Circumstances):
     eval_loss: float | None = measured(
         "float64", "mean loss over the test samples", analysis="number", metric="eval_loss", report="test loss"
     )
+    bits_per_byte: float | None = measured(
+        "float64", "the test loss in bits for a byte of text; null without text", analysis="number",
+        metric="bits_per_byte", report="bits per byte",
+    )  # fmt: skip
     step_losses: list[float] | None = measured("list<float64>", "of every step, the mean over ranks and micro-batches")
     epoch_seconds: list[float] | None = measured(
         "list<float64>", "of every epoch of a `train` protocol, its steps alone; null without epochs", unit="s",
@@ -261,8 +265,9 @@ class Measurement(Circumstances):
         "list<float64>", "after every epoch, top-1; null where it was not evaluated", analysis="list"
     )
     epoch_loss: list[float | None] | None = measured(
-        "list<float64>", "after every epoch, mean loss over the test samples; null where it was not evaluated"
-    )
+        "list<float64>", "after every epoch, mean loss over the test samples; null where it was not evaluated",
+        analysis="list",
+    )  # fmt: skip
     forward_seconds: list[float] | None = measured(
         "list<float64>", "of each step, as `data_seconds`; null with phases off", unit="s", metric="forward_ms"
     )

@@ -125,6 +125,7 @@ def _evaluated(run: Run, step_seconds: np.ndarray) -> dict[str, Any]:
         return {}
     last = run.evaluations[-1]
     fields = {"accuracy": last.accuracy, "accuracy_top5": last.accuracy_top5, "eval_loss": last.loss}
+    fields["bits_per_byte"] = last.bits_per_byte
     if not run.epochs:
         return fields
     elapsed = np.concatenate([[0.0], np.cumsum(step_seconds)])

@@ -135,7 +135,28 @@ def test_memory_interval_covers(tmp_path: Path) -> None:
     assert within_monte_carlo(float(covered), len(found))
 
 
+@pytest.mark.parametrize(("growth", "quality"), [(1.002, "not worse"), (1.05, "worse")])
+def test_quality_of_a_language_model_is_its_held_out_loss(tmp_path: Path, growth: float, quality: str) -> None:
+    rows = paired([1.2, 1.21, 1.19])
+    for row in rows:
+        row["eval_loss"] = 3.0 * (growth + 0.0001 * row["repeat"] if row["arm"] == "zero1" else 1.0)
+    c = analyse([write(tmp_path / "legs.parquet", rows)]).comparisons[0]
+    assert c.quality == quality
+    assert any("held-out loss" in caveat for caveat in c.caveats) == (quality == "worse")
+
+
 # ---- time to accuracy
+
+
+def test_a_target_may_be_a_loss(tmp_path: Path) -> None:
+    rows = paired([1.0, 1.0, 1.0], protocol=json.dumps({"kind": "train", "target_loss": 2.0}))
+    for row in rows:
+        row["epoch_seconds"] = [10.0, 10.0, 10.0]
+        row["epoch_loss"] = [3.0, 1.9, 1.8] if row["arm"] == "zero1" else [3.0, 2.5, 2.0]
+        row["epoch_accuracy"], row["eval_loss"] = [None, None, None], row["epoch_loss"][-1]
+    found = analyse([write(tmp_path / "legs.parquet", rows)], metric="time_to_accuracy").comparisons[0]
+    assert found.baseline.seconds == pytest.approx(30.0)
+    assert found.treated.seconds == pytest.approx(20.0)
 
 
 def printed(analysis: Analysis) -> str:
