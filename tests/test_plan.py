@@ -77,9 +77,9 @@ def test_ids_are_of_content_and_unique() -> None:
     first, again = plan(), plan()
     assert first == again
     ids = [leg.leg_id for _, leg in first.legs()]
-    assert len(set(ids)) == len(ids) == 2 * 4 * 6
-    assert len({trial.trial_id for trial in first.trials}) == 8
-    assert len({trial.seed for trial in first.trials}) == 8
+    assert len(set(ids)) == len(ids) == 3 * 4 * 6
+    assert len({trial.trial_id for trial in first.trials}) == 12
+    assert len({trial.seed for trial in first.trials}) == 12
 
 
 def test_what_changes_a_measurement_changes_its_ids() -> None:
@@ -98,11 +98,11 @@ def test_what_changes_no_measurement_keeps_the_ids() -> None:
     assert more.sweep == plan().sweep
     assert base == {leg.leg_id for _, leg in plan(question__margin="0.1").legs()}
     another_arm = {leg.leg_id for _, leg in plan(arms__zero1__config__zero_optimization__stage="2").legs()}
-    assert len(base & another_arm) == 2 * 4 * 4  # of the three arms, one is another
+    assert len(base & another_arm) == 3 * 4 * 4  # of the three arms, one is another
 
 
 def test_repeats_are_spread_over_the_whole_sweep() -> None:
-    assert [trial.repeat for trial in plan().trials] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [trial.repeat for trial in plan().trials] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
 def test_a_plan_survives_json() -> None:

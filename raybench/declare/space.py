@@ -128,7 +128,10 @@ def load_space(
     values = file.merged(overrides or {})
     space = _validated(Space, values, file)
     _check_size(space, file, large)
-    distinct = _check_settings(space, file)
+    variants = _of_one_task(space, file)
+    distinct = _check_settings(space, file, variants)
+    if len(variants) < len(space.variants):
+        space = space.model_copy(update={"variants": tuple(variant for _, variant in variants)})
     if len(distinct) < sum(1 for _ in space.settings()):
         space = space.model_copy(update={"variants": tuple(distinct)})
     return file.path.stem, space
@@ -166,13 +169,13 @@ def check_model_name(name: str) -> None:
         raise ValueError(f"unknown model {name!r}{where}; {suggest(name if prefix == 'hf' else plain, known)}")
 
 
-def _check_settings(space: Space, file: SpaceFile) -> list[dict[str, Any]]:
+def _check_settings(space: Space, file: SpaceFile, variants: list[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
     """The distinct settings. Refuses unknown fields, axes and models, settings that are wrong or written twice, and
     arms that may not differ as they do. Settings that only overrides made equal are one."""
     _check_axes(space.setting, ("setting",), file)
     places: dict[str, Place] = {}
     distinct: list[dict[str, Any]] = []
-    for number, variant in _of_one_task(space, file):
+    for number, variant in variants:
         place = ("variants", str(number)) if space.variants else ("setting",)
         _check_axes(variant, place, file)
         for values in space.product(variant):

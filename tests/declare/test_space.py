@@ -299,8 +299,23 @@ def test_every_shipped_space_has_a_small_size_with_all_of_its_arms() -> None:
         (_, whole), (_, small) = load_space(name), load_space(name, size="small")
         assert list(small.arms) == list(whole.arms), name
         assert max(values["workers"] for values in small.settings()) == 2
-        offline = {"digits", "synthetic", "synthetic_loader"}
+        offline = {"digits", "synthetic", "synthetic_loader", "synthetic_tokens", "pydoc"}
         assert {values["dataset"] for values in small.settings()} <= offline, name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "datasets"),
+    [
+        ({}, ["digits", "digits", "pydoc"]),
+        ({"setting.model": "lenet"}, ["digits"]),
+        ({"setting.model": "hf/llama"}, ["pydoc"]),
+        ({"setting.sequence_length": "32"}, ["pydoc"]),
+        ({"setting.dataset": "mnist"}, ["mnist", "mnist"]),
+    ],
+)
+def test_an_override_means_the_variants_of_its_task(overrides: dict[str, str], datasets: list[str]) -> None:
+    space = load_space("quickstart", overrides)[1]
+    assert [values["dataset"] for values in space.settings()] == datasets
 
 
 def test_the_paper_has_27_settings_in_both_sizes() -> None:
