@@ -129,7 +129,13 @@ def leg_metrics(row: Row) -> dict[str, float]:
             values[f"{quantity.metric}_mean"] = np.mean(value[begin:]) * _scale(quantity.metric)
         else:
             values[quantity.metric] = value * _scale(quantity.metric)
-    return {key: float(value) for key, value in values.items()}
+    return {key: _readable(key, value) for key, value in values.items()}
+
+
+def _readable(metric: str, value: float) -> float:
+    """Times, sizes and rates with six digits that count, which a column has room for; the ledger has all."""
+    rounded = any(part in metric for part in ("_ms", "_mib", "_per_second"))
+    return float(f"{value:.6g}" if rounded else value)
 
 
 def _scale(metric: str) -> float:
@@ -143,10 +149,10 @@ def arm_metrics(rows: Sequence[Row]) -> dict[str, float]:
     """
     legs = [leg_metrics(row) for row in rows if row["status"] == "ok"]
     names = dict.fromkeys(name for leg in legs for name in leg)
-    values = {name: float(np.mean([leg[name] for leg in legs if name in leg])) for name in names}
+    values = {name: _readable(name, np.mean([leg[name] for leg in legs if name in leg])) for name in names}
     if legs:
         (samples,) = {row["samples_per_step"] for row in rows if row["status"] == "ok"}
-        values["samples_per_second"] = 1e3 * samples / values["step_ms_mean"]
+        values["samples_per_second"] = _readable("samples_per_second", 1e3 * samples / values["step_ms_mean"])
     return {**values, "legs_measured": float(len(legs)), "legs_failed": float(len(rows) - len(legs))}
 
 
