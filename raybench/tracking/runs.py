@@ -149,7 +149,7 @@ def arm_metrics(rows: Sequence[Row]) -> dict[str, float]:
     """
     legs = [leg_metrics(row) for row in rows if row["status"] == "ok"]
     names = dict.fromkeys(name for leg in legs for name in leg)
-    values = {name: _readable(name, np.mean([leg[name] for leg in legs if name in leg])) for name in names}
+    values = {name: _readable(name, float(np.mean([leg[name] for leg in legs if name in leg]))) for name in names}
     if legs:
         (samples,) = {row["samples_per_step"] for row in rows if row["status"] == "ok"}
         values["samples_per_second"] = _readable("samples_per_second", 1e3 * samples / values["step_ms_mean"])
