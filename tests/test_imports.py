@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -168,6 +169,12 @@ def test_heavy_libraries_stay_in_their_rooms(module: str) -> None:
     assert "deepspeed" not in names or module in DEEPSPEED
     if names & {"torch", "timm", "torchvision", "deepspeed"}:
         assert module.startswith("raybench.training.") or module in RAY
+
+
+def test_every_package_is_installed() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "raybench").rglob("__init__.py")}
+    assert folders <= listed, folders - listed
 
 
 def test_rooms_that_are_named_exist() -> None:

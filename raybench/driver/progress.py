@@ -14,7 +14,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from raybench.analysis.inference import t_interval
+from raybench.analysis.pairs import log_speedup
 from raybench.declare.plan import Plan, Trial
 
 
@@ -120,9 +123,9 @@ class Progress:
         return True
 
     def _compare(self, events: list[Mapping[str, Any]]) -> None:
-        """Add a complete trial's log ratios: the mean over rounds of log(baseline's step) - log(the arm's)."""
+        """Add a complete trial's log ratios, each the mean over its rounds."""
         cost = {
-            (e["arm"], e["round"]): math.log(e["mean_step_seconds"] / e["samples_per_step"])
+            (e["arm"], e["round"]): (e["mean_step_seconds"], e["samples_per_step"])
             for e in events
             if "failure" not in e
         }
@@ -130,8 +133,9 @@ class Progress:
         for arm in sorted({e["arm"] for e in events} - {baseline}):
             rounds = [r for name, r in cost if name == arm and (baseline, r) in cost]
             if rounds:
+                base, own = (np.array([cost[name, r] for r in rounds]).T for name in (baseline, arm))
                 cell = self._ratios.pop((events[0]["setting"], arm), _Cell())
-                cell.add(sum(cost[baseline, r] - cost[arm, r] for r in rounds) / len(rounds))
+                cell.add(float(log_speedup(base[0], own[0], base[1], own[1]).mean()))
                 self._ratios[events[0]["setting"], arm] = cell
 
     def speedups(self) -> list[SpeedupSoFar]:
