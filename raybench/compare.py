@@ -7,7 +7,7 @@ variances are added, and the degrees of freedom are those of the smaller sample 
 Welch's would be a little sharper, but it is liberal in the tails that Holm looks at: simulated, with 4 and 8
 trials and five settings without a change, it claims one in 9 % of sweeps at a nominal 5 %, against 2 %
 (`tests/analysis/test_compare.py`). The verdict is about the *change*, by the same rule as any other here
-(margin, two one-sided tests, Holm).
+(`raybench.analysis.claims`), each change with its own variance.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from raybench.analysis import Analysis, Comparison, analyse
+from raybench.analysis.claims import Rule, judge
 from raybench.analysis.estimate import number, plain, ratio
-from raybench.analysis.inference import judge
+from raybench.analysis.inference import p_against, t_interval
 from raybench.analysis.question import find_question
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
@@ -60,7 +61,7 @@ class Change:
     ci_low: float | None  # level 1 - alpha
     ci_high: float | None
     p_value: float | None  # against no change
-    p_adjusted: float | None  # Holm over the changes
+    p_adjusted: float | None  # of the claim, over all changes
     verdict_low: float | None  # the interval that the verdict came from
     verdict_high: float | None
     before_trials: int
@@ -80,7 +81,10 @@ def changes(a: Analysis, b: Analysis, margin: float, alpha: float) -> tuple[Chan
         else (np.zeros(0),) * 3  # fmt: skip
     # `judge` knows a mean by its count and deviation: these have the degrees of freedom and the error wanted.
     count = np.where(np.isfinite(degrees), degrees + 1, 1.0)
-    found = judge(count, mean, error * np.sqrt(count), margin=float(np.log1p(margin)), alpha=alpha)
+    deviation = error * np.sqrt(count)
+    found = judge(count, mean, deviation, Rule(float(np.log1p(margin)), alpha, a.multiplicity, "own"))
+    low, high = t_interval(count, mean, deviation, alpha)
+    p_value = p_against(count, mean, deviation)
     position = {key: i for i, key in enumerate(numeric)}
     result = []
     for key in keys:
@@ -99,12 +103,12 @@ def changes(a: Analysis, b: Analysis, margin: float, alpha: float) -> tuple[Chan
                 before=one.speedup.value if one else None,
                 after=other.speedup.value if other else None,
                 change=None if i is None else ratio(mean[i]),
-                ci_low=None if i is None else ratio(found.low[i]),
-                ci_high=None if i is None else ratio(found.high[i]),
-                p_value=None if i is None else number(found.p_value[i]),
+                ci_low=None if i is None else ratio(low[i]),
+                ci_high=None if i is None else ratio(high[i]),
+                p_value=None if i is None else number(p_value[i]),
                 p_adjusted=None if i is None else number(found.p_adjusted[i]),
-                verdict_low=None if i is None else ratio(found.verdict_low[i]),
-                verdict_high=None if i is None else ratio(found.verdict_high[i]),
+                verdict_low=None if i is None else ratio(found.low[i]),
+                verdict_high=None if i is None else ratio(found.high[i]),
                 before_trials=one.n_trials if one else 0,
                 after_trials=other.n_trials if other else 0,
             )

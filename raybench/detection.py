@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from raybench.analysis.inference import t_quantile
-from raybench.analysis.planning import detectable_effect
+from raybench.analysis.planning import detectable_effect, prior_degrees
 from raybench.declare.plan import Plan, Trial
 from raybench.declare.protocol import INSTRUMENTS, Protocol
 from raybench.declare.space import Space
@@ -25,6 +25,9 @@ from raybench.stores.storage import AnyPath, files_below
 # Standard deviation of one trial's log ratio between neighbouring legs of one process, as found on an idle 2-core
 # machine; another machine has another, and only a measurement tells.
 ASSUMED_SD: Final = 0.018
+UNKNOWN_SCATTER: Final = (
+    "this machine's scatter is not measured, and everything rests on it; run raybench.calibrate first"
+)
 CALIBRATION: Final = "_calibration.json"  # in <results>/calibration/<name>
 
 
@@ -70,20 +73,75 @@ def pooled_deviation(noise: Sequence[Noise]) -> float:
     return math.sqrt(sum(n.deviation**2 * n.degrees for n in noise) / sum(n.degrees for n in noise))
 
 
+@dataclass(frozen=True)
+class Detection:
+    """What a plan could detect, by the rule that will judge it. Effects are ratios minus 1, unless log is said."""
+
+    trials: int  # of each setting; with `repeats: {min, max}` the most
+    comparisons: int  # that one correction goes over
+    deviation: float  # of a trial's log ratio
+    is_measured: bool  # on this machine; otherwise assumed
+    source: str  # where the deviation is from, in words
+    margin: float
+    alpha: float
+    multiplicity: str
+    half_width: float | None  # of the plain interval of level 1 - alpha; None with one trial
+    least_effect: float | None  # judged `helps` with a chance of 80 % at the corrected level
+
+    def sentence(self) -> str:
+        """As a person would say it."""
+        if self.half_width is None or self.least_effect is None:
+            return (
+                "one trial a setting gives no interval: every verdict will be undecided; repeats=5 or more can decide"
+            )
+        known = "" if self.is_measured else f"{UNKNOWN_SCATTER}. Assuming {self.deviation:.1%}: "
+        source = f" ({self.source})" if self.is_measured else ""
+        family = (
+            "the only comparison"
+            if self.comparisons == 1
+            else f"one of {self.comparisons} comparisons that are judged together ({self.multiplicity})"
+        )
+        return (
+            f"{known}with {self.trials} trials a {1 - self.alpha:.0%} interval reaches about {self.half_width:.1%} to "
+            f"each side where a trial's log ratio scatters by {self.deviation:.1%}{source}; an arm that is faster by "
+            f"{self.least_effect:.1%} would be judged `helps` with a chance of 80 %, as {family} with a margin of "
+            f"{self.margin:.0%}"
+        )
+
+
+def detection(plan: Plan, space: Space, results: AnyPath) -> Detection:
+    """The smallest effect that the plan's trials can show, by exact power of the rule that will judge.
+
+    The level is that of one comparison among all, before any is claimed: claims of others make it easier. Raises
+    UserError for a calibration that cannot be read.
+    """
+    noise, known = _found(plan, results)
+    settings = len({trial.setting_id for trial in plan.trials})
+    question, comparisons = space.question, settings * (len(space.arms) - 1)
+    trials, level = space.most_repeats, question.alpha / comparisons
+    if space.looks:
+        level *= space.looks[-1].share  # a claim at the last look alone: earlier ones only add to the chance
+    deviation = pooled_deviation(known or noise) if noise else ASSUMED_SD
+    lent = prior_degrees(comparisons, question.variance)
+    log_margin = math.log1p(question.margin)
+    least = detectable_effect(trials, deviation, margin=log_margin, level=level, lent=lent) - 1
+    return Detection(
+        trials=trials,
+        comparisons=comparisons,
+        deviation=deviation,
+        is_measured=bool(noise),
+        source=_source(known, noise, settings) if noise else "assumed",
+        margin=question.margin,
+        alpha=question.alpha,
+        multiplicity=question.multiplicity,
+        half_width=half_width(trials, question.alpha, deviation) if trials > 1 else None,
+        least_effect=least if trials > 1 else None,
+    )
+
+
 def half_width(trials: int, alpha: float, sd: float = ASSUMED_SD) -> float:
     """Half the width of the paired t interval of the speedup (a ratio minus 1) with `trials` trials."""
     return math.expm1(float(t_quantile(trials, alpha / 2)) * sd / math.sqrt(trials))
-
-
-def what_it_detects(plan: Plan, space: Space, results: AnyPath) -> str:
-    """A sentence on the smallest effect that this number of trials can show. Raises UserError."""
-    noise, known = _found(plan, results)
-    if space.repeats < 2:
-        return "one trial a setting gives no interval: every verdict will be undecided; repeats=5 or more can decide"
-    if not noise:
-        return _detects(space, ASSUMED_SD, "an assumption: this machine's scatter is not measured")
-    num_settings = len({trial.setting_id for trial in plan.trials})
-    return _detects(space, pooled_deviation(known or noise), _source(known, noise, num_settings))
 
 
 def _found(plan: Plan, results: AnyPath) -> tuple[list[Noise], list[Noise]]:
@@ -129,15 +187,3 @@ def _source(known: Sequence[Noise], noise: Sequence[Noise], settings: int) -> st
 def _places(noise: Sequence[Noise]) -> str:
     folders = list(dict.fromkeys(str(one.path.parent) for one in noise))
     return folders[-1] if len(folders) == 1 else f"{folders[-1]} and {len(folders) - 1} more"
-
-
-def _detects(space: Space, deviation: float, source: str) -> str:
-    question = space.question
-    width = half_width(space.repeats, question.alpha, deviation)
-    log_margin = math.log1p(question.margin)
-    least = detectable_effect(space.repeats, deviation, margin=log_margin, alpha=question.alpha) - 1
-    return (
-        f"with {space.repeats} trials a {1 - question.alpha:.0%} interval reaches about {width:.1%} to each side where "
-        f"a trial's log ratio scatters by {deviation:.1%} ({source}); the margin is {question.margin:.0%}, and an arm "
-        f"that is faster by {least:.1%} would be judged `helps` with a chance of 80 %"
-    )

@@ -62,6 +62,9 @@ _WAIT = Key("wait", "20", "minutes to wait for nodes that are not there, or that
 _YES = Flag("yes", "run or show a plan of more than 10,000 legs")
 _MARGIN = Key("margin", "0.03", "effects within 3 % count as none; default: the question beside the ledger", True)
 _ALPHA = Key("alpha", "0.05", "level of the tests; default: the question beside the ledger", number=True)
+_MULTIPLICITY = Key(
+    "multiplicity", "holm", "of all claims: hold the chance of any wrong one (holm), or the share of wrong ones (fdr)"
+)
 _BASELINE = Key("baseline", "ARM", "default: the arm that the ledger marks as the baseline")
 _METRIC = Key("metric", "step_seconds", "what is compared; an unknown name lists the known ones")
 _LADDER = Key("ladder", "A,B,C", "take this chain of arms apart: what each rung brought; default: the space's chain")
@@ -225,7 +228,7 @@ same command again tries them; 2: bad input, nothing was started; 130: stopped b
             "mlruns/ledger/cnns/friday --costs price=3.06",
         ),
         (
-            _MARGIN, _ALPHA, _BASELINE, _METRIC,
+            _MARGIN, _ALPHA, _MULTIPLICITY, _BASELINE, _METRIC,
             Key("by", "family", "summaries of the arms by family, dataset, precision, model, global_batch, workers"),
             _LADDER, _QUALITY,
             Key("price", "3.06", "what a machine costs an hour, for --costs and --json", number=True),

@@ -145,7 +145,8 @@ def check_ids(folder: AnyPath, rows: list[dict[str, Any]]) -> Iterator[str]:
         yield f"ids cannot be computed again: {error}"
         return
     # More repeats may have been asked for later; never more than there are rows, whatever a row claims.
-    repeats = max([space.repeats, *(row["repeat"] + 1 for row in rows if row["repeat"] < space.repeats + len(rows))])
+    told = space.most_repeats
+    repeats = max([told, *(row["repeat"] + 1 for row in rows if row["repeat"] < told + len(rows))])
     plan = build_plan("space", space.model_copy(update={"repeats": repeats}))
     planned = {
         leg.leg_id: {
@@ -191,7 +192,8 @@ def check_report(folder: AnyPath, stored_file: AnyPath) -> Iterator[str]:
     try:
         stored = json.loads(stored_file.read_text(encoding="utf-8"))
         analysis, hashes = stored["analysis"], dict(stored["sha256"])
-        question = {name: analysis[name] for name in ("margin", "alpha", "baseline", "metric", "quality_margin")}
+        asked = ("margin", "alpha", "multiplicity", "variance", "baseline", "metric", "quality_margin")
+        question = {name: analysis[name] for name in asked}
         others = [folder.absolute().parent / name for name in analysis["ledgers"]]  # of a report over several
         found = analyse(
             others if len(others) > 1 else [folder],

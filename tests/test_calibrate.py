@@ -12,7 +12,7 @@ from raybench.analysis.calibration import Calibration, read_calibration
 from raybench.calibrate import calibration_plan, isolated_plan
 from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
-from raybench.detection import half_width
+from raybench.detection import UNKNOWN_SCATTER, half_width
 from raybench.machine.fingerprint import this_machine
 from tests.analysis.simulation import Truth, simulate_ledger
 from tests.conftest import Commands
@@ -120,7 +120,7 @@ def plan_in_words(commands: Commands, *words: str) -> str:
 
 
 def test_a_plan_uses_the_calibration_of_this_machine(commands: Commands, space_file: str) -> None:
-    assert "an assumption: this machine's scatter is not measured" in plan_in_words(commands)
+    assert f"detects: {UNKNOWN_SCATTER}" in plan_in_words(commands)
     kept = json.loads(calibrated(commands, space_file).read_text())
     deviation = kept["settings"][0]["scatter"]["deviation"]
     words = plan_in_words(commands)

@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
         [to_path(path) for path in arguments.positionals],
         margin=arguments.number("margin"),
         alpha=arguments.number("alpha"),
+        multiplicity=arguments.values.get("multiplicity"),
         baseline=arguments.values.get("baseline"),
         metric=arguments.values.get("metric", "step_seconds"),
         by=arguments.values.get("by"),

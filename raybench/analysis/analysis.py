@@ -19,9 +19,11 @@ from raybench.analysis.order import CarryOver, Dependence, carry_over, dependenc
 from raybench.analysis.pairs import pair_trials
 from raybench.analysis.question import (
     find_baseline,
+    find_looks,
     find_metric,
     find_quality_margin,
     find_question,
+    find_rule,
     log_cost,
     unshared_questions,
 )
@@ -39,6 +41,8 @@ def analyse(
     *,
     margin: float | None = None,
     alpha: float | None = None,
+    multiplicity: str | None = None,
+    variance: str | None = None,
     baseline: str | None = None,
     metric: str = "step_seconds",
     by: str | None = None,
@@ -49,15 +53,17 @@ def analyse(
     """Everything the ledgers at `paths` (folders or files) support, as one record.
 
     `margin` (a ratio, 0.03 is 3 %) and `alpha` default to the `question` of the `_space.yaml` beside the ledgers,
-    else to 0.03 and 0.05; `baseline` to the arm that the ledgers mark. `metric` is one of
+    else to 0.03 and 0.05, as do `multiplicity` (`holm` or `fdr`) and `variance` (`moderated` or `own`);
+    `baseline` defaults to the arm that the ledgers mark. `metric` is one of
     `raybench.analysis.metrics.METRICS`; `by` groups the arms' summaries by one of `GROUPINGS`; `ladder` is a chain
     of arms to take apart, by default the one that the space declared (`chain: true`). An arm is less accurate when
     it is so by more than `quality_margin` (0.01 is one point), which the `question` may name too. With
     `pool_hardware` legs of different machines are taken as of one. Raises UserError for bad input, in one line.
     """
-    asked = {"margin": margin, "alpha": alpha, "quality_margin": quality_margin}
+    asked = {"margin": margin, "alpha": alpha, "quality_margin": quality_margin, "multiplicity": multiplicity}
     given = {name for name, value in asked.items() if value is not None}
     margin, alpha = find_question(paths, margin, alpha)
+    rule = find_rule(paths, margin, alpha, multiplicity, variance)
     quality_margin = find_quality_margin(paths, quality_margin)
     by = "global_batch" if by in ("batch", "batch_size") else by
     if by is not None and by not in GROUPINGS:
@@ -69,7 +75,7 @@ def analyse(
     cost = chosen.cost(legs)
     logs = log_cost(legs, cost, chosen)
     pairs = pair_trials(legs, cost, baseline, of_steps=chosen.per == "step", pool_hardware=pool_hardware)
-    comparisons = build_comparisons(pairs, chosen, float(np.log1p(margin)), alpha, quality_margin)
+    comparisons = build_comparisons(pairs, chosen, rule, quality_margin, find_looks(paths))
     if pool_hardware:
         comparisons = tuple(replace(c, where=replace(c.where, hardware="")) for c in comparisons)
     follows = carry_over(legs, alpha)
@@ -77,6 +83,8 @@ def analyse(
     return Analysis(
         margin=margin,
         alpha=alpha,
+        multiplicity=rule.multiplicity,
+        variance=rule.variance,
         baseline=baseline,
         metric=metric,
         quality_margin=quality_margin,

@@ -19,7 +19,7 @@ from raybench.analysis.analysis import analyse
 from raybench.analysis.columns import hardware_of
 from raybench.analysis.duration import Row, Times, legs_a_trial, machine_times
 from raybench.analysis.estimate import plain
-from raybench.analysis.planning import chance_of_claim, chance_of_no_effect, detectable_effect
+from raybench.analysis.planning import chances, detectable_effect
 from raybench.analysis.results import Comparison
 from raybench.analysis.variance import Components, Isolation, Spread, compare_isolation, read_rounds, spread
 from raybench.ledger.reading import read_ledger
@@ -214,13 +214,14 @@ def outlook(
     if scatter is None:
         return ()
     log_margin, deviation = float(np.log1p(margin)), scatter.deviation
+    seen = {n: chances(n, deviation, margin=log_margin, level=alpha) for n in trials}
     return tuple(
         Outlook(
             n,
-            chance_of_claim(n, deviation, margin=log_margin, alpha=alpha),
-            chance_of_no_effect(n, deviation, margin=log_margin, alpha=alpha),
-            detectable_effect(n, deviation, margin=log_margin, alpha=alpha),
+            none.helps + none.hurts,
+            none.no_effect,
+            detectable_effect(n, deviation, margin=log_margin, level=alpha),
             None if trial_seconds is None else n * trial_seconds,
         )
-        for n in trials
+        for n, none in seen.items()
     )

@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from raybench.analysis.columns import hardware_of, parse_object, versions_of
-from raybench.analysis.inference import Floats, holm, p_against
+from raybench.analysis.inference import Floats, p_against
+from raybench.analysis.multiplicity import adjust
 from raybench.analysis.pairs import Pairs, distinct_by, group_moments, mean_by
 from raybench.analysis.scripts import script_caveats
 from raybench.analysis.sensitivity import contaminated_legs, cut_rounds, suspect_legs
@@ -332,7 +333,7 @@ def _order_effect(pairs: Pairs, margin: float, alpha: float) -> Iterator[Caveat]
     both = np.isfinite(gaps)
     size = len(pairs.counts)
     mean, deviation = group_moments(gaps[both], pairs.comparison[both], size)
-    p = holm(p_against(np.bincount(pairs.comparison[both], minlength=size), mean, deviation))
+    p = adjust(p_against(np.bincount(pairs.comparison[both], minlength=size), mean, deviation))
     for k in np.flatnonzero((p < alpha) & (np.abs(mean) > margin)):
         yield (
             int(k),

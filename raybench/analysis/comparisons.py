@@ -3,7 +3,7 @@
 What may be said is decided in this order: no paired trial (then `unlocks` or `blocked` where one side ran out of
 memory and the other ran, `failed` where one side failed of anything else, `both failed`, or `undecided` where nothing
 ran side by side); arms that were not the same experiment (`not comparable`, with
-their numbers but without a claim); else the verdict of `raybench.analysis.inference.judge`.
+their numbers but without a claim); else the verdict of `raybench.analysis.claims.judge`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import numpy as np
 
 from raybench.analysis import caveats as words
 from raybench.analysis import tradeoffs
+from raybench.analysis.claims import UNDECIDED, Claims, Rule
 from raybench.analysis.columns import code_of
 from raybench.analysis.comparability import declared, undeclared_differences, without_facts
 from raybench.analysis.estimate import Estimate, estimates, number, ratio_estimates
-from raybench.analysis.inference import UNDECIDED, Floats, Integers, judge, sign_flip_ps
-from raybench.analysis.inference import Judgement as Judgements
+from raybench.analysis.inference import Floats, Integers, p_against, sign_flip_ps, t_interval
+from raybench.analysis.looks import Procedure, Trials
 from raybench.analysis.pairs import Mask, Pairs
 from raybench.analysis.planning import trials_needed
 from raybench.analysis.question import Metric
@@ -37,25 +38,29 @@ from raybench.analysis.results import (
     Where,
 )
 from raybench.analysis.sensitivity import judge_otherwise
+from raybench.declare.repeats import Look
 
 VERDICT_OF: Final[dict[str, Verdict]] = {str(verdict): verdict for verdict in VERDICTS}
 
 
 def build_comparisons(
-    pairs: Pairs, metric: Metric, margin: float, alpha: float, quality_margin: float
+    pairs: Pairs, metric: Metric, rule: Rule, quality_margin: float, looks: tuple[Look, ...] | None = None
 ) -> tuple[Comparison, ...]:
     """One record for each comparison, in reading order: by hardware, family, setting, arm.
 
-    `margin` is on the log scale, `quality_margin` an accuracy.
+    `quality_margin` is an accuracy; `looks` are those that were taken at the sweep, None for one at its end.
     """
+    margin, alpha = rule.margin, rule.alpha
     unequal = undeclared_differences(pairs)
     same = np.ones(len(pairs.counts), dtype=bool)
     same[list(unequal)] = False
     mean, deviation = pairs.moments()
-    found = judge(pairs.counts, mean, deviation, margin=margin, alpha=alpha, claims=same)
+    legs, example = pairs.legs, pairs.example
+    procedure = Procedure(rule, looks, legs.text["arm"].codes[example], legs.hardware.codes[example], same)
+    found = procedure.judge(Trials(pairs.differences, pairs.comparison, pairs.repeat))
     verdicts = _verdicts(pairs, found, same)
-    needed = trials_needed(pairs.counts, mean, deviation, margin=margin, alpha=alpha, level=found.level)
-    sensitivity = judge_otherwise(pairs, metric, margin, alpha, same)
+    needed = trials_needed(pairs.counts, mean, found.deviation, found.degrees, margin=margin, level=found.level)
+    sensitivity = judge_otherwise(pairs, metric, procedure)
     causes = _failure_causes(pairs, metric)
     differs = [declared(pairs.legs.text["differs"][leg]) for leg in pairs.example]
     count, level = pairs.counts, 1 - alpha
@@ -68,7 +73,7 @@ def build_comparisons(
             _where(pairs),
             [pairs.legs.text["arm"][leg] for leg in pairs.example],
             count.tolist(),
-            ratio_estimates(mean, found.low, found.high, level=level, n=count),
+            ratio_estimates(mean, *t_interval(count, mean, deviation, alpha), level=level, n=count),
             _judgements(pairs, found, verdicts, mean, deviation, needed),
             *_sides(pairs, metric, memory),
             ["sample" if by_sample else metric.per for by_sample in pairs.per_sample],
@@ -118,14 +123,14 @@ def _where(pairs: Pairs) -> list[Where]:
 
 
 def _judgements(
-    pairs: Pairs, found: Judgements, verdicts: Sequence[Verdict], mean: Floats, deviation: Floats, needed: Integers
+    pairs: Pairs, found: Claims, verdicts: Sequence[Verdict], mean: Floats, deviation: Floats, needed: Integers
 ) -> list[Judgement]:
     columns = (
         verdicts,
-        _numbers(found.p_value),
+        _numbers(p_against(pairs.counts, mean, deviation)),
         _numbers(found.p_adjusted),
         _numbers(sign_flip_ps(pairs.differences, pairs.starts, pairs.counts)),
-        ratio_estimates(mean, found.verdict_low, found.verdict_high, level=found.verdict_confidence, n=pairs.counts),
+        ratio_estimates(mean, found.low, found.high, level=found.confidence, n=pairs.counts),
         [int(n) if v == UNDECIDED and n else None for n, v in zip(needed, verdicts, strict=True)],
         _numbers(deviation),
     )
@@ -207,7 +212,7 @@ def _quality_caveat(arm: str, accuracy: Estimate, worse: bool, quality_margin: f
     return f"quality: {arm} {claim}: {points}"
 
 
-def _verdicts(pairs: Pairs, found: Judgements, same: Mask) -> list[Verdict]:
+def _verdicts(pairs: Pairs, found: Claims, same: Mask) -> list[Verdict]:
     none = pairs.counts == 0
     arm, base = pairs.arm, pairs.base
     memory = _failed_by_memory_alone(pairs)

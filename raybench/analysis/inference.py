@@ -1,33 +1,14 @@
-"""From the differences of trials to intervals, p values and verdicts: pure functions over arrays.
+"""Intervals and p values of one comparison at a time: pure functions over arrays.
 
-Everything here works on one summary of each comparison, in arrays of shape (k,), one entry a comparison:
-`count` trials, the `mean` of their differences d (log ratios: baseline minus arm, so above 0 the arm is
-faster) and their sample standard deviation `deviation`. Only trials are samples: steps, ranks and rounds
-have been averaged away before (see `raybench.analysis.pairs`).
-
-How Holm and the intervals fit together. Three statements are made of a comparison:
-
-1. `ci_low, ci_high`: the plain paired-t interval of level 1 - alpha. It says how large the effect is.
-2. `p_value, p_adjusted`: paired t against "no difference at all", adjusted by Holm over the analysis.
-3. The verdict, which claims more than a difference: an effect *beyond the margin*. Its p value is
-   therefore taken against the margin, `2 min(P(mean <= m), P(mean >= -m))`, which is below alpha exactly
-   where the interval of level 1 - alpha lies beyond the margin: alone, a comparison is judged by
-   method.md's rule. Over many, Holm runs on these p values, so that the chance of even one false
-   `helps` or `hurts` in a sweep stays at alpha wherever the true effects lie within the margin (Holm on
-   the p values of 2. would leave a true effect *at* the margin uncorrected).
-
-Holm stops at a step; a comparison rejected at a step that tests at alpha/j is drawn with its interval of
-level 1 - alpha/j, and everything not rejected with that of the step at which Holm stopped. This *verdict
-interval* lies beyond the margin exactly for `helps` and `hurts`. Where the interval of level 1 - 2 alpha
-lies within the margin (two one-sided tests, Schuirmann 1987), the verdict is `no effect` and that one is
-the verdict interval. So text and picture cannot disagree.
-
-Sources: Holm 1979; Schuirmann 1987; Welch 1947 and Satterthwaite 1946; Stein 1945.
+Everything here works on one summary of each comparison, in arrays of shape (k,), one entry a comparison: `count`
+trials, the `mean` of their differences d (log ratios: baseline minus arm, so above 0 the arm is faster) and their
+sample standard deviation `deviation`. Only trials are samples: steps, ranks and rounds have been averaged away before
+(see `raybench.analysis.pairs`). These are plain paired-t numbers, each for itself; what may be claimed of many
+comparisons is decided in `raybench.analysis.claims`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -36,11 +17,6 @@ from scipy import special
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-HELPS: Final = "helps"
-NO_EFFECT: Final = "no effect"
-HURTS: Final = "hurts"
-UNDECIDED: Final = "undecided"
 
 # Differences of trials closer than this are the same number but for rounding.
 _ROUNDING: Final = 1e-13
@@ -90,77 +66,6 @@ def p_against(count: ArrayLike, mean: ArrayLike, deviation: ArrayLike, margin: f
     error = standard_error(count, deviation)
     distance = np.abs(np.asarray(mean, dtype=float)) - margin
     return np.asarray(np.minimum(1.0, 2 * upper_tail(count, distance, error)))
-
-
-def holm(p_values: ArrayLike) -> Floats:
-    """Holm's step-down adjustment; nan entries are no tests: they stay nan and do not count."""
-    p = np.asarray(p_values, dtype=float)
-    adjusted = np.full(p.shape, np.nan)
-    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]
-    steps = np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * steps))
-    return adjusted
-
-
-def holm_levels(p_values: ArrayLike, alpha: float) -> Floats:
-    """The level at which Holm tests each entry: alpha/j at its step, or that of the step where Holm stops.
-
-    An entry is rejected exactly where its p is below its level. nan entries are given alpha.
-    """
-    p = np.asarray(p_values, dtype=float)
-    levels = np.full(p.shape, float(alpha))
-    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]
-    if len(order):
-        steps = alpha / np.arange(len(order), 0, -1)
-        kept = np.flatnonzero(p[order] >= steps)
-        if len(kept):
-            steps[kept[0] :] = steps[kept[0]]
-        levels[order] = steps
-    return levels
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What may be said of k comparisons; arrays of shape (k,), on the log scale, nan where count < 2."""
-
-    low: Floats  # plain interval of level 1 - alpha
-    high: Floats
-    p_value: Floats  # paired t against no difference
-    p_adjusted: Floats  # Holm over those that have one
-    level: Floats  # what Holm leaves of alpha for this comparison's claim
-    verdict: NDArray[np.str_]
-    verdict_low: Floats  # the interval that the verdict came from
-    verdict_high: Floats
-    verdict_confidence: Floats  # its level, e.g. 0.95
-
-
-def judge(
-    count: ArrayLike,
-    mean: ArrayLike,
-    deviation: ArrayLike,
-    *,
-    margin: float,
-    alpha: float,
-    claims: NDArray[np.bool_] | None = None,
-) -> Judgement:
-    """Intervals, p values and verdicts of k comparisons; `margin` is on the log scale.
-
-    `claims` says which comparisons may claim an effect and so count in Holm's family of claims (all by
-    default); the others get no verdict but `undecided`. See the module's docstring for the rule.
-    """
-    n, d, s = np.asarray(count), np.asarray(mean, dtype=float), np.asarray(deviation, dtype=float)
-    allowed = np.ones(n.shape, dtype=bool) if claims is None else claims
-    low, high = t_interval(n, d, s, alpha)
-    p_value = p_against(n, d, s)
-    p_claim = np.where(allowed, p_against(n, d, s, margin), np.nan)
-    level = holm_levels(p_claim, alpha)
-    claimed = p_claim < level
-    inner_low, inner_high = t_interval(n, d, s, 2 * alpha)
-    inside = allowed & (inner_low > -margin) & (inner_high < margin)
-    verdict = np.select([claimed & (d > 0), claimed & (d < 0), inside], [HELPS, HURTS, NO_EFFECT], UNDECIDED)
-    width = np.where(inside, 2 * alpha, level)
-    verdict_low, verdict_high = t_interval(n, d, s, width)
-    return Judgement(low, high, p_value, holm(p_value), level, verdict, verdict_low, verdict_high, 1 - width)
 
 
 def sign_flip_p(differences: Floats) -> float | None:

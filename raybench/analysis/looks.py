@@ -13,7 +13,6 @@ verdicts can be rebuilt from the ledger.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -23,28 +22,11 @@ import numpy as np
 from raybench.analysis.claims import UNDECIDED, Claims, Rule, judge
 from raybench.analysis.moderation import Integers, Mask
 from raybench.analysis.multiplicity import Floats
+from raybench.declare.repeats import Look
 
 LOOKS_FILE: Final = "_looks.json"
 SCHEMA_VERSION: Final = 1
-
-
-@dataclass(frozen=True)
-class Look:
-    """When a sweep is looked at: when its unsettled settings have so many trials; at what level."""
-
-    trials: int
-    alpha: float
-
-
-def schedule(least: int, most: int, alpha: float) -> tuple[Look, ...]:
-    """The looks of `repeats: {min: least, max: most}`: up to four, with 1, 2, 3 and 4 parts of alpha.
-
-    After `least` trials, `most`, half of it, and the geometric mean of the first and that half: 3, 5, 8, 16.
-    """
-    half = most // 2
-    numbers = sorted({n for n in (least, round(math.sqrt(least * half)), half, most) if least <= n <= most})
-    parts = sum(range(1, len(numbers) + 1))
-    return tuple(Look(n, alpha * (i + 1) / parts) for i, n in enumerate(numbers))
+ALL_TRIALS: Final = 2**62
 
 
 @dataclass(frozen=True)
@@ -78,17 +60,16 @@ def judge_looks(
     """The claims after the looks that were taken; `summaries` are (count, mean, deviation), each (..., k), at each.
 
     A claim carries the interval and the level of its look, the rest those of the last one. An adjusted p is stated on
-    the scale of alpha: the least over the looks of p_adjusted alpha / (the look's alpha).
+    the scale of alpha: the least over the looks of p_adjusted / (the look's share).
     """
     if not looks:
         raise ValueError("no look was taken")
     result: Claims | None = None
     for look, summary in zip(looks, summaries, strict=True):
         standing = None if result is None else result.verdict != UNDECIDED
-        found = judge(
-            *summary, replace(rule, alpha=look.alpha), arm=arm, hardware=hardware, allowed=allowed, standing=standing
-        )
-        found = replace(found, p_adjusted=np.minimum(1.0, found.p_adjusted * (rule.alpha / look.alpha)))
+        spent = replace(rule, alpha=rule.alpha * look.share)
+        found = judge(*summary, spent, arm=arm, hardware=hardware, allowed=allowed, standing=standing)
+        found = replace(found, p_adjusted=np.minimum(1.0, found.p_adjusted / look.share))
         result = found if result is None else _later(result, found)
     assert result is not None
     return result
@@ -103,11 +84,36 @@ def _later(before: Claims, now: Claims) -> Claims:
 
 
 @dataclass(frozen=True)
+class Procedure:
+    """How the comparisons of an analysis are judged: by what rule, at which looks, and what belongs together."""
+
+    rule: Rule
+    looks: tuple[Look, ...] | None  # that were taken; None: there is one, at all trials
+    arm: Integers  # codes, (k,)
+    hardware: Integers
+    allowed: Mask  # comparisons that may have a verdict
+
+    def judge(self, trials: Trials) -> Claims:
+        """The claims of the k comparisons from their trials; none where looks are due and none was taken."""
+        number = len(self.allowed)
+        allowed = self.allowed if self.looks != () else np.zeros_like(self.allowed)
+        looks = self.looks or (Look(ALL_TRIALS, 1.0),)
+        return judge_looks(
+            [trials.summary(number, look.trials) for look in looks],
+            looks,
+            self.rule,
+            arm=self.arm,
+            hardware=self.hardware,
+            allowed=allowed,
+        )
+
+
+@dataclass(frozen=True)
 class LookRecord:
     """A look that was taken, as it is stored."""
 
     trials: int
-    alpha: float
+    share: float  # of alpha
     claims: tuple[tuple[str, str, str], ...]  # (setting_id, arm, verdict) claimed by then
     open_settings: tuple[str, ...]  # those that get more trials
 
@@ -137,7 +143,7 @@ def record_look(
     waits = undecided if hopeless is None else undecided & ~hopeless
     return LookRecord(
         look.trials,
-        look.alpha,
+        look.share,
         tuple((s, a, str(v)) for s, a, v, no in zip(settings, arms, claims.verdict, undecided, strict=True) if not no),
         tuple(dict.fromkeys(s for s, waiting in zip(settings, waits, strict=True) if waiting)),
     )
@@ -157,7 +163,7 @@ def from_json(text: str) -> tuple[LookRecord, ...]:
         return tuple(
             LookRecord(
                 int(one["trials"]),
-                float(one["alpha"]),
+                float(one["share"]),
                 tuple((str(setting), str(arm), str(verdict)) for setting, arm, verdict in one["claims"]),
                 tuple(str(setting) for setting in one["open_settings"]),
             )

@@ -90,6 +90,13 @@ class Pairs:
         legs[paired] = self.base_leg[first]
         return legs
 
+    @property
+    def repeat(self) -> Integers:
+        """The repeat of each paired trial, from 0, (t,); 0 where the ledger does not say."""
+        repeats = np.zeros(len(self.differences), dtype=np.int64)
+        repeats[self.round_trial] = np.nan_to_num(self.legs.number["repeat"][self.arm_leg]).astype(np.int64)
+        return repeats
+
     def moments(self, values: Floats | None = None) -> tuple[Floats, Floats]:
         """Mean and sample standard deviation over each comparison's trials, (k,); nan where too few.
 

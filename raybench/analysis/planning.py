@@ -1,121 +1,166 @@
 """How many trials: for an undecided comparison, and for a sweep that has not run.
 
-All effects and deviations are on the log scale (0.03 is about 3 %); a deviation is that of trials'
-differences d. The chance of success is computed from t quantiles, the usual approximation to the
-noncentral t: n trials succeed with probability `power` where
-`distance >= (t[1 - level/2] + t[power]) deviation / sqrt(n)`.
+All effects and deviations are on the log scale (0.03 is about 3 %); a deviation is that of trials' differences d. The
+rule that will judge is that of `raybench.analysis.claims`, at `level`: what the correction leaves of alpha for one
+comparison, alpha / k before anything of k comparisons is known.
+
+Given the estimate of the noise, the mean of normal differences is normal and independent of it: a chance is an average
+over what that estimate may be. For a comparison that keeps its own variance this is the noncentral t
+(`tests/analysis/test_planning.py` holds it to SciPy's).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
+from scipy import optimize, special
 
-from raybench.analysis.inference import Floats, Integers, t_quantile
+from raybench.analysis.moderation import LEAST_COMPARISONS, Integers, Variance
+from raybench.analysis.multiplicity import Floats
 
 POWER: Final = 0.8
 MOST_TRIALS: Final = 100_000
+# d0 of `raybench.analysis.moderation` before a sweep has run: results/paper and results/zero give 3 to 6.
+USUAL_PRIOR_DEGREES: Final = 4.0
+
+
+@dataclass(frozen=True)
+class Chances:
+    """Of each verdict, for one comparison at a true effect."""
+
+    helps: float
+    hurts: float
+    no_effect: float
+
+
+def prior_degrees(comparisons: int, variance: Variance) -> float:
+    """The degrees of freedom that a sweep of so many comparisons is expected to lend each of them."""
+    return USUAL_PRIOR_DEGREES if variance == "moderated" and comparisons >= LEAST_COMPARISONS else 0.0
+
+
+def chances(
+    trials: int, deviation: float, *, margin: float, level: float, effect: float = 0.0, lent: float = 0.0
+) -> Chances:
+    """The chances of the verdicts after n trials at a true `effect`; `lent` degrees of freedom come from a prior.
+
+    The comparison scatters as its sweep does: the prior's variance is its own.
+    """
+    if trials < 2:
+        return Chances(0.0, 0.0, 0.0)
+    if deviation <= 0:
+        return Chances(float(effect > margin), float(effect < -margin), float(abs(effect) < margin))
+    error = deviation / np.sqrt(trials)
+    found = _estimated_errors(trials, lent) * error
+    degrees = lent + trials - 1
+    reach = -special.stdtrit(degrees, level / 2) * found
+    helps, hurts = (_beyond(side * effect - margin, reach, error) for side in (1, -1))
+    room = _room(found, degrees, margin, level)
+    inside = special.ndtr((room - effect) / error) - special.ndtr((-room - effect) / error)
+    return Chances(helps, hurts, float(np.mean(np.where(room > 0, inside, 0.0))))
+
+
+def _beyond(distance: float, reach: Floats, error: float) -> float:
+    """The chance of a mean beyond the margin by more than `reach`, where it is expected `distance` beyond it."""
+    return float(np.mean(special.ndtr((distance - reach) / error)))
+
+
+def detectable_effect(
+    trials: int, deviation: float, *, margin: float, level: float, power: float = POWER, lent: float = 0.0
+) -> float:
+    """The least true speedup (a ratio) that n trials call `helps` with probability `power`; infinity for n < 2."""
+    if trials < 2:
+        return float("inf")
+    if deviation <= 0:
+        return float(np.exp(margin))
+
+    error = deviation / np.sqrt(trials)
+    reach = -special.stdtrit(lent + trials - 1, level / 2) * _estimated_errors(trials, lent) * error
+    far = deviation
+    while _beyond(far, reach, error) < power:
+        far *= 2
+    distance = optimize.brentq(lambda x: _beyond(x, reach, error) - power, 0.0, far, xtol=1e-10)
+    with np.errstate(over="ignore"):
+        return float(np.exp(margin + distance))
 
 
 def trials_needed(
     count: ArrayLike,
     mean: ArrayLike,
     deviation: ArrayLike,
+    degrees: ArrayLike,
     *,
     margin: float,
-    alpha: float,
     level: ArrayLike,
     power: float = POWER,
 ) -> Integers:
-    """Trials in all with which a comparison would be settled with probability `power`; 0 where unknown.
+    """Trials in all with which a comparison would be settled, by whatever verdict, with probability `power`.
 
-    Arrays of shape (k,). "Settled" is either verdict that the present mean points to: beyond the margin
-    (tested at Holm's `level`) or within it (two one-sided tests at alpha). Assumes that mean and deviation
-    are what they seem: a plan, not a promise. 0 where count < 2 or where `MOST_TRIALS` would not do.
+    Arrays of shape (k,); `deviation` and its `degrees` of freedom are those that the comparison was judged by. What is
+    known so far is uncertain, most of all after 3 trials: the chance is the predictive one, over what the true scatter
+    may be (scaled inverse chi-squared) and where the mean may go (normal around the mean so far). The trials so far
+    count. 0 where count < 2 or where `MOST_TRIALS` would not do.
     """
-    n, d, s, claim = np.broadcast_arrays(*(np.asarray(x, dtype=float) for x in (count, mean, deviation, level)))
-    beyond = np.abs(d) - margin
-    distance = np.abs(beyond)
-    tail = np.where(beyond > 0, claim / 2, alpha)
-    # Within the margin both sides must be excluded; at a mean of 0 they are equally far.
-    chance = np.where((beyond < 0) & (np.abs(d) < margin / 2), 1 - (1 - power) / 2, power)
-    low, high = np.maximum(n, 1.0) + 1, np.full(n.shape, float(MOST_TRIALS))
-    enough = _reaches(high, distance, s, tail, chance)
+    n, d, s, df, a = np.broadcast_arrays(
+        *(np.asarray(x, dtype=float) for x in (count, mean, deviation, degrees, level))
+    )
+    known = (n >= 2) & (df > 0) & np.isfinite(s)
+    result = np.zeros(n.shape, dtype=np.int64)
+    for rows in np.array_split(np.flatnonzero(known), 1 + np.count_nonzero(known) // 2000):
+        result[rows] = _search(n[rows], d[rows], s[rows], df[rows], a[rows], margin, power)
+    return result
+
+
+def _search(n: Floats, d: Floats, s: Floats, df: Floats, a: Floats, margin: float, power: float) -> Integers:
+    low, high = n + 1, np.full(n.shape, float(MOST_TRIALS))
+    enough = _chance_to_settle(high, n, d, s, df, a, margin) >= power
     while np.any(low < high):
-        middle = np.floor((low + high) / 2)
-        reached = _reaches(middle, distance, s, tail, chance)
+        middle = np.floor(np.sqrt(low * high))
+        reached = _chance_to_settle(middle, n, d, s, df, a, margin) >= power
         low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
         low = np.minimum(low, high)
-    return np.where((n >= 2) & enough, low, 0).astype(np.int64)
+    return np.where(enough, low, 0).astype(np.int64)
 
 
-def _reaches(n: Floats, distance: Floats, deviation: Floats, tail: Floats, power: Floats) -> np.ndarray:
-    width = t_quantile(n, tail) + t_quantile(n, 1 - power)
-    return np.asarray(width * deviation / np.sqrt(n) <= distance)
+def _chance_to_settle(trials: Floats, n: Floats, d: Floats, s: Floats, df: Floats, a: Floats, margin: float) -> Floats:
+    """The predictive chance of any verdict once there are so many trials, (k,)."""
+    true = s[:, None] * np.sqrt(df[:, None] / special.chdtri(df[:, None], _QUANTILES))
+    degrees = df + trials - n
+    # The estimate by then: what is known now, and the new trials' squares at their mean.
+    found = np.sqrt(((df * s**2)[:, None] + (trials - n)[:, None] * true**2) / degrees[:, None])
+    error = found / np.sqrt(trials)[:, None]
+    ahead = np.maximum(true * np.sqrt(1 / n - 1 / trials)[:, None], 1e-300)
+    reach = -special.stdtrit(degrees, a / 2)[:, None] * error
+    room = margin - reach  # `claim_p` is a little sharper where this is narrow
+    centre = d[:, None]
+    beyond = special.ndtr((centre - margin - reach) / ahead) + special.ndtr((-centre - margin - reach) / ahead)
+    within = special.ndtr((room - centre) / ahead) - special.ndtr((-room - centre) / ahead)
+    return np.asarray(np.mean(beyond + np.where(room > 0, within, 0.0), axis=1))
 
 
-def detectable_effect(trials: int, deviation: float, *, margin: float, alpha: float, power: float = POWER) -> float:
-    """The least true speedup that n trials call `helps` with probability `power`; infinity for n < 2."""
-    if trials < 2:
-        return float("inf")
-    width = t_quantile(trials, alpha / 2) + t_quantile(trials, 1 - power)
-    return float(np.exp(margin + width * deviation / np.sqrt(trials)))
+_QUANTILES: Final = (np.arange(20) + 0.5) / 20
 
 
-def stein_trials(pilot: int, deviation: float, half_width: float, alpha: float) -> int:
-    """Trials in all (pilot included) for an interval of `half_width` at level 1 - alpha (Stein 1945).
+def _room(error: Floats, degrees: ArrayLike, margin: float, level: ArrayLike) -> Floats:
+    """How far from 0 a mean is still called `no effect`, given the error; not above 0 where it never is.
 
-    Only the pilot's deviation decides the number, and `stein_interval` goes on using it: so the level
-    holds whatever the true deviation is, which "repeat until significant" cannot say. Needs pilot >= 2.
+    Between the two one-sided tests at `level` and at level / 2, as `claim_p` has it.
     """
-    if pilot < 2:
-        raise ValueError("Stein's rule needs a pilot of at least 2 trials")
-    quantile = float(t_quantile(pilot, alpha / 2))
-    return max(pilot, int(np.ceil((quantile * deviation / half_width) ** 2)))
+    df, a = np.asarray(degrees, dtype=float), np.asarray(level, dtype=float)
+    near, far = (margin + special.stdtrit(df, part) * error for part in (a, a / 2))
+    # Given the error, a claim up to `room` is wrong at the margin with T(v) - T(2 margin / error - v): half the level.
+    low, high = np.maximum(far, 0.0), near
+    for _ in range(25):
+        middle = (low + high) / 2
+        chance = special.stdtr(df, (middle - margin) / error) - special.stdtr(df, -(margin + middle) / error)
+        low, high = np.where(chance <= a / 2, middle, low), np.where(chance <= a / 2, high, middle)
+    return np.where(near > 0, np.minimum(low, near), near)
 
 
-def stein_interval(pilot: int, pilot_deviation: float, differences: Floats, alpha: float) -> tuple[float, float]:
-    """Interval of level 1 - alpha for the mean of all (n,) differences after `stein_trials` chose n."""
-    half = float(t_quantile(pilot, alpha / 2)) * pilot_deviation / np.sqrt(len(differences))
-    mean = float(np.mean(differences))
-    return mean - half, mean + half
-
-
-def chance_of_claim(trials: int, deviation: float, *, margin: float, alpha: float, effect: float = 0.0) -> float:
-    """The chance that n trials are judged `helps` or `hurts`, alone and uncorrected, at a true `effect`; 0 for n < 2.
-
-    At effect 0 it is the rate of false verdicts; Holm over a sweep only lowers it.
-    """
-    if trials < 2:
-        return 0.0
-    if deviation <= 0:
-        return float(abs(effect) > margin)
-    error = deviation / np.sqrt(trials)
-    reach = float(t_quantile(trials, alpha / 2)) * _sample_deviations(trials)
-    beyond = [special.ndtr((side * effect - margin) / error - reach) for side in (1, -1)]
-    return float(np.mean(beyond[0] + beyond[1]))
-
-
-def chance_of_no_effect(trials: int, deviation: float, *, margin: float, alpha: float, effect: float = 0.0) -> float:
-    """The chance that n trials are judged `no effect` (two one-sided tests) at a true `effect`; 0 for n < 2."""
-    if trials < 2:
-        return 0.0
-    if deviation <= 0:
-        return float(abs(effect) < margin)
-    error = deviation / np.sqrt(trials)
-    room = margin / error - float(t_quantile(trials, alpha)) * _sample_deviations(trials)
-    inside = special.ndtr(room - effect / error) - special.ndtr(-room - effect / error)
-    return float(np.mean(np.where(room > 0, inside, 0.0)))
-
-
-def _sample_deviations(trials: int) -> Floats:
-    """4,000 quantiles of the sample deviation over the true one, of normal differences.
-
-    Given the sample deviation, the mean is normal and independent of it: a chance is an average over these
-    (Phillips 1990).
-    """
-    tails = (np.arange(4000) + 0.5) / 4000
-    return np.asarray(np.sqrt(special.chdtri(trials - 1, tails) / (trials - 1)))
+def _estimated_errors(trials: int, lent: float) -> Floats:
+    """4,000 quantiles of the estimated deviation over the true one, of normal differences."""
+    quantiles = (np.arange(4000) + 0.5) / 4000
+    squares = special.chdtri(trials - 1, quantiles)
+    return np.asarray(np.sqrt((lent + squares) / (lent + trials - 1)))

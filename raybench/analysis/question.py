@@ -9,8 +9,12 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
-from raybench.analysis.inference import Floats
+from raybench.analysis.claims import Rule
 from raybench.analysis.legs import Legs
+from raybench.analysis.looks import LOOKS_FILE, from_json
+from raybench.analysis.moderation import VARIANCES
+from raybench.analysis.multiplicity import MULTIPLICITIES, Floats
+from raybench.declare.repeats import Look
 from raybench.errors import UserError
 from raybench.ledger.reading import ledger_files
 from raybench.stores.storage import AnyPath
@@ -28,8 +32,8 @@ def find_question(paths: Sequence[AnyPath], margin: float | None, alpha: float |
     """
     told = [question for folder in _folders(paths) if isinstance(question := _space(folder).get("question"), dict)]
     return (
-        _checked("margin", margin if margin is not None else _agreed("margin", told, MARGIN), 1.0),
-        _checked("alpha", alpha if alpha is not None else _agreed("alpha", told, ALPHA), 0.5),
+        _checked("margin", margin if margin is not None else _agreed_number("margin", told, MARGIN), 1.0),
+        _checked("alpha", alpha if alpha is not None else _agreed_number("alpha", told, ALPHA), 0.5),
     )
 
 
@@ -38,11 +42,48 @@ def unshared_questions(paths: Sequence[AnyPath], given: Collection[str] = ()) ->
     folders = _folders(paths)
     told = [_space(folder).get("question") for folder in folders]
     caveats = []
-    for name in sorted({"margin", "alpha", "quality_margin"} - set(given)):
+    for name in sorted({"margin", "alpha", "quality_margin", "multiplicity", "variance"} - set(given)):
         named = [folder.name for folder, question in zip(folders, told, strict=True) if name in (question or {})]
         if named and len(named) < len(folders):
             caveats.append(f"{name} is named by {len(named)} of the {len(folders)} ledgers only ({', '.join(named)})")
     return caveats
+
+
+def find_rule(
+    paths: Sequence[AnyPath], margin: float, alpha: float, multiplicity: str | None, variance: str | None
+) -> Rule:
+    """By what the comparisons are judged: the rest as given, else as the ledgers' `_space.yaml` says, else by default.
+
+    Raises UserError as `find_question` does.
+    """
+    told = [question for folder in _folders(paths) if isinstance(question := _space(folder).get("question"), dict)]
+    chosen = {}
+    for name, value, known in (("multiplicity", multiplicity, MULTIPLICITIES), ("variance", variance, VARIANCES)):
+        chosen[name] = value if value is not None else _agreed(name, told, known[0])
+        if chosen[name] not in known:
+            raise UserError(f"{name}={chosen[name]}: {suggest(chosen[name], known)}")
+    return Rule(float(np.log1p(margin)), alpha, **chosen)  # type: ignore[arg-type]
+
+
+def find_looks(paths: Sequence[AnyPath]) -> tuple[Look, ...] | None:
+    """The looks that were taken at the ledgers; None where their sweeps have a fixed number of trials.
+
+    Raises UserError for a record that cannot be read, and where ledgers were looked at differently.
+    """
+    found = {_looks(folder) for folder in _folders(paths)}
+    if len(found) > 1:
+        raise UserError("the ledgers were looked at after different numbers of trials; analyse them one at a time")
+    return found.pop() if found else None
+
+
+def _looks(folder: AnyPath) -> tuple[Look, ...] | None:
+    path = folder / LOOKS_FILE
+    if path.is_file():
+        try:
+            return tuple(Look(one.trials, one.share) for one in from_json(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not a record of looks ({error}); verdicts cannot be made without it") from None
+    return () if isinstance(_space(folder).get("repeats"), dict) else None
 
 
 def find_quality_margin(paths: Sequence[AnyPath], quality_margin: float | None) -> float:
@@ -53,7 +94,7 @@ def find_quality_margin(paths: Sequence[AnyPath], quality_margin: float | None) 
     if quality_margin is not None:
         return _checked("quality_margin", quality_margin, 1.0)
     told = [question for folder in _folders(paths) if isinstance(question := _space(folder).get("question"), dict)]
-    return _checked("quality_margin", _agreed("quality_margin", told, QUALITY_MARGIN), 1.0)
+    return _checked("quality_margin", _agreed_number("quality_margin", told, QUALITY_MARGIN), 1.0)
 
 
 def _folders(paths: Sequence[AnyPath]) -> list[AnyPath]:
@@ -73,12 +114,16 @@ def _space(folder: AnyPath) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _agreed(name: str, told: Iterable[dict[str, Any]], default: float) -> float:
+def _agreed(name: str, told: Iterable[dict[str, Any]], default: str) -> str:
     values = {str(question[name]) for question in told if name in question}
     if len(values) > 1:
         both = " and ".join(sorted(values))
         raise UserError(f"the ledgers were made for different questions, {name} {both}; give {name}=")
-    return _number(name, values.pop()) if values else default
+    return values.pop() if values else default
+
+
+def _agreed_number(name: str, told: Iterable[dict[str, Any]], default: float) -> float:
+    return _number(name, _agreed(name, told, str(default)))
 
 
 def _number(name: str, value: str) -> float:

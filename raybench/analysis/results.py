@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 
 from raybench.analysis.estimate import Estimate, plain
+from raybench.analysis.moderation import Variance
+from raybench.analysis.multiplicity import Multiplicity
 from raybench.analysis.pairs import Pairs
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class Judgement:
 
     verdict: Verdict
     p_value: float | None  # paired t on log ratios, against no difference
-    p_adjusted: float | None  # Holm over the analysis
+    p_adjusted: float | None  # of the claim, over all claims of the analysis: at most alpha exactly where one is made
     sign_flip_p: float | None  # exact
     interval: Estimate  # the speedup with the interval that the verdict came from
     trials_needed: int | None  # in all, to settle an undecided comparison with a chance of 80 %
@@ -267,6 +269,8 @@ class Analysis:
 
     margin: float
     alpha: float
+    multiplicity: Multiplicity  # what of all claims is held at alpha
+    variance: Variance
     baseline: str
     metric: str
     quality_margin: float  # accuracy that an arm may lose and still count as equal

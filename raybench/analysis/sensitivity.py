@@ -9,16 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 from raybench.analysis.estimate import number
-from raybench.analysis.inference import judge
-from raybench.analysis.pairs import Mask, Pairs, group_moments, mean_by
+from raybench.analysis.looks import Procedure, Trials
+from raybench.analysis.pairs import Mask, Pairs, mean_by
 from raybench.analysis.question import Metric
 from raybench.analysis.results import Sensitivity
 
 
-def judge_otherwise(pairs: Pairs, metric: Metric, margin: float, alpha: float, same: Mask) -> list[list[Sensitivity]]:
+def judge_otherwise(pairs: Pairs, metric: Metric, procedure: Procedure) -> list[list[Sensitivity]]:
     """The comparisons judged with the median step, and without the rounds that have a leg of a doubtful kind.
 
-    Only where there are such rounds; `margin` is on the log scale, `same` says which comparisons may have a verdict.
+    Only where there are such rounds.
     """
     results: list[list[Sensitivity]] = [[] for _ in pairs.counts]
     if metric.name != "step_seconds":
@@ -39,9 +39,8 @@ def judge_otherwise(pairs: Pairs, metric: Metric, margin: float, alpha: float, s
         rounds = pairs.round_logs(seconds)
         trials = mean_by(pairs.round_trial[keep], rounds[keep], len(pairs.differences))
         there = np.isfinite(trials)
-        counts = np.bincount(pairs.comparison[there], minlength=len(pairs.counts))
-        mean, deviation = group_moments(trials[there], pairs.comparison[there], len(counts))
-        found = judge(counts, mean, deviation, margin=margin, alpha=alpha, claims=same)
+        mean = mean_by(pairs.comparison[there], trials[there], len(pairs.counts))
+        found = procedure.judge(Trials(trials[there], pairs.comparison[there], pairs.repeat[there]))
         for k in np.flatnonzero(shown):
             results[k].append(Sensitivity(kind, number(np.exp(mean[k])), str(found.verdict[k])))
     return results

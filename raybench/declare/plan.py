@@ -126,7 +126,7 @@ def build_plan(name: str, space: Space, sweep: str = "") -> Plan:
     settings = [Setting.model_validate(fields) for fields in values]
     names = labels(settings, space.axes())
     cells = [_build_cell(space, *each) for each in zip(values, settings, names, strict=True)]
-    trials = tuple(_build_trial(space, cell, repeat) for repeat in range(space.repeats) for cell in cells)
+    trials = tuple(_build_trial(space, cell, repeat) for repeat in range(space.most_repeats) for cell in cells)
     measured = space.model_dump(
         mode="json", exclude={"question", "repeats", "leg_timeout_seconds"}, exclude_defaults=True
     )

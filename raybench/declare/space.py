@@ -11,15 +11,16 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from raybench.declare import catalog, script
 from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, ScriptArm, TorchArm
 from raybench.declare.audit import declared_options, differences, known_words, links, undeclared
 from raybench.declare.deepspeed_config import resolve
 from raybench.declare.protocol import Protocol, Throughput, Train
+from raybench.declare.repeats import Look, Repeats, schedule
 from raybench.declare.setting import Adam, Lamb, LossScale, Positive, Schedule, Setting, Sgd, Strict, fits_one_task
 from raybench.declare.spacefile import Place, SpaceFile
 from raybench.errors import UserError
@@ -34,11 +35,19 @@ class Question(Strict):
     """What counts as an effect: `margin` is the relative change below which there is none, `alpha` the level.
 
     `quality_margin` is the accuracy that an arm may lose and still count as trained as well: 0.01 is one point.
+    `multiplicity` says what of all claims of a sweep is held at alpha: the chance of any wrong one (`holm`), or the
+    share of wrong ones (`fdr`). `variance` says whether comparisons learn their noise from each other (`moderated`).
     """
 
     margin: float = Field(default=0.03, gt=0, lt=1)
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     quality_margin: float = Field(default=0.01, gt=0, lt=1)
+    multiplicity: Literal["holm", "fdr"] = "holm"
+    variance: Literal["moderated", "own"] = "moderated"
+
+
+def _kind_of_repeats(value: Any) -> str:
+    return "min and max" if isinstance(value, (Mapping, Repeats)) else "number"
 
 
 class Space(Strict):
@@ -52,7 +61,9 @@ class Space(Strict):
     differs: tuple[str, ...] = ()  # settings in which the arms are meant to differ, beside the engine
     chain: bool = False  # the arms, in their order, are a chain: each differs from the one before in one thing
     protocol: Protocol = Throughput()
-    repeats: Positive = 8
+    repeats: Annotated[
+        Annotated[Positive, Tag("number")] | Annotated[Repeats, Tag("min and max")], Discriminator(_kind_of_repeats)
+    ] = 8
     seed: int = Field(default=0, ge=0, lt=2**63)
     isolation: Literal["shared", "fresh"] = "shared"
     slots_per_node: int = Field(
@@ -96,6 +107,22 @@ class Space(Strict):
             if word.partition(".")[0] not in known_words():
                 raise ValueError(f"differs: unknown word {word!r}; {suggest(word, known_words(), most=8)}")
         return self
+
+    @property
+    def most_repeats(self) -> int:
+        """The trials that a setting has at most."""
+        return self.repeats.max if isinstance(self.repeats, Repeats) else self.repeats
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """When the sweep looks at its verdicts and stops what is settled; empty for a fixed number of trials."""
+        return schedule(self.repeats.min, self.repeats.max) if isinstance(self.repeats, Repeats) else ()
+
+    def repeats_in_words(self) -> str:
+        """`8 trials`, or `3 to 16 trials, until settled`."""
+        if isinstance(self.repeats, Repeats):
+            return f"{self.repeats.min} to {self.repeats.max} trials, until settled,"
+        return f"{self.repeats} trials"
 
     def settings(self) -> Iterator[dict[str, Any]]:
         """The plain field values of every setting, variant by variant."""
@@ -144,12 +171,12 @@ def _check_size(space: Space, file: SpaceFile, large: bool) -> None:
         for variant in space.variants or ({},)
     )
     settings, rounds = sum(products), space.protocol.rounds
-    legs = settings * space.repeats * len(space.arms) * rounds
+    legs = settings * space.most_repeats * len(space.arms) * rounds
     if legs > (MOST_LEGS if large else SANE_LEGS):
         remedy = f"more than {MOST_LEGS:,} are for several spaces" if legs > MOST_LEGS else "--yes takes it as meant"
         raise UserError(
-            f"{file.path}: {settings:,} settings x {space.repeats:,} repeats x {len(space.arms)} arms x {rounds:,} "
-            f"rounds are {legs:,} legs; {remedy}"
+            f"{file.path}: {settings:,} settings x {space.most_repeats:,} repeats x {len(space.arms)} arms "
+            f"x {rounds:,} rounds are {legs:,} legs; {remedy}"
         )
 
 
@@ -321,6 +348,7 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
     """The keys that are known at a place in the model, following pydantic's error location."""
     known: dict[str, type[BaseModel]] = {
         "question": Question,
+        "repeats": Repeats,
         "throughput": Throughput,
         "train": Train,
         "sgd": Sgd,

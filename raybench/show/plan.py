@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -21,7 +22,7 @@ from raybench.declare.protocol import Protocol, Train
 from raybench.declare.setting import Setting
 from raybench.declare.small_images import in_words
 from raybench.declare.space import Space
-from raybench.detection import what_it_detects
+from raybench.detection import detection
 from raybench.durations import Estimate, estimate
 from raybench.stores.storage import AnyPath
 
@@ -41,7 +42,7 @@ def print_plan(
     settings = {trial.setting_id: trial for trial in trials}
     console.print(
         f"space [bold]{plan.space}[/], sweep [bold]{plan.sweep}[/]: {len(settings)} settings x {len(space.arms)} arms, "
-        f"{space.repeats} trials each: {len(trials)} trials, {len(legs)} legs. Nothing is run.\n"
+        f"{space.repeats_in_words()} each: {len(trials)} trials, {len(legs)} legs. Nothing is run.\n"
     )
     console.print(_settings_table(list(settings.values())))
     by_name = {leg.arm_name: leg for leg in trials[0].legs}
@@ -57,7 +58,7 @@ def print_plan(
     lines.append(f"time: {expected.in_words(there.slots)}")
     if price is not None:
         lines.append(f"cost: {cost_in_words(expected, price)}")
-    lines.append(f"detects: {what_it_detects(plan, space, results)}")
+    lines.append(f"detects: {detection(plan, space, results).sentence()}")
     for line in lines:
         head, colon, rest = line.partition(": ")
         console.print(Text.assemble((head + colon, "bold"), rest))
@@ -68,6 +69,7 @@ def outlook(plan: Plan, space: Space, results: AnyPath, price: float | None) -> 
     there = find_cluster()
     expected = estimate(plan, results, elsewhere=there.is_elsewhere)
     seconds = expected.seconds if expected.num_known else None
+    detected = detection(plan, space, results)
     return {
         "where": there.in_words(plan),
         "slots": there.slots,
@@ -76,7 +78,8 @@ def outlook(plan: Plan, space: Space, results: AnyPath, price: float | None) -> 
         "time_from": expected.source,
         "price_of_a_node_hour": price,
         "cost": None if price is None or seconds is None else seconds / 3600 * price,
-        "detects": what_it_detects(plan, space, results),
+        "detects": detected.sentence(),
+        "detection": asdict(detected),
     }
 
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raybench.analysis.claims import Claims, Rule, judge
-from raybench.analysis.looks import judge_looks, schedule
+from raybench.analysis.looks import judge_looks
 from raybench.analysis.multiplicity import Multiplicity, adjust, levels
+from raybench.declare.repeats import schedule
 from tests.analysis.simulated import NOISES, normal, stalls, summaries
 
 MARGIN = float(np.log(1.03))
@@ -37,7 +38,7 @@ def fixed(x: np.ndarray, effect: np.ndarray, rule: Rule) -> Claims:
 
 
 def stopping(x: np.ndarray, effect: np.ndarray, rule: Rule) -> Claims:
-    looks = schedule(3, 16, rule.alpha)
+    looks = schedule(3, 16)
     y = x + np.broadcast_to(effect, x.shape[:2])[..., None]
     seen = [summaries(y[..., : look.trials]) for look in looks]
     # A setting whose comparisons are all claimed gets no further trials; most that settle do so by the second look.
@@ -122,7 +123,7 @@ def test_three_trials_settle_so_many_of_27_settings(world: object, holm: float, 
 def test_a_settled_sweep_needs_few_trials() -> None:
     """Effects of 10 % are settled at the first looks; a fixed 8 would always take 8."""
     x = normal(np.random.default_rng(3), (200, 40, 16), 0.01)
-    looks = schedule(3, 16, ALPHA)
+    looks = schedule(3, 16)
     taken = np.zeros((200, 40))
     for number, look in enumerate(looks):
         seen = [summaries(x[..., : one.trials] + 0.1) for one in looks[: number + 1]]

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from raybench.analysis import analyse
-from raybench.analysis.inference import judge
+from raybench.analysis.claims import Rule, judge
 from raybench.compare import changes, main
 from raybench.errors import UserError
 from tests.analysis.ledgers import leg, paired, write
@@ -99,7 +99,7 @@ def test_a_change_is_not_invented() -> None:
     for degrees in (np.full(welch.shape, 3.0), welch):
         count = degrees + 1
         verdicts = [
-            judge(count[i], mean[i], error[i] * np.sqrt(count[i]), margin=1e-6, alpha=0.05).verdict
+            judge(count[i], mean[i], error[i] * np.sqrt(count[i]), Rule(1e-6, 0.05, variance="own")).verdict
             for i in range(sweeps)
         ]
         rates.append(np.isin(verdicts, ["helps", "hurts"]).any(axis=1).mean())

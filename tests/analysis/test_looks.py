@@ -7,7 +7,6 @@ import pytest
 
 from raybench.analysis.claims import Rule, judge
 from raybench.analysis.looks import (
-    Look,
     LookRecord,
     Trials,
     differing_looks,
@@ -15,27 +14,27 @@ from raybench.analysis.looks import (
     judge_looks,
     next_trials,
     record_look,
-    schedule,
     to_json,
 )
+from raybench.declare.repeats import Look, schedule
 from tests.analysis.simulated import summaries
 
 RULE = Rule(float(np.log(1.03)), 0.05)
 
 
 def test_the_looks_of_3_to_16() -> None:
-    looks = schedule(3, 16, 0.05)
+    looks = schedule(3, 16)
     assert [look.trials for look in looks] == [3, 5, 8, 16]
-    assert [look.alpha for look in looks] == pytest.approx([0.005, 0.01, 0.015, 0.02])
+    assert [look.share for look in looks] == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
 @pytest.mark.parametrize(("least", "most"), [(2, 2), (2, 3), (3, 4), (3, 7), (5, 20), (8, 9), (2, 500)])
 def test_looks_spend_alpha_and_end_with_the_most(least: int, most: int) -> None:
-    looks = schedule(least, most, 0.05)
+    looks = schedule(least, most)
     numbers = [look.trials for look in looks]
     assert numbers == sorted(set(numbers))
     assert (numbers[0], numbers[-1]) == (least, most)
-    assert sum(look.alpha for look in looks) == pytest.approx(0.05)
+    assert sum(look.share for look in looks) == pytest.approx(1)
 
 
 def noise(trials: int, effects: list[float]) -> np.ndarray:
@@ -45,7 +44,7 @@ def noise(trials: int, effects: list[float]) -> np.ndarray:
 def test_a_claim_stands_and_keeps_its_interval() -> None:
     x = noise(5, [0.3, 0.0])
     x[0, 3:] = -5.0  # what comes later would overturn it
-    looks = schedule(3, 16, 0.05)[:2]
+    looks = schedule(3, 16)[:2]
     first = judge_looks([summaries(x[:, :3])], looks[:1], RULE)
     both = judge_looks([summaries(x[:, :3]), summaries(x)], looks, RULE)
     assert first.verdict[0] == both.verdict[0] == "helps"
@@ -64,7 +63,7 @@ def test_a_standing_claim_counts_in_the_family_as_made() -> None:
 
 def test_one_look_is_the_procedure() -> None:
     x = noise(8, [0.1, 0.05, 0.0])
-    one = judge_looks([summaries(x)], [Look(8, 0.05)], RULE)
+    one = judge_looks([summaries(x)], [Look(8, 1.0)], RULE)
     other = judge(*summaries(x), RULE)
     np.testing.assert_array_equal(one.verdict, other.verdict)
     np.testing.assert_array_equal(one.low, other.low)
@@ -80,7 +79,7 @@ def test_trials_below_a_number() -> None:
 
 
 def test_settings_go_on_until_all_their_arms_are_settled() -> None:
-    looks = schedule(3, 16, 0.05)
+    looks = schedule(3, 16)
     settings, arms = ["a", "a", "b", "b", "c"], ["x", "y", "x", "y", "x"]
     assert next_trials(["a", "b", "c"], looks, []) == {"a": 3, "b": 3, "c": 3}
     x = noise(3, [0.5, 0.5, 0.5, 0.03, 0.03])
@@ -93,10 +92,10 @@ def test_settings_go_on_until_all_their_arms_are_settled() -> None:
 
 
 def test_records_round_trip_and_differences_are_named() -> None:
-    record = LookRecord(3, 0.005, (("a", "x", "helps"),), ("b",))
+    record = LookRecord(3, 0.1, (("a", "x", "helps"),), ("b",))
     assert from_json(to_json([record])) == (record,)
     assert differing_looks([record], [record]) == []
-    changed = LookRecord(3, 0.005, (), ("a", "b"))
+    changed = LookRecord(3, 0.1, (), ("a", "b"))
     assert differing_looks([record], [changed]) == ["look 1 (after 3 trials): x in a is 'helps' only as stored"]
     for text in ("[]", '{"schema_version": 9}', '{"schema_version": 1, "looks": [{}]}'):
         with pytest.raises(ValueError, match="not a record of looks"):

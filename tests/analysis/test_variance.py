@@ -11,8 +11,7 @@ import pytest
 
 from raybench.analysis.calibration import outlook
 from raybench.analysis.duration import machine_times
-from raybench.analysis.inference import judge
-from raybench.analysis.planning import chance_of_claim, chance_of_no_effect, detectable_effect
+from raybench.analysis.planning import detectable_effect
 from raybench.analysis.variance import Spread, compare_isolation, one_way, read_rounds, spread
 from raybench.ledger.reading import read_ledger
 from tests.analysis.ledgers import leg
@@ -68,37 +67,12 @@ def test_an_interval_of_a_deviation_holds_the_truth_nineteen_times_in_twenty() -
     assert 920 <= held <= 975
 
 
-@pytest.mark.parametrize("effect", [0.0, 0.02, MARGIN, 0.05])
-@pytest.mark.parametrize("trials", [3, 8])
-def test_chances_are_those_of_the_verdicts_rule(trials: int, effect: float) -> None:
-    sd, repeats = 0.02, 20_000
-    x = np.random.default_rng(7).normal(effect, sd, (repeats, trials))
-    counts, means, deviations = np.full(repeats, trials), x.mean(axis=1), x.std(axis=1, ddof=1)
-    verdicts = np.concatenate(
-        [
-            judge(counts[:1], means[i : i + 1], deviations[i : i + 1], margin=MARGIN, alpha=0.05).verdict
-            for i in range(2000)
-        ]
-    )
-    claimed = np.isin(verdicts, ["helps", "hurts"]).mean()
-    none = (verdicts == "no effect").mean()
-    error = 4 * np.sqrt(0.25 / len(verdicts))
-    assert chance_of_claim(trials, sd, margin=MARGIN, alpha=0.05, effect=effect) == pytest.approx(claimed, abs=error)
-    assert chance_of_no_effect(trials, sd, margin=MARGIN, alpha=0.05, effect=effect) == pytest.approx(none, abs=error)
-
-
-def test_at_the_margin_a_claim_is_made_as_often_as_alpha_says() -> None:
-    for trials in (2, 5, 20):
-        chance = chance_of_claim(trials, 0.01, margin=MARGIN, alpha=0.05, effect=MARGIN)
-        assert chance == pytest.approx(0.025, abs=0.001)
-
-
 def test_the_outlook_improves_with_trials_and_adds_up_time() -> None:
     found = outlook(Spread(0.02, 0.01, 0.03, 5), margin=0.03, alpha=0.05, trial_seconds=30.0)
     assert [one.trials for one in found] == [3, 5, 8, 12, 20]
     assert [one.machine_seconds for one in found] == [90.0, 150.0, 240.0, 360.0, 600.0]
     assert all(a.detectable > b.detectable > 1.03 for a, b in itertools.pairwise(found))
-    assert found[1].detectable == detectable_effect(5, 0.02, margin=MARGIN, alpha=0.05)
+    assert found[1].detectable == detectable_effect(5, 0.02, margin=MARGIN, level=0.05)
     assert outlook(Spread(0.02, 0.01, 0.03, 5), margin=0.03, alpha=0.05, trial_seconds=None)[0].machine_seconds is None
 
 
