@@ -478,9 +478,9 @@ def test_a_verdict_that_rests_on_outlying_steps_is_told(judged) -> None:
 def test_margin_and_alpha_come_from_the_space_beside_the_ledger(tmp_path: Path) -> None:
     path = write(tmp_path / "legs.parquet", paired([1.10, 1.12, 1.08]))
     assert (analyse([path]).margin, analyse([path]).alpha) == (0.03, 0.05)
-    (tmp_path / "_space.yaml").write_text("question: {margin: 0.2, alpha: 1e-2}\n")
+    (tmp_path / "_space.yaml").write_text("question: {margin: 0.25, alpha: 1e-2}\n")
     told = analyse([tmp_path])
-    assert (told.margin, told.alpha) == (0.2, 0.01)
+    assert (told.margin, told.alpha) == (0.25, 0.01)
     assert told.comparisons[0].verdict == "no effect"
     assert analyse([tmp_path], margin=0.01).margin == 0.01
 
