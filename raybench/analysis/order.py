@@ -24,8 +24,9 @@ import numpy as np
 
 from raybench.analysis.columns import dense
 from raybench.analysis.estimate import Estimate, ratio_estimate
-from raybench.analysis.inference import Floats, Integers, holm, p_against, t_quantile
+from raybench.analysis.inference import Floats, Integers, p_against, t_quantile
 from raybench.analysis.legs import Legs
+from raybench.analysis.multiplicity import adjust
 from raybench.analysis.pairs import Pairs, mean_by
 
 POWER: Final = 0.8
@@ -107,7 +108,7 @@ def carry_over(legs: Legs, alpha: float) -> tuple[CarryOver, ...]:
             if (effect := _effect_of(legs, rows, log_seconds[rows], previous, int(code))) is not None
         ]
         p = np.array([p_against(count, mean, error * np.sqrt(count)) for _, (mean, error, count, _) in found])
-        for (code, (mean, error, count, num_legs)), p_value, adjusted in zip(found, p, holm(p), strict=True):
+        for (code, (mean, error, count, num_legs)), p_value, adjusted in zip(found, p, adjust(p), strict=True):
             reach = float(t_quantile(count, alpha / 2)) * error
             detectable = (float(t_quantile(count, alpha / 2)) + float(t_quantile(count, 1 - POWER))) * error
             results.append(
