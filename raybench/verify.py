@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from raybench.analysis import analyse
 from raybench.cli import parse_arguments, run_command
-from raybench.declare.plan import build_plan
+from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.errors import DamagedFile, UserError
 from raybench.ledger.dataset import Ledger
@@ -155,7 +155,6 @@ def check_ids(folder: AnyPath, rows: list[dict[str, Any]]) -> Iterator[str]:
             "arm": leg.arm_name,
             "repeat": trial.repeat,
             "round": leg.round,
-            "position": leg.position,
             "seed": trial.seed,
             "is_baseline": leg.is_baseline,
             "model": leg.setting.model,
@@ -164,6 +163,7 @@ def check_ids(folder: AnyPath, rows: list[dict[str, Any]]) -> Iterator[str]:
         }
         for trial, leg in plan.legs()
     }
+    yield from _check_order(plan, rows)
     for row in rows:
         wanted = planned.get(row["leg_id"])
         if wanted is None:
@@ -173,6 +173,29 @@ def check_ids(folder: AnyPath, rows: list[dict[str, Any]]) -> Iterator[str]:
             found = _as_built(json.loads(row[name])) if name == "arm_config" else row[name]
             if found != value:
                 yield f"leg {row['leg_id']}: {name} is {found!r:.80}, and by the space {value!r:.80}"
+
+
+def _check_order(plan: Plan, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each trial whose legs stand in no counterbalanced order.
+
+    The order that a space gives has changed between versions; in all of them a round is one stretch of positions, and
+    every second round is the one before reversed.
+    """
+    num_arms = {trial.trial_id: len({leg.arm_name for leg in trial.legs}) for trial in plan.trials}
+    places: dict[str, dict[tuple[str, int], int]] = {}
+    for row in rows:
+        places.setdefault(row["trial_id"], {})[row["arm"], row["round"]] = row["position"]
+    leg_ids = {(row["trial_id"], row["arm"], row["round"]): row["leg_id"] for row in rows}
+    for trial_id, positions in places.items():
+        last = num_arms.get(trial_id, 0) - 1
+        for (arm, round_), position in positions.items():
+            within = position - round_ * (last + 1)
+            before = positions.get((arm, round_ - 1), None) if round_ % 2 else None
+            mirrored = before is None or within == last - (before - (round_ - 1) * (last + 1))
+            if last >= 0 and not (0 <= within <= last and mirrored):
+                yield f"leg {leg_ids[trial_id, arm, round_]}: stands at position {position}, out of order"
+        if len(set(positions.values())) < len(positions):
+            yield f"trial {trial_id}: two legs stand at one position"
 
 
 def _as_built(arm_config: dict[str, Any]) -> str:

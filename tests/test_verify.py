@@ -79,6 +79,8 @@ def test_another_number_in_a_row(folder: Path, capsys: pytest.CaptureFixture[str
     [
         ({"seed": 7}, "seed is 7, and by the space"),
         ({"arm": "zero9"}, "arm is 'zero9'"),
+        ({"position": 99}, "stands at position 99, out of order"),
+        ({"setup_seconds": -1.0}, "setup_seconds is -1.0 s"),
         ({"leg_id": "0123456789abcdef"}, "the space has no leg of this id"),
         ({"repeat": 2**31 - 1}, "repeat is 2147483647"),
         ({"micro_batch": 3}, "global_batch is not micro_batch x accumulation x workers"),

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from raybench.analysis import Analysis, ArmSummary, Comparison, Sensitivity
-from raybench.show import costs, findings, units, words
+from raybench.show import costs, findings, further, units, words
 from raybench.show.document import (
     Answer,
     Answers,
@@ -358,6 +358,7 @@ def _why(analysis: Analysis, plots: Sequence[Plot]) -> Iterable[Block]:
     for title, items in lists.items():
         if items:
             yield Items(title, tuple(items[:MOST_ROWS]), most=6)
+    yield from further.blocks(analysis)
     if not figures and not any(lists.values()):
         yield Paragraph("The ledger records neither phases nor memory that would tell the arms apart.")
 
