@@ -173,6 +173,20 @@ def check_ids(folder: AnyPath, rows: list[dict[str, Any]]) -> Iterator[str]:
             found = _as_built(json.loads(row[name])) if name == "arm_config" else row[name]
             if found != value:
                 yield f"leg {row['leg_id']}: {name} is {found!r:.80}, and by the space {value!r:.80}"
+    yield from _check_positions(rows, len(space.arms))
+
+
+def _check_positions(rows: list[dict[str, Any]], num_arms: int) -> Iterator[str]:
+    """A line for each leg whose place in its trial is not one of its round's, or another leg's too.
+
+    Which arm stands where is the choice of the raybench that ran it, and not looked at.
+    """
+    places: dict[tuple[str, int], str] = {}
+    for row in rows:
+        if row["position"] // num_arms != row["round"]:
+            yield f"leg {row['leg_id']}: position {row['position']} is not in round {row['round']} of {num_arms} arms"
+        if (other := places.setdefault((row["trial_id"], row["position"]), row["leg_id"])) != row["leg_id"]:
+            yield f"leg {row['leg_id']}: position {row['position']} of its trial is leg {other}'s too"
 
 
 def _check_order(plan: Plan, rows: list[dict[str, Any]]) -> Iterator[str]:
