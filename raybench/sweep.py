@@ -164,10 +164,12 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
         console.print("starting Ray ...")
     from raybench.cluster import connection as clusters
     from raybench.cluster.nodes import check_nodes
+    from raybench.driver.own_code import check_own_code
     from raybench.driver.schedule import Ended, run_trials
 
     plan, ended, stopped = request.plan, Ended(), 0
     try:
+        check_own_code(plan)
         cluster = clusters.connect()
         check_fits(plan, cluster)
         if cluster.is_local:

@@ -44,8 +44,6 @@ def build_model(setting: Setting) -> tuple[nn.Module, Options]:
     It gives logits (batch, classes) of images (batch, channels, side, side). Raises InvalidConfig where it cannot be
     built with these options, or cannot take such images.
     """
-    if catalog.origin(setting.model)[0] == "own":
-        return _construct(setting, sized=True)
     found = inspect_model(setting)
     if found.problem:
         raise InvalidConfig(found.problem)
@@ -121,7 +119,8 @@ def _forward_flops(network: nn.Module, setting: Setting) -> int:
     data, size = facts_of(setting.dataset, setting.data_root), setting.image_size
     assert size is not None
     with torch.device("meta"):
-        logits = network.train()(torch.empty(setting.micro_batch, data.channels, size, size))
+        output = network.train()(torch.empty(setting.micro_batch, data.channels, size, size))
+        logits = getattr(output, "logits", output)
         if not isinstance(logits, torch.Tensor) or logits.shape != (setting.micro_batch, data.classes):
             given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise ValueError(
@@ -141,9 +140,10 @@ def _construct(setting: Setting, *, sized: bool) -> tuple[nn.Module, Options]:
     options: Options
     if library == "own":
         options = dict(setting.model_options)
-        return _own_function(setting.model)(
-            num_classes=data.classes, in_chans=data.channels, image_size=size, **options
-        ), options
+        own = _own_function(setting.model)(num_classes=data.classes, in_chans=data.channels, image_size=size, **options)
+        if not isinstance(own, nn.Module):
+            raise InvalidConfig(f"{setting.model} gives {type(own).__name__}, not a torch.nn.Module")
+        return own, options
     if library == "raybench":
         return LENETS[name](data.channels, data.classes, size, **setting.model_options), dict(setting.model_options)
     if library == "transformers":

@@ -7,7 +7,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from raybench.declare.arms import DeepSpeedArm, ScriptArm
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
-from raybench.errors import BadData, InvalidConfig, LegDied, ProbeFailed, RanksParted
+from raybench.errors import BadData, LegDied, ProbeFailed, RanksParted
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.machine.fingerprint import fingerprint
 from raybench.training import memory
@@ -28,6 +27,7 @@ from raybench.training.peak import measured_tflops
 from raybench.training.ranks import Ranks
 from raybench.training.script import run_script
 from raybench.training.tasks import build_task
+from raybench.training.tasks.check import problem_of
 from raybench.training.telemetry import Telemetry
 
 # Whoever watches the processes looks every two seconds: time to see which one died before its peers complain of it.
@@ -38,7 +38,7 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     """What all legs share and none should pay for: the data in memory, DeepSpeed imported, its operators built, the
     models tried on shapes.
 
-    Returns the failures of legs whose data will not do, by leg_id, the same on every rank. Other errors are left to
+    Returns the failures of legs whose data or model will not do, by leg_id, the same on every rank. Other errors are left to
     the legs, which meet them again and record them.
     """
     warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed calls torch names that will change
@@ -54,10 +54,6 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     test_too = evaluates(trial.protocol)
     found = {name: _wrong_with_data(setting, ranks, test_too) for name, setting in settings.items()}
     wrong = {name: message for name, message in found.items() if message is not None}
-    for name, setting in settings.items():
-        if name not in wrong:
-            with suppress(InvalidConfig):  # the legs meet it again, and record it
-                build_task(setting).check_model()
     return {
         leg.leg_id: Failure("invalid_config", wrong[name], started_at=started_at)
         for leg in legs
@@ -66,7 +62,7 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
 
 
 def _wrong_with_data(setting: Setting, ranks: Ranks, test_too: bool) -> str | None:
-    """Fetch the data where asked to, one process a node, and look at them; what is wrong with them on any rank."""
+    """Fetch the data where asked to, one process a node, look at them, and try the model; what is wrong on any rank."""
     message = None
     try:
         if setting.download and int(os.environ.get("LOCAL_RANK", "0")) == 0:
@@ -77,6 +73,7 @@ def _wrong_with_data(setting: Setting, ranks: Ranks, test_too: bool) -> str | No
     try:
         if message is None:
             build_task(setting).check_data(test_too=test_too, rank=ranks.rank, world=ranks.world)
+            message = problem_of(setting) or None
     except BadData as error:
         message = str(error)
     except Exception:  # the legs meet it again, and record it

@@ -101,9 +101,8 @@ class Classification(Task):
     def check_data(self, *, test_too: bool, rank: int = 0, world: int = 1) -> None:
         datasets.check_data(self.setting, test_too=test_too, rank=rank, world=world)
 
-    def check_model(self) -> None:
-        if ":" not in self.setting.model:  # a user's own code runs in its legs alone
-            models.inspect_model(self.setting)
+    def problem(self) -> str:
+        return models.inspect_model(self.setting).problem
 
     def data_digest(self) -> str:
         return datasets.data_digest(self.setting)

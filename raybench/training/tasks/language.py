@@ -113,8 +113,8 @@ class Language(Task):
         texts.check_text(self.setting.dataset, self.setting.data_root, self.setting.tokenizer)
         super().check_data(test_too=test_too, rank=rank, world=world)
 
-    def check_model(self) -> None:
-        _problem(self.setting.model_dump_json())
+    def problem(self) -> str:
+        return _problem(self.setting.model_dump_json())
 
     def data_digest(self) -> str:
         return tokens.digest(self.setting, self.vocabulary)

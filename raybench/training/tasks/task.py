@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from raybench.declare.setting import Setting
 from raybench.errors import BadData
@@ -82,8 +82,25 @@ class Task:
                 which = "training" if train else "held-out"
                 raise BadData(f"{self.setting.dataset}: {size} {which} {self.unit} are fewer than {needed}")
 
-    def check_model(self) -> None:
-        """Try the model on shapes where that is possible, once for all legs; its failure is the legs' own."""
+    def problem(self) -> str:
+        """What is wrong with the model or the task, tried on one small batch; empty where nothing is."""
+        name, again = self.setting.task, type(self)(self.setting)
+        if not self.num_samples(train=True):
+            return f"{name}: there are no training {self.unit}"
+        batches = [_small_batch(task) for task in (self, again)]
+        pairs = zip(*map(trees.tensors, batches), strict=False)
+        if not all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs):
+            return f"{name}: its samples are other ones each time; arms would train on different batches"
+        with torch.random.fork_rng(devices=[]):
+            model = self.build_model()
+            if not isinstance(model, nn.Module):
+                return f"{name}: build_model gives {type(model).__name__}, not a torch.nn.Module"
+            loss = self.loss(model.train(), batches[0])
+        if not isinstance(loss, torch.Tensor):
+            return f"{name}: its loss is {type(loss).__name__}, not a tensor"
+        if loss.dim():
+            return f"{name}: its loss has the shape {tuple(loss.shape)}; it must be a scalar, the mean over the batch"
+        return "" if loss.requires_grad else f"{name}: its loss does not depend on the model's parameters"
 
     def num_samples(self, *, train: bool) -> int:
         """How many samples there are."""
@@ -104,3 +121,9 @@ class Task:
     def work_facts(self, model: nn.Module, model_facts: dict[str, Any]) -> dict[str, Any]:
         """How much there is to compute, from the model on the host and its facts; nothing where it is not known."""
         return {}
+
+
+def _small_batch(task: Task) -> Tree:
+    data = task.dataset(train=True)
+    samples = [data[index] for index in range(min(2, task.num_samples(train=True)))]
+    return (task.collate() or default_collate)(samples)

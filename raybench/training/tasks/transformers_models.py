@@ -28,6 +28,9 @@ def build_config(setting: Setting, vocabulary: int | None) -> Any:
     Raises InvalidConfig for options that it does not have, and for a vocabulary that is too small.
     """
     declare_missing()  # transformers imports torchvision
+    from transformers import logging
+
+    logging.set_verbosity_error()
     kind, options = _named(setting)
     config = _of(kind, options)
     text = config.get_text_config()
@@ -84,10 +87,11 @@ def _without_dropout(config: Any) -> Options:
 def _fitted(config: Any, setting: Setting, vocabulary: int | None) -> Options:
     """The data's vocabulary, without tokens that it does not have; and positions for a whole sequence."""
     found: Options = {}
-    if vocabulary is not None:
+    known = setting.model_options.get("vocab_size", vocabulary)
+    if known is not None:
         special = [key for key in config.to_dict() if re.fullmatch(r"(bos|eos|pad|sep|cls)_token_id", key)]
-        outside = [key for key in special if isinstance(n := getattr(config, key), int) and n >= vocabulary]
-        found = {**dict.fromkeys(outside), "vocab_size": vocabulary}
+        outside = [key for key in special if isinstance(n := getattr(config, key), int) and n >= known]
+        found = {**dict.fromkeys(outside), "vocab_size": known}
     positions = getattr(config, "max_position_embeddings", None)
     needed = (setting.sequence_length or 0) + (2 if getattr(config, "pad_token_id", None) == 1 else 0)  # RoBERTa's kin
     if isinstance(positions, int) and 0 < positions < needed:

@@ -1,0 +1,39 @@
+"""Models and tasks are tried before any leg meets them; what is wrong with one is a line.
+
+    python -m raybench.training.tasks.check < SETTINGS.json
+
+reads a list of settings, and prints a list of as many lines, empty ones where nothing is wrong: the driver asks it of
+the user's own code before Ray starts.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from raybench.declare.setting import Setting
+from raybench.errors import BadData, InvalidConfig
+from raybench.training.tasks import build_task
+
+
+def problem_of(setting: Setting) -> str:
+    """What is wrong with a setting's task or its model; empty where nothing is."""
+    own = setting.task if ":" in setting.task else setting.model
+    try:
+        return build_task(setting).problem()
+    except (InvalidConfig, BadData) as error:
+        return str(error)
+    except Exception as error:  # the user's code may raise anything
+        return f"{own}: {type(error).__name__}: {' '.join(str(error).split()):.500}"
+
+
+def main() -> int:
+    """Answer for every setting on standard input. Returns 0."""
+    settings = [Setting.model_validate(values) for values in json.load(sys.stdin)]
+    print()
+    print(json.dumps([problem_of(setting) for setting in settings]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
