@@ -38,8 +38,8 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     """What all legs share and none should pay for: the data in memory, DeepSpeed imported, its operators built, the
     models tried on shapes.
 
-    Returns the failures of legs whose data or model will not do, by leg_id, the same on every rank. Other errors are left to
-    the legs, which meet them again and record them.
+    Returns the failures of legs whose data or model will not do, by leg_id, the same on every rank. Other errors are
+    left to the legs, which meet them again and record them. What a script trains is its own.
     """
     warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed calls torch names that will change
     try:
@@ -49,6 +49,7 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
             import_deepspeed(ranks)
     except Exception:
         print_traceback()
+    legs = [leg for leg in legs if not isinstance(leg.arm, ScriptArm)]
     settings = {leg.setting.model_dump_json(): leg.setting for leg in legs}
     started_at = time.time()
     test_too = evaluates(trial.protocol)

@@ -114,7 +114,7 @@ def test_a_model_whose_batch_is_still_sought_is_tried_with_two_images() -> None:
 
 def test_cvt_without_transformers_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raybench.training.cvt.find_spec", lambda name: None)
-    with pytest.raises(InvalidConfig, match=r"^cvt_21 comes from transformers.*pip install 'raybench\[hf\]'$"):
+    with pytest.raises(InvalidConfig, match=r"^cvt_21 comes from transformers.*pip install 'raybench\[run\]'$"):
         build_model(setting("cvt_21", 64))
 
 

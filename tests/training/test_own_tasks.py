@@ -37,8 +37,8 @@ def test_the_examples_train_alike_in_every_arm(tmp_path: Path, monkeypatch: pyte
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "-m", "raybench.training", str(tmp_path / "plan.json"), f"ledger={tmp_path / 'ledger'}"],
-        cwd=EXAMPLES, env=command_environment(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu"), capture_output=True, text=True,
-        timeout=300, check=False,
+        cwd=EXAMPLES, env=command_environment(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu"), capture_output=True,
+        text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     rows = pq.read_table(tmp_path / "ledger").to_pylist()
