@@ -131,11 +131,11 @@ def _usage_of(manual: Manual) -> list[str]:
     words = [manual.positionals.metavar] if manual.positionals else []
     if manual.positionals and manual.positionals.most is None:
         words = [f"{manual.positionals.metavar}..."]
-    words += ["space=NAME|PATH"] if manual.takes_space else []
+    words += ["space=NAME|PATH"] if any(key.name == "space" for key in manual.keys) else []
     words += ["[key=value ...]"] if manual.keys else []
     words += [f"[{'|'.join(f'--{name}' for name in names)}]" for names in manual.exclusive]
     flags = [f"--{flag.name} {flag.metavar}".strip() for flag in manual.flags if flag.name not in alone]
-    return words + [f"[{flag}]" for flag in flags]
+    return words + [f"[{flag}]" for flag in flags] + ([manual.last] if manual.last else [])
 
 
 def parse_arguments(command: str, argv: Sequence[str]) -> Arguments:

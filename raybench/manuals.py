@@ -50,6 +50,7 @@ class Manual:
     takes_space: bool = False  # any other key=value overrides a field of the space
     notes: str = ""
     exclusive: tuple[tuple[str, ...], ...] = ()  # flags of which one may be given
+    last: str = ""  # what ends its usage line
     launcher: str = ""  # what starts the command where it is not Python alone
 
 
@@ -218,6 +219,30 @@ kept, and the same command runs the others.
 Exit code 0: every leg has an outcome, a failure counts as one; 1: some could not be run, or nothing was measured; the
 same command again tries them; 2: bad input, nothing was started; 130: stopped by Ctrl-C (143: SIGTERM).""",
     ),
+    "pair": Manual(
+        "two commands: which is faster, and am I sure",
+        """
+Run two commands in turn, in counterbalanced order, and say which is faster. Scripts that record their steps with
+`raybench.steps` are compared by them; of others the whole command is timed. What is measured is a sweep like any
+other: a ledger, which the same command goes on with.""",
+        (
+            "-- python train.py -- python train.py --compile",
+            "repeats=8 --json -- torchrun --nproc-per-node 2 train.py -- deepspeed train.py --deepspeed ds.json",
+        ),
+        (
+            Key("repeats", "5", "how often each command runs: the sample of the statistics"),
+            Key("warmup", "10", "steps at the start of each run that are not measured", number=True),
+            Key("sweep", "friday", "names it; the same name again goes on with it"),
+            Key("results", "mlruns/ledger", "the ledger is written to <results>/pair/<sweep>"),
+            _WAIT,
+        ),
+        (_JSON,),
+        takes_space=True,
+        last="-- COMMAND_A -- COMMAND_B",
+        notes="""
+Any other key=value is a field of the space, as in leg_timeout_seconds=600, question.margin=0.01,
+differs=[first_loss].""",
+    ),
     "analysis": Manual(
         "from a ledger to speedups and verdicts",
         "From ledgers, of this machine or in a store, to speedups with intervals and verdicts.",
@@ -369,7 +394,7 @@ fish, in config.fish:     raybench completion fish | source""",
 # The list of commands, in groups, as `raybench --help` shows it.
 GROUPS = {
     "before": ("doctor", "list", "init", "plan", "calibrate"),
-    "measure": ("cluster", "sweep"),
+    "measure": ("cluster", "sweep", "pair"),
     "read": ("analysis", "report", "open", "compare", "predict"),
     "keep": ("sync", "verify", "completion"),
 }

@@ -17,7 +17,7 @@ from tests.conftest import ROOT, command_environment
 
 PACKAGE = ROOT / "raybench"
 COMMANDS = {
-    "calibrate", "compare", "completion", "init", "list", "open", "plan", "predict", "report", "sweep", "sync",
+    "calibrate", "compare", "completion", "init", "list", "open", "pair", "plan", "predict", "report", "sweep", "sync",
     "verify", "__main__",
 }  # fmt: skip
 # What everybody may import: these lie at the bottom, and import only each other.

@@ -1,0 +1,110 @@
+"""Two commands against each other: which is faster, and am I sure?
+
+python -m raybench.pair [repeats=5] [key=value ...] [--json] -- COMMAND_A -- COMMAND_B
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from raybench.cli import parse_arguments, run_command
+from raybench.cluster.placement import this_machine
+from raybench.declare.plan import plan_from_arguments
+from raybench.errors import NothingMeasured, UserError
+from raybench.redaction import without_secrets
+from raybench.stores.storage import to_path
+from raybench.sweep import Request, run_sweep, seconds_to_wait
+
+_DASHES = "--"
+
+
+def main(argv: list[str]) -> int:
+    """Measure both commands and say which is faster. Returns 0; raises as a sweep does."""
+    own, commands = _taken_apart(argv)
+    arguments = parse_arguments("pair", own)
+    values = dict(arguments.values)
+    results = to_path(values.pop("results", "mlruns/ledger"))
+    wait_seconds = seconds_to_wait(values.pop("wait", "20"))
+    as_json = "json" in arguments.flags
+    with tempfile.TemporaryDirectory(prefix="raybench-pair-") as folder:
+        file = Path(folder) / "pair.yaml"
+        file.write_text(yaml.safe_dump(_space(commands, values), sort_keys=False), encoding="utf-8")
+        try:
+            plan, space = plan_from_arguments({"space": str(file), **values})
+        except UserError as error:
+            raise UserError(str(error).replace(f"{file}:", "pair:").replace(str(file), "pair")) from None
+    again = without_secrets("python -m raybench.pair " + " ".join(shlex.quote(word) for word in argv))
+    request = Request(
+        plan,
+        space,
+        (results / plan.space / plan.sweep).absolute(),
+        again,
+        "quiet" if as_json else "normal",
+        wait_seconds,
+    )
+    if not as_json:
+        run_sweep(request, Console())
+        return 0
+    try:
+        run_sweep(request, Console(stderr=True, quiet=True))
+    finally:
+        _print_json(request)
+    return 0
+
+
+def _taken_apart(argv: list[str]) -> tuple[list[str], tuple[list[str], list[str]]]:
+    """raybench's own words, and the words of the two commands. Raises UserError."""
+    parts: list[list[str]] = [[]]
+    for word in argv:
+        if word == _DASHES:
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    own, *commands = parts
+    if "--help" in own or "-h" in own:
+        return own, ([], [])
+    if len(commands) != 2:
+        raise UserError(
+            f"two commands are compared, each behind a --, and here are {len(commands)}: raybench pair "
+            "-- python a.py -- python b.py"
+        )
+    for name, command in zip("AB", commands, strict=True):
+        if not command:
+            raise UserError(f"command {name} is empty; write what to run behind its --")
+    return own, (commands[0], commands[1])
+
+
+def _space(commands: tuple[list[str], list[str]], values: dict[str, str]) -> dict[str, Any]:
+    """A space of the two commands. What it takes for itself is out of `values` then; the rest overrides its fields."""
+    # As in the shell in which they would run by themselves: threads are the commands' own matter.
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "")}
+    gpus = int(max((node.get("GPU", 0) for node in this_machine().nodes), default=0))
+    arms = {
+        name: {"engine": "script", "command": command, "environment": threads}
+        for name, command in zip("AB", commands, strict=True)
+    }
+    protocol = {"warmup_steps": int(values.pop("warmup", "10")), "steps": 100, "rounds": 1}
+    return {"setting": {"workers": max(1, gpus)}, "arms": arms, "protocol": protocol, "repeats": 5}
+
+
+def _print_json(request: Request) -> None:
+    """The analysis as one JSON object on standard output, where anything was measured."""
+    from raybench.analysis import analyse
+
+    try:
+        found = analyse([request.folder]).to_json()
+    except UserError as error:  # no row at all
+        raise NothingMeasured(f"nothing could be measured: {error}") from None
+    print(json.dumps(found, allow_nan=False, indent=1))
+
+
+if __name__ == "__main__":
+    run_command(main)
