@@ -218,6 +218,22 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class FamilyPrediction:
+    """What to expect of one more model of a family that was measured."""
+
+    family: str
+    speedup: Estimate  # the family's geometric mean over models, with the prediction interval
+
+    COLUMNS: ClassVar[Mapping[str, str]] = {
+        "family": "family",
+        "n_models": "speedup.n",
+        "speedup": "speedup.value",
+        "prediction_low": "speedup.low",
+        "prediction_high": "speedup.high",
+    }
+
+
+@dataclass(frozen=True)
 class ArmSummary:
     """One arm over its settings: a distribution of speedups, and a count of verdicts."""
 
@@ -225,9 +241,12 @@ class ArmSummary:
     hardware: str
     n_settings: int  # all settings, whatever came of them
     n_compared: int  # those with a speedup, which the means are over
-    population: Estimate  # geometric mean, with the interval for a population of settings like these
-    prediction: Estimate  # the same, with the interval for one more setting like these
-    fixed: Estimate  # the same, with the interval for the mean of these very settings (within-setting errors only)
+    population: Estimate  # geometric mean over models (a model's settings are one), and the interval for such models
+    prediction: Estimate  # what to expect of one more model, of a family that was not measured if several were
+    predictions: tuple[FamilyPrediction, ...]  # of one more model of each family that was
+    fixed: Estimate  # geometric mean of these very settings, uncertain by the noise of their trials alone
+    verdict: Verdict  # over these settings
+    verdict_interval: Estimate  # that it came from
     quartiles: Estimate  # the median, and the quartiles: of the speedups, no interval of confidence
     tau: float | None  # standard deviation of true log speedups between settings (DerSimonian-Laird)
     i_squared: float | None  # the share of the variance between settings that is not noise
@@ -238,13 +257,20 @@ class ArmSummary:
         "hardware": "hardware",
         "n_settings": "n_settings",
         "n_compared": "n_compared",
-        "geometric_mean": "population.value",
+        "geometric_mean": "fixed.value",
+        "n_models": "population.n",
+        "model_mean": "population.value",
         "ci_low": "population.low",
         "ci_high": "population.high",
         "prediction_low": "prediction.low",
         "prediction_high": "prediction.high",
         "fixed_low": "fixed.low",
         "fixed_high": "fixed.high",
+        "verdict": "verdict",
+        "verdict_low": "verdict_interval.low",
+        "verdict_high": "verdict_interval.high",
+        "verdict_confidence": "verdict_interval.level",
+        "predictions": "predictions",
         "median": "quartiles.value",
         "quartile_low": "quartiles.low",
         "quartile_high": "quartiles.high",

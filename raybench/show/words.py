@@ -95,19 +95,9 @@ def _arm_answer(arm: ArmSummary, members: Sequence[Comparison], analysis: Analys
         common = max(MEANINGS, key=lambda verdict: _tallied(arm, verdict))
         told = f"{_judged(common, arm.fixed, analysis)}: no setting has a speedup"
         return ArmAnswer(arm, common, arm.fixed, told, counts)
-    verdict, interval = arm_judgement(arm, analysis)
+    verdict, interval = arm.verdict, arm.verdict_interval
     those = f"all {arm.n_settings}" if arm.n_compared == arm.n_settings else f"{arm.n_compared} of {arm.n_settings}"
     return ArmAnswer(arm, verdict, interval, f"{_judged(verdict, interval, analysis)} over {those} settings", counts)
-
-
-def arm_judgement(arm: ArmSummary, analysis: Analysis) -> tuple[str, Estimate]:
-    """The verdict over these settings, and the interval that it came from."""
-    low, high = arm.fixed.low, arm.fixed.high
-    if low is None or high is None:
-        return "undecided", arm.fixed
-    least, most = 1 / (1 + analysis.margin), 1 + analysis.margin
-    verdict = "helps" if low > most else "hurts" if high < least else "undecided"
-    return ("no effect" if least < low and high < most else verdict), arm.fixed
 
 
 def _judged(verdict: str, interval: Estimate, analysis: Analysis) -> str:

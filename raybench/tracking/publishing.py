@@ -128,9 +128,9 @@ def summarize(analysis: Analysis, rows: Sequence[runs.Row], experiment_id: str) 
         if c.speedup.value is not None
     }
     metrics |= {
-        _name(f"speedup_geometric_mean/{arm.arm}"): arm.population.value
+        _name(f"speedup_geometric_mean/{arm.arm}"): arm.fixed.value
         for arm in analysis.arms
-        if arm.population.value is not None
+        if arm.fixed.value is not None
     }
     arm_metrics = {key: runs.arm_metrics(members) for key, members in by_arm.items()}
     arm_tags: dict[tuple[str, str], dict[str, str]] = {}
