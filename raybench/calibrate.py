@@ -76,9 +76,10 @@ def main(argv: list[str]) -> int:
     if "json" in arguments.flags:
         print(json.dumps(calibration.to_json(), allow_nan=False, indent=1))
     else:
-        from raybench.show.calibration import print_calibration
+        from raybench.show.calibration import build
+        from raybench.show.terminal import print_document
 
-        print_calibration(calibration, console)
+        print_document(build(calibration), console, full=True)
         console.print(f"\nkept in {path}; python -m raybench.plan on this machine uses it", soft_wrap=True)
     check_complete(unrun, num_trials, command)
     return 0

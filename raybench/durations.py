@@ -46,22 +46,6 @@ class Estimate:
     def is_whole(self) -> bool:
         return self.num_known == self.num_legs
 
-    def in_words(self, slots: int = 1) -> str:
-        """A sentence; on more than one slot the time on the clock, too."""
-        if not self.num_known:
-            return f"not known before legs like these ran here, or raybench.calibrate did ({self.source})"
-        least = "about" if self.is_whole else "at least"
-        clock = f", {in_words(self.seconds / slots)} on {slots} slots" if slots > 1 else ""
-        part = "" if self.is_whole else f" for {self.num_known} of its {self.num_legs} legs; the others are not known"
-        return f"{least} {in_words(self.seconds)} of machine time{clock}{part} ({self.source})"
-
-
-def in_words(seconds: float) -> str:
-    """Seconds for a person: `50 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
 
 def estimate(plan: Plan, results: AnyPath, *, elsewhere: bool = False) -> Estimate:
     """The machine time of a plan on this machine, from the ledgers below `results` or a calibration there.

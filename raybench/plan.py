@@ -20,12 +20,16 @@ def main(argv: list[str]) -> int:
     values.pop("wait", None)  # of a sweep; here they change nothing
     values.pop("retry", None)
     plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
-    from raybench.show.plan import outlook, print_plan
+    from raybench.show.plan import build, outlook
 
     if "json" in arguments.flags:
         print(plan.model_copy(update={"outlook": outlook(plan, space, results, price)}).model_dump_json(indent=1))
         return 0
-    print_plan(plan, space, results, price)
+    from rich.console import Console
+
+    from raybench.show.terminal import print_in_order
+
+    print_in_order(build(plan, space, results, price), Console())
     return 0
 
 

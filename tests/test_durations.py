@@ -14,10 +14,11 @@ import pytest
 from raybench.cluster.placement import SLOT, Cluster, Place, connection_problem, find_cluster
 from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
-from raybench.durations import estimate, in_words
+from raybench.durations import estimate
 from raybench.ledger.dataset import Ledger
 from raybench.machine.fingerprint import cpu_model
-from raybench.show.plan import cost_in_words
+from raybench.show.plan import cost_in_words, time_in_words
+from raybench.show.units import duration
 from tests.conftest import Commands
 from tests.ledger.test_dataset import MEASUREMENT
 
@@ -54,8 +55,8 @@ def test_the_time_is_that_of_legs_like_these(tmp_path: Path) -> None:
     whole = estimate(make_plan(repeats="10", protocol__rounds="3", protocol__telemetry="false"), tmp_path)
     assert whole.is_whole
     assert whole.seconds == pytest.approx(10 * (START + 3 * (2 + 3 + 5)))
-    assert whole.in_words() == "about 6 min of machine time (as 12 legs took on this machine before)"
-    assert whole.in_words(4).startswith("about 6 min of machine time, 92 s on 4 slots".replace("92 s", "2 min"))
+    assert time_in_words(whole) == "about 6 min of machine time (as 12 legs took on this machine before)"
+    assert time_in_words(whole, 4).startswith("about 6 min of machine time, 92 s on 4 slots".replace("92 s", "2 min"))
     assert cost_in_words(whole, 36.0).startswith("about 3.70, at 36 an hour and node")
     fresh = estimate(make_plan(isolation="fresh"), tmp_path)
     assert fresh.seconds == pytest.approx(2 * (6 * START + 2 * (2 + 3 + 5)))
@@ -66,7 +67,7 @@ def test_on_a_cluster_the_time_is_that_of_the_machines_of_the_newest_legs(tmp_pa
     assert estimate(make_plan(), tmp_path).num_known == 0, "this machine is another one"
     there = estimate(make_plan(), tmp_path, elsewhere=True)
     assert there.is_whole
-    assert there.in_words().endswith("(as 12 legs took on machines with A10G before)")
+    assert time_in_words(there).endswith("(as 12 legs took on machines with A10G before)")
     nothing = estimate(make_plan(setting__batch_size="64"), tmp_path, elsewhere=True)
     assert nothing.num_known == 0
 
@@ -75,7 +76,7 @@ def test_a_trial_over_two_nodes_takes_the_time_of_two_machines(tmp_path: Path) -
     run(make_plan(setting__nodes="2"), tmp_path, here())
     spanning = estimate(make_plan(setting__nodes="2"), tmp_path)
     assert spanning.seconds == pytest.approx(2 * 2 * (START + 2 * (2 + 3 + 5)))
-    assert spanning.in_words(2).startswith("about 2 min of machine time, 54 s on 2 slots")
+    assert time_in_words(spanning, 2).startswith("about 2 min of machine time, 54 s on 2 slots")
 
 
 def test_a_machine_that_is_shared_counts_in_part(tmp_path: Path) -> None:
@@ -88,8 +89,8 @@ def test_legs_whose_like_was_not_measured_have_no_time(tmp_path: Path) -> None:
     run(make_plan(), tmp_path, here(), arms=("ddp", "zero1"))
     part = estimate(make_plan(setting__model="[lenet,test_resnet]"), tmp_path)
     assert (part.num_known, part.num_legs) == (8, 24)
-    assert part.in_words().startswith("at least ")
-    assert "for 8 of its 24 legs; the others are not known" in part.in_words()
+    assert time_in_words(part).startswith("at least ")
+    assert "for 8 of its 24 legs; the others are not known" in time_in_words(part)
     assert cost_in_words(part, 1.0).startswith("at least ")
 
 
@@ -98,7 +99,7 @@ def test_another_protocol_or_setting_says_nothing(tmp_path: Path, changes: dict[
     run(make_plan(), tmp_path, here())
     nothing = estimate(make_plan(**changes), tmp_path)
     assert (nothing.seconds, nothing.num_known) == (0.0, 0)
-    assert nothing.in_words().startswith("not known before")
+    assert time_in_words(nothing).startswith("not known before")
     assert cost_in_words(nothing, 2.0).startswith("not known")
 
 
@@ -114,7 +115,7 @@ def test_another_machine_says_nothing_and_a_damaged_ledger_stops_nothing(tmp_pat
     ("seconds", "words"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (7200, "2.0 h")]
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
+    assert duration(seconds) == words
 
 
 def test_where_a_plan_runs_and_whether_it_fits() -> None:
@@ -138,8 +139,8 @@ def test_the_plan_prints_and_hands_over_time_and_cost(commands: Commands) -> Non
     run(make_plan(), commands.folder / "mlruns/ledger", here())
     words = ["space=quickstart", "setting.model=lenet", "repeats=2", "sweep=s", "price=3600"]
     shown = " ".join(commands.run("plan", *words).stdout.split())
-    assert "time: about 54 s of machine time" in shown
-    assert "cost: about 54.00" in shown
+    assert "Time: about 54 s of machine time" in shown
+    assert "Cost: about 54.00" in shown
     outlook = json.loads(commands.run("plan", *words, "--json").stdout)["outlook"]
     assert (outlook["machine_seconds"], outlook["cost"]) == (pytest.approx(54.0), pytest.approx(54.0))
     refused = commands.run("plan", *words[:-1], "price=cheap")
@@ -150,7 +151,7 @@ def test_the_plan_prints_and_hands_over_time_and_cost(commands: Commands) -> Non
 def test_plan_and_doctor_look_at_a_real_cluster(tmp_path: Path, ray_address: str) -> None:
     commands = Commands(tmp_path, ray_address)
     shown = " ".join(commands.run("plan", "space=quickstart").stdout.split())
-    assert "where: a Ray cluster of 1 node: 2 CPUs, no GPU on its largest node; one trial at a time" in shown
+    assert "Fits: a Ray cluster of 1 node: 2 CPUs, no GPU on its largest node; one trial at a time" in shown
     found = json.loads(commands.run("doctor", "--json").stdout)["findings"]
     (ray,) = (one for one in found if one["name"] == "Ray")
     assert ray["status"] == "ok"

@@ -1,19 +1,13 @@
-"""The plan as a person reads it."""
+"""A plan as a person reads it: whether it fits and how long it takes, then what would be run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
-from raybench.cluster.placement import find_cluster
+from raybench.cluster.placement import Place, find_cluster
 from raybench.declare.arms import DeepSpeedArm
 from raybench.declare.audit import declared_options, differences
 from raybench.declare.deepspeed_config import resolve
@@ -24,44 +18,73 @@ from raybench.declare.small_images import in_words
 from raybench.declare.space import Space
 from raybench.detection import detection
 from raybench.durations import Estimate, estimate
+from raybench.show import units
+from raybench.show.document import Block, Document, Items, Paragraph, Section, Table, columns, row
 from raybench.stores.storage import AnyPath
 
-MOST_ROWS = 60
+MOST_VALUES: Final = 12  # of an axis
+_BY_TRIAL: Final = ("seed",)  # fields of a setting that are no axes
+# What raybench sets in every DeepSpeed config to keep timers, logs and checks out of the measured time.
+_HOUSEKEEPING: Final = (
+    "steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "timers",
+    "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "train_batch_size",
+    "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
+)  # fmt: skip
 
 
-def print_plan(
-    plan: Plan, space: Space, results: AnyPath, price: float | None = None, console: Console | None = None
-) -> None:
-    """Print what a sweep would run, where, for how long, at what cost, and what it could detect.
+def build(plan: Plan, space: Space, results: AnyPath, price: float | None = None) -> Document:
+    """The document of a plan: whether it fits, how long it takes, at what cost, what it could detect; what it runs.
 
     `results` is where earlier ledgers and calibrations are looked for; `price` is that of a node and hour. Raises
     UserError for a calibration that cannot be read.
     """
-    console = console or Console()
-    trials, legs = plan.trials, plan.legs()
-    settings = {trial.setting_id: trial for trial in trials}
-    console.print(
-        f"space [bold]{plan.space}[/], sweep [bold]{plan.sweep}[/]: {len(settings)} settings x {len(space.arms)} arms, "
-        f"{space.repeats_in_words()} each: {len(trials)} trials, {len(legs)} legs. Nothing is run.\n"
-    )
-    console.print(_settings_table(list(settings.values())))
-    by_name = {leg.arm_name: leg for leg in trials[0].legs}
-    first = {name: by_name[name] for name in space.arms}
-    console.print(_arms_table(space, first))
-    lines = [*_fitted_to_images(trial.setting for trial in settings.values())]
-    lines += [*_declared_differences(plan, list(space.arms)), *_added_to_deepspeed(first)]
-    lines.append(f"each leg: {_leg_in_words(space.protocol, len(legs))}")
-    lines.append(f"order of the first trial: {' '.join(leg.arm_name for leg in trials[0].legs)}")
+    trials = list({trial.setting_id: trial for trial in plan.trials}.values())
     there = find_cluster()
-    lines.append(f"where: {there.in_words(plan)}")
     expected = estimate(plan, results, elsewhere=there.is_elsewhere)
-    lines.append(f"time: {expected.in_words(there.slots)}")
+    answer: list[Block] = [
+        Paragraph(
+            f"{units.count(len(trials), 'setting')} x {units.count(len(space.arms), 'arm')}, "
+            f"{space.repeats_in_words()} each: {units.count(len(plan.trials), 'trial')}, {units.count(len(plan.legs()), 'leg')}. Nothing is run.",
+            lead=f"{plan.space}:",
+        ),
+        _fits(there, plan),
+        Paragraph(time_in_words(expected, there.slots), lead="Time:"),
+    ]
     if price is not None:
-        lines.append(f"cost: {cost_in_words(expected, price)}")
-    lines.append(f"detects: {detection(plan, space, results).sentence()}")
-    for line in lines:
-        head, colon, rest = line.partition(": ")
-        console.print(Text.assemble((head + colon, "bold"), rest))
+        answer.append(Paragraph(cost_in_words(expected, price), lead="Cost:"))
+    answer.append(Paragraph(detection(plan, space, results).sentence(), lead="Detects:"))
+    by_name = {leg.arm_name: leg for leg in plan.trials[0].legs}
+    first = {name: by_name[name] for name in space.arms}
+    sections = (
+        Section("settings", "Settings", tuple(_settings(trials))),
+        Section("arms", "Arms", tuple(_arms(plan, space, first))),
+        Section("legs", "Legs", (Paragraph(_leg_in_words(space.protocol, len(plan.legs()))),)),
+    )
+    return Document(f"{plan.space}, {plan.sweep}", tuple(answer), sections)
+
+
+def _fits(there: Place, plan: Plan) -> Paragraph:
+    told = there.in_words(plan)
+    problem = told.removeprefix("it does not fit: ")
+    if there.cluster is None:
+        return Paragraph(told, lead="Where:")
+    return Paragraph(
+        problem, lead="Fits:" if problem == told else "Does not fit:", verdict="" if problem == told else "hurts"
+    )
+
+
+def time_in_words(expected: Estimate, slots: int = 1) -> str:
+    """How long a plan takes; on more than one slot the time on the clock, too."""
+    if not expected.num_known:
+        return f"not known before legs like these ran here, or raybench.calibrate did ({expected.source})"
+    least = "about" if expected.is_whole else "at least"
+    clock = f", {units.duration(expected.seconds / slots)} on {slots} slots" if slots > 1 else ""
+    part = (
+        ""
+        if expected.is_whole
+        else f" for {expected.num_known} of its {expected.num_legs} legs; the others are not known"
+    )
+    return f"{least} {units.duration(expected.seconds)} of machine time{clock}{part} ({expected.source})"
 
 
 def outlook(plan: Plan, space: Space, results: AnyPath, price: float | None) -> dict[str, Any]:
@@ -89,33 +112,89 @@ def cost_in_words(expected: Estimate, price: float) -> str:
         return f"not known, as the time is not; a node costs {price:g} an hour"
     least = "about" if expected.is_whole else "at least"
     cost = expected.seconds / 3600 * price
-    return f"{least} {cost:.2f}, at {price:g} an hour and node; what a node costs while it starts or idles is not in it"
+    outside = "what a node costs while it starts or idles is not in it"
+    return f"{least} {units.money(cost)}, at {price:g} an hour and node; {outside}"
 
 
-def _settings_table(settings: list[Trial]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("setting", "family", "sample", "batch a rank", "workers", "optimizer"):
-        table.add_column(name, overflow="fold", justify="right" if name in ("batch a rank", "workers") else "left")
-    for trial in settings[:MOST_ROWS]:
-        s = trial.setting
-        micro = "the largest" if s.batch_size == "max" else str(s.micro_batch)
-        micro += f" x {s.accumulation}" if s.accumulation > 1 else ""
-        optimizer = f"{s.optimizer.name} lr {s.optimizer.lr:g}"
-        size = s.sample_in_words()
-        table.add_row(escape(trial.label), trial.family, size, micro, str(s.workers), optimizer)
-    if len(settings) > MOST_ROWS:
-        table.add_row(f"... and {len(settings) - MOST_ROWS} more; --json gives all")
-    return table
+def _settings(trials: Sequence[Trial]) -> Iterator[Block]:
+    """The axes, a line each, and what all settings have in common; never their product."""
+    fields = {name: [_value(getattr(trial.setting, name)) for trial in trials] for name in _fields(trials)}
+    axes = {name: list(dict.fromkeys(values)) for name, values in fields.items() if len(set(values)) > 1}
+    same = [f"{name.replace('_', ' ')} {values[0]}" for name, values in fields.items() if len(set(values)) == 1]
+    rows = [row(name.replace("_", " "), str(len(values)), _listed(values)) for name, values in axes.items()]
+    if rows:
+        product = 1
+        for values in axes.values():
+            product *= len(values)
+        note = "" if product == len(trials) else f"Of their {product:,} combinations {len(trials):,} are settings."
+        names = columns("axis", "values", "", numbers=("values",), folds=("",))
+        yield Table("axes", "", names, tuple(rows), note=note)
+    yield Paragraph(f"{', '.join(same)}.", lead="In all settings:" if rows else "The setting:")
+    fitted = tuple(_fitted_to_images(trial.setting for trial in trials))
+    if fitted:
+        yield Items("", fitted)
 
 
-def _arms_table(space: Space, first: Mapping[str, Leg]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("arm", "engine", "configuration"):
-        table.add_column(name, overflow="fold")
-    for name, arm in space.arms.items():
-        shown = escape(name) + (" (baseline)" if name == space.baseline else "")
-        table.add_row(shown, arm.engine, escape(_configuration(first[name])))
-    return table
+def _fields(trials: Sequence[Trial]) -> list[str]:
+    """The setting's fields that a reader wants: those that are not what they are by default, and some always."""
+    setting = trials[0].setting
+    always = ("model", "dataset", "batch_size", "workers", "precision", "optimizer")
+    return [
+        name
+        for name, field in type(setting).model_fields.items()
+        if name not in _BY_TRIAL
+        and (
+            name in always
+            or any(getattr(trial.setting, name) != field.get_default(call_default_factory=True) for trial in trials)
+        )
+    ]
+
+
+def _value(value: Any) -> str:
+    """A value as a space file would have it, without the quotes of a program."""
+    if hasattr(value, "model_dump"):
+        value = value.model_dump(mode="json", exclude_defaults=True) | {"name": getattr(value, "name", "")}
+    if isinstance(value, dict):
+        named = [str(value["name"])] if value.get("name") else []
+        return " ".join([*named, *(f"{key} {_value(item)}" for key, item in value.items() if key != "name")]) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_value, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _listed(values: Sequence[str]) -> str:
+    more = len(values) - MOST_VALUES
+    return ", ".join(values[:MOST_VALUES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _arms(plan: Plan, space: Space, first: Mapping[str, Leg]) -> Iterator[Block]:
+    rows = [
+        row(name + (" (baseline)" if name == space.baseline else ""), arm.engine, _configuration(first[name]))
+        for name, arm in space.arms.items()
+    ]
+    yield Table(
+        "arms", "", columns("arm", "engine", "what is asked of it", folds=("what is asked of it",)), tuple(rows)
+    )
+    notes = (*_declared_differences(plan, list(space.arms)), *_added_to_deepspeed(first))
+    if notes:
+        yield Items("", notes)
+
+
+def _configuration(leg: Leg) -> str:
+    """What an arm asks for beyond its engine's defaults, as a space file would have it."""
+    config = leg.arm.model_dump(mode="json", exclude={"engine"}, exclude_defaults=True)
+    return ", ".join(f"{key}: {_yaml(value)}" for key, value in config.items()) or "as it comes"
+
+
+def _yaml(value: Any) -> str:
+    """A value in YAML's one-line form."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_yaml, value)) + "]"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _leg_in_words(protocol: Protocol, num_legs: int) -> str:
@@ -135,12 +214,6 @@ def _leg_in_words(protocol: Protocol, num_legs: int) -> str:
         f"{protocol.warmup_steps} warm-up steps, {protocol.steps} measured; {protocol.rounds} rounds; "
         f"{steps * num_legs:,} steps in all."
     )
-
-
-def _configuration(leg: Leg) -> str:
-    """What an arm asks for beyond its engine's defaults."""
-    config = leg.arm.model_dump(mode="json", exclude={"engine"}, exclude_defaults=True)
-    return ", ".join(f"{key}: {value}" for key, value in config.items()) or "as it comes"
 
 
 def _fitted_to_images(settings: Iterable[Setting]) -> Iterator[str]:
@@ -170,19 +243,13 @@ def _declared_differences(plan: Plan, arms: list[str]) -> Iterator[str]:
 
 
 def _added_to_deepspeed(legs: Mapping[str, Leg]) -> Iterator[str]:
-    """What raybench adds to DeepSpeed configs in the first setting, each addition with the arms that get it."""
+    """What raybench sets in DeepSpeed configs that changes the training, with the arms that get it; then its notes."""
+    resolved = {name: resolve(leg.arm, leg.setting) for name, leg in legs.items() if isinstance(leg.arm, DeepSpeedArm)}
     arms: dict[str, list[str]] = {}
-    for name, leg in legs.items():
-        if isinstance(leg.arm, DeepSpeedArm):
-            for key, value in resolve(leg.arm, leg.setting).added.items():
-                arms.setdefault(f"{key}: {json.dumps(value)}", []).append(name)
-    number = sum(isinstance(leg.arm, DeepSpeedArm) for leg in legs.values())
-    common = [text for text, names in arms.items() if len(names) == number]
-    if common:
-        yield f"added to every DeepSpeed config (first setting): {', '.join(common)}"
+    for name, one in resolved.items():
+        added = [f"{key}: {_yaml(value)}" for key, value in one.added.items() if key not in _HOUSEKEEPING]
+        arms.setdefault(", ".join(added), []).append(name)
     for text, names in arms.items():
-        if len(names) < number:
-            yield f"added to that of {', '.join(names)}: {text}"
-    for name, leg in legs.items():
-        if isinstance(leg.arm, DeepSpeedArm):
-            yield from (f"{name}: {note}" for note in resolve(leg.arm, leg.setting).notes)
+        whose = "every DeepSpeed config" if len(names) == len(resolved) else f"the config of {', '.join(names)}"
+        yield f"raybench sets in {whose}: {f'{text}, ' if text else ''}batches, and timers off; --json has all"
+    yield from (f"{name}: {note}" for name, one in resolved.items() for note in one.notes)

@@ -55,6 +55,14 @@ def print_document(document: Document, console: Console, *, full: bool = False, 
         _print(block, console)
 
 
+def print_in_order(document: Document, console: Console) -> None:
+    """Print a document from its beginning: the answer, then all sections."""
+    for block in document.answer:
+        _print(block, console)
+    for section in document.sections:
+        print_section(section, console)
+
+
 def print_section(section: Section, console: Console) -> None:
     """Print one section, if there is anything in it for a terminal."""
     shown = [block for block in section.blocks if not isinstance(block, Figure)]

@@ -40,6 +40,11 @@ def signed_percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:+.2f} %"
 
 
+def spread(share: float | None) -> str:
+    """A standard deviation of logs, as a share: `1.84 %`."""
+    return "" if share is None else f"{100 * share:.2f} %"
+
+
 def points(accuracy: float | None) -> str:
     """A difference of accuracies in percentage points: `-0.42`."""
     return "" if accuracy is None else f"{100 * accuracy:+.2f}"

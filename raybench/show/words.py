@@ -165,12 +165,12 @@ def also_differ(analysis: Analysis) -> tuple[str, ...]:
 
 def multiplicity(analysis: Analysis) -> str:
     """The name of what corrects for the number of comparisons, for captions: `Holm` or `false discovery rate`."""
-    return "false discovery rate" if getattr(analysis, "multiplicity", "holm") == "fdr" else "Holm"
+    return "false discovery rate" if analysis.multiplicity == "fdr" else "Holm"
 
 
 def how_obtained(analysis: Analysis) -> list[str]:
     """The method and the data in a few lines."""
-    step = _FAMILY[getattr(analysis, "multiplicity", "holm")].format(n=len(analysis.comparisons))
+    step = _FAMILY[analysis.multiplicity].format(n=len(analysis.comparisons))
     return [
         f"{analysis.num_legs} legs ({analysis.num_failed_legs} failed) of {', '.join(analysis.sweeps)}; "
         f"the sample is the trial, n of them; metric: {analysis.metric}",

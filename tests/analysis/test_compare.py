@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from raybench.analysis import analyse
+from raybench.analysis.changes import changes
 from raybench.analysis.claims import Rule, judge
-from raybench.compare import changes, main
+from raybench.compare import main
 from raybench.errors import UserError
 from tests.analysis.ledgers import leg, paired, write
 
