@@ -77,8 +77,8 @@ def _outlook(calibration: Calibration, one: SettingNoise) -> Table:
         columns("trials", *numbers, numbers=numbers),
         tuple(rows),
         note="false verdict and no effect: chances for an arm that changes nothing; smallest effect: seen with a "
-        f"chance of 80 %; machine time: {calibration.num_arms} arms in {calibration.rounds} rounds, each leg as long as "
-        "the baseline's",
+        f"chance of 80 %; machine time: {calibration.num_arms} arms in {calibration.rounds} rounds, each leg as long "
+        "as the baseline's",
     )
 
 

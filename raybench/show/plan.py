@@ -42,11 +42,7 @@ def build(plan: Plan, space: Space, results: AnyPath, price: float | None = None
     there = find_cluster()
     expected = estimate(plan, results, elsewhere=there.is_elsewhere)
     answer: list[Block] = [
-        Paragraph(
-            f"{units.count(len(trials), 'setting')} x {units.count(len(space.arms), 'arm')}, "
-            f"{space.repeats_in_words()} each: {units.count(len(plan.trials), 'trial')}, {units.count(len(plan.legs()), 'leg')}. Nothing is run.",
-            lead=f"{plan.space}:",
-        ),
+        Paragraph(_counts(plan, space, len(trials)), lead=f"{plan.space}:"),
         _fits(there, plan),
         Paragraph(time_in_words(expected, there.slots), lead="Time:"),
     ]
@@ -61,6 +57,12 @@ def build(plan: Plan, space: Space, results: AnyPath, price: float | None = None
         Section("legs", "Legs", (Paragraph(_leg_in_words(space.protocol, len(plan.legs()))),)),
     )
     return Document(f"{plan.space}, {plan.sweep}", tuple(answer), sections)
+
+
+def _counts(plan: Plan, space: Space, num_settings: int) -> str:
+    settings, arms = units.count(num_settings, "setting"), units.count(len(space.arms), "arm")
+    all_of_it = f"{units.count(len(plan.trials), 'trial')}, {units.count(len(plan.legs()), 'leg')}"
+    return f"{settings} x {arms}, {space.repeats_in_words()} each: {all_of_it}. Nothing is run."
 
 
 def _fits(there: Place, plan: Plan) -> Paragraph:
