@@ -10,6 +10,7 @@ import numpy as np
 
 from raybench.analysis.arms import GROUPINGS, summarize_arms, summarize_groups
 from raybench.analysis.columns import Coded, parse_object, versions_of
+from raybench.analysis.comparability import configurations_over_settings
 from raybench.analysis.comparisons import build_comparisons
 from raybench.analysis.costs import account
 from raybench.analysis.further import further_quantities, networks
@@ -126,6 +127,10 @@ def _caveats(legs: Legs, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
         found.append("the ledger holds legs of the baseline alone, so there is nothing to compare")
     elif not any(c.n_trials for c in comparisons):
         found.append("nothing could be compared: no trial holds a measured leg of both an arm and the baseline")
+    found += [
+        f"{arm} is not the same arm in all settings, and its summary pools them: {what} differs"
+        for arm, what in configurations_over_settings(legs)
+    ]
     missing = {text for texts in _present(legs.text["missing_instruments"]) for text in texts.split("\n") if text}
     if missing:
         found.append(f"instruments that were not there: {', '.join(sorted(missing))}")

@@ -16,6 +16,7 @@ import numpy as np
 
 from raybench.analysis.columns import dense, parse_object
 from raybench.analysis.inference import Floats, Integers
+from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import Pairs
 from raybench.declare import experiment
 
@@ -29,6 +30,17 @@ _OF_THE_SEED: Final = frozenset(
      "optimizer_steps", experiment.INFORMATIVE)
 )  # fmt: skip
 _OF_THE_MACHINE: Final = frozenset(("threads", "device", "tf32"))
+
+# Keys of an arm's configuration that its whole DeepSpeed config says again, and those that follow from the setting.
+_SPELLINGS: Final = frozenset(
+    ("config", "zero", "offload", "overlap_comm", "reduce_bucket_size", "allgather_bucket_size", "compile")
+)
+_OF_THE_SETTING: Final = tuple(
+    f"deepspeed_config.{key}" for key in (
+        "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "bf16", "fp16",
+        "torch_autocast", "data_types", "optimizer", "scheduler",
+    )
+)  # fmt: skip
 
 # Declared differences that leave the losses as they are; any other may move them.
 _LEAVES_LOSSES: Final = frozenset(
@@ -103,7 +115,7 @@ def _num_steps(pairs: Pairs) -> list[tuple[int, str, Any, Any]]:
 def _configurations(pairs: Pairs) -> Iterator[tuple[int, str, str]]:
     """Sides whose legs were not all built alike: one name, several arms."""
     column = pairs.legs.text["arm_config"]
-    stated = [_leaves(parse_object(text)) for text in column.names]
+    stated = [_built(parse_object(text)) for text in column.names]
     for k, arm, codes in _several_on_a_side(pairs, column.map(_canonical).codes, column.codes):
         one, *others = (stated[code] for code in codes)
         for other in others:
@@ -141,17 +153,43 @@ def _several_on_a_side(pairs: Pairs, codes: Integers, examples: Integers) -> Ite
 
 def _canonical(config: str) -> str:
     """A configuration as text that two spellings of nothing do not change."""
-    return json.dumps(_leaves(parse_object(config)), sort_keys=True)
+    return json.dumps(_built(parse_object(config)), sort_keys=True)
+
+
+def _built(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What an arm was built with, however it is spelled: a whole DeepSpeed config says what its shorthands say."""
+    return _leaves({k: v for k, v in config.items() if "deepspeed_config" not in config or k not in _SPELLINGS})
+
+
+def configurations_over_settings(legs: Legs) -> Iterator[tuple[str, str]]:
+    """(arm, in what) where one name stands for other arms in other settings, whose summary then pools them.
+
+    What follows from a setting (batches, types, its optimizer) is passed over.
+    """
+    arm, config = legs.text["arm"], legs.text["arm_config"]
+    built = [
+        {k: v for k, v in _built(parse_object(text)).items() if not k.startswith(_OF_THE_SETTING)}
+        for text in config.names
+    ]
+    by_arm: dict[int, list[dict[str, Any]]] = {}
+    for arm_code, config_code in np.unique(np.stack([arm.codes, config.codes]), axis=1).T.tolist():
+        if config_code >= 0 and built[config_code]:
+            by_arm.setdefault(arm_code, []).append(built[config_code])
+    for code, several in by_arm.items():
+        keys = sorted({key for one in several for key in one if any(o.get(key) != one[key] for o in several)})
+        if keys:
+            yield arm.names[code], ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A tree of mappings as dotted names and values, without those that state nothing, and without the place in a
-    chain, which is no property of the arm."""
+    chain, which is no property of the arm. Options that are off state nothing: older rows lack those that came later.
+    """
     leaves: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping):
             leaves |= _leaves(item, f"{prefix}{key}.")
-        elif item not in (None, [], "") and f"{prefix}{key}" != "chain":
+        elif not (item is None or item is False or item in ([], "")) and f"{prefix}{key}" != "chain":
             leaves[f"{prefix}{key}"] = item
     return leaves
 

@@ -62,6 +62,12 @@ CASES: dict[str, tuple[Callable[[Row], Row], str]] = {
         lambda row: altered(row, row["arm"] == "ddp" and row["repeat"] == 4, arm_config=json.dumps({"compile": True})),
         "arm_config of ddp: compile is nothing in some legs, True in others",
     ),
+    "a key that is 0 and one that is not there": (
+        lambda row: altered(
+            row, row["arm"] == "zero1" and row["repeat"] == 1, arm_config=json.dumps({"gradient_clipping": 0.0})
+        ),
+        "arm_config of zero1: gradient_clipping is nothing in some legs, 0.0 in others",
+    ),
     "other facts in some trials": (
         lambda row: row | {"facts": json.dumps({"optimizer": {"lr": 0.1 if row["repeat"] < 3 else 0.2}})},
         "optimizer.lr of ddp differs between trials: 0.1, 0.2",
@@ -87,6 +93,33 @@ def test_two_ledgers_of_one_arm_name_and_two_configurations(tmp_path: Path) -> N
     found = compared(tmp_path, one, other)
     assert found.verdict == "not comparable"
     assert "arm_config of zero1: zero is 1 in some legs, 2 in others" in found.caveats
+
+
+def test_one_name_with_other_arms_in_other_settings_is_told(tmp_path: Path) -> None:
+    def of(setting: str, stage: int) -> list[Row]:
+        config = {
+            "zero": stage,
+            "deepspeed_config": {"train_batch_size": 8 * stage, "zero_optimization": {"stage": stage}},
+        }
+        change = lambda row: altered(row, row["arm"] == "zero1", arm_config=json.dumps(config))  # noqa: E731
+        return sweep(change, setting_id=setting)
+
+    found = analyse([write(tmp_path / "legs.parquet", of("s0", 1) + of("s1", 2))])
+    told = "zero1 is not the same arm in all settings, and its summary pools them: deepspeed_config.zero_optimization"
+    assert any(caveat.startswith(told) for caveat in found.caveats)
+    assert {c.verdict for c in found.comparisons} == {"helps"}
+    assert analyse([write(tmp_path / "one.parquet", of("s0", 1) + of("s1", 1))]).caveats == ()
+
+
+def test_two_spellings_of_one_arm_are_one(tmp_path: Path) -> None:
+    def change(row: Row) -> Row:
+        spelling = (
+            {"zero": 1} if row["repeat"] < 2 else {"config": {"zero_optimization": {"stage": 1}}, "compile": False}
+        )
+        whole = {"deepspeed_config": {"zero_optimization": {"stage": 1}}}
+        return altered(row, row["arm"] == "zero1", arm_config=json.dumps(spelling | whole))
+
+    assert compared(tmp_path, sweep(change)).verdict == "helps"
 
 
 def test_what_follows_from_the_seed_or_says_nothing_is_the_same(tmp_path: Path) -> None:
