@@ -10,6 +10,7 @@ a pause between legs it always has work left, which is the worst case. Prints pe
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +22,6 @@ from raybench.cli import parse_script, run_command
 from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
-from raybench.ledger import outcome as outcomes
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Measurement
 
@@ -59,20 +59,22 @@ def measure(plan: Plan, folder: Path, pause_seconds: float) -> tuple[list[float]
     uri, artifacts = f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts")
     recorder = ray.remote(Recorder).options(num_cpus=0, max_concurrency=1)
     actor = recorder.remote(plan.model_dump_json(), str(folder / "ledger"), "", uri, artifacts)
-    ray.get(actor.next_group.remote(plan.trials[0].trial_id))
+    ray.get(actor.news.remote(0))
     time.sleep(START_SECONDS)
     generator = np.random.default_rng(0)
     waits = []
-    for trial in plan.trials:
-        ray.get(actor.trial_began.remote(trial.trial_id))
-        for leg in trial.legs:
-            values = outcomes.to_dict(made_up(generator))
-            ray.get(actor.begin.remote(trial.trial_id, leg.leg_id))
+    for number in itertools.count():
+        if not (block := ray.get(actor.next_block.remote(number))):
+            break
+        ray.get(actor.block_began.remote(number))
+        for leg in (leg for trial in block.trials for leg in trial.legs):
+            outcome = made_up(generator)
+            ray.get(actor.begin.remote("group", leg.leg_id))
             begun = time.perf_counter()
-            ray.get(actor.record.remote(trial.trial_id, leg.leg_id, values))
+            ray.get(actor.record.remote("group", leg.leg_id, outcome))
             waits.append(time.perf_counter() - begun)
             time.sleep(pause_seconds)
-        ray.get(actor.trial_ended.remote(trial.trial_id))
+        ray.get(actor.block_ended.remote(number))
     begun = time.perf_counter()
     errors = ray.get(actor.finish.remote())
     assert not errors, errors

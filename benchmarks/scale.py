@@ -85,20 +85,18 @@ def measure_plan(num_trials: int, _nodes: int, _folder: Path) -> dict[str, float
     }
 
 
-def hand_over(trial: Any, name: str, config: dict[str, Any], _node_ids: list[str]) -> str:
+def hand_over(block: Any, name: str, sweep: Any, _node_ids: tuple[str, ...]) -> str:
     """In the place of `raybench.driver.trial.fit_torch`: every leg of a group has its outcome at once."""
     import ray
 
     from raybench.cluster.connection import ACTOR_NAMESPACE
-    from raybench.ledger import outcome as outcomes
 
-    recorder = ray.get_actor(config["recorder"], namespace=ACTOR_NAMESPACE)
-    place = {"node": f"node{int(trial.trial_id, 16) % 100}", "node_id": "0", "gpus": []}
-    wanted = ray.get(recorder.group_placed.remote(trial.trial_id, name, [place] * trial.setting.workers))
+    recorder = ray.get_actor(sweep.recorder, namespace=ACTOR_NAMESPACE)
+    place = {"node": f"node{int(block.first.trial_id, 16) % 100}", "node_id": "0", "gpus": []}
+    wanted = ray.get(recorder.group_placed.remote(block.number, name, [place] * block.first.setting.workers))
     for number, leg_id in enumerate(wanted):
         ray.get(recorder.begin.remote(name, leg_id, place["node"]))
-        values = outcomes.to_dict(made_up(int(leg_id, 16) % 2**32 + number))
-        ray.get(recorder.record.remote(name, leg_id, values))
+        ray.get(recorder.record.remote(name, leg_id, made_up(int(leg_id, 16) % 2**32 + number)))
     return ""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from raybench.declare.blocks import Pace, num_starts
 from raybench.declare.plan import Plan, Trial
 from raybench.declare.protocol import INSTRUMENTS, Protocol
 from raybench.detection import calibrated_seconds
@@ -63,6 +64,18 @@ def estimate(plan: Plan, results: AnyPath, *, elsewhere: bool = False) -> Estima
     return Estimate(seconds, legs, legs, "every arm taken to be as fast as the baseline in the calibration")
 
 
+def known_pace(plan: Plan, results: AnyPath, *, elsewhere: bool = False) -> Pace:
+    """How long legs like the plan's, and starts of processes, took on this machine (or, `elsewhere`, on the newest
+    such), by the ledgers below `results`."""
+    return _pace(_rows(plan, results, elsewhere))
+
+
+def _pace(rows: Sequence[Row]) -> Pace:
+    groups = _groups(rows)
+    starts = _start_seconds(groups)
+    return Pace(_leg_seconds(groups), median(starts) if starts else None)
+
+
 def _rows(plan: Plan, results: AnyPath, elsewhere: bool) -> list[Row]:
     """The rows of one kind of machine that are like a leg of the plan: this one, or that of the newest such leg."""
     like = list(_like(plan, results))
@@ -109,9 +122,10 @@ def _from_ledgers(plan: Plan, rows: Sequence[Row], elsewhere: bool) -> Estimate:
     where = _in_words(_machine(rows[0])) if elsewhere else "this machine"
     groups = _groups(rows)
     seconds, starts = _leg_seconds(groups), _start_seconds(groups)
+    parts = num_starts(list({trial.trial_id: trial for trial, _ in legs}.values()), 1, _pace(rows))
     known = [(trial, seconds[key]) for trial, leg in legs if (key := (trial.setting_id, leg.arm_name)) in seconds]
     total = sum(trial.num_nodes_taken * each for trial, each in known)
-    total += (median(starts) if starts else 0.0) * _num_starts(known)
+    total += (median(starts) if starts else 0.0) * _num_starts(known, parts)
     without = "" if starts else ", the start of processes left out"
     return Estimate(total, len(known), len(legs), f"as {len(rows)} legs took on {where} before{without}")
 
@@ -121,11 +135,10 @@ def _in_words(machine: Fingerprint) -> str:
     return f"machines with {machine['gpu'] or machine['cpu']}"
 
 
-def _num_starts(known: Sequence[tuple[Trial, float]]) -> float:
-    """How often processes are started on a machine for these legs: once a trial, or for each leg of a `fresh` one."""
-    shared = {trial.trial_id: trial for trial, _ in known if trial.isolation == "shared"}.values()
-    fresh = [trial for trial, _ in known if trial.isolation != "shared"]
-    return sum(trial.num_nodes_taken for trial in [*shared, *fresh])
+def _num_starts(known: Sequence[tuple[Trial, float]], parts: Mapping[str, float]) -> float:
+    """How often processes are started on a machine for these legs; `parts`: the starts of each trial, whole."""
+    trials = {trial.trial_id: trial for trial, _ in known}.values()
+    return sum(trial.num_nodes_taken * parts[trial.trial_id] for trial in trials)
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:

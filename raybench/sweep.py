@@ -12,7 +12,6 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -26,6 +25,7 @@ from raybench.declare.space import Space
 from raybench.driver.display import Display, Level
 from raybench.driver.events import EVENT_COLUMNS, leg_event
 from raybench.driver.interruption import StoppedNow, interruptible
+from raybench.driver.messages import LegEvent
 from raybench.driver.progress import Progress
 from raybench.errors import Interrupted, NothingMeasured, StorageError, UserError
 from raybench.ledger.dataset import Ledger, held_legs
@@ -148,8 +148,8 @@ def _counts(plan: Plan) -> str:
     return f"{settings} settings x {arms} arms, {len(plan.trials)} trials, {len(plan.legs())} legs"
 
 
-def outcomes_there(plan: Plan, ledger: Ledger) -> list[dict[str, Any]]:
-    """The legs of the plan that have an outcome in the ledger, an event each (see `events.leg_event`).
+def outcomes_there(plan: Plan, ledger: Ledger) -> list[LegEvent]:
+    """The legs of the plan that have an outcome in the ledger, an event each.
 
     Raises UserError when the ledger holds one of them measured differently: under another protocol, seed,
     isolation, baseline or arm configuration.
@@ -158,7 +158,7 @@ def outcomes_there(plan: Plan, ledger: Ledger) -> list[dict[str, Any]]:
     return [leg_event(row) for row in held_legs(plan, ledger.folder, rows, "name this one anew with sweep=NAME")]
 
 
-def _run_missing(request: Request, there: list[dict[str, Any]], console: Console) -> list[str]:
+def _run_missing(request: Request, there: list[LegEvent], console: Console) -> list[str]:
     """Run the missing legs on Ray. Returns what could not be run, a line a trial. Raises Interrupted."""
     if request.level != "quiet":
         console.print("starting Ray ...")
@@ -180,7 +180,7 @@ def _run_missing(request: Request, there: list[dict[str, Any]], console: Console
             console.print(f"on {cluster.describe()}; logs of all processes: {clusters.log_folder()}", soft_wrap=True)
         progress = Progress(plan)
         for event in there:
-            progress.add(event, run_now=False)
+            progress.add(event)
         display = Display(progress, console, request.level)
         with sweep_lock(request.folder), interruptible() as interruption:
             try:

@@ -45,7 +45,7 @@ HEAVY = {"ray", "torch", "deepspeed", "mlflow", "timm", "torchvision"}
 RAY = {
     "raybench.cluster.authentication", "raybench.cluster.connection", "raybench.cluster.nodes",
     "raybench.cluster.orphans", "raybench.cluster.process_group", "raybench.driver.deaths", "raybench.driver.endings",
-    "raybench.driver.reuse", "raybench.driver.schedule", "raybench.driver.trial",
+    "raybench.driver.searcher", "raybench.driver.schedule", "raybench.driver.trial",
 }  # fmt: skip
 MLFLOW = {"raybench.tracking.mlflow_runs"}
 DEEPSPEED = {

@@ -1,6 +1,6 @@
-"""Which trial may start, and on which nodes: in the plan's order, so that small trials do not starve a large one.
+"""Which block may start, and on which nodes: in the plan's order, so that small ones do not starve a large one.
 
-A trial asks, and is granted nodes of its own, told to wait, or refused when what it needs did not come in time. Its
+A block asks, and is granted nodes of its own, told to wait, or refused when what it needs did not come in time. Its
 processes are then started on just these nodes. What is free is what Ray says, less what was granted and not yet taken;
 so several sweeps share a cluster. Pure: fed with questions, looks at the fleet, and a clock.
 """
@@ -10,27 +10,67 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from raybench.cluster.fleet import SLOT, Amounts, Autoscaler, Kind, Need, Node, kind_of, nodes_in_words
 
 _FRESH_SECONDS = 1.0  # a look at the fleet serves all who ask within it
-_SILENT_SECONDS = 60.0  # a trial that waits asks more often than this
-# A trial's processes may be gone for as long between two of its groups; then its nodes count as given back.
+_SILENT_SECONDS = 60.0  # a block that waits asks more often than this
+# A block's processes may be gone for as long between two of its groups; then its nodes count as given back.
 _GROUPLESS_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Granted:
+    """The block may start, on these nodes (Ray's ids); none where Ray's autoscaler has to start them first."""
+
+    node_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What the block needs did not come in time."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Ask again in a while."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Ask again with a look at the fleet."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The sweep is to stop: nothing more starts."""
+
+
+Answer = Granted | Refused | Wait | Look | Stop
+
+
+@dataclass(frozen=True)
+class Missed:
+    """What is waited for and not there, in words; seconds so far, and how long it is waited for at most."""
+
+    what: str
+    seconds: float
+    most: float
 
 
 @dataclass
 class _Waiting:
     need: Need
-    setting_id: str
+    setting_ids: frozenset[str]
     wanted: frozenset[str]  # names of the nodes on which its earlier legs ran
 
 
 @dataclass
 class _Grant:
     need: Need
-    setting_id: str
+    setting_ids: frozenset[str]
     node_ids: tuple[str, ...]  # none: they have yet to come
     since: float
     placed: bool = False  # its processes have been there
@@ -39,116 +79,117 @@ class _Grant:
 
 @dataclass
 class Queue:
-    """The trials of a plan, in its `order`; nodes that are not there are waited for `wait_seconds`."""
+    """Blocks that want to start, by number, the lowest first; missing nodes are waited for `wait_seconds`."""
 
-    order: Sequence[str]
     wait_seconds: float
     autoscaler: Autoscaler | None = None
     clock: Callable[[], float] = time.monotonic
     _nodes: dict[str, Node] = field(default_factory=dict)
     _looked_at: float = float("-inf")
-    _waiting: dict[str, _Waiting] = field(default_factory=dict)
-    _asked_at: dict[str, float] = field(default_factory=dict)
-    _grants: dict[str, _Grant] = field(default_factory=dict)
+    _waiting: dict[int, _Waiting] = field(default_factory=dict)
+    _asked_at: dict[int, float] = field(default_factory=dict)
+    _grants: dict[int, _Grant] = field(default_factory=dict)
     _missed_since: dict[Need, float] = field(default_factory=dict)  # from when on the fleet could not serve it
     _never_came: set[Need] = field(default_factory=set)  # that the autoscaler was asked for in vain
     _kinds: dict[str, Kind] = field(default_factory=dict)  # setting -> the nodes that its trials run on
     _is_decided: bool = False  # nothing has changed since it was decided who may start
 
-    def __post_init__(self) -> None:
-        self._place = {trial_id: place for place, trial_id in enumerate(self.order)}
-
     def ask(
         self,
-        trial_id: str,
-        setting_id: str,
+        number: int,
+        setting_ids: Iterable[str],
         need: Need,
         wanted: Iterable[str] = (),
         fleet: Iterable[Node] | None = None,
-    ) -> dict[str, Any]:
-        """A trial wants to start; asked again and again until it is granted or refused.
+    ) -> Answer:
+        """A block wants to start; asked again and again until it is granted or refused.
 
-        `wanted`: names of the nodes on which its earlier legs ran, the only ones that will do while they live.
-        `fleet`: the living nodes, where the one who asks has looked. The answer's `state` is `look` (ask again with
-        the fleet), `wait`, `refused` (with `why`), or `granted` with `node_ids`: none where the nodes have to be
-        started, which Ray's autoscaler does when processes are asked for.
+        `setting_ids`: of its trials, which are to be on nodes of one kind. `wanted`: names of the nodes on which its
+        earlier legs ran, the only ones that will do while they live. `fleet`: the living nodes, where the one who asks
+        has looked.
         """
         if fleet is not None:
             self._look(fleet)
-        grant = self._grants.get(trial_id)
+        grant = self._grants.get(number)
         if grant is not None and all(node_id in self._nodes for node_id in grant.node_ids):
-            return {"state": "granted", "node_ids": list(grant.node_ids)}
-        waiting = _Waiting(need, setting_id, frozenset(wanted))
-        if self._waiting.get(trial_id) != waiting:
-            self.release(trial_id)
-            self._waiting[trial_id] = waiting
-        self._asked_at[trial_id] = self.clock()
+            return Granted(grant.node_ids)
+        waiting = _Waiting(need, frozenset(setting_ids), frozenset(wanted))
+        if self._waiting.get(number) != waiting:
+            self.release(number)
+            self._waiting[number] = waiting
+        self._asked_at[number] = self.clock()
         if self.clock() - self._looked_at > _FRESH_SECONDS:
-            return {"state": "look"}
+            return Look()
         if not self._is_decided:
             self._decide()
-        if trial_id in self._grants:
-            return {"state": "granted", "node_ids": list(self._grants[trial_id].node_ids)}
+        if number in self._grants:
+            return Granted(self._grants[number].node_ids)
         since = self._missed_since.get(need)
         if since is not None and self.clock() - since >= self.wait_seconds:
-            self.release(trial_id)
-            return {"state": "refused", "why": self._why_not(need)}
-        return {"state": "wait"}
+            self.release(number)
+            return Refused(self._why_not(need))
+        return Wait()
 
-    def placed(self, trial_id: str, node_ids: Collection[str]) -> None:
-        """A trial's processes are up on these nodes."""
-        grant = self._grants.get(trial_id)
+    def placed(self, number: int, node_ids: Collection[str]) -> None:
+        """A block's processes are up on these nodes."""
+        grant = self._grants.get(number)
         if grant is None:
             return
         grant.node_ids, grant.placed, grant.idle_since = tuple(sorted(set(node_ids))), True, None
         self._is_decided = False
         known = [self._nodes[node_id] for node_id in grant.node_ids if node_id in self._nodes]
         if known:
-            self._kinds.setdefault(grant.setting_id, kind_of(known[0].total))
+            self._settle(grant.setting_ids, known[0])
 
-    def not_started(self, trial_id: str) -> None:
-        """The processes of a trial could not be started where it was granted: it has to ask again."""
-        grant = self._grants.get(trial_id)
+    def not_started(self, number: int) -> None:
+        """The processes of a block could not be started where it was granted: it has to ask again."""
+        grant = self._grants.get(number)
         if grant is not None and not grant.node_ids:
             self._never_came.add(grant.need)
             self._missed_since[grant.need] = self.clock() - self.wait_seconds
-        self.release(trial_id)
+        self.release(number)
 
-    def release(self, trial_id: str) -> None:
-        """A trial has ended, or has to ask again."""
-        self._grants.pop(trial_id, None)
-        self._waiting.pop(trial_id, None)
+    def release(self, number: int) -> None:
+        """A block has ended, or has to ask again."""
+        self._grants.pop(number, None)
+        self._waiting.pop(number, None)
         self._is_decided = False
 
-    def missed(self) -> list[dict[str, Any]]:
-        """What is waited for and not there: `what` in words, `seconds` so far, `most` that it is waited for."""
+    def missed(self) -> list[Missed]:
+        """What is waited for and not there."""
         now = self.clock()
         since = {w.need: self._missed_since[w.need] for w in self._waiting.values() if w.need in self._missed_since}
         for grant in self._grants.values():
             if not grant.node_ids and not grant.placed:
                 since[grant.need] = min(grant.since, since.get(grant.need, grant.since))
-        return [
-            {"what": need.in_words(), "seconds": now - begun, "most": self.wait_seconds}
-            for need, begun in since.items()
-        ]
+        return [Missed(need.in_words(), now - begun, self.wait_seconds) for need, begun in since.items()]
+
+    def kind_of_setting(self, setting_id: str) -> Kind | None:
+        """The kind of nodes that a setting's trials run on; None where none has run."""
+        return self._kinds.get(setting_id)
+
+    def _settle(self, setting_ids: Iterable[str], node: Node) -> None:
+        """From now on the trials of these settings run on nodes of this one's kind, where they can."""
+        for setting_id in setting_ids:
+            self._kinds.setdefault(setting_id, kind_of(node.total))
 
     def _look(self, fleet: Iterable[Node]) -> None:
         self._is_decided = False
         now = self._looked_at = self.clock()
         self._nodes = {node.node_id: node for node in fleet}
-        for trial_id in [trial_id for trial_id in self._waiting if now - self._asked_at[trial_id] > _SILENT_SECONDS]:
-            del self._waiting[trial_id]  # its process was killed
-        for trial_id, grant in list(self._grants.items()):
+        for number in [number for number in self._waiting if now - self._asked_at[number] > _SILENT_SECONDS]:
+            del self._waiting[number]  # its process was killed
+        for number, grant in list(self._grants.items()):
             if self._is_idle(grant):
                 grant.idle_since = now if grant.idle_since is None else grant.idle_since
             else:
                 grant.idle_since = None
             patience = _GROUPLESS_SECONDS if grant.placed else self.wait_seconds + _GROUPLESS_SECONDS
             if grant.idle_since is not None and now - grant.idle_since > patience:
-                del self._grants[trial_id]  # whoever had it is gone without a word
+                del self._grants[number]  # whoever had it is gone without a word
 
     def _is_idle(self, grant: _Grant) -> bool:
-        """Whether Ray shows nothing of a trial on the nodes that it has, or these are gone."""
+        """Whether Ray shows nothing of a block on the nodes that it has, or these are gone."""
         for node_id in grant.node_ids:
             node = self._nodes.get(node_id)
             others = sum(dict(g.need.resources).get(SLOT, 0) for g in self._on(node_id) if g is not grant)
@@ -162,7 +203,7 @@ class Queue:
     def _decide(self) -> None:
         """Grant what can be granted now, in the plan's order.
 
-        A trial that only waits for others of this sweep keeps the nodes that it could use from those behind it. One
+        A block that only waits for others of this sweep keeps the nodes that it could use from those behind it. One
         that nothing there could serve keeps none.
         """
         self._is_decided = True
@@ -176,19 +217,19 @@ class Queue:
         for grant in self._grants.values():
             if not grant.node_ids and not grant.placed:
                 _reserve(grant.need, left, coming)
-        for trial_id in sorted(self._waiting, key=lambda one: self._place[one]):
-            asked = self._waiting[trial_id]
+        for number in sorted(self._waiting):
+            asked = self._waiting[number]
             nodes = self._eligible(asked)
             free = [node for node in nodes if node.node_id in left and asked.need.fits(left[node.node_id])]
             possible = [node for node in nodes if asked.need.fits(_when_ours_end(node, ours.get(node.node_id, {})))]
             chosen = _choose(asked.need, free, possible)
             if chosen:
-                self._grant(trial_id, [node.node_id for node in chosen])
-                self._kinds.setdefault(asked.setting_id, kind_of(chosen[0].total))
+                self._grant(number, [node.node_id for node in chosen])
+                self._settle(asked.setting_ids, chosen[0])
                 for node in chosen:
                     left[node.node_id] = asked.need.taken_from(left[node.node_id])
             elif self._can_come(asked.need, free, coming):
-                self._grant(trial_id, [])
+                self._grant(number, [])
                 _reserve(asked.need, left, coming)
             elif len(possible) >= asked.need.nodes:
                 self._missed_since.pop(asked.need, None)
@@ -197,9 +238,9 @@ class Queue:
             else:
                 self._missed_since.setdefault(asked.need, self.clock())
 
-    def _grant(self, trial_id: str, node_ids: list[str]) -> None:
-        asked = self._waiting.pop(trial_id)
-        self._grants[trial_id] = _Grant(asked.need, asked.setting_id, tuple(node_ids), self.clock())
+    def _grant(self, number: int, node_ids: list[str]) -> None:
+        asked = self._waiting.pop(number)
+        self._grants[number] = _Grant(asked.need, asked.setting_ids, tuple(node_ids), self.clock())
         self._missed_since.pop(asked.need, None)
 
     def _eligible(self, asked: _Waiting) -> list[Node]:
@@ -208,8 +249,8 @@ class Queue:
         earlier = [node for node in nodes if node.name in asked.wanted]
         if asked.wanted and {node.name for node in earlier} == asked.wanted and len(earlier) >= asked.need.nodes:
             return earlier
-        kind = self._kinds.get(asked.setting_id)
-        alike = [node for node in nodes if kind_of(node.total) == kind]
+        kinds = {self._kinds[setting_id] for setting_id in asked.setting_ids if setting_id in self._kinds}
+        alike = [node for node in nodes if kinds == {kind_of(node.total)}]
         return alike if len(alike) >= asked.need.nodes else nodes
 
     def _can_come(self, need: Need, free: Sequence[Node], coming: Sequence[Amounts]) -> bool:
@@ -227,7 +268,7 @@ class Queue:
 
 
 def _choose(need: Need, free: Sequence[Node], possible: Sequence[Node]) -> list[Node]:
-    """The nodes for a trial among the free ones, the least that will do; none where it has to wait.
+    """The nodes for a block among the free ones, the least that will do; none where it has to wait.
 
     Several nodes are of one kind, unless no kind has enough of them even when all that is possible is free.
     """
@@ -244,7 +285,7 @@ def _choose(need: Need, free: Sequence[Node], possible: Sequence[Node]) -> list[
 
 
 def _reserve(need: Need, left: dict[str, dict[str, float]], coming: list[Amounts]) -> None:
-    """Take away what a trial gets that has no nodes yet: first of what is free, where Ray puts it as soon as it can."""
+    """Take away what a block gets that has no nodes yet: first of what is free, where Ray puts it as soon as it can."""
     missing = need.nodes
     for node_id in [node_id for node_id, amounts in left.items() if need.fits(amounts)][:missing]:
         left[node_id] = need.taken_from(left[node_id])
@@ -273,5 +314,5 @@ def _left(node: Node, ours: Amounts, untaken: Amounts) -> dict[str, float]:
 
 
 def _when_ours_end(node: Node, ours: Amounts) -> dict[str, float]:
-    """What of a node would be free were no trial of this sweep there."""
+    """What of a node would be free were no block of this sweep there."""
     return {name: min(total, node.free.get(name, 0) + ours.get(name, 0)) for name, total in node.total.items()}

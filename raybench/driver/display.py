@@ -7,9 +7,9 @@ own, no reading of the ledger. Failures are printed as they happen and stay. Ver
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -19,6 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from raybench.cluster.admission import Missed
+from raybench.driver.messages import LegEvent, News, Note, RunningLeg
 from raybench.driver.progress import Progress, SpeedupSoFar
 from raybench.show.units import between, duration, percent, ratio
 
@@ -43,8 +45,8 @@ class Display:
         self.stopping = False
         self._clock = clock
         self._begun = clock()
-        self._running: list[Mapping[str, Any]] = []
-        self._missed: list[Mapping[str, Any]] = []  # nodes that are waited for
+        self._running: list[RunningLeg] = []
+        self._missed: list[Missed] = []  # nodes that are waited for
         self._waits_told: dict[str, float] = {}  # what is waited for -> after how many seconds that was told last
         self._failures: set[tuple[str, str, str]] = set()
         self._told_at = self._begun
@@ -64,19 +66,19 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def update(self, news: Mapping[str, Any]) -> None:
+    def update(self, news: News) -> None:
         """Take in the recorder's news, and show them."""
-        self._running = news["running"]
-        for event in news["events"]:
-            if "note" in event:
+        self._running = news.running
+        for event in news.events:
+            if isinstance(event, Note):
                 self._take_note(event)
                 continue
             if self.progress.has(event):
                 continue  # told again by a recorder that was started again
-            complete = self.progress.add(event, run_now="trial_seconds" in event)
+            complete = self.progress.add(event)
             if self.level != "quiet":
                 self._tell(event, complete)
-        self._missed = [one for one in news.get("missed", ()) if one["seconds"] >= _SECONDS_BEFORE_TOLD]
+        self._missed = [one for one in news.missed if one.seconds >= _SECONDS_BEFORE_TOLD]
         if self.level != "quiet" and not self._live:
             self._tell_missed()
         self._draw()
@@ -84,17 +86,17 @@ class Display:
     def _tell_missed(self) -> None:
         """A line for nodes that are waited for, and another each minute."""
         for one in self._missed:
-            told = self._waits_told.get(one["what"])
-            if told is None or not told <= one["seconds"] < told + _SECONDS_BETWEEN_WAITS:
-                self._waits_told[one["what"]] = one["seconds"]
+            told = self._waits_told.get(one.what)
+            if told is None or not told <= one.seconds < told + _SECONDS_BETWEEN_WAITS:
+                self._waits_told[one.what] = one.seconds
                 self.say(wait_line(one))
 
-    def _take_note(self, event: Mapping[str, Any]) -> None:
+    def _take_note(self, note: Note) -> None:
         """Tell what happened to a trial or to the recorder; one that begins anew has its legs to run again."""
-        if "attempt" in event:
-            self.progress.begin_anew(event)
+        if note.begins_anew is not None:
+            self.progress.begin_anew(note.begins_anew)
         if self.level != "quiet":
-            self.say(f"[yellow]note[/]: {escape(event['note'])}")
+            self.say(f"[yellow]note[/]: {escape(note.text)}")
 
     def say(self, text: str) -> None:
         """Print a line that stays, whatever the level; `text` is rich markup."""
@@ -108,11 +110,11 @@ class Display:
             self.say(f"[yellow]stopping[/]: finishing {legs}, then no more; Ctrl-C again stops now")
         self._draw()
 
-    def _tell(self, event: Mapping[str, Any], complete: bool) -> None:
+    def _tell(self, event: LegEvent, complete: bool) -> None:
         """A line for what happened, where one is due; the same failure of an arm in a setting is told once."""
         told = self.level == "verbose" or (self._by_leg and not self._live)
-        if "failure" in event:
-            same = (event["setting"], event["arm"], event["failure"])
+        if event.failure:
+            same = (event.setting, event.arm, event.failure)
             told = told or same not in self._failures
             self._failures.add(same)
         if told:
@@ -165,11 +167,11 @@ class Display:
 
     def _now(self) -> list[RenderableType]:
         """What runs, a line each; between legs a sign of that."""
-        several = len({one["node"] for one in self._running}) > 1
+        several = len({one.node for one in self._running}) > 1
         lines: list[RenderableType] = []
         for one in self._running[:4]:
-            where = f" on {one['node']}" if several else ""
-            text = f"{leg_name(one)}: {duration(one['seconds'])}{where}"
+            where = f" on {one.node}" if several else ""
+            text = f"{leg_name(one)}: {duration(one.seconds)}{where}"
             lines.append(Text("runs   " + text, overflow="ellipsis", no_wrap=True))
         if len(self._running) > 4:
             lines.append(f"       and {len(self._running) - 4} more")
@@ -206,19 +208,19 @@ class Display:
 _HOW = "Ctrl-C: finish the running legs and stop; twice: stop now. Both can be resumed"
 
 
-def leg_name(event: Mapping[str, Any]) -> str:
+def leg_name(event: LegEvent | RunningLeg) -> str:
     """A leg as a person names it."""
-    return f"{event['setting']} | {event['arm']} | repeat {event['repeat']} round {event['round']}"
+    return f"{event.setting} | {event.arm} | repeat {event.repeat} round {event.round}"
 
 
-def wait_line(missed: Mapping[str, Any]) -> str:
-    """Nodes that are waited for (see `admission.Queue.missed`), as rich markup."""
-    so_far, most = duration(missed["seconds"]), duration(missed["most"])
-    return f"[yellow]waiting[/] for {escape(missed['what'])}: {so_far} so far, at most {most}"
+def wait_line(missed: Missed) -> str:
+    """Nodes that are waited for as rich markup."""
+    so_far, most = duration(missed.seconds), duration(missed.most)
+    return f"[yellow]waiting[/] for {escape(missed.what)}: {so_far} so far, at most {most}"
 
 
-def leg_line(event: Mapping[str, Any]) -> str:
+def leg_line(event: LegEvent) -> str:
     """A leg and what came of it, as rich markup."""
-    if "failure" in event:
-        return f"{escape(leg_name(event))}: [red]failed[/]: {escape(event['failure'])}"
-    return f"{escape(leg_name(event))}: {1e3 * event['mean_step_seconds']:.2f} ms a step"
+    if event.failure:
+        return f"{escape(leg_name(event))}: [red]failed[/]: {escape(event.failure)}"
+    return f"{escape(leg_name(event))}: {1e3 * event.mean_step_seconds:.2f} ms a step"

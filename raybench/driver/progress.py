@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from raybench.analysis.inference import t_interval
 from raybench.analysis.pairs import log_speedup
 from raybench.declare.plan import Plan, Trial
+from raybench.driver.messages import BeginsAnew, LegEvent
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,8 @@ class _Cell:
 class _RunningTrial:
     """What is known of a trial whose legs are not all done."""
 
-    events: list[Mapping[str, Any]] = field(default_factory=list)
+    events: list[LegEvent] = field(default_factory=list)
     seconds: float = 0.0  # of its legs run now
-    trial_seconds: float = 0.0  # since its processes were asked for
 
 
 class Progress:
@@ -79,64 +78,60 @@ class Progress:
         self._seconds_run = 0.0  # of legs run by this command
         self._starts: dict[tuple[str, int], float] = {}  # trial begun by this command -> seconds that were no leg's
 
-    def has(self, event: Mapping[str, Any]) -> bool:
+    def has(self, event: LegEvent) -> bool:
         """Whether a leg's outcome was taken in already."""
-        newer = event["attempt"] > self._attempts.get((event["setting_id"], event["repeat"]), 0)
-        return event["leg_id"] in self._known and not newer
+        newer = event.attempt > self._attempts.get((event.setting_id, event.repeat), 0)
+        return event.leg_id in self._known and not newer
 
-    def begin_anew(self, event: Mapping[str, Any]) -> None:
-        """A trial is at another attempt (`setting_id`, `repeat`, `attempt`): its earlier legs are to be run again."""
-        key = (event["setting_id"], event["repeat"])
-        if event["attempt"] <= self._attempts.get(key, 0):
+    def begin_anew(self, event: LegEvent | BeginsAnew) -> None:
+        """A trial is at another attempt: its earlier legs are to be run again."""
+        key = (event.setting_id, event.repeat)
+        if event.attempt <= self._attempts.get(key, 0):
             return
-        self._attempts[key] = event["attempt"]
+        self._attempts[key] = event.attempt
         self._starts.pop(key, None)
         for earlier in self._open.pop(key, _RunningTrial()).events:
-            self._known.discard(earlier["leg_id"])
+            self._known.discard(earlier.leg_id)
             self.num_done -= 1
-            self.num_failed -= "failure" in earlier
-            self._left[earlier["setting_id"], earlier["arm"]] += 1
+            self.num_failed -= bool(earlier.failure)
+            self._left[earlier.setting_id, earlier.arm] += 1
 
-    def add(self, event: Mapping[str, Any], *, run_now: bool = True) -> bool:
-        """Take in a leg's outcome (see `events.leg_event`). Returns whether its trial is complete with it."""
-        key = (event["setting_id"], event["repeat"])
+    def add(self, event: LegEvent) -> bool:
+        """Take in a leg's outcome. Returns whether its trial is complete with it."""
+        key = (event.setting_id, event.repeat)
         if key not in self._trials:
             return False  # a row of a sweep of this name with more repeats
         self.begin_anew(event)
-        self._known.add(event["leg_id"])
+        self._known.add(event.leg_id)
         self.num_done += 1
-        self.num_failed += "failure" in event
-        self._left[event["setting_id"], event["arm"]] -= 1
+        self.num_failed += bool(event.failure)
+        self._left[event.setting_id, event.arm] -= 1
         trial = self._open[key]
         trial.events.append(event)
-        if "seconds" in event:
-            self._seconds[event["setting_id"], event["arm"]].add(event["seconds"])
-        if run_now:
-            self.num_run += 1
-            self._seconds_run += event["seconds"]
-            trial.seconds += event["seconds"]
-            self._starts[key] = max(0.0, event["trial_seconds"] - trial.seconds)
+        if event.seconds is not None:
+            self._seconds[event.setting_id, event.arm].add(event.seconds)
+            if event.trial_seconds is not None:  # run by this command
+                self.num_run += 1
+                self._seconds_run += event.seconds
+                trial.seconds += event.seconds
+                self._starts[key] = max(0.0, event.trial_seconds - trial.seconds)
         if len(trial.events) < len(self._trials[key].legs):
             return False
         self.num_trials_done += 1
         self._compare(self._open.pop(key).events)
         return True
 
-    def _compare(self, events: list[Mapping[str, Any]]) -> None:
+    def _compare(self, events: list[LegEvent]) -> None:
         """Add a complete trial's log ratios, each the mean over its rounds."""
-        cost = {
-            (e["arm"], e["round"]): (e["mean_step_seconds"], e["samples_per_step"])
-            for e in events
-            if "failure" not in e
-        }
-        baseline = next(e["arm"] for e in events if e["is_baseline"])
-        for arm in sorted({e["arm"] for e in events} - {baseline}):
+        cost = {(e.arm, e.round): (e.mean_step_seconds, e.samples_per_step) for e in events if not e.failure}
+        baseline = next(e.arm for e in events if e.is_baseline)
+        for arm in sorted({e.arm for e in events} - {baseline}):
             rounds = [r for name, r in cost if name == arm and (baseline, r) in cost]
             if rounds:
                 base, own = (np.array([cost[name, r] for r in rounds]).T for name in (baseline, arm))
-                cell = self._ratios.pop((events[0]["setting"], arm), _Cell())
+                cell = self._ratios.pop((events[0].setting, arm), _Cell())
                 cell.add(float(log_speedup(base[0], own[0], base[1], own[1]).mean()))
-                self._ratios[events[0]["setting"], arm] = cell
+                self._ratios[events[0].setting, arm] = cell
 
     def speedups(self) -> list[SpeedupSoFar]:
         """Every arm in every setting that has a complete trial, those that changed last at the end."""

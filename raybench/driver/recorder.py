@@ -1,7 +1,7 @@
 """The recorder: one actor beside the driver, the single writer of the ledger and of MLflow.
 
 A worker hands over a leg's outcome and goes on when `record` has returned: the row is durable then. MLflow is
-written when a trial has ended, in a thread of the recorder's own, while the next trial's processes start and
+written when a block has ended, in a thread of the recorder's own, while the next block's processes start and
 nothing is timed; if MLflow is slow or gone, measuring goes on and `raybench sync` brings it up to date later.
 
 A recorder that is killed is started again by Ray, which repeats the calls that it did not answer: what it knows is
@@ -13,16 +13,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raybench.cluster.admission import Queue
+from raybench.cluster.admission import Answer, Queue, Stop, Wait
 from raybench.cluster.fleet import Autoscaler, Need, Node
+from raybench.declare.blocks import Blocks, Pace
 from raybench.declare.plan import Leg, Plan, Trial
 from raybench.driver.events import leg_event
-from raybench.driver.running import Running, RunningTrial
+from raybench.driver.messages import BeginsAnew, Block, Group, LegEvent, News, Note, RunningLeg, Unfinished
+from raybench.driver.running import Running, RunningBlock
 from raybench.errors import StorageError
 from raybench.ledger import outcome as outcomes
 from raybench.ledger.dataset import Ledger
@@ -30,6 +32,9 @@ from raybench.ledger.outcome import Failure, Outcome
 from raybench.redaction import without_secrets
 from raybench.stores.storage import hidden_folder, to_path
 from raybench.tracking.mlflow_thread import MlflowThread
+
+_SLOW_WRITE_SECONDS = 5.0  # longer writes are reported to the user
+_NOBODY = "-"  # the group of a block whose next one is not placed yet
 
 
 class Recorder:
@@ -47,6 +52,8 @@ class Recorder:
         *,
         wait_seconds: float = 1200.0,
         autoscaler: Autoscaler | None = None,
+        slots: int = 1,
+        pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`plan_json`: the plan, or the file that holds it, because Ray cannot start an actor again whose arguments are
@@ -55,7 +62,8 @@ class Recorder:
 
         `state_file`: where it keeps what runs (`raybench.driver.running`), beside the ledger unless told otherwise.
         Raises RuntimeError when it is started again and the ledger is gone. `wait_seconds`: how long nodes that are not
-        there are waited for; `autoscaler`: what can start some.
+        there are waited for; `autoscaler`: what can start some. `slots`: how many blocks may run at a time; `pace`: how
+        long trials like the plan's took on this machine before.
         """
         os.environ.update(variables or {})
         self.clock = clock
@@ -64,14 +72,15 @@ class Recorder:
         self.space_yaml = space_yaml
         self.legs: dict[str, tuple[Trial, Leg]] = {leg.leg_id: (trial, leg) for trial, leg in self.plan.legs()}
         self.trials = {trial.trial_id: trial for trial in self.plan.trials}
-        self.queue = Queue(list(self.trials), wait_seconds, autoscaler, clock)
+        self.queue = Queue(wait_seconds, autoscaler, clock)
         hidden = hidden_folder(self.ledger.folder)
         beside = hidden.with_name(f"{hidden.name}.running")
         self.running = Running.load(Path(state_file) if state_file else beside)
-        self.events: list[dict[str, Any]] = []
+        self.events: list[LegEvent | Note] = []
         self.unlogged: dict[str, list[dict[str, Any]]] = {}  # trial -> rows that MLflow does not have
         self.mlflow = MlflowThread(tracking_uri, artifact_root, self.plan.space, self.plan.sweep)
         self.batches: dict[str, dict[str, dict[str, Any]]] = {}  # setting -> arm -> how its largest batch was found
+        self.pace = pace or Pace()
         self.ledger.finish_withdrawals()
         rows = self.ledger.rows()
         self.done = {row["leg_id"] for row in rows}
@@ -81,12 +90,17 @@ class Recorder:
             self._note_batch(row)
             self.attempts[row["trial_id"]] = row.get("attempt") or 0
             self.placements[row["trial_id"]] = json.loads(row.get("placement") or "null")
+            event = leg_event(row)
+            if event.seconds is not None:
+                self.pace.add_leg(event.setting_id, event.arm, event.seconds)
         for row in self.ledger.withdrawn():
             self.attempts[row["trial_id"]] = max(self.attempts.get(row["trial_id"], 0), row["attempt"] + 1)
         if self.running.incarnation == 1:
             self.mlflow.log(rows)
         else:
             self._go_on(rows)
+        self.blocks = Blocks((t for t in self.plan.trials if self._legs_left(t)), slots, self.pace)
+        self.blocks.remove([trial_id for block in self.running.blocks for trial_id in block])
         self.running.save()
 
     def _go_on(self, rows: list[dict[str, Any]]) -> None:
@@ -94,87 +108,122 @@ class Recorder:
         if self.running.wrote and not self.ledger.folder.is_dir():
             raise RuntimeError(f"the ledger {self.ledger.folder} is gone")
         self.events = [leg_event(row) for row in rows if row["leg_id"] in self.legs]
-        self.events.append({"note": "the recorder was killed, and goes on from the ledger"})
+        self.events.append(Note("the recorder was killed, and goes on from the ledger"))
 
-    def trial(self, trial_id: str) -> str:
-        """The trial as JSON."""
-        return self.trials[trial_id].model_dump_json()
+    def next_block(self, number: int) -> Block | None:
+        """Block `number`, counted from 0: the next one that is to run; None where there is none, or none now.
 
-    def trial_began(self, trial_id: str, process: str = "") -> str:
-        """A trial is about to start its processes, from this one. Returns it as JSON.
-
-        A trial that runs already has lost its own process: the leg that ran then runs again.
+        Asked again for the same number, it is the same block.
         """
-        if trial_id not in self.running.trials:
-            self.running.trials[trial_id] = RunningTrial(self.clock(), process)
-        elif self.running.trials[trial_id].process != process:
-            self.running.trials[trial_id].process = process
-            self._cut(trial_id, "its trial process was killed")
-        self.running.save()
-        return self.trial(trial_id)
+        blocks = self.running.blocks
+        trials = [] if number < len(blocks) or self.running.draining else self.blocks.next_block(self._bound_to)
+        if trials:
+            blocks.append([trial.trial_id for trial in trials])
+            self.running.save()
+        return self._block(number) if number < len(blocks) else None
 
-    def next_group(self, trial_id: str) -> dict[str, Any]:
-        """The trial's next group of processes: `legs` that have no outcome yet, in their order, none where nothing is
-        left or the sweep is to stop; `nodes` that its outcomes come from; `attempt`, how often it has begun anew;
-        `cut`, whether its last processes were killed and may have left something behind.
+    def _bound_to(self, trial: Trial) -> Hashable:
+        """The machines on which a trial's legs ran, else the kind of those that its setting's other trials had."""
+        if self.placements.get(trial.trial_id):
+            return tuple(sorted({place["node"] for place in self.placements[trial.trial_id]}))
+        return self.queue.kind_of_setting(trial.setting_id)
+
+    def _block(self, number: int) -> Block:
+        return Block(number, tuple(self.trials[trial_id] for trial_id in self.running.blocks[number]))
+
+    def block_began(self, number: int, process: str = "") -> Block:
+        """A block is about to start its processes, from this one.
+
+        A block that runs already has lost its own process: the leg that ran then runs again.
+        """
+        state = self.running.active.get(number)
+        if state is None:
+            self.running.active[number] = RunningBlock(self.clock(), process)
+        elif state.process != process:
+            state.process = process
+            self._cut(number, "its trial process was killed")
+        self.running.save()
+        return self._block(number)
+
+    def block(self, number: int) -> Block:
+        """A block that was handed out."""
+        return self._block(number)
+
+    def next_group(self, number: int) -> Group:
+        """The block's next group of processes; without legs where nothing is left or the sweep is to stop.
 
         `group_placed` has the last word on the legs.
         """
-        nodes = [place["node"] for place in self.placements.get(trial_id) or []]
-        return {
-            "legs": self._left(trial_id),
-            "nodes": list(dict.fromkeys(nodes)),
-            "attempt": self.attempts.get(trial_id, 0),
-            "cut": trial_id in self.running.trials and self.running.trials[trial_id].group == _NOBODY,
-        }
+        state = self.running.active.get(number)
+        legs = self._left(number)
+        nodes = (self.placements.get(self.legs[legs[0]][0].trial_id) or []) if legs else []
+        return Group(
+            tuple(legs), tuple(dict.fromkeys(place["node"] for place in nodes)), bool(state and state.group == _NOBODY)
+        )
 
-    def admit(
-        self, trial_id: str, need: Need, wanted: Sequence[str] = (), fleet: Sequence[Node] | None = None
-    ) -> dict[str, Any]:
-        """Whether a trial may start its processes now, and on which nodes: see `admission.Queue.ask`.
-
-        The state `stop` says that the sweep is to stop.
-        """
+    def admit(self, number: int, need: Need, wanted: Sequence[str] = (), fleet: Sequence[Node] | None = None) -> Answer:
+        """Whether a block may start its processes now, and on which nodes: see `admission.Queue.ask`."""
         if self.running.draining:
-            self.queue.release(trial_id)
-            return {"state": "stop"}
-        answer = self.queue.ask(trial_id, self.trials[trial_id].setting_id, need, wanted, fleet)
-        if answer["state"] == "wait" and trial_id in self.running.trials:
-            self.running.trials[trial_id].began = self.clock()  # its processes are not asked for yet
+            self.queue.release(number)
+            return Stop()
+        settings = {trial.setting_id for trial in self._block(number).trials}
+        answer = self.queue.ask(number, settings, need, wanted, fleet)
+        if isinstance(answer, Wait) and number in self.running.active:
+            self.running.active[number].began = self.clock()  # its processes are not asked for yet
         return answer
 
-    def not_started(self, trial_id: str) -> None:
-        """The processes of a trial did not come up on the nodes that it was granted."""
-        self.queue.not_started(trial_id)
+    def not_started(self, number: int) -> None:
+        """The processes of a block did not come up on the nodes that it was granted."""
+        self.queue.not_started(number)
 
-    def _left(self, trial_id: str) -> list[str]:
-        trial = self.trials[trial_id]
-        left = [] if self.running.draining else [leg.leg_id for leg in trial.legs if leg.leg_id not in self.done]
-        return left if trial.isolation == "shared" else left[:1]
+    def give_up(self, number: int, leg_id: str) -> None:
+        """Run nothing more of the trial of this leg, which the block's processes did not survive."""
+        state, trial_id = self.running.active[number], self.legs[leg_id][0].trial_id
+        if trial_id not in state.given_up:
+            state.given_up.append(trial_id)
+        self.running.save()
 
-    def group_placed(self, trial_id: str, group: str, places: Sequence[Mapping[str, Any]]) -> list[str]:
+    def _legs_left(self, trial: Trial) -> list[str]:
+        return [leg.leg_id for leg in trial.legs if leg.leg_id not in self.done]
+
+    def _left(self, number: int) -> list[str]:
+        """The legs of the block's next group."""
+        state = self.running.active.get(number)
+        if self.running.draining:
+            return []
+        trials = [t for t in self._block(number).trials if state is None or t.trial_id not in state.given_up]
+        left = [leg_id for trial in trials for leg_id in self._legs_left(trial)]
+        return left if trials and trials[0].isolation == "shared" else left[:1]
+
+    def group_placed(self, number: int, group: str, places: Sequence[Mapping[str, Any]]) -> list[str]:
         """A group's processes are up, one at each of `places`, in the order of ranks. Returns the legs to run.
 
-        A place has `node`, a name, `node_id`, Ray's, and `gpus`, a list of UUIDs, at least. Where the trial has
-        outcomes from another place it begins anew: they are withdrawn, and all its legs run here. From now on the
-        word of no other group counts for this trial.
+        A place has `node`, a name, `node_id`, Ray's, and `gpus`, a list of UUIDs, at least. A trial of the block that
+        has outcomes from another place and legs left begins anew: they are withdrawn, and all its legs run here. From
+        now on the word of no other group counts for this block.
         """
-        state = self.running.trials[trial_id]
+        state = self.running.active[number]
         if state.group != group and not self.running.draining:
             placement = [{"node": place["node"], "gpus": list(place["gpus"])} for place in places]
-            earlier = self.placements.get(trial_id)
-            moved = earlier is None or outcomes.machines(earlier) != outcomes.machines(placement)
-            if trial_id in self.placements and moved:
-                try:
-                    self._begin_anew(trial_id, placement)
-                except (OSError, StorageError) as error:
-                    self.running.stop_for(error)
-                    return []
+            try:
+                for trial in self._block(number).trials:
+                    if trial.trial_id not in state.given_up and self._has_moved(trial, placement):
+                        self._begin_anew(trial.trial_id, placement)
+            except (OSError, StorageError) as error:
+                self.running.stop_for(error)
+                return []
             state.group, state.placement, state.leg_id = group, placement, ""
             state.node_ids = sorted({place["node_id"] for place in places})
-            self.queue.placed(trial_id, state.node_ids)
+            self.queue.placed(number, state.node_ids)
             self.running.save()
-        return self._left(trial_id)
+        return self._left(number)
+
+    def _has_moved(self, trial: Trial, placement: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether a trial that is not complete has outcomes from other machines than these."""
+        if trial.trial_id not in self.placements or not self._legs_left(trial):
+            return False
+        earlier = self.placements[trial.trial_id]
+        return earlier is None or outcomes.machines(earlier) != outcomes.machines(placement)
 
     def _begin_anew(self, trial_id: str, placement: Sequence[Mapping[str, Any]]) -> None:
         """Withdraw a trial's outcomes: they come from other machines than its next ones will."""
@@ -190,14 +239,14 @@ class Recorder:
 
     def _note(self, trial: Trial, text: str, *, begins_anew: bool = False) -> None:
         """Something to tell of a trial that is no leg's outcome."""
-        note: dict[str, Any] = {"note": f"{trial.label} | repeat {trial.repeat}: {text}"}
-        if begins_anew:
-            note |= {"setting_id": trial.setting_id, "repeat": trial.repeat, "attempt": self.attempts[trial.trial_id]}
-        self.events.append(note)
+        anew = BeginsAnew(trial.setting_id, trial.repeat, self.attempts[trial.trial_id]) if begins_anew else None
+        self.events.append(Note(f"{trial.label} | repeat {trial.repeat}: {text}", anew))
 
-    def largest_batches(self, trial_id: str) -> dict[str, dict[str, Any]]:
-        """What is known of the largest batches of the trial's setting, by arm (`Measurement.batch_probes`)."""
-        return self.batches.get(self.trials[trial_id].setting_id, {})
+    def largest_batches(self, number: int) -> dict[str, dict[str, dict[str, Any]]]:
+        """What is known of the largest batches of a block's settings, by setting and arm
+        (`Measurement.batch_probes`)."""
+        settings = [trial.setting_id for trial in self._block(number).trials]
+        return {setting_id: self.batches[setting_id] for setting_id in settings if setting_id in self.batches}
 
     def _note_batch(self, row: dict[str, Any]) -> None:
         if row.get("batch_probes"):
@@ -210,56 +259,64 @@ class Recorder:
 
     def begin(self, process_group: str, leg_id: str, node: str = "") -> bool:
         """A process group is about to run this leg. Returns whether it may: not once the sweep is to stop, and not
-        where the leg's trial has ended or gone on in another group."""
-        trial_id = self.legs[leg_id][0].trial_id
-        state = self.running.trials.get(trial_id)
+        where the leg's block has ended or gone on in another group."""
+        state = self._running_block(leg_id)
         if self.running.draining or state is None or state.group not in ("", process_group):
             return False
         if (state.group, state.leg_id) != (process_group, leg_id):
+            now = self.clock()
+            if not state.leg_began and not state.last_cut:
+                self.pace.add_start(now - state.began)
             state.group, state.leg_id, state.node = process_group, leg_id, node
-            state.leg_began, state.leg_started_at = self.clock(), time.time()
+            state.leg_began, state.leg_started_at = now, time.time()
             self.running.save()
         return True
 
-    def unfinished(self, process_group: str) -> dict[str, Any]:
-        """Of a process group that ended before its time: `leg_id`, which it had begun and not ended, or None;
-        `seconds` since that began; `started_at`, when, by the calendar; `node_ids`, where it ran, empty where it
-        never said."""
-        for state in self.running.trials.values():
+    def _running_block(self, leg_id: str) -> RunningBlock | None:
+        """The block that a leg's trial runs in; None where it does not run."""
+        trial_id = self.legs[leg_id][0].trial_id
+        for number, state in self.running.active.items():
+            if trial_id in self.running.blocks[number]:
+                return state
+        return None
+
+    def unfinished(self, process_group: str) -> Unfinished:
+        """What is known of a process group that ended before its time."""
+        for state in self.running.active.values():
             if state.group == process_group:
                 open_leg = state.leg_id if state.leg_id not in self.done else ""
                 seconds = self.clock() - state.leg_began if open_leg else 0.0
-                return {
-                    "leg_id": open_leg or None, "seconds": seconds, "started_at": state.leg_started_at,
-                    "node_ids": state.node_ids,
-                }  # fmt: skip
-        return {"leg_id": None, "seconds": 0.0, "started_at": 0.0, "node_ids": []}
+                return Unfinished(open_leg or None, seconds, state.leg_started_at, tuple(state.node_ids))
+        return Unfinished()
 
-    def cut(self, trial_id: str, group: str, why: str) -> None:
+    def cut(self, number: int, group: str, why: str) -> None:
         """A group's processes were lost, and none of its legs is to blame: the one that ran runs again, whole."""
-        state = self.running.trials[trial_id]
+        state = self.running.active[number]
         if state.last_cut != group:
             state.last_cut = group
-            self._cut(trial_id, why)
+            self._cut(number, why)
         self.running.save()
 
-    def _cut(self, trial_id: str, why: str) -> None:
-        state, trial = self.running.trials[trial_id], self.trials[trial_id]
+    def _cut(self, number: int, why: str) -> None:
+        state, trial = self.running.active[number], self._block(number).first
+        if left := self._left(number):
+            trial = self.legs[left[0]][0]
         if state.leg_id and state.leg_id not in self.done:
-            why += f"; {self.legs[state.leg_id][1].arm_name} of round {self.legs[state.leg_id][1].round} runs again"
+            trial, leg = self.legs[state.leg_id]
+            why += f"; {leg.arm_name} of round {leg.round} runs again"
         self._note(trial, why)
         state.group, state.placement, state.node_ids, state.leg_id = _NOBODY, None, [], ""
-        self.queue.release(trial_id)
+        self.queue.release(number)
 
-    def record(self, process_group: str, leg_id: str, values: dict[str, Any]) -> None:
+    def record(self, process_group: str, leg_id: str, outcome: Outcome) -> None:
         """Write a leg's outcome; durable when this returns. A leg that has one keeps its first; that of a group that
-        its trial has left behind is not taken, nor that of a trial that has ended."""
+        its block has left behind is not taken, nor that of a block that has ended."""
         trial, leg = self.legs[leg_id]
-        state = self.running.trials.get(trial.trial_id)
+        state = self._running_block(leg_id)
         if leg_id in self.done or state is None or state.group not in ("", process_group):
             return
         outcome = replace(
-            _without_secrets(outcomes.from_dict(values)),
+            _without_secrets(outcome),
             process_group=process_group,
             attempt=self.attempts.get(trial.trial_id, 0),
             placement=state.placement,
@@ -273,8 +330,8 @@ class Recorder:
             self.running.stop_for(error)
             state.leg_id = ""
             return
-        if (waited := time.monotonic() - arrived) > _LONG_WRITE_SECONDS:
-            self.events.append({"note": f"a row waited {waited:.0f} s to be written to {self.ledger.folder}"})
+        if (waited := time.monotonic() - arrived) > _SLOW_WRITE_SECONDS:
+            self.events.append(Note(f"a row waited {waited:.0f} s to be written to {self.ledger.folder}"))
         if not self.running.wrote:
             self.running.wrote = True
             self.running.save()
@@ -283,58 +340,52 @@ class Recorder:
         self._note_batch(row)
         self.unlogged.setdefault(trial.trial_id, []).append(row)
         now = self.clock()
-        begun = state.leg_began if state.leg_id == leg_id else now
-        self.events.append({**leg_event(row), "seconds": now - begun, "trial_seconds": now - state.began})
+        seconds = now - (state.leg_began if state.leg_id == leg_id else now)
+        self.events.append(replace(leg_event(row), seconds=seconds, trial_seconds=now - state.began))
+        if isinstance(outcome, outcomes.Measurement):
+            self.pace.add_leg(trial.setting_id, leg.arm_name, seconds)
+        if not self._legs_left(trial):
+            state.began = now  # the turn of the block's next trial
         state.leg_id = ""
 
-    def trial_ended(self, trial_id: str) -> None:
-        """A trial's processes have ended: now MLflow may be written."""
-        if self.running.trials.pop(trial_id, None) is not None:
+    def block_ended(self, number: int) -> list[str]:
+        """A block's processes have ended: now MLflow may be written. Returns its trials that have legs left, by id."""
+        if self.running.active.pop(number, None) is not None:
             self.running.save()
-        self.queue.release(trial_id)
-        self.mlflow.log(self.unlogged.pop(trial_id, []))
+        self.queue.release(number)
+        trials = self._block(number).trials
+        self.mlflow.log([row for trial in trials for row in self.unlogged.pop(trial.trial_id, [])])
+        return [trial.trial_id for trial in trials if self._legs_left(trial)]
 
-    def news(self, since: int, incarnation: int = 0) -> dict[str, Any]:
+    def news(self, since: int, incarnation: int = 0) -> News:
         """What happened since event number `since` of this `incarnation` of the recorder (from its first on, where it
-        is another one), the legs that run now, the nodes that are `missed` (`admission.Queue.missed`), how many trials
-        have processes, and the `trouble` that nothing can be kept.
-
-        An event is a leg's outcome (`leg_event`), or a `note` to tell; a note with an `attempt` says that the trial
-        of its `setting_id` and `repeat` has begun anew.
-        """
+        is another one), what runs now, what is waited for, and the `trouble` that nothing can be kept."""
         now = self.clock()
         running = [
-            {
-                "setting": trial.label, "arm": leg.arm_name, "repeat": trial.repeat, "round": leg.round,
-                "seconds": now - state.leg_began, "node": state.node,
-            }
-            for state in self.running.trials.values()
+            RunningLeg(trial.label, leg.arm_name, trial.repeat, leg.round, now - state.leg_began, state.node)
+            for state in self.running.active.values()
             if state.leg_id and state.leg_id not in self.done
             for trial, leg in [self.legs[state.leg_id]]
-        ]  # fmt: skip
-        return {
-            "incarnation": self.running.incarnation,
-            "events": self.events[since if incarnation == self.running.incarnation else 0 :],
-            "running": running,
-            "missed": self.queue.missed(),
-            "num_active": len(self.running.trials),
-            "trouble": self.running.trouble,
-        }
+        ]
+        return News(
+            self.running.incarnation,
+            self.events[since if incarnation == self.running.incarnation else 0 :],
+            running,
+            self.queue.missed(),
+            len(self.running.active),
+            self.running.trouble,
+        )
 
     def finish(self) -> list[str]:
         """Write the legs that MLflow lacks; returns MLflow's errors, if any. What is left is for `publishing`."""
-        for trial_id in list(self.unlogged):
-            self.trial_ended(trial_id)
+        self.mlflow.log([row for rows in self.unlogged.values() for row in rows])
+        self.unlogged.clear()
         return self.mlflow.finish()
 
 
 def _without_secrets(outcome: Outcome) -> Outcome:
     """The outcome without what a failure's message may tell of the environment's secrets."""
     return replace(outcome, message=without_secrets(outcome.message)) if isinstance(outcome, Failure) else outcome
-
-
-_LONG_WRITE_SECONDS = 5.0  # of which the user is told
-_NOBODY = "-"  # the group of a trial whose next one is not placed yet
 
 
 def _node_names(placement: Sequence[Mapping[str, Any]] | None) -> str:

@@ -18,10 +18,10 @@ from raybench.redaction import first_line
 
 
 @dataclass
-class RunningTrial:
-    """A trial that has processes, or asked for them; at most one leg of it runs."""
+class RunningBlock:
+    """A block that has processes, or asked for them; at most one leg of it runs."""
 
-    began: float  # when its processes were asked for
+    began: float  # when its processes were asked for; once they run, when the turn of the trial came that runs
     process: str = ""  # its trial process, a new one after the first was killed
     group: str = ""  # the process group whose word counts
     last_cut: str = ""  # the last process group that was lost
@@ -31,17 +31,19 @@ class RunningTrial:
     leg_began: float = 0.0
     leg_started_at: float = 0.0  # by the calendar, seconds since the epoch
     node: str = ""  # of that leg, as people name it
+    given_up: list[str] = field(default_factory=list)  # its trials of which nothing more is run
 
 
 @dataclass
 class Running:
-    """The trials that run, by id, and whether no further leg is to begin."""
+    """The blocks so far, those that run, and whether no further leg is to begin."""
 
     path: Path
     incarnation: int = 1  # of the recorder: one more each time that it was started
     wrote: bool = False  # whether a row was written: the ledger must be there
     draining: bool = False
-    trials: dict[str, RunningTrial] = field(default_factory=dict)
+    blocks: list[list[str]] = field(default_factory=list)  # by number, the trials of each that was handed out
+    active: dict[int, RunningBlock] = field(default_factory=dict)  # by number
     trouble: str = ""  # why nothing can be kept, as on a full disk
 
     def stop_for(self, error: OSError | StorageError) -> None:
@@ -56,14 +58,14 @@ class Running:
         if not path.exists():
             return cls(path)
         state: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        trials = {name: RunningTrial(**values) for name, values in state["trials"].items()}
-        return cls(path, state["incarnation"] + 1, state["wrote"], state["draining"], trials)
+        active = {int(number): RunningBlock(**values) for number, values in state["active"].items()}
+        return cls(path, state["incarnation"] + 1, state["wrote"], state["draining"], state["blocks"], active)
 
     def save(self) -> None:
         """Write it, whole or not at all. It has to outlive this process, not the machine: nothing is flushed."""
         state = {
             "incarnation": self.incarnation, "wrote": self.wrote, "draining": self.draining,
-            "trials": {name: asdict(trial) for name, trial in self.trials.items()},
+            "blocks": self.blocks, "active": {number: asdict(block) for number, block in self.active.items()},
         }  # fmt: skip
         aside = self.path.with_name(f".{self.path.name}.writing")
         try:

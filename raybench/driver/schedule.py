@@ -26,7 +26,6 @@ os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 import ray
 from ray import tune
 from ray.tune.execution import class_cache
-from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from raybench.cluster.connection import ACTOR_NAMESPACE, end_own_ray
 from raybench.cluster.nodes import look
@@ -34,9 +33,11 @@ from raybench.cluster.placement import Cluster, connection_problem
 from raybench.declare.plan import Plan
 from raybench.driver.display import Display
 from raybench.driver.interruption import Interruption
+from raybench.driver.messages import Block, Fit, News, SweepConfig
 from raybench.driver.recorder import Recorder
-from raybench.driver.reuse import keep_trial_processes
-from raybench.driver.trial import Fit, run_trial
+from raybench.driver.searcher import BlockSearcher
+from raybench.driver.trial import ON_HEAD, BlockRunner
+from raybench.durations import known_pace
 from raybench.ledger.lock import release_on_exit
 from raybench.machine.variables import RUN
 from raybench.machine.versions import own_versions
@@ -49,7 +50,6 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
     {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 )
 
-_ON_HEAD = {"node:__internal_head__": 0.0001}
 _SECONDS_BETWEEN_LOOKS = 1.0  # at the recorder
 _LOOKS_BETWEEN_COUNTS = 10  # of the cluster's nodes
 _PATIENCE_SECONDS = 30.0
@@ -58,7 +58,7 @@ _SETTLING_SECONDS = 3.0
 _HEAD_PATIENCE_SECONDS = 20.0  # Ray itself ends the process, without a word, after 60
 _OWN_HEAD_PATIENCE_SECONDS = 5.0  # that of a Ray of the sweep's own, on loopback: what does not answer there is dead
 _RECORDER_RESTARTS = 20
-_TRIAL_RESTARTS = 3  # of a trial whose own process is killed
+_BLOCK_RESTARTS = 3  # of a block whose own process is killed
 
 
 @dataclass(frozen=True)
@@ -107,41 +107,48 @@ def run_trials(
     name = f"recorder-{plan.space}-{plan.sweep}"
     recorder = _recorder(name, plan, folder, space_yaml, storage, wait_seconds, cluster)
     try:
-        ray.get(recorder.next_group.remote(plan.trials[0].trial_id))
+        ray.get(recorder.news.remote(0))
     except ray.exceptions.RayActorError as error:
         shutil.rmtree(storage, ignore_errors=True)
         return _without_recorder(error, lost)
-    searcher = BasicVariantGenerator(max_concurrent=_at_once(plan, cluster))
+
+    def next_block(number: int) -> Block | None:
+        """From the recorder; none where it is gone, which the watch finds and tells."""
+        try:
+            block: Block | None = ray.get(recorder.next_block.remote(number))
+        except ray.exceptions.RayActorError:
+            return None
+        return block
+
+    searcher = BlockSearcher(next_block, _at_once(plan, cluster))
 
     def grow() -> None:
         """Let more trials ask for their turn where nodes have joined."""
         nodes = tuple(node.total for node in look())
-        searcher.max_concurrent = _at_once(plan, replace(cluster, nodes=nodes))
+        searcher.most_at_once = _at_once(plan, replace(cluster, nodes=nodes))
 
     watch = _Watch(recorder, display, interruption, lost, None if cluster.is_local else grow)
-    ids = iter([trial.trial_id for trial in plan.trials])
-    config = {
-        "trial_id": tune.sample_from(lambda _: next(ids)),  # a grid is copied whole for each of its values
-        "recorder": name,
-        "cluster": cluster,
-        "storage": str(storage),
-        "working_tree": str(Path.cwd()),
-        "versions": {} if cluster.is_local else own_versions(),
-        "variables": _variables(cluster),
-        "wait_seconds": wait_seconds,
-        **({"fit": fit} if fit else {}),
-    }
-    keep_trial_processes()
+    config = SweepConfig(
+        recorder=name,
+        cluster=cluster,
+        storage=str(storage),
+        working_tree=str(Path.cwd()),
+        versions={} if cluster.is_local else own_versions(),
+        variables=_variables(cluster),
+        wait_seconds=wait_seconds,
+        fit=fit,
+    )
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, tune.PlacementGroupFactory([_ON_HEAD])),
-        param_space=config,
-        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=len(plan.trials), reuse_actors=True),
+        BlockRunner,
+        param_space={"sweep": config},
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
             verbose=0,
             stop=_WhenOver(watch),
-            failure_config=tune.FailureConfig(max_failures=_TRIAL_RESTARTS),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # all is in the ledger
+            failure_config=tune.FailureConfig(max_failures=_BLOCK_RESTARTS),
         ),
     )
     try:
@@ -157,8 +164,10 @@ def run_trials(
     if watch.ended is not None:
         return watch.ended
     labels = {trial.trial_id: f"{trial.label}, repeat {trial.repeat}" for trial in plan.trials}
-    problems = [(labels[result.config["trial_id"]], _problem(result)) for result in results]
-    unrun = [f"{label}: {problem}" for label, problem in problems if problem]
+    unrun = []
+    for result in results:
+        left, problem = _unrun(result, next_block)
+        unrun += [f"{labels[trial_id]}: {problem}" for trial_id in left if problem]
     try:
         ray.get(recorder.finish.remote())  # its troubles come up again, and are told, when the sweep is published
     except ray.exceptions.RayActorError as error:
@@ -187,15 +196,24 @@ def _recorder(
     Ray starts it again when it is killed, and repeats the calls that it had not answered.
     """
     options = {
-        "name": name, "namespace": ACTOR_NAMESPACE, "num_cpus": 0, "resources": _ON_HEAD, "max_concurrency": 1,
+        "name": name, "namespace": ACTOR_NAMESPACE, "num_cpus": 0, "resources": ON_HEAD, "max_concurrency": 1,
         "max_restarts": _RECORDER_RESTARTS, "max_task_retries": -1,
     }  # fmt: skip
     state, plan_file = str(storage / "running.json"), storage / "plan.json"
     plan_file.write_text(plan.model_dump_json(), encoding="utf-8")
     variables = mlflow_variables() | store_variables(folder)
     arguments = (plan_file, address(folder), space_yaml, *destination(), variables, state)
-    waiting = {"wait_seconds": wait_seconds, "autoscaler": cluster.autoscaler}
-    return ray.remote(Recorder).options(**options).remote(*arguments, **waiting)
+    return (
+        ray.remote(Recorder)
+        .options(**options)
+        .remote(
+            *arguments,
+            wait_seconds=wait_seconds,
+            autoscaler=cluster.autoscaler,
+            slots=_at_once(plan, cluster),
+            pace=known_pace(plan, folder.parent.parent, elsewhere=not cluster.is_local),
+        )
+    )
 
 
 class _Watch:
@@ -245,20 +263,20 @@ class _Watch:
                     draining = True
                     self._display.stop()
                 patience = _PATIENCE_SECONDS if ended else _ANSWER_SECONDS
-                news = ray.get(self._recorder.news.remote(self._told, self._incarnation), timeout=patience)
+                news: News = ray.get(self._recorder.news.remote(self._told, self._incarnation), timeout=patience)
             except ray.exceptions.GetTimeoutError:
                 continue  # the recorder is busy; what it has to tell is told later
             except ray.exceptions.RayError as error:
                 self.ended = None if ended else _without_recorder(error, self._lost)
                 self.over = True
                 return
-            if news["incarnation"] != self._incarnation:
-                self._incarnation, self._told = news["incarnation"], 0
-            self._told += len(news["events"])
+            if news.incarnation != self._incarnation:
+                self._incarnation, self._told = news.incarnation, 0
+            self._told += len(news.events)
             self._display.update(news)
-            if news["trouble"]:
-                self.ended = Ended(trouble=news["trouble"])
-            self.over = (draining or self.ended is not None) and not news["num_active"]
+            if news.trouble:
+                self.ended = Ended(trouble=news.trouble)
+            self.over = (draining or self.ended is not None) and not news.num_active
 
     def _silence_of_head(self) -> float:
         """Seconds since the cluster's head last answered; 0 when it does."""
@@ -300,11 +318,13 @@ def _why_dead(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _problem(result: Any) -> str:
-    """Why a trial could not be run to its end, as Tune or the trial itself says; empty where it was."""
+def _unrun(result: Any, block_of: Callable[[int], Block | None]) -> tuple[list[str], str]:
+    """The trials of a block that could not be run to their end, by id, and why, as Tune or the block itself says."""
     if result.error is not None:
-        return _reason(result.error)
-    return without_secrets(str((result.metrics or {}).get("problem", "")))
+        block = block_of(result.config["block"])
+        return [trial.trial_id for trial in block.trials] if block else [], _reason(result.error)
+    metrics = result.metrics or {}
+    return list(metrics.get("unrun", [])), without_secrets(str(metrics.get("problem", "")))
 
 
 def _reason(error: BaseException) -> str:

@@ -1,8 +1,8 @@
-"""One trial: a Ray Train `TorchTrainer` for each group of its legs, until every leg has an outcome.
+"""A block's process, an actor of Ray Tune: a Ray Train `TorchTrainer` for each group, until every leg has an outcome.
 
-Runs inside a Ray Tune trial actor. A group is all the legs that are left (or one of them, with
-`isolation: fresh`). When a leg ends its group, it becomes a failure and what is left a new group. When a node is lost,
-or a process that only watches the workers, no leg is to blame: what is left runs again, on other nodes from the start.
+A group is all the legs of the block that are left (or one of them, with `isolation: fresh`). When a leg ends its
+group, it becomes a failure and what is left a new group. When a node is lost, or a process that only watches the
+workers, no leg is to blame: what is left runs again, on other nodes from the start.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from typing import Any
 
 import ray
 import ray.train
+from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
+from raybench.cluster.admission import Granted, Look, Refused, Stop
 from raybench.cluster.connection import ACTOR_NAMESPACE
 from raybench.cluster.nodes import look, node_name
 from raybench.cluster.orphans import remove_orphaned_placement_groups
@@ -27,104 +29,128 @@ from raybench.cluster.placement import Cluster, check_placement, need_of, thread
 from raybench.declare.plan import Leg, Trial
 from raybench.driver.deaths import oom_kills
 from raybench.driver.endings import failure_of, first_words, why_cut
+from raybench.driver.messages import Block, Group, GroupConfig, SweepConfig, Unfinished
 from raybench.errors import TrialGivenUp
-from raybench.ledger import outcome as outcomes
 from raybench.ledger.outcome import Outcome
 from raybench.machine.variables import WORKING_TREE
 
-_STARTS = 2  # how often a group may fail to start before its trial is given up
+_STARTS = 2  # how often a group may end before its first leg, until its trial or its block is given up
 _CUTS = 3  # how often a trial's processes may be lost through no fault of a leg
 _SETTLING_SECONDS = 2.0  # until Ray has noticed what died with a process that was killed
+ON_HEAD = {"node:__internal_head__": 0.0001}
 _NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
-_SECONDS_BETWEEN_QUESTIONS = 1.0  # of a trial that waits for its nodes
+_SECONDS_BETWEEN_QUESTIONS = 1.0  # of a block that waits for its nodes
 # Processes on nodes that are there and free start within seconds; nodes that have to be started get the sweep's `wait`.
 _START_SECONDS = 120
-# Runs one group to its end: the trial, the name of the group, the config of `run_trial`, the nodes to run on.
-Fit = Callable[[Trial, str, dict[str, Any], list[str]], str]
 
 
-def run_trial(config: dict[str, Any]) -> dict[str, Any]:
-    """Tune's trainable.
+class BlockRunner(tune.Trainable):  # type: ignore[misc]
+    """Tune's trainable: one step runs a block. Tune hands its process to the next block (`reset_config`).
 
-    `config`: trial_id, recorder (an actor's name), cluster, storage and working_tree (absolute paths), `versions` of
-    the driver, `variables` of the driver for the workers, `wait_seconds` for nodes that have to be started; `fit`,
-    where `fit_torch` is not to run the groups.
-
-    Returns `problem`, why the trial could not be run to its end; empty where it was. It raises nothing, because Tune
-    is to start it again when its process was killed, and then only.
+    A result has `unrun`, the trials that could not be run to their end, by id, and `problem`, why; both empty where
+    all were. A step raises nothing, because Tune is to start it again when its process was killed, and then only.
     """
-    recorder = ray.get_actor(config["recorder"], namespace=ACTOR_NAMESPACE)
-    trial = Trial.model_validate_json(ray.get(recorder.trial_began.remote(config["trial_id"], uuid.uuid4().hex)))
-    try:
-        _run_groups(recorder, trial, config)
-    except Exception as error:
-        traceback.print_exc()
-        return {"problem": first_words(error)}
-    finally:
-        ray.get(recorder.trial_ended.remote(trial.trial_id))
-    return {"problem": ""}
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """On the head, and no CPU of it: it waits, and its workers have resources of their own."""
+        return tune.PlacementGroupFactory([ON_HEAD])
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """`config` has `sweep`, a SweepConfig, and `block`, a number."""
+        self._sweep: SweepConfig = config["sweep"]
+        self._number: int = config["block"]
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next block of the same sweep."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Run the block."""
+        recorder = ray.get_actor(self._sweep.recorder, namespace=ACTOR_NAMESPACE)
+        block: Block = ray.get(recorder.block_began.remote(self._number, uuid.uuid4().hex))
+        problem = ""
+        try:
+            problem = _run_groups(recorder, block, self._sweep)
+        except Exception as error:
+            traceback.print_exc()
+            problem = first_words(error)
+        finally:
+            unrun = ray.get(recorder.block_ended.remote(block.number))
+        return {"problem": problem, "unrun": unrun, "done": True}
 
 
-def _run_groups(recorder: Any, trial: Trial, config: dict[str, Any]) -> None:
-    """Group after group, until no leg is left. Raises TrialGivenUp."""
-    fit: Fit = config.get("fit", fit_torch)
-    starts_left, cuts_left, legs = _STARTS, _CUTS, None
-    while (group := ray.get(recorder.next_group.remote(trial.trial_id)))["legs"]:
-        if group["legs"] != legs:
-            starts_left, legs = _STARTS, group["legs"]  # it gets on
-        if group["cut"]:
+def _run_groups(recorder: Any, block: Block, sweep: SweepConfig) -> str:
+    """Group after group, until no leg is left. Returns why trials of the block were given up, empty where none was.
+    Raises TrialGivenUp where all of it is."""
+    fit = sweep.fit or fit_torch
+    starts_left, cuts_left, first_leg, problem = _STARTS, _CUTS, "", ""
+    while (group := _next_group(recorder, block)).legs:
+        if group.legs[0] != first_leg:
+            starts_left, cuts_left, first_leg = _STARTS, _CUTS, group.legs[0]  # it gets on
+        if group.was_cut:
             time.sleep(_SETTLING_SECONDS)
             remove_orphaned_placement_groups()
-        node_ids = _admitted(recorder, trial, config, group["nodes"] if starts_left == _STARTS else [])
+        node_ids = _admitted(recorder, block, sweep, group.nodes if starts_left == _STARTS else ())
         if node_ids is None:
             continue  # the sweep is to stop
-        name = f"{trial.trial_id}-{uuid.uuid4().hex[:8]}"
+        name = f"{block.first.trial_id}-{uuid.uuid4().hex[:8]}"
         kills = oom_kills()
         try:
-            if problem := fit(trial, name, config, node_ids):
-                raise TrialGivenUp(f"wrongly placed: {problem}")
+            if misplaced := fit(block, name, sweep, node_ids):
+                raise TrialGivenUp(f"wrongly placed: {misplaced}")
         except (TrainingFailedError, ray.exceptions.RayActorError) as error:
-            ended = ray.get(recorder.unfinished.remote(name))
-            why = why_cut(error, ended["node_ids"])
+            ended: Unfinished = ray.get(recorder.unfinished.remote(name))
+            why = why_cut(error, ended.node_ids)
             if why:
                 cuts_left -= 1
-                ray.get(recorder.cut.remote(trial.trial_id, name, why))
-            elif ended["leg_id"] is None:
+                ray.get(recorder.cut.remote(block.number, name, why))
+            elif ended.leg_id is None:
                 starts_left -= 1
-                ray.get(recorder.not_started.remote(trial.trial_id))
+                ray.get(recorder.not_started.remote(block.number))
             else:
-                own_machine = len(config["cluster"].nodes) == 1
+                own_machine = len(sweep.cluster.nodes) == 1
                 kills = oom_kills() - kills if own_machine else 0
-                failure = failure_of(trial, error, ended["seconds"], oom_kills=kills)
-                failure = replace(failure, started_at=ended["started_at"])
-                ray.get(recorder.record.remote(name, ended["leg_id"], outcomes.to_dict(failure)))
+                failure = failure_of(block.first, error, ended.seconds, oom_kills=kills)
+                failure = replace(failure, started_at=ended.started_at)
+                ray.get(recorder.record.remote(name, ended.leg_id, failure))
             if not cuts_left:
                 raise TrialGivenUp(f"its processes were lost {_CUTS} times; the last time: {why}") from error
             if not starts_left:
-                raise TrialGivenUp(first_words(error)) from error
+                problem = first_words(error)
+                if not ended.node_ids:  # none of its groups came up: what is left would fare no better
+                    raise TrialGivenUp(problem) from error
+                ray.get(recorder.give_up.remote(block.number, first_leg))
+    return problem
 
 
-def _admitted(recorder: Any, trial: Trial, config: dict[str, Any], wanted: list[str]) -> list[str] | None:
-    """Wait for the trial's turn. Returns Ray's ids of its nodes, none where these have yet to be started, and None when
+def _next_group(recorder: Any, block: Block) -> Group:
+    group: Group = ray.get(recorder.next_group.remote(block.number))
+    return group
+
+
+def _admitted(recorder: Any, block: Block, sweep: SweepConfig, wanted: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Wait for the block's turn. Returns Ray's ids of its nodes, none where these have yet to be started, and None when
     the sweep is to stop. Raises TrialGivenUp when its nodes did not come."""
-    need, fleet = need_of(trial, config["cluster"]), None
+    need, fleet = need_of(block.first, sweep.cluster), None
     while True:
-        answer = ray.get(recorder.admit.remote(trial.trial_id, need, wanted, fleet))
+        answer = ray.get(recorder.admit.remote(block.number, need, wanted, fleet))
         fleet = None
-        match answer["state"]:
-            case "granted":
-                return list(answer["node_ids"])
-            case "stop":
+        match answer:
+            case Granted(node_ids):
+                return node_ids
+            case Stop():
                 return None
-            case "refused":
-                raise TrialGivenUp(answer["why"])
-            case "look":
+            case Refused(why):
+                raise TrialGivenUp(why)
+            case Look():
                 fleet = look()
             case _:
                 time.sleep(_SECONDS_BETWEEN_QUESTIONS)
 
 
-def _scaling(trial: Trial, cluster: Cluster, node_ids: list[str]) -> ScalingConfig:
+def _scaling(trial: Trial, cluster: Cluster, node_ids: tuple[str, ...]) -> ScalingConfig:
     """The workers, as many on each of the nodes; on nodes that Ray picks where these have yet to be started."""
     setting, each = trial.setting, trial.setting.workers_per_node
     # Packed, no more than `each` workers have room in a node's slot.
@@ -139,7 +165,7 @@ def _scaling(trial: Trial, cluster: Cluster, node_ids: list[str]) -> ScalingConf
     )
 
 
-def fit_torch(trial: Trial, name: str, config: dict[str, Any], node_ids: list[str]) -> str:
+def fit_torch(block: Block, name: str, sweep: SweepConfig, node_ids: tuple[str, ...]) -> str:
     """Run one group to its end, on these nodes where any are given. Returns why it was wrongly placed, where it was.
 
     Raises TrainingFailedError when its processes die or a leg ends it, and RayActorError when the process that watches
@@ -152,12 +178,13 @@ def fit_torch(trial: Trial, name: str, config: dict[str, Any], node_ids: list[st
     class Trainer(WithoutCleaner, ray.train.torch.TorchTrainer):  # type: ignore[misc]
         pass
 
+    trial = block.first
     torch_config = SpanningTorchConfig if trial.setting.nodes > 1 else ray.train.torch.TorchConfig
-    backend = "nccl" if use_gpu(trial.setting.device, config["cluster"]) else "gloo"
+    backend = "nccl" if use_gpu(trial.setting.device, sweep.cluster) else "gloo"
     trainer = Trainer(
         _worker,
         torch_config=torch_config(backend=backend, timeout_s=int(trial.leg_timeout_seconds) + 60),
-        **trainer_arguments(trial, name, config, node_ids),
+        **trainer_arguments(block, name, sweep, node_ids),
     )
     return str(trainer.fit().return_value or "")
 
@@ -170,25 +197,22 @@ class WithoutCleaner:
         return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
 
-def trainer_arguments(trial: Trial, name: str, config: dict[str, Any], node_ids: list[str]) -> dict[str, Any]:
+def trainer_arguments(block: Block, name: str, sweep: SweepConfig, node_ids: tuple[str, ...]) -> dict[str, Any]:
     """What any of Ray's trainers is told of a group: its workers, where they run, and that nothing is tried again."""
-    cluster: Cluster = config["cluster"]
+    trial, cluster = block.first, sweep.cluster
     on_gpu = use_gpu(trial.setting.device, cluster)
-    variables = worker_variables(on_gpu, threads_per_worker(trial, cluster), config["working_tree"])
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_START_SECONDS if node_ids else config["wait_seconds"])
+    variables = worker_variables(on_gpu, threads_per_worker(trial, cluster), sweep.working_tree)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_START_SECONDS if node_ids else sweep.wait_seconds)
     return {
-        "train_loop_config": {
-            "recorder": config["recorder"], "trial_id": trial.trial_id, "group": name, "use_gpu": on_gpu,
-            "versions": config["versions"],
-        },
+        "train_loop_config": {"group": GroupConfig(sweep.recorder, block.number, name, on_gpu, sweep.versions)},
         "scaling_config": _scaling(trial, cluster, node_ids),
         "run_config": RunConfig(
             name=name,
-            storage_path=config["storage"],
+            storage_path=sweep.storage,
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-            worker_runtime_env={"env_vars": config["variables"] | variables},
+            worker_runtime_env={"env_vars": {**sweep.variables, **variables}},
         ),
-    }  # fmt: skip
+    }
 
 
 def worker_variables(on_gpu: bool, threads: int, working_tree: str) -> dict[str, str]:
@@ -204,7 +228,7 @@ def worker_variables(on_gpu: bool, threads: int, working_tree: str) -> dict[str,
     return variables
 
 
-def _worker(config: dict[str, Any]) -> str:
+def _worker(config: dict[str, GroupConfig]) -> str:
     """What each Ray Train worker runs, in a process group of torch's. Returns as `run_group` does."""
     import torch
 
@@ -212,40 +236,41 @@ def _worker(config: dict[str, Any]) -> str:
     from raybench.training.ranks import Ranks
     from raybench.training.worker import run_legs
 
-    device = torch.device("cuda", torch.cuda.current_device()) if config["use_gpu"] else torch.device("cpu")
-    return run_group(config, lambda trial: Ranks.joined(device, trial.leg_timeout_seconds), place(device), run_legs)
+    group = config["group"]
+    device = torch.device("cuda", torch.cuda.current_device()) if group.use_gpu else torch.device("cpu")
+    return run_group(group, lambda trial: Ranks.joined(device, trial.leg_timeout_seconds), place(device), run_legs)
 
 
 def run_group(
-    config: dict[str, Any], join: Callable[[Trial], Any], place: Mapping[str, Any], run_legs: Callable[..., None]
+    group: GroupConfig, join: Callable[[Trial], Any], place: Mapping[str, Any], run_legs: Callable[..., None]
 ) -> str:
     """A group's legs, in each of its processes, handed over to the recorder one by one.
 
-    `config` is the `train_loop_config`; `join` meets the other ranks; `place` is what there is to say of this process
-    beside its node (see `raybench.training.environment.place`); `run_legs` is as that of `raybench.training.worker`.
-    Returns why the group is wrongly placed; empty where it is not.
+    `join` meets the other ranks; `place` is what there is to say of this process beside its node (see
+    `raybench.training.environment.place`); `run_legs` is as that of `raybench.training.worker`. Returns why the group
+    is wrongly placed; empty where it is not.
     """
-    recorder = ray.get_actor(config["recorder"], namespace=ACTOR_NAMESPACE)
-    trial = Trial.model_validate_json(ray.get(recorder.trial.remote(config["trial_id"])))
-    group = config["group"]
-    ranks = join(trial)
+    recorder = ray.get_actor(group.recorder, namespace=ACTOR_NAMESPACE)
+    block: Block = ray.get(recorder.block.remote(group.block))
+    name = group.group
+    ranks = join(block.first)
     here = _node()
     places = ranks.gather({**here, **place})
-    if problem := check_placement(places, trial.setting, config["versions"]):
+    if problem := check_placement(places, block.first.setting, group.versions):
         return problem
-    answer = ray.get(recorder.group_placed.remote(trial.trial_id, group, places)) if ranks.rank == 0 else None
-    wanted = ranks.gather(answer)[0]
+    answer = ray.get(recorder.group_placed.remote(block.number, name, places)) if ranks.rank == 0 else None
+    wanted = set(ranks.gather(answer)[0])
 
     def begin(leg: Leg) -> bool:
-        return bool(ray.get(recorder.begin.remote(group, leg.leg_id, here["node"])))
+        return bool(ray.get(recorder.begin.remote(name, leg.leg_id, here["node"])))
 
     def record(leg: Leg, outcome: Outcome) -> None:
-        ray.get(recorder.record.remote(group, leg.leg_id, outcomes.to_dict(outcome)))
+        ray.get(recorder.record.remote(name, leg.leg_id, outcome))
 
-    legs = [leg for leg in trial.legs if leg.leg_id in wanted]
-    if legs:
-        batches = {trial.setting_id: ray.get(recorder.largest_batches.remote(trial.trial_id))}
-        run_legs([(trial, legs)], ranks, begin, record, batches)
+    work = [(trial, [leg for leg in trial.legs if leg.leg_id in wanted]) for trial in block.trials]
+    work = [(trial, legs) for trial, legs in work if legs]
+    if work:
+        run_legs(work, ranks, begin, record, ray.get(recorder.largest_batches.remote(block.number)))
     return ""
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
-from raybench import sweep
+from raybench import sweep as command
 from raybench.cli import run_command
-from raybench.declare.plan import Trial
+from raybench.driver.messages import Block, GroupConfig, SweepConfig
 from tests.chaos import fake
 
 
-def fit(trial: Trial, name: str, config: dict[str, Any], node_ids: list[str]) -> str:
+def fit(block: Block, name: str, sweep: SweepConfig, node_ids: tuple[str, ...]) -> str:
     """As `raybench.driver.trial.fit_torch`, on a trainer without torch."""
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -21,10 +20,10 @@ def fit(trial: Trial, name: str, config: dict[str, Any], node_ids: list[str]) ->
     class Trainer(WithoutCleaner, DataParallelTrainer):
         pass
 
-    return str(Trainer(work, **trainer_arguments(trial, name, config, node_ids)).fit().return_value or "")
+    return str(Trainer(work, **trainer_arguments(block, name, sweep, node_ids)).fit().return_value or "")
 
 
-def work(config: dict[str, Any]) -> str:
+def work(config: dict[str, GroupConfig]) -> str:
     """What each process of a group runs."""
     import os
 
@@ -34,10 +33,10 @@ def work(config: dict[str, Any]) -> str:
     from raybench.machine.variables import WORKING_TREE
     from raybench.machine.versions import own_versions
 
-    context = ray.train.get_context()
-    folder = Path(os.environ[WORKING_TREE]) / fake.MEETINGS / config["group"]
+    group, context = config["group"], ray.train.get_context()
+    folder = Path(os.environ[WORKING_TREE]) / fake.MEETINGS / group.group
     ranks = fake.Ranks(context.get_world_rank(), context.get_world_size(), folder)
-    return run_group(config, lambda _trial: ranks, {"gpus": [], "gpu": None, "versions": own_versions()}, fake.run_legs)
+    return run_group(group, lambda _trial: ranks, {"gpus": [], "gpu": None, "versions": own_versions()}, fake.run_legs)
 
 
 def main(argv: list[str]) -> int:
@@ -47,7 +46,7 @@ def main(argv: list[str]) -> int:
 
     del cluster
     schedule.run_trials = functools.partial(schedule.run_trials, fit=fit)
-    return sweep.main(argv)
+    return command.main(argv)
 
 
 if __name__ == "__main__":

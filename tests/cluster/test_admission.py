@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raybench.cluster.admission import Queue
+from raybench.cluster.admission import Granted, Queue, Refused
 from raybench.cluster.fleet import SLOT, Autoscaler, Need, Node, NodeType
 
 WAIT = 600.0
@@ -18,7 +18,8 @@ class Fleet:
 
     def __init__(self, order: list[str], autoscaler: Autoscaler | None = None) -> None:
         self.now = 0.0
-        self.queue = Queue(order, WAIT, autoscaler, clock=lambda: self.now)
+        self.order = order
+        self.queue = Queue(WAIT, autoscaler, clock=lambda: self.now)
         self.nodes: dict[str, Node] = {}
 
     def add(self, name: str, cpus: int = 4, **amounts: float) -> None:
@@ -35,25 +36,29 @@ class Fleet:
         node = self.nodes[name]
         self.nodes[name] = Node(node.node_id, name, node.total, dict(node.total))
 
-    def ask(self, trial: str, need: Need, setting: str = "", wanted: tuple[str, ...] = ()) -> Any:
-        """The names of the nodes that are granted, or the answer's state."""
+    def ask(self, block: str, need: Need, setting: str = "", wanted: tuple[str, ...] = ()) -> Any:
+        """The names of the nodes that are granted, why it is refused, or else what to do."""
         self.now += 2.0
-        answer = self.queue.ask(trial, setting or f"setting of {trial}", need, wanted, list(self.nodes.values()))
+        settings = [setting or f"setting of {block}"]
+        answer = self.queue.ask(self.order.index(block), settings, need, wanted, list(self.nodes.values()))
         names = {node.node_id: name for name, node in self.nodes.items()}
-        if answer["state"] == "granted":
-            return [names[node_id] for node_id in answer["node_ids"]]
-        return answer["state"] if answer["state"] != "refused" else answer["why"]
+        match answer:
+            case Granted(node_ids):
+                return [names[node_id] for node_id in node_ids]
+            case Refused(why):
+                return why
+        return type(answer).__name__.lower()
 
     def start(self, trial: str, names: list[str], need: Need) -> None:
         """The processes of a trial come up."""
         for name in names:
             self.take(name, need)
-        self.queue.placed(trial, [self.nodes[name].node_id for name in names])
+        self.queue.placed(self.order.index(trial), [self.nodes[name].node_id for name in names])
 
     def end(self, trial: str, names: list[str]) -> None:
         for name in names:
             self.give_back(name)
-        self.queue.release(trial)
+        self.queue.release(self.order.index(trial))
 
 
 def need(nodes: int = 1, cpus: int = 2, slot: float = 1.0, **amounts: float) -> Need:
@@ -105,8 +110,8 @@ def test_a_trial_that_nothing_could_serve_holds_nothing_and_is_refused_in_the_en
     assert fleet.ask("large", need(2)) == "wait"
     assert fleet.ask("small", need()) == ["n1"]
     (missed,) = fleet.queue.missed()
-    assert missed["what"] == "2 nodes with 2 CPUs and a bench_slot each"
-    assert missed["most"] == WAIT
+    assert missed.what == "2 nodes with 2 CPUs and a bench_slot each"
+    assert missed.most == WAIT
     fleet.now += WAIT
     words = "waited 10 min for 2 nodes with 2 CPUs and a bench_slot each, in vain; there are: 1 node with 4 CPUs"
     assert fleet.ask("large", need(2)).startswith(words)
@@ -131,7 +136,7 @@ def test_what_ray_does_not_show_yet_is_granted_once() -> None:
     fleet.add("n1")
     assert fleet.ask("a", need()) == ["n1"]
     assert fleet.ask("b", need()) == "wait"  # Ray still shows n1 as free
-    fleet.queue.placed("a", ["id-n1"])
+    fleet.queue.placed(fleet.order.index("a"), ["id-n1"])
     assert fleet.ask("b", need()) == "wait"
     assert fleet.queue.missed() == []  # the sweep has it itself
 
@@ -208,7 +213,7 @@ def test_parts_of_a_slot_are_shared() -> None:
     fleet.start("a", fleet.ask("a", half), half)
     fleet.start("b", fleet.ask("b", half), half)
     assert fleet.ask("c", half) == "wait"
-    fleet.queue.release("a")
+    fleet.queue.release(fleet.order.index("a"))
     fleet.give_back("n1")
     fleet.take("n1", half)  # of b
     assert fleet.ask("c", half) == ["n1"]
@@ -221,7 +226,7 @@ def test_nodes_that_have_to_be_started_are_granted_without_their_names() -> None
     assert fleet.ask("b", need()) == []
     assert fleet.ask("c", need()) == "wait"  # two is all it can start
     (missed,) = fleet.queue.missed()
-    assert missed["what"] == "1 node with 2 CPUs and a bench_slot"
+    assert missed.what == "1 node with 2 CPUs and a bench_slot"
     fleet.add("n1")
     assert fleet.ask("c", need()) == "wait"  # n1 came for the first
     fleet.start("a", ["n1"], need())
@@ -236,7 +241,7 @@ def test_an_autoscaler_that_was_asked_in_vain_is_not_asked_again_for_each_trial(
     scaler = Autoscaler((NodeType("gpu", {"CPU": 4, SLOT: 1}, most=2),), most=2)
     fleet = Fleet(["a", "b"], scaler)
     assert fleet.ask("a", need()) == []
-    fleet.queue.not_started("a")
+    fleet.queue.not_started(fleet.order.index("a"))
     assert fleet.ask("a", need()).startswith("waited 10 min for 1 node")
     assert fleet.ask("b", need()).startswith("waited 10 min for 1 node")
     fleet.add("n1")

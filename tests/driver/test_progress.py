@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import math
 import re
-from typing import Any
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 from scipy import stats
 
+from raybench.cluster.admission import Missed
 from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.driver.display import MANY_LEGS, Display, Level
+from raybench.driver.messages import BeginsAnew, LegEvent, News, Note
 from raybench.driver.progress import Progress
 
 MODELS = "setting.model"
@@ -23,27 +25,24 @@ def make_plan(repeats: int = 3, models: str = "lenet") -> Plan:
     return build_plan(*load_space("quickstart", {MODELS: models, "repeats": str(repeats)}), sweep="s")
 
 
-def events(plan: Plan, step_seconds: dict[str, float] | None = None, leg_seconds: float = 2.0) -> list[dict[str, Any]]:
+def events(plan: Plan, step_seconds: dict[str, float] | None = None, leg_seconds: float = 2.0) -> list[LegEvent]:
     """An event for each leg of the plan, in order; a repeat is slower than the one before, alike in all arms."""
     seconds = step_seconds or {"ddp": 0.010, "zero1": 0.020, "zero3": 0.040}
-    found = []
-    for trial, leg in plan.legs():
-        wobble = 1 + 0.1 * trial.repeat * (leg.arm_name == "zero1")
-        found.append(
-            {
-                "setting_id": trial.setting_id, "setting": trial.label, "repeat": trial.repeat, "arm": leg.arm_name,
-                "round": leg.round, "leg_id": leg.leg_id, "is_baseline": leg.is_baseline, "samples_per_step": 32,
-                "attempt": 0,
-                "mean_step_seconds": seconds[leg.arm_name] * wobble * (1 + 0.5 * leg.round),
-                "seconds": leg_seconds, "trial_seconds": 10 + leg_seconds * (leg.position + 1),
-            }
-        )  # fmt: skip
-    return found
+    return [
+        LegEvent(
+            setting_id=trial.setting_id, setting=trial.label, repeat=trial.repeat, arm=leg.arm_name, round=leg.round,
+            leg_id=leg.leg_id, is_baseline=leg.is_baseline, attempt=0, samples_per_step=32,
+            mean_step_seconds=seconds[leg.arm_name]
+            * (1 + 0.1 * trial.repeat * (leg.arm_name == "zero1"))
+            * (1 + 0.5 * leg.round),
+            seconds=leg_seconds, trial_seconds=10 + leg_seconds * (leg.position + 1),
+        )
+        for trial, leg in plan.legs()
+    ]  # fmt: skip
 
 
-def failed(event: dict[str, Any], message: str = "error: planted") -> dict[str, Any]:
-    kept = {key: value for key, value in event.items() if key not in ("mean_step_seconds", "samples_per_step")}
-    return {**kept, "failure": message}
+def failed(event: LegEvent, message: str = "error: planted") -> LegEvent:
+    return replace(event, mean_step_seconds=0.0, samples_per_step=0, failure=message)
 
 
 def test_speedups_so_far_are_the_paired_ones_of_complete_trials() -> None:
@@ -71,7 +70,7 @@ def test_speedups_count_samples_where_arms_differ_in_batch() -> None:
     plan = make_plan(repeats=1)
     progress = Progress(plan)
     for event in events(plan, {"ddp": 0.01, "zero1": 0.01, "zero3": 0.01}):
-        progress.add({**event, "samples_per_step": 64} if event["arm"] == "zero3" else event)
+        progress.add(replace(event, samples_per_step=64) if event.arm == "zero3" else event)
     assert {s.arm: s.speedup for s in progress.speedups()} == pytest.approx({"zero1": 1.0, "zero3": 2.0})
 
 
@@ -79,7 +78,7 @@ def test_a_failed_round_leaves_the_other_and_a_failed_arm_has_no_speedup() -> No
     plan = make_plan(repeats=1)
     progress = Progress(plan)
     for event in events(plan):
-        fails = event["arm"] == "zero3" or (event["arm"] == "ddp" and event["round"] == 1)
+        fails = event.arm == "zero3" or (event.arm == "ddp" and event.round == 1)
         progress.add(failed(event) if fails else event)
     (only,) = progress.speedups()
     assert (only.arm, only.speedup) == ("zero1", pytest.approx(0.5))
@@ -90,11 +89,11 @@ def test_what_the_ledger_had_counts_as_done_and_not_as_run() -> None:
     plan = make_plan()
     progress = Progress(plan)
     for event in events(plan)[:6]:
-        progress.add({key: value for key, value in event.items() if key != "trial_seconds"}, run_now=False)
+        progress.add(replace(event, trial_seconds=None))
     assert (progress.num_done, progress.num_run, progress.num_trials_done) == (6, 0, 1)
     assert progress.seconds_left(5.0) is None
     assert len(progress.speedups()) == 2
-    assert not progress.add({**events(make_plan(repeats=9))[-1], "repeat": 8})  # not of this plan
+    assert not progress.add(replace(events(make_plan(repeats=9))[-1], repeat=8))  # not of this plan
     assert progress.num_done == 6
 
 
@@ -115,9 +114,9 @@ def test_the_time_left_knows_that_settings_differ() -> None:
     progress = Progress(plan)
     elapsed = 0.0
     for event in events(plan):
-        if event["repeat"] == 0:
-            slow = {"seconds": 20.0, "trial_seconds": 10 + 20.0 * 6} if "resnet" in event["setting"] else {}
-            progress.add({**event, **slow})
+        if event.repeat == 0:
+            slow = {"seconds": 20.0, "trial_seconds": 10 + 20.0 * 6} if "resnet" in event.setting else {}
+            progress.add(replace(event, **slow))
             elapsed += slow.get("seconds", 2.0)
     assert progress.seconds_left(elapsed) == pytest.approx(elapsed)  # the second repeat is the first again
 
@@ -125,10 +124,10 @@ def test_the_time_left_knows_that_settings_differ() -> None:
 def shown(level: Level, num_events: int = 100, *, terminal: bool, repeats: int = 3, fail: bool = False) -> str:
     plan = make_plan(repeats)
     console = Console(file=io.StringIO(), force_terminal=terminal, width=80, height=30, color_system=None)
-    feed = [failed(event) if fail and event["arm"] == "zero3" else event for event in events(plan)][:num_events]
+    feed = [failed(event) if fail and event.arm == "zero3" else event for event in events(plan)][:num_events]
     ticks = iter(range(100_000))
     with Display(Progress(plan), console, level, clock=lambda: float(next(ticks))) as display:
-        display.update({"events": feed, "running": [], "num_active": 1})
+        display.update(News(events=list(feed), num_active=1))
         display.stop()
     output = console.file
     assert isinstance(output, io.StringIO)
@@ -161,8 +160,8 @@ def test_nodes_that_are_waited_for_are_told_once_a_minute(terminal: bool) -> Non
     console = Console(file=io.StringIO(), force_terminal=terminal, width=80, height=30, color_system=None)
     with Display(Progress(make_plan(1)), console, "normal") as display:
         for seconds in (2.0, 15.0, 40.0, 74.0, 76.0, 180.0):
-            missed = {"what": "1 node with 4 GPUs", "seconds": seconds, "most": 1200.0}
-            display.update({"events": [], "running": [], "missed": [missed], "num_active": 1})
+            missed = Missed("1 node with 4 GPUs", seconds, 1200.0)
+            display.update(News(missed=[missed], num_active=1))
     output = console.file
     assert isinstance(output, io.StringIO)
     lines = [line for line in output.getvalue().splitlines() if "waiting for 1 node with 4 GPUs: " in line]
@@ -188,13 +187,13 @@ def test_a_trial_that_begins_anew_is_counted_once() -> None:
     progress, feed = Progress(plan), events(plan)
     for event in feed[:3]:
         progress.add(event)
-    progress.begin_anew({"setting_id": feed[0]["setting_id"], "repeat": 0, "attempt": 1})
+    progress.begin_anew(BeginsAnew(feed[0].setting_id, 0, 1))
     assert progress.num_done == 0
-    anew = [{**event, "attempt": 1} for event in feed[:6]]
+    anew = [replace(event, attempt=1) for event in feed[:6]]
     assert not progress.has(anew[0])
     assert [progress.add(event) for event in anew] == [False] * 5 + [True]
     assert progress.has(anew[0])
-    progress.begin_anew({"setting_id": feed[0]["setting_id"], "repeat": 0, "attempt": 1})  # told once more
+    progress.begin_anew(BeginsAnew(feed[0].setting_id, 0, 1))  # told once more
     assert (progress.num_done, progress.num_trials_done) == (6, 1)
 
 
@@ -203,9 +202,9 @@ def test_what_a_recorder_tells_again_is_shown_once() -> None:
     console = Console(file=io.StringIO(), width=120)
     display = Display(Progress(plan), console, "verbose")
     feed = events(plan)[:4]
-    again = [{key: value for key, value in event.items() if key != "trial_seconds"} for event in feed]
-    for told in (feed[:3], [*again, {"note": "the recorder was killed, and goes on from the ledger"}]):
-        display.update({"events": told, "running": [], "num_active": 1})
+    again = [replace(event, trial_seconds=None) for event in feed]
+    for told in (feed[:3], [*again, Note("the recorder was killed, and goes on from the ledger")]):
+        display.update(News(events=list(told), num_active=1))
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert [line[:6] for line in lines if line.startswith("[")] == [f"[{n:>2}/18" for n in (1, 2, 3, 4)]

@@ -11,8 +11,8 @@ import pytest
 
 from raybench.declare.plan import Plan, Trial, build_plan
 from raybench.declare.space import load_space
+from raybench.driver.messages import BeginsAnew, Group, News, Note, Unfinished
 from raybench.driver.recorder import Recorder
-from raybench.ledger import outcome as outcomes
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Failure
 from raybench.ledger.reading import read_ledger
@@ -35,9 +35,18 @@ def recorder(plan: Plan, tmp_path: Path) -> Recorder:
     )
 
 
+def block_of(recorder: Recorder, trial: Trial) -> int:
+    """The number of the trial's block; as the plan has one setting, the trials' numbers are their blocks'."""
+    number = 0
+    while block := recorder.next_block(number):
+        if trial in block.trials:
+            return number
+        number += 1
+    raise AssertionError(trial)
+
+
 def left(recorder: Recorder, trial: Trial) -> list[str]:
-    legs: list[str] = recorder.next_group(trial.trial_id)["legs"]
-    return legs
+    return list(recorder.next_group(block_of(recorder, trial)).legs)
 
 
 def places(*nodes: str, gpus: bool = False) -> list[dict[str, Any]]:
@@ -45,9 +54,9 @@ def places(*nodes: str, gpus: bool = False) -> list[dict[str, Any]]:
 
 
 def record(recorder: Recorder, leg_id: str, **changes: float) -> None:
-    recorder.trial_began(recorder.legs[leg_id][0].trial_id)
+    recorder.block_began(block_of(recorder, recorder.legs[leg_id][0]))
     recorder.begin("group", leg_id)
-    recorder.record("group", leg_id, outcomes.to_dict(replace(MEASUREMENT, **changes)))
+    recorder.record("group", leg_id, replace(MEASUREMENT, **changes))
 
 
 def test_a_recorded_leg_is_durable_and_no_longer_left(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
@@ -59,24 +68,24 @@ def test_a_recorded_leg_is_durable_and_no_longer_left(recorder: Recorder, plan: 
     assert (row["leg_id"], row["process_group"]) == (trial.legs[0].leg_id, "group")
     assert (tmp_path / "led/_space.yaml").read_text() == "question: {}\n"
     assert left(recorder, trial) == [leg.leg_id for leg in trial.legs[1:]]
-    assert recorder.unfinished("group")["leg_id"] is None
+    assert recorder.unfinished("group").leg_id is None
 
 
 def test_the_leg_that_a_dead_group_had_begun(recorder: Recorder, plan: Plan) -> None:
     first, second, *_ = plan.trials[0].legs
-    assert recorder.unfinished("group")["leg_id"] is None
+    assert recorder.unfinished("group").leg_id is None
     record(recorder, first.leg_id)
     recorder.begin("group", second.leg_id)
     died = recorder.unfinished("group")
-    assert died["leg_id"] == second.leg_id
-    assert 0 <= died["seconds"] < 60
+    assert died.leg_id == second.leg_id
+    assert 0 <= died.seconds < 60
 
 
 def test_a_legs_first_outcome_stays(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
     leg = plan.trials[0].legs[0]
     record(recorder, leg.leg_id, first_loss=1.0)
     record(recorder, leg.leg_id, first_loss=2.0)
-    recorder.record("other", leg.leg_id, outcomes.to_dict(Failure("crashed", "late")))
+    recorder.record("other", leg.leg_id, Failure("crashed", "late"))
     assert [row["first_loss"] for row in Ledger(tmp_path / "led").rows()] == [1.0]
 
 
@@ -84,46 +93,45 @@ def test_what_happened_is_told_once(recorder: Recorder, plan: Plan) -> None:
     first, second, *_ = plan.trials[0].legs
     record(recorder, first.leg_id)
     recorder.begin("group", second.leg_id)
-    recorder.record("group", second.leg_id, outcomes.to_dict(Failure("timeout", "too long")))
+    recorder.record("group", second.leg_id, Failure("timeout", "too long"))
     news = recorder.news(0)
-    assert [event.get("failure") for event in news["events"]] == [None, "timeout: too long"]
-    assert news["events"][0]["mean_step_seconds"] == pytest.approx(0.1875)
-    assert 0 <= news["events"][0]["seconds"] < 60
-    assert news["running"] == []
-    assert recorder.news(2, 1)["events"] == []
+    assert [event.failure for event in news.events] == ["", "timeout: too long"]
+    assert news.events[0].mean_step_seconds == pytest.approx(0.1875)
+    assert 0 <= news.events[0].seconds < 60
+    assert news.running == []
+    assert recorder.news(2, 1).events == []
     recorder.begin("group", plan.trials[0].legs[2].leg_id, "node7")
-    (runs,) = recorder.news(2, 1)["running"]
-    assert (runs["arm"], runs["node"]) == (plan.trials[0].legs[2].arm_name, "node7")
+    (runs,) = recorder.news(2, 1).running
+    assert (runs.arm, runs.node) == (plan.trials[0].legs[2].arm_name, "node7")
 
 
 def test_a_sweep_that_is_to_stop_begins_no_leg_and_keeps_the_one_that_runs(recorder: Recorder, plan: Plan) -> None:
     trial = plan.trials[0]
-    recorder.trial_began(trial.trial_id)
+    recorder.block_began(block_of(recorder, trial))
     assert recorder.begin("group", trial.legs[0].leg_id)
     recorder.drain()
-    assert recorder.news(0)["num_active"] == 1
-    recorder.record("group", trial.legs[0].leg_id, outcomes.to_dict(MEASUREMENT))
+    assert recorder.news(0).num_active == 1
+    recorder.record("group", trial.legs[0].leg_id, MEASUREMENT)
     assert not recorder.begin("group", trial.legs[1].leg_id)
     assert left(recorder, trial) == []
-    assert recorder.unfinished("group")["leg_id"] is None
-    recorder.trial_ended(trial.trial_id)
-    quiet = {"incarnation": 1, "events": [], "running": [], "missed": [], "num_active": 0, "trouble": ""}
-    assert recorder.news(1, 1) == quiet
+    assert recorder.unfinished("group").leg_id is None
+    recorder.block_ended(block_of(recorder, trial))
+    assert recorder.news(1, 1) == News(incarnation=1)
 
 
 def test_what_cannot_be_written_ends_the_sweep_and_its_leg_has_no_outcome(
     recorder: Recorder, plan: Plan, tmp_path: Path
 ) -> None:
     trial = plan.trials[0]
-    recorder.trial_began(trial.trial_id)
+    recorder.block_began(block_of(recorder, trial))
     (tmp_path / "led").write_text("")  # a file where the folder should be
     assert recorder.begin("group", trial.legs[0].leg_id)
-    recorder.record("group", trial.legs[0].leg_id, outcomes.to_dict(MEASUREMENT))
+    recorder.record("group", trial.legs[0].leg_id, MEASUREMENT)
     news = recorder.news(0, 1)
-    assert (news["trouble"], news["events"]) == ("File exists", [])
+    assert (news.trouble, news.events) == ("File exists", [])
     assert not recorder.begin("group", trial.legs[1].leg_id)
-    assert recorder.unfinished("group")["leg_id"] is None
-    assert recorder.next_group(trial.trial_id)["legs"] == []
+    assert recorder.unfinished("group").leg_id is None
+    assert left(recorder, trial) == []
 
 
 def test_a_failures_message_tells_no_secret(
@@ -131,11 +139,11 @@ def test_a_failures_message_tells_no_secret(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_0123")
     trial = plan.trials[0]
-    recorder.trial_began(trial.trial_id)
+    recorder.block_began(block_of(recorder, trial))
     recorder.begin("group", trial.legs[0].leg_id)
-    recorder.record("group", trial.legs[0].leg_id, outcomes.to_dict(Failure("error", "401 for hf_0123")))
+    recorder.record("group", trial.legs[0].leg_id, Failure("error", "401 for hf_0123"))
     assert [row["failure_message"] for row in Ledger(tmp_path / "led").rows()] == ["401 for ***"]
-    assert recorder.news(0)["events"][-1]["failure"] == "error: 401 for ***"
+    assert recorder.news(0).events[-1].failure == "error: 401 for ***"
 
 
 def test_a_recorder_begun_anew_knows_what_the_ledger_holds(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
@@ -155,7 +163,7 @@ def test_without_mlflow_the_rows_are_kept_and_the_error_is_told(plan: Plan, tmp_
     record(recorder, plan.trials[0].legs[0].leg_id)
     record(recorder, plan.trials[1].legs[0].leg_id)
     for trial in plan.trials:
-        recorder.trial_ended(trial.trial_id)
+        recorder.block_ended(block_of(recorder, trial))
     errors = recorder.finish()
     assert errors
     assert len(Ledger(tmp_path / "led").rows()) == 2
@@ -170,21 +178,19 @@ def killed_and_restarted(recorder: Recorder, plan: Plan, tmp_path: Path) -> Reco
 
 def run_group(recorder: Recorder, trial: Trial, group: str, nodes: list[str], num_legs: int) -> list[str]:
     """A group on these nodes runs the first legs that are left. Returns what it was told to run."""
-    legs = recorder.group_placed(trial.trial_id, group, places(*nodes))
+    legs = recorder.group_placed(block_of(recorder, trial), group, places(*nodes))
     for leg_id in legs[:num_legs]:
         assert recorder.begin(group, leg_id)
-        recorder.record(group, leg_id, outcomes.to_dict(MEASUREMENT))
+        recorder.record(group, leg_id, MEASUREMENT)
     return legs
 
 
 def test_a_trial_that_goes_on_where_it_was_keeps_its_legs(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
     trial = plan.trials[0]
-    recorder.trial_began(trial.trial_id)
-    assert recorder.next_group(trial.trial_id) == {
-        "legs": [leg.leg_id for leg in trial.legs], "nodes": [], "attempt": 0, "cut": False,
-    }  # fmt: skip
+    recorder.block_began(block_of(recorder, trial))
+    assert recorder.next_group(block_of(recorder, trial)) == Group(tuple(leg.leg_id for leg in trial.legs))
     run_group(recorder, trial, "g1", ["n1", "n1"], 2)
-    assert recorder.next_group(trial.trial_id)["nodes"] == ["n1"]
+    assert recorder.next_group(block_of(recorder, trial)).nodes == ("n1",)
     assert len(run_group(recorder, trial, "g2", ["n1", "n1"], 9)) == len(trial.legs) - 2
     rows = Ledger(tmp_path / "led").rows()
     assert {(row["attempt"], row["placement"]) for row in rows} == {
@@ -196,32 +202,32 @@ def test_a_trial_that_goes_on_where_it_was_keeps_its_legs(recorder: Recorder, pl
 def test_a_trial_that_goes_on_elsewhere_begins_anew(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
     trial, ledger = plan.trials[0], Ledger(tmp_path / "led")
     legs = [leg.leg_id for leg in trial.legs]
-    recorder.trial_began(trial.trial_id)
+    recorder.block_began(block_of(recorder, trial))
     run_group(recorder, trial, "g1", ["n1", "n1"], 2)
     recorder.begin("g1", legs[2])
-    recorder.cut(trial.trial_id, "g1", "lost node n1")
-    recorder.cut(trial.trial_id, "g1", "lost node n1")  # a call that was repeated tells it once
-    assert recorder.next_group(trial.trial_id)["cut"]
+    recorder.cut(block_of(recorder, trial), "g1", "lost node n1")
+    recorder.cut(block_of(recorder, trial), "g1", "lost node n1")  # a call that was repeated tells it once
+    assert recorder.next_group(block_of(recorder, trial)).was_cut
     assert run_group(recorder, trial, "g2", ["n2", "n2"], 0) == legs
     assert run_group(recorder, trial, "g2", ["n2", "n2"], 1) == legs  # nor does this one withdraw anything more
-    assert recorder.next_group(trial.trial_id) == {"legs": legs[1:], "nodes": ["n2"], "attempt": 1, "cut": False}
+    assert recorder.next_group(block_of(recorder, trial)) == Group(tuple(legs[1:]), ("n2",))
     (row,) = ledger.rows()
     assert (row["leg_id"], row["attempt"], row["withdrawn"]) == (legs[0], 1, None)
     withdrawn = ledger.withdrawn()
     assert [(row["leg_id"], row["attempt"]) for row in withdrawn] == [(legs[0], 0), (legs[1], 0)]
     assert withdrawn[0]["withdrawn"] == "measured on n1, and the trial's other legs would have been on n2"
     assert len(read_ledger(tmp_path / "led")) == 1
-    notes = [event for event in recorder.news(0)["events"] if "note" in event]
-    assert [note["note"].partition(": ")[2] for note in notes] == [
+    notes = [event for event in recorder.news(0).events if isinstance(event, Note)]
+    assert [note.text.partition(": ")[2] for note in notes] == [
         f"lost node n1; {trial.legs[2].arm_name} of round 0 runs again",
         "begins anew on n2; 2 legs measured on n1 no longer count",
     ]
-    assert (notes[1]["setting_id"], notes[1]["repeat"], notes[1]["attempt"]) == (trial.setting_id, 0, 1)
+    assert notes[1].begins_anew == BeginsAnew(trial.setting_id, 0, 1)
 
 
 def test_other_gpus_of_the_same_node_are_another_place(recorder: Recorder, plan: Plan) -> None:
     trial = plan.trials[0]
-    recorder.trial_began(trial.trial_id)
+    recorder.block_began(block_of(recorder, trial))
     run_group(recorder, trial, "g1", ["n1"], 0)
     there = places("n1", "n1", gpus=True)
     for group, where, attempt in [
@@ -229,37 +235,39 @@ def test_other_gpus_of_the_same_node_are_another_place(recorder: Recorder, plan:
         ("g3", there[::-1], 0),  # the same GPUs in another order of ranks
         ("g4", [there[0], {**there[1], "gpus": ["GPU-7"]}], 1),
     ]:
-        legs = recorder.group_placed(trial.trial_id, group, where)
+        legs = recorder.group_placed(block_of(recorder, trial), group, where)
         recorder.begin(group, legs[0])
-        recorder.record(group, legs[0], outcomes.to_dict(MEASUREMENT))
-        assert recorder.next_group(trial.trial_id)["attempt"] == attempt
+        recorder.record(group, legs[0], MEASUREMENT)
+        assert recorder.attempts.get(trial.trial_id, 0) == attempt
 
 
 def test_nothing_is_taken_from_a_group_that_was_left_behind(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
     trial = plan.trials[0]
-    recorder.trial_began(trial.trial_id, "process 1")
-    first, second, *_ = recorder.group_placed(trial.trial_id, "g1", places("n1"))
+    recorder.block_began(block_of(recorder, trial), "process 1")
+    first, second, *_ = recorder.group_placed(block_of(recorder, trial), "g1", places("n1"))
     recorder.begin("g1", first)
-    recorder.trial_began(trial.trial_id, "process 1")  # the same call again
+    recorder.block_began(block_of(recorder, trial), "process 1")  # the same call again
     assert recorder.begin("g1", first)
-    recorder.trial_began(trial.trial_id, "process 2")  # the first was killed; its workers may not know it yet
-    recorder.record("g1", first, outcomes.to_dict(MEASUREMENT))
+    recorder.block_began(
+        block_of(recorder, trial), "process 2"
+    )  # the first was killed; its workers may not know it yet
+    recorder.record("g1", first, MEASUREMENT)
     assert not recorder.begin("g1", second)
-    assert recorder.unfinished("g1")["leg_id"] is None
+    assert recorder.unfinished("g1").leg_id is None
     assert left(recorder, trial)[0] == first
     assert not list(tmp_path.glob("led/*.parquet"))
-    (note,) = recorder.news(0)["events"]
-    assert "its trial process was killed" in note["note"]
-    recorder.trial_ended(trial.trial_id)
+    (note,) = recorder.news(0).events
+    assert "its trial process was killed" in note.text
+    recorder.block_ended(block_of(recorder, trial))
     assert not recorder.begin("g1", second)
-    assert recorder.news(0)["num_active"] == 0
+    assert recorder.news(0).num_active == 0
 
 
 def test_a_leg_a_group_where_the_space_wants_it(plan: Plan, tmp_path: Path) -> None:
     trials = tuple(trial.model_copy(update={"isolation": "fresh"}) for trial in plan.trials)
     fresh = plan.model_copy(update={"trials": trials})
     recorder = Recorder(fresh.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/m.db", "")
-    recorder.trial_began(trials[0].trial_id)
+    recorder.block_began(block_of(recorder, trials[0]))
     for number, leg in enumerate(trials[0].legs):
         assert run_group(recorder, trials[0], f"g{number}", ["n1"], 1) == [leg.leg_id]
     assert left(recorder, trials[0]) == []
@@ -267,20 +275,20 @@ def test_a_leg_a_group_where_the_space_wants_it(plan: Plan, tmp_path: Path) -> N
 
 def test_a_recorder_that_was_killed_goes_on(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
     trial = plan.trials[0]
-    recorder.trial_began(trial.trial_id)
+    recorder.block_began(block_of(recorder, trial))
     run_group(recorder, trial, "g1", ["n1"], 1)
     recorder.begin("g1", trial.legs[1].leg_id)
     again = killed_and_restarted(recorder, plan, tmp_path)
-    assert again.unfinished("g1")["leg_id"] == trial.legs[1].leg_id
-    assert again.unfinished("g1")["node_ids"] == ["id of n1"]
+    assert again.unfinished("g1").leg_id == trial.legs[1].leg_id
+    assert again.unfinished("g1").node_ids == ("id of n1",)
     news = again.news(1, incarnation=1)  # what the driver asks of the first recorder
-    assert news["incarnation"] == 2
-    assert [event.get("leg_id") for event in news["events"]] == [trial.legs[0].leg_id, None]
-    assert "goes on from the ledger" in news["events"][1]["note"]
-    assert [one["arm"] for one in news["running"]] == [trial.legs[1].arm_name]
-    again.record("g1", trial.legs[0].leg_id, outcomes.to_dict(MEASUREMENT))  # its answer had been lost
-    again.record("g1", trial.legs[1].leg_id, outcomes.to_dict(MEASUREMENT))
-    assert [event["leg_id"] for event in again.news(2, incarnation=2)["events"]] == [trial.legs[1].leg_id]
+    assert news.incarnation == 2
+    assert [getattr(event, "leg_id", None) for event in news.events] == [trial.legs[0].leg_id, None]
+    assert "goes on from the ledger" in news.events[1].text
+    assert [one.arm for one in news.running] == [trial.legs[1].arm_name]
+    again.record("g1", trial.legs[0].leg_id, MEASUREMENT)  # its answer had been lost
+    again.record("g1", trial.legs[1].leg_id, MEASUREMENT)
+    assert [event.leg_id for event in again.news(2, incarnation=2).events] == [trial.legs[1].leg_id]
     assert {row["placement"] for row in Ledger(tmp_path / "led").rows()} == {'[{"gpus": [], "node": "n1"}]'}
     again.drain()
     assert left(killed_and_restarted(again, plan, tmp_path), trial) == []
@@ -303,12 +311,10 @@ def test_a_clock_that_is_set_back_changes_no_duration(
     )  # fmt: skip
     trial = plan.trials[0]
     monkeypatch.setattr("time.time", lambda: 2e9)
-    recorder.trial_began(trial.trial_id)  # at 100
+    recorder.block_began(block_of(recorder, trial))  # at 100
     recorder.begin("g", trial.legs[0].leg_id)  # at 107
     monkeypatch.setattr("time.time", lambda: 1e9)
-    assert recorder.unfinished("g") == {
-        "leg_id": trial.legs[0].leg_id, "seconds": 7.0, "started_at": 2e9, "node_ids": [],
-    }  # fmt: skip
-    recorder.record("g", trial.legs[0].leg_id, outcomes.to_dict(MEASUREMENT))  # at 121
-    (event,) = recorder.news(0)["events"]
-    assert (event["seconds"], event["trial_seconds"]) == (14.0, 21.0)
+    assert recorder.unfinished("g") == Unfinished(trial.legs[0].leg_id, 7.0, 2e9)
+    recorder.record("g", trial.legs[0].leg_id, MEASUREMENT)  # at 121
+    (event,) = recorder.news(0).events
+    assert (event.seconds, event.trial_seconds) == (14.0, 21.0)

@@ -35,7 +35,7 @@ def attempts(plan: Plan, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     """By trial, how often the recorder that goes on takes it to have begun anew."""
     monkeypatch.setattr("raybench.driver.recorder.MlflowThread", NoMlflow)
     recorder = Recorder(plan.model_dump_json(), str(folder), "", "", "")
-    return {trial.trial_id: int(recorder.next_group(trial.trial_id)["attempt"]) for trial in plan.trials}
+    return {trial.trial_id: recorder.attempts.get(trial.trial_id, 0) for trial in plan.trials}
 
 
 def test_failed_legs_are_withdrawn_kind_by_kind_and_none_is_lost(

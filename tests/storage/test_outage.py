@@ -10,9 +10,9 @@ import pytest
 
 from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
+from raybench.driver.messages import LegEvent, Note
 from raybench.driver.recorder import Recorder
 from raybench.errors import StorageError
-from raybench.ledger import outcome as outcomes
 from raybench.ledger.dataset import Ledger
 from raybench.stores import remotepath
 from raybench.stores.storage import to_path
@@ -32,13 +32,14 @@ def start(plan: Plan, uri: str, folder: Path) -> Recorder:
         plan.model_dump_json(), uri, "question: {}\n", f"sqlite:///{folder}/m.db", str(folder / "a"), {},
         str(folder / "running.json"),
     )  # fmt: skip
-    recorder.trial_began(plan.trials[0].trial_id)
+    recorder.next_block(0)
+    recorder.block_began(0)
     return recorder
 
 
 def record(recorder: Recorder, leg_id: str) -> None:
     recorder.begin("group", leg_id)
-    recorder.record("group", leg_id, outcomes.to_dict(replace(MEASUREMENT, first_loss=1.0)))
+    recorder.record("group", leg_id, replace(MEASUREMENT, first_loss=1.0))
 
 
 def test_a_row_waits_for_a_store_that_comes_back(store: Store, bucket: str, plan: Plan, tmp_path: Path) -> None:
@@ -51,8 +52,8 @@ def test_a_row_waits_for_a_store_that_comes_back(store: Store, bucket: str, plan
     record(recorder, second)
     assert store.door.bytes_left > 3000
     news = recorder.news(0)
-    assert news["trouble"] == ""
-    assert next(event["note"] for event in news["events"] if "note" in event).startswith("a row waited ")
+    assert news.trouble == ""
+    assert next(event.text for event in news.events if isinstance(event, Note)).startswith("a row waited ")
     assert Ledger(to_path(uri)).leg_ids() == {first, second}
 
 
@@ -66,11 +67,11 @@ def test_where_it_stays_away_the_sweep_ends_and_goes_on_later(
     record(recorder, first)
     store.door.shut(after=3000)
     record(recorder, second)
-    trouble = recorder.news(0)["trouble"]
+    trouble = recorder.news(0).trouble
     assert trouble.startswith(f"s3://{bucket}/quickstart/friday/leg-{second}.parquet?"), trouble
     assert "\n" not in trouble
     assert not recorder.begin("group", third)
-    assert [event["leg_id"] for event in recorder.news(0)["events"]] == [first]
+    assert [event.leg_id for event in recorder.news(0).events if isinstance(event, LegEvent)] == [first]
 
     store.door.open()
     names = [name.rpartition("/")[2] for name in store.names(bucket)]

@@ -16,7 +16,6 @@ from mlflow.tracking import MlflowClient
 from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.driver.recorder import Recorder
-from raybench.ledger import outcome as outcomes
 from raybench.ledger.reading import read_ledger
 from tests.conftest import command_environment
 from tests.ledger.test_dataset import MEASUREMENT
@@ -62,14 +61,15 @@ def sync(ledger: Path, server: Server, password: str = PASSWORD, **more: str) ->
 def record(recorder: Recorder, plan: Plan, number: int) -> list[float]:
     """A trial's legs, as its workers would hand them over. Returns how many seconds each took to be acknowledged."""
     trial, waits = plan.trials[number], []
-    recorder.trial_began(trial.trial_id)
+    recorder.next_block(number)  # one setting: a trial a block
+    recorder.block_began(number)
     for leg in trial.legs:
         recorder.begin("group", leg.leg_id)
-        values = outcomes.to_dict(replace(MEASUREMENT, final_loss=float(leg.position), started_at=1e9))
+        outcome = replace(MEASUREMENT, final_loss=float(leg.position), started_at=1e9)
         begun = time.monotonic()
-        recorder.record("group", leg.leg_id, values)
+        recorder.record("group", leg.leg_id, outcome)
         waits.append(time.monotonic() - begun)
-    recorder.trial_ended(trial.trial_id)
+    recorder.block_ended(number)
     return waits
 
 

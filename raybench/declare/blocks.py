@@ -1,0 +1,131 @@
+"""Which trials share a set of processes: blocks, from what a start and a trial take. Pure.
+
+Starting processes costs 10 to 25 s, a leg's own build well under one: so a block has as many trials as make its start
+less than a tenth of it, and no more than keep every slot busy to the end. A block's trials are of one repeat and of
+different settings, so that each trial of a setting is a fresh sample; and they need the same machines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from statistics import fmean, median
+
+from raybench.declare.plan import Trial
+
+START_SHARE = 0.1  # of a block, at most, where there are trials enough
+_USUAL_START_SECONDS = 15.0
+_USUAL_SIZE = 8  # trials, where nothing is known of how long they take
+
+
+class Pace:
+    """How long a start of processes takes, and a trial of each setting: told at first, then learnt from each leg."""
+
+    def __init__(
+        self, leg_seconds: Mapping[tuple[str, str], float] | None = None, start_seconds: float | None = None
+    ) -> None:
+        """`leg_seconds`: by setting_id and arm."""
+        self._legs: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for key, seconds in (leg_seconds or {}).items():
+            self._legs[key].append(seconds)
+        self._starts = [] if start_seconds is None else [start_seconds]
+
+    def add_leg(self, setting_id: str, arm: str, seconds: float) -> None:
+        """A leg took so long, from its beginning to its row."""
+        self._legs[setting_id, arm].append(seconds)
+
+    def add_start(self, seconds: float) -> None:
+        """Processes were asked for so long before their first leg began."""
+        self._starts.append(seconds)
+
+    @property
+    def start_seconds(self) -> float:
+        """Seconds of a start: the median of the latest."""
+        return median(self._starts[-9:]) if self._starts else _USUAL_START_SECONDS
+
+    def trial_seconds(self, trial: Trial) -> float | None:
+        """Seconds of a trial's legs; None where none of its arms ran. One that did not counts as the others' mean."""
+        known = {
+            leg.arm_name: fmean(self._legs[trial.setting_id, leg.arm_name])
+            for leg in trial.legs
+            if (trial.setting_id, leg.arm_name) in self._legs
+        }
+        if not known:
+            return None
+        return sum(known.get(leg.arm_name, fmean(known.values())) for leg in trial.legs)
+
+
+class Blocks:
+    """The trials of a plan that nobody runs yet, handed out a block at a time, in the plan's order."""
+
+    def __init__(self, trials: Iterable[Trial], slots: int, pace: Pace) -> None:
+        """`slots`: how many blocks may run at a time."""
+        self._pending = {trial.trial_id: trial for trial in trials}
+        self._slots, self._pace = max(1, slots), pace
+        self._likeness = {trial_id: _likeness(trial) for trial_id, trial in self._pending.items()}
+        self._num_alike = Counter(self._likeness.values())
+
+    def remove(self, trial_ids: Collection[str]) -> None:
+        """These are not to be handed out (again)."""
+        for trial_id in trial_ids:
+            if self._pending.pop(trial_id, None) is not None:
+                self._num_alike[self._likeness[trial_id]] -= 1
+
+    def next_block(self, place: Callable[[Trial], Hashable] = lambda _: None) -> list[Trial]:
+        """The next block; empty where all trials were handed out.
+
+        `place` names the machines that a trial is bound to, None where it is not; a block is bound as its first trial.
+        """
+        first = next(iter(self._pending.values()), None)
+        if first is None:
+            return []
+        alike = self._alike(first, place)
+        block = alike[: self._size(first, alike)]
+        self.remove([trial.trial_id for trial in block])
+        return block
+
+    def _alike(self, first: Trial, place: Callable[[Trial], Hashable]) -> list[Trial]:
+        """The trials that may share a block with the first, itself included."""
+        alike, there = [first], place(first)
+        if first.isolation != "shared":
+            return alike
+        for trial in self._pending.values():
+            if trial.repeat != first.repeat:
+                if trial.repeat > first.repeat:
+                    break  # a plan goes repeat by repeat
+                continue
+            if trial is first or self._likeness[trial.trial_id] != self._likeness[first.trial_id]:
+                continue
+            if trial.setting_id != first.setting_id and place(trial) in (None, there):
+                alike.append(trial)
+        return alike
+
+    def _size(self, first: Trial, alike: list[Trial]) -> int:
+        known = [seconds for trial in alike if (seconds := self._pace.trial_seconds(trial)) is not None]
+        enough = _USUAL_SIZE
+        if known and fmean(known) > 0:
+            enough = math.ceil(self._pace.start_seconds * (1 - START_SHARE) / START_SHARE / fmean(known))
+        num_blocks = max(1, len(alike) // max(1, enough))  # each at least as large as it takes
+        busy = math.ceil(self._num_alike[self._likeness[first.trial_id]] / self._slots)
+        return min(math.ceil(len(alike) / num_blocks), max(1, busy))
+
+
+def num_starts(trials: Collection[Trial], slots: int, pace: Pace) -> dict[str, float]:
+    """By trial, its part of the starts of processes: those of a block are shared out, each leg of a `fresh` one has its
+    own."""
+    blocks, parts = Blocks(trials, slots, pace), {}
+    while block := blocks.next_block():
+        for trial in block:
+            parts[trial.trial_id] = float(len(trial.legs)) if trial.isolation != "shared" else 1 / len(block)
+    return parts
+
+
+def _likeness(trial: Trial) -> str:
+    """What trials that share processes have in common: workers, machines, and how they are run."""
+    setting = trial.setting
+    fields = ("workers", "nodes", "device", "accelerator", "node_labels", "memory_limit")
+    packages = [getattr(leg.arm, "packages", None) for leg in trial.legs]
+    same = [setting.model_dump(mode="json", include=set(fields)), trial.isolation, trial.slots_per_node]
+    return json.dumps([*same, trial.leg_timeout_seconds, sorted(map(repr, packages))], sort_keys=True)

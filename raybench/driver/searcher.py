@@ -1,0 +1,66 @@
+"""Ray Tune is asked for the next block; this says which that is, or that none is left.
+
+Narrow and free of Ray on its other side: whoever knows which settings still need a trial answers `next_block`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from raybench.driver.messages import Block
+
+_SECONDS_BETWEEN_QUESTIONS = 1.0  # while blocks run that may bring more
+
+
+class BlockSearcher(Searcher):  # type: ignore[misc]
+    """Hands out blocks by number, no more at a time than `most_at_once`, which may grow."""
+
+    def __init__(
+        self,
+        next_block: Callable[[int], Block | None],
+        most_at_once: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`next_block`: the block of a number, from 0 on; None where there is none now."""
+        super().__init__()
+        self.most_at_once = most_at_once
+        self._next_block, self._clock = next_block, clock
+        self._num_blocks = 0  # handed out
+        self._running: set[str] = set()  # Tune's ids
+        self._asked_at = float("-inf")
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next block's number; None for none now, FINISHED where none runs and none is left."""
+        if len(self._running) >= self.most_at_once:
+            return None
+        if self._running and self._clock() - self._asked_at < _SECONDS_BETWEEN_QUESTIONS:
+            return None
+        block = self._next_block(self._num_blocks)
+        if block is None:
+            self._asked_at = self._clock()
+            return None if self._running else str(Searcher.FINISHED)
+        self._num_blocks += 1
+        self._running.add(trial_id)
+        return {"block": block.number}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A block has ended, one way or another."""
+        self._running.discard(trial_id)
+        self._asked_at = float("-inf")
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing is kept here: the recorder knows what was handed out."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """See `save_to_dir`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save_to_dir`."""
+
+    def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
+        """Tune writes a copy of its search to disk, which nobody reads."""
+        return (Searcher, ())
