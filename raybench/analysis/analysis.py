@@ -13,6 +13,7 @@ from raybench.analysis.columns import Coded, parse_object, versions_of
 from raybench.analysis.comparability import configurations_over_settings
 from raybench.analysis.comparisons import build_comparisons
 from raybench.analysis.costs import account
+from raybench.analysis.explanations import explain, profiled
 from raybench.analysis.further import further_quantities, networks
 from raybench.analysis.ladder import declared_chain, decompose, find_chain
 from raybench.analysis.legs import Legs, read_legs
@@ -70,7 +71,8 @@ def analyse(
     if by is not None and by not in GROUPINGS:
         raise UserError(f"by={by}: {suggest(by, GROUPINGS)}")
     chosen = find_metric(metric)
-    legs = read_legs(paths)
+    every_leg = read_legs(paths)
+    legs = every_leg.take(np.flatnonzero(~profiled(every_leg)))
     baseline = find_baseline(legs, baseline, paths)
     chain = find_chain(legs, ladder) if ladder else declared_chain(legs)
     cost = chosen.cost(legs)
@@ -101,7 +103,8 @@ def analyse(
         carry_over=follows,
         dependence=alike,
         largest=largest_batches(legs),
-        costs=account(legs, baseline),
+        explanations=explain(every_leg, baseline),
+        costs=account(every_leg, baseline),
         further=further_quantities(legs),
         networks=networks(legs),
         caveats=(

@@ -18,6 +18,7 @@ from raybench.analysis.pairs import Pairs
 
 if TYPE_CHECKING:
     from raybench.analysis.costs import Costs
+    from raybench.analysis.explanations import Explanation
     from raybench.analysis.further import Further, Network
     from raybench.analysis.ladder import Ladder
     from raybench.analysis.order import CarryOver, Dependence
@@ -312,6 +313,7 @@ class Analysis:
     carry_over: tuple[CarryOver, ...]  # from leg to leg, by the engine of the leg before
     dependence: Dependence | None  # of trials that are neighbours in time
     largest: tuple[LargestBatch, ...]  # how each arm's largest batch was found, where it was sought
+    explanations: tuple[Explanation, ...]  # of profiled legs; empty where there are none
     costs: Costs  # where the machines' time went
     further: tuple[Further, ...]  # what else was measured: the quantities that have a heading
     networks: tuple[Network, ...]  # between the nodes of trials; empty where every trial had one node
