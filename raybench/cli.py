@@ -296,7 +296,7 @@ def main(argv: list[str]) -> int:
         print(_usage())
         return 0 if argv else 2
     if argv[0] == "--version":
-        from raybench import __version__
+        from raybench.version import __version__
 
         print(f"raybench {__version__}")
         return 0

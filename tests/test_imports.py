@@ -17,11 +17,11 @@ from tests.conftest import ROOT, command_environment
 
 PACKAGE = ROOT / "raybench"
 COMMANDS = {
-    "calibrate", "compare", "completion", "init", "list", "open", "pair", "plan", "predict", "report", "sweep", "sync",
-    "verify", "__main__",
+    "api", "calibrate", "compare", "completion", "init", "list", "open", "pair", "plan", "predict", "report", "sweep",
+    "sync", "verify", "__main__",
 }  # fmt: skip
 # What everybody may import: these lie at the bottom, and import only each other.
-GROUND = {"", "errors", "text", "redaction", "child", "facts", "steady", "steps", "machine"}
+GROUND = {"", "errors", "text", "redaction", "child", "facts", "steady", "steps", "machine", "version"}
 # A room -> the rooms that it may import, beside itself and the ground.
 ARROWS: dict[str, set[str]] = {
     "manuals": set(),

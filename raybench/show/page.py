@@ -10,10 +10,10 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from raybench import __version__
 from raybench.show import units
 from raybench.show.document import Answers, Block, Document, Figure, Strip, Table
 from raybench.show.figures.style import COLOURS, DARK, VERDICT_STYLE, inline_svg, is_hollow, ratio_ticks
+from raybench.version import __version__
 
 MOST_OPEN: Final = 60  # rows up to which groups of a table are not folded
 _WIDTH: Final = 240.0  # of a strip's drawing, in its own units

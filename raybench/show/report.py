@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from raybench import __version__
 from raybench.analysis import Analysis
 from raybench.errors import UserError
 from raybench.show import answer, findings
@@ -21,6 +20,7 @@ from raybench.show.page import render_page
 from raybench.show.tables import MOST_ROWS, to_csv, to_markdown
 from raybench.show.words import also_differ, how_obtained
 from raybench.stores.storage import AnyPath
+from raybench.version import __version__
 
 KINDS: Final = ("svg", "png", "pdf")
 
