@@ -26,12 +26,15 @@ UNSUPPORTED = {("offload", "fsdp_offload"): "the model is on the CPU already"}
 
 
 def cut(name: str) -> Space:
-    """The small space with one setting of two workers for each precision, and in `paper` for each model."""
+    """The small space with one setting of two workers for each precision and what is trained, and in `paper` for each
+    model."""
     _, space = load_space(name, SHORT, size="small")
-    chosen: dict[tuple[str, str], dict[str, Any]] = {}
+    chosen: dict[tuple[str, ...], dict[str, Any]] = {}
     for values in space.settings():
         if values["workers"] == 2:
-            chosen.setdefault((values["precision"], values["model"] if name == "paper" else ""), values)
+            kind = values["model"] if name == "paper" else values["dataset"] if name == "quickstart" else ""
+            trained = json.dumps([values.get("trainable"), values.get("lora")])  # of `finetune`
+            chosen.setdefault((values["precision"], kind, trained), values)
     if name == "vits" and find_spec("transformers"):
         values = next(iter(chosen.values()))
         chosen["cvt", ""] = {**values, "model": "cvt_13", "model_options": SMALL_CVT}
