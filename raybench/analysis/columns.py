@@ -104,6 +104,12 @@ def dense(*codes: Integers) -> Integers:
     return combined
 
 
+def rows_by_group(group: Integers) -> list[Integers]:
+    """The rows of each group, ascending, by ascending group: one pass, however many groups there are."""
+    order = np.argsort(group, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(group) else []
+
+
 def code_of(column: Coded, name: str) -> int:
     """The code of a name; -2, which no row has, where the column does not hold it."""
     return column.names.index(name) if name in column.names else -2

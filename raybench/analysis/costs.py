@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from raybench.analysis.columns import Coded, code_of, dense, parse_array, parse_object
+from raybench.analysis.columns import Coded, code_of, dense, parse_array, parse_object, rows_by_group
 from raybench.analysis.inference import Floats, Integers
 from raybench.analysis.legs import Legs
 
@@ -157,15 +157,14 @@ def _verdicts(legs: Legs, of_leg: Floats, baseline: str) -> Iterator[VerdictCost
     setting, arm = legs.text["setting_id"], legs.text["arm"]
     is_baseline = arm.codes == code_of(arm, baseline)
     energy = legs.number["energy_joules"]
-    for code in np.unique(setting.codes):
-        here = setting.codes == code
-        arms = np.unique(arm.codes[here & ~is_baseline])
+    for here in rows_by_group(setting.codes):
+        arms = np.unique(arm.codes[here[~is_baseline[here]]])
         for arm_code in arms:
-            own, shared = here & (arm.codes == arm_code), here & is_baseline
+            own, shared = here[arm.codes[here] == arm_code], here[is_baseline[here]]
             joules = [_known_sum(energy[own]), _known_sum(energy[shared])]
             yield VerdictCost(
-                setting_id=setting.names[code],
-                setting=legs.text["setting"][int(np.argmax(here))],
+                setting_id=setting[here[0]],
+                setting=legs.text["setting"][here[0]],
                 arm=arm.names[arm_code],
                 machine_seconds=float(of_leg[own].sum() + of_leg[shared].sum() / len(arms)),
                 energy_joules=None if joules[0] is None else joules[0] + (joules[1] or 0.0) / len(arms),

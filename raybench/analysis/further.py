@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybench.analysis.columns import parse_object
+from raybench.analysis.columns import dense, parse_object, rows_by_group
 from raybench.analysis.legs import Legs
 from raybench.ledger.quantities import QUANTITIES
 
@@ -44,17 +44,16 @@ def further_quantities(legs: Legs) -> tuple[Further, ...]:
     shown = [q for q in QUANTITIES.values() if q.report and np.isfinite(legs.number[q.name]).any()]
     setting, arm = legs.text["setting_id"], legs.text["arm"]
     found = []
-    for setting_code, arm_code in np.unique(np.stack([setting.codes, arm.codes]), axis=1).T if shown else ():
-        rows = np.flatnonzero((setting.codes == setting_code) & (arm.codes == arm_code))
+    for rows in rows_by_group(dense(setting.codes, arm.codes)) if shown else ():
         for quantity in shown:
             known = legs.number[quantity.name][rows]
             known = known[np.isfinite(known)]
             if len(known):
                 found.append(
                     Further(
-                        setting_id=setting.names[setting_code],
+                        setting_id=setting[rows[0]],
                         setting=legs.text["setting"][rows[0]],
-                        arm=arm.names[arm_code],
+                        arm=arm[rows[0]],
                         quantity=quantity.name,
                         heading=quantity.report,
                         unit=quantity.unit,
