@@ -348,6 +348,7 @@ def _why(analysis: Analysis, plots: Sequence[Plot]) -> Iterable[Block]:
         "Memory for speed": _said(analysis, words.trade_off),
         "Who holds memory": _said(analysis, words.memory_held),
         "Work": _said(analysis, words.work_done),
+        "Where a step's time goes (profiled legs)": [one.sentence for one in analysis.explanations],
         "Set-up": _said(analysis, words.break_even),
         "The largest batch": [words.largest_in_words(one) for one in analysis.largest],
         "Best batch against best batch": [words.best_in_words(one) for one in analysis.best],

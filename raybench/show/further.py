@@ -41,4 +41,4 @@ def _text(one: Further) -> str:
         return units.size(one.mean)
     if one.unit == "J":
         return units.energy(one.mean)
-    return f"{one.mean:.4g} {one.unit}".strip()
+    return f"{one.mean:.3g} {one.unit}".strip()
