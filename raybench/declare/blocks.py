@@ -66,19 +66,30 @@ class Blocks:
         self._slots, self._pace = max(1, slots), pace
         self._likeness = {trial_id: _likeness(trial) for trial_id, trial in self._pending.items()}
         self._num_alike = Counter(self._likeness.values())
+        self._wanted: Mapping[str, int] | None = None
+
+    def want(self, trials: Mapping[str, int] | None) -> None:
+        """From now on only so many trials of each setting are to run, by setting_id; None: all of them."""
+        self._wanted = trials
+        wanted = (trial_id for trial_id, trial in self._pending.items() if self._is_wanted(trial))
+        self._num_alike = Counter(self._likeness[trial_id] for trial_id in wanted)
+
+    def _is_wanted(self, trial: Trial) -> bool:
+        return self._wanted is None or trial.repeat < self._wanted.get(trial.setting_id, 0)
 
     def remove(self, trial_ids: Collection[str]) -> None:
         """These are not to be handed out (again)."""
         for trial_id in trial_ids:
-            if self._pending.pop(trial_id, None) is not None:
+            trial = self._pending.pop(trial_id, None)
+            if trial is not None and self._is_wanted(trial):
                 self._num_alike[self._likeness[trial_id]] -= 1
 
     def next_block(self, place: Callable[[Trial], Hashable] = lambda _: None) -> list[Trial]:
-        """The next block; empty where all trials were handed out.
+        """The next block; empty where all trials that are wanted were handed out.
 
         `place` names the machines that a trial is bound to, None where it is not; a block is bound as its first trial.
         """
-        first = next(iter(self._pending.values()), None)
+        first = next(filter(self._is_wanted, self._pending.values()), None)
         if first is None:
             return []
         alike = self._alike(first, place)
@@ -98,7 +109,7 @@ class Blocks:
                 continue
             if trial is first or self._likeness[trial.trial_id] != self._likeness[first.trial_id]:
                 continue
-            if trial.setting_id != first.setting_id and place(trial) in (None, there):
+            if trial.setting_id != first.setting_id and self._is_wanted(trial) and place(trial) in (None, there):
                 alike.append(trial)
         return alike
 

@@ -101,6 +101,7 @@ class Recorder:
             self._go_on(rows)
         self.blocks = Blocks((t for t in self.plan.trials if self._legs_left(t)), slots, self.pace)
         self.blocks.remove([trial_id for block in self.running.blocks for trial_id in block])
+        self.blocks.want(self.running.wanted)
         self.running.save()
 
     def _go_on(self, rows: list[dict[str, Any]]) -> None:
@@ -121,6 +122,14 @@ class Recorder:
             blocks.append([trial.trial_id for trial in trials])
             self.running.save()
         return self._block(number) if number < len(blocks) else None
+
+    def want(self, trials: dict[str, int]) -> bool:
+        """From now on only so many trials of each setting are to run, by setting_id. Returns whether the sweep goes on:
+        not once it is to stop."""
+        self.blocks.want(trials)
+        self.running.wanted = trials
+        self.running.save()
+        return not self.running.draining
 
     def _bound_to(self, trial: Trial) -> Hashable:
         """The machines on which a trial's legs ran, else the kind of those that its setting's other trials had."""

@@ -13,10 +13,10 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 # Tune would take Ctrl-C for itself and cut the running legs; raybench.driver.interruption says what it means here.
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -61,6 +61,16 @@ _RECORDER_RESTARTS = 20
 _BLOCK_RESTARTS = 3  # of a block whose own process is killed
 
 
+class Stopping(Protocol):
+    """Says how many trials each setting needs: see `raybench.analysis.stopping`."""
+
+    def wanted(self, settings: Iterable[str]) -> dict[str, int]:
+        """How many trials in all each setting should have by the next look; empty when done."""
+
+    def look(self) -> object:
+        """Look at the ledger, when every trial that is wanted has ended."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How the trials ended: what could not be run, a line a trial."""
@@ -79,10 +89,12 @@ def run_trials(
     interruption: Interruption,
     wait_seconds: float = 1200.0,
     fit: Fit | None = None,
+    stopping: Stopping | None = None,
 ) -> Ended:
     """Run the legs of a plan that the ledger in `folder` lacks; nodes that are not there are waited for `wait_seconds`.
 
-    `fit` runs a group of legs where `raybench.driver.trial.fit_torch` is not to. Raises StoppedNow when the user wants
+    `stopping` says which settings still need trials, where that is not fixed; it looks when nothing runs. `fit` runs a
+    group of legs where `raybench.driver.trial.fit_torch` is not to. Raises StoppedNow when the user wants
     the end at once.
     """
     storage = hidden_folder(folder)
@@ -120,7 +132,26 @@ def run_trials(
             return None
         return block
 
-    searcher = BlockSearcher(next_block, _at_once(plan, cluster))
+    settings = list(dict.fromkeys(trial.setting_id for trial in plan.trials))
+
+    def more() -> bool:
+        """Look at the verdicts, now that all that was wanted has ended; whether that leaves settings open."""
+        if stopping is None or interruption.requested or not want():
+            return False
+        stopping.look()
+        return bool(stopping.wanted(settings)) and want()
+
+    def want() -> bool:
+        """Tell the recorder which trials are wanted until the next look. Returns whether the sweep goes on."""
+        assert stopping is not None
+        try:
+            return bool(ray.get(recorder.want.remote(stopping.wanted(settings))))
+        except ray.exceptions.RayActorError:
+            return False
+
+    if stopping is not None:
+        want()
+    searcher = BlockSearcher(next_block, _at_once(plan, cluster), more)
 
     def grow() -> None:
         """Let more trials ask for their turn where nodes have joined."""

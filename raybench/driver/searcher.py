@@ -23,12 +23,14 @@ class BlockSearcher(Searcher):  # type: ignore[misc]
         self,
         next_block: Callable[[int], Block | None],
         most_at_once: int,
+        more: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`next_block`: the block of a number, from 0 on; None where there is none now."""
+        """`next_block`: the block of a number, from 0 on; None where there is none now. `more` is asked when none runs
+        and none is left: whether there may be some now."""
         super().__init__()
         self.most_at_once = most_at_once
-        self._next_block, self._clock = next_block, clock
+        self._next_block, self._more, self._clock = next_block, more, clock
         self._num_blocks = 0  # handed out
         self._running: set[str] = set()  # Tune's ids
         self._asked_at = float("-inf")
@@ -40,6 +42,8 @@ class BlockSearcher(Searcher):  # type: ignore[misc]
         if self._running and self._clock() - self._asked_at < _SECONDS_BETWEEN_QUESTIONS:
             return None
         block = self._next_block(self._num_blocks)
+        while block is None and not self._running and self._more():
+            block = self._next_block(self._num_blocks)
         if block is None:
             self._asked_at = self._clock()
             return None if self._running else str(Searcher.FINISHED)

@@ -99,3 +99,15 @@ def test_a_blocks_start_is_shared_out_among_its_trials() -> None:
     assert sum(num_starts(plan.trials, 1, pace(plan, trial=30.0, start=10.0)).values()) == pytest.approx(4)
     fresh = make_plan(repeats=1, isolation="fresh")
     assert sum(num_starts(fresh.trials, 1, Pace()).values()) == len(fresh.legs())
+
+
+def test_only_so_many_trials_of_a_setting_as_are_wanted() -> None:
+    plan = make_plan()
+    blocks = Blocks(plan.trials, 1, pace(plan, trial=1.0, start=10.0))
+    some = [trial.setting_id for trial in plan.trials[:4]]
+    blocks.want(dict.fromkeys(some, 2))
+    assert [{(t.setting_id, t.repeat) for t in block} for block in all_blocks(blocks)] == [
+        {(setting_id, repeat) for setting_id in some} for repeat in range(2)
+    ]
+    blocks.want({some[0]: 3})  # after a look only this one is open
+    assert [[(t.setting_id, t.repeat) for t in block] for block in all_blocks(blocks)] == [[(some[0], 2)]]

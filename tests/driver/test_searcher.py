@@ -43,10 +43,29 @@ def test_no_more_than_may_run_and_each_block_once() -> None:
 
 def test_more_may_come_while_one_runs_and_it_is_asked_for_once_a_second() -> None:
     now, source = [0.0], Source(1)
-    searcher = BlockSearcher(source, 2, clock(now))
+    searcher = BlockSearcher(source, 2, clock=clock(now))
     assert searcher.suggest("a") == {"block": 0}
     assert [searcher.suggest("b") for _ in range(5)] == [None] * 5
     assert source.asked == 2
     source.blocks = 2
     now[0] = 1.5
     assert searcher.suggest("b") == {"block": 1}
+
+
+def test_when_all_have_ended_there_is_a_look_that_may_bring_more() -> None:
+    source, looks = Source(1), []
+
+    def more() -> bool:
+        looks.append(source.blocks)
+        source.blocks = 2
+        return len(looks) == 1
+
+    searcher = BlockSearcher(source, 2, more)
+    assert searcher.suggest("a") == {"block": 0}
+    assert searcher.suggest("b") is None  # it runs: no look yet
+    assert looks == []
+    searcher.on_trial_complete("a")
+    assert searcher.suggest("b") == {"block": 1}
+    searcher.on_trial_complete("b")
+    assert searcher.suggest("c") == Searcher.FINISHED
+    assert looks == [1, 2]
