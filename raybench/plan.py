@@ -6,6 +6,7 @@ python -m raybench.plan space=cnns [key=value ...] [--json]
 from __future__ import annotations
 
 from raybench.cli import parse_arguments, run_command
+from raybench.cluster.surroundings import check_surroundings
 from raybench.declare.plan import plan_from_arguments
 from raybench.errors import UserError
 from raybench.stores.storage import to_path
@@ -20,6 +21,7 @@ def main(argv: list[str]) -> int:
     values.pop("wait", None)  # of a sweep; here they change nothing
     values.pop("retry", None)
     plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
+    check_surroundings()
     from raybench.show.plan import build, outlook
 
     if "json" in arguments.flags:

@@ -20,6 +20,7 @@ from rich.markup import escape
 from raybench.analysis import analyse
 from raybench.cli import parse_arguments, run_command
 from raybench.cluster.placement import check_data, check_fits
+from raybench.cluster.surroundings import check_surroundings
 from raybench.declare.plan import Plan, plan_from_arguments
 from raybench.declare.space import Space
 from raybench.driver.display import Display, Level
@@ -109,6 +110,7 @@ def measure(request: Request, console: Console) -> tuple[list[str], bool]:
     Raises as `run_sweep` does, but for NothingMeasured.
     """
     plan = request.plan
+    check_surroundings()
     if problem := write_problem(request.folder.parent.parent):
         raise UserError(f"results: {problem}")
     if request.folder.exists():

@@ -89,8 +89,17 @@ def make_token() -> None:
     if _ASKED_FOR not in ("", "token"):
         set_mode(_ASKED_FOR)
         return
-    path = Path.home() / _TOKEN_FILE
-    if not (path.exists() or os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
+    if not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
+        try:
+            _write_token(Path.home() / _TOKEN_FILE)
+        except (OSError, RuntimeError):  # a home that is none, or cannot be written: a token for this Ray alone
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        AuthenticationTokenLoader.instance().reset_cache()
+    set_mode("token")
+
+
+def _write_token(path: Path) -> None:
+    if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         aside = path.with_name(f".auth_token.{os.getpid()}.writing")
         aside.touch(mode=0o600)
@@ -98,5 +107,3 @@ def make_token() -> None:
         with contextlib.suppress(FileExistsError):  # another sweep was faster
             os.link(aside, path)
         aside.unlink()
-        AuthenticationTokenLoader.instance().reset_cache()
-    set_mode("token")

@@ -19,6 +19,7 @@ from ray._private import ray_constants, services
 from raybench.cluster import authentication
 from raybench.cluster.fleet import SLOT, Autoscaler, NodeType, node_amounts
 from raybench.cluster.placement import Cluster, connection_problem
+from raybench.cluster.surroundings import check_surroundings, set_variables
 from raybench.errors import UserError
 from raybench.redaction import first_line
 
@@ -35,8 +36,8 @@ def connect() -> Cluster:
     that cannot be reached, or does not let this process in: a sweep meant for it must not run here instead; and where
     the Ray of this node belongs to another sweep.
     """
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    check_surroundings()
+    set_variables()
     # A trial starts fewer helpers without the watcher of preempted nodes, whose retries raybench does not use.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Ray runs its workers at niceness 15, below whatever else this machine does; a training run has normal priority.

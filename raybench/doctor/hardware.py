@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from raybench.cluster.surroundings import LONGEST_FOLDER, folder_problem, session_folder
 from raybench.doctor.finding import Finding
 from raybench.stores.storage import AnyPath, write_problem
 
@@ -19,7 +20,6 @@ _MIN_SHM = GIB
 _MIN_DISK, _LOW_DISK = GIB // 2, 5 * GIB
 _FULL = 0.95  # from here on Ray's raylet takes a disk for full
 _MIN_FILES = 1024
-_LONGEST_TMP = 50  # Ray's sockets lie 50 characters deeper, and Unix allows 107
 
 
 def accelerators(answer: dict[str, Any]) -> Finding:
@@ -134,10 +134,9 @@ def _limit(value: int) -> str:
 
 def temporary_folder() -> Finding:
     """The path under which Ray makes its sockets, whose length Unix limits."""
-    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    if len(folder) > _LONGEST_TMP:
+    if problem := folder_problem():
+        what, _, remedy = problem.rpartition("; ")
         return Finding(
-            "temporary folder", "error", f"{folder} is {len(folder)} characters long; Ray's socket paths would not fit",
-            f"a path of at most {_LONGEST_TMP} characters: export RAY_TMPDIR=/tmp",
-        )  # fmt: skip
-    return Finding("temporary folder", "ok", folder)
+            "temporary folder", "error", what, f"{remedy}, or a folder of at most {LONGEST_FOLDER} characters"
+        )
+    return Finding("temporary folder", "ok", session_folder()[1])
