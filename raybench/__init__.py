@@ -1,7 +1,7 @@
 """raybench: does DeepSpeed help my model on my machines, by how much, and am I sure?
 
-    from raybench import analyse, plan, read_ledger, run
-    analyse("mlruns/ledger/cnns/friday")
+from raybench import analyse, plan, read_ledger, run
+analyse("mlruns/ledger/cnns/friday")
 """
 
 from __future__ import annotations

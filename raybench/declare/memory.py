@@ -15,6 +15,7 @@ from typing import Any
 from raybench.declare import catalog
 from raybench.declare.arms import DeepSpeedArm, FsdpArm, ScriptArm, TorchArm
 from raybench.declare.deepspeed_config import deepspeed_config, offloads
+from raybench.declare.plan import Plan
 from raybench.declare.setting import Setting, Sgd
 
 
@@ -31,8 +32,8 @@ class Shape:
 def predicted_bytes(
     setting: Setting, arm: Any, num_parameters: int, num_trainable: int | None = None, shape: Shape | None = None
 ) -> dict[str, int]:
-    """Bytes of one worker by what they hold (as `memory_parts`), `host` those of them that are offloaded, and `device` the
-    rest together; empty for a script. Without a shape, activations are left out."""
+    """Bytes of one worker by what they hold (as `memory_parts`), `host` those of them that are offloaded, and `device`
+    the rest together; empty for a script. Without a shape, activations are left out."""
     if isinstance(arm, ScriptArm):
         return {}
     trained = num_parameters if num_trainable is None else num_trainable
@@ -124,3 +125,35 @@ def _llama(options: Mapping[str, Any]) -> Shape:
     block = 2 * width * heads * size + 2 * width * keys + 3 * width * options["intermediate_size"] + 2 * width
     tables = 1 if options["tie_word_embeddings"] else 2
     return Shape(layers, width, vocabulary, tables * vocabulary * width + layers * block + width)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What an arm will need in a setting, on each worker's device."""
+
+    setting: str  # its label
+    arm: str
+    device_bytes: int
+    limit: int | None  # what the device has, or `memory_limit` allows
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is known not to be too much."""
+        return self.limit is None or self.device_bytes <= self.limit
+
+
+def needs(plan: Plan, device_bytes: int | None = None) -> list[Need]:
+    """The needs of every setting whose sizes are known in closed form, by arm.
+
+    `device_bytes` is what a GPU here has.
+    """
+    found = []
+    for trial in {trial.setting_id: trial for trial in plan.trials}.values():
+        for leg in {leg.arm_name: leg for leg in trial.legs}.values():
+            shape = shape_of(leg.setting) if leg.setting.lora is None and leg.setting.trainable is None else None
+            if shape is None or leg.arm.engine == "script":
+                continue
+            parts = predicted_bytes(leg.setting, leg.arm, shape.num_parameters, shape=shape)
+            limit = leg.setting.memory_limit or (None if leg.setting.device == "cpu" else device_bytes)
+            found.append(Need(trial.label, leg.arm_name, parts["device"], limit))
+    return found

@@ -11,6 +11,7 @@ from raybench.cluster.placement import Place, find_cluster
 from raybench.declare.arms import DeepSpeedArm
 from raybench.declare.audit import declared_options, differences
 from raybench.declare.deepspeed_config import resolve
+from raybench.declare.memory import Need, needs
 from raybench.declare.plan import Leg, Plan, Trial
 from raybench.declare.protocol import Protocol, Train
 from raybench.declare.setting import Setting
@@ -18,6 +19,7 @@ from raybench.declare.small_images import in_words
 from raybench.declare.space import Space
 from raybench.detection import detection
 from raybench.durations import Estimate, estimate
+from raybench.machine.gpus import gpu_bytes
 from raybench.show import units
 from raybench.show.document import Block, Document, Items, Paragraph, Section, Table, columns, row
 from raybench.stores.storage import AnyPath
@@ -49,6 +51,7 @@ def build(plan: Plan, space: Space, results: AnyPath, price: float | None = None
     if price is not None:
         answer.append(Paragraph(cost_in_words(expected, price), lead="Cost:"))
     answer.append(Paragraph(detection(plan, space, results).sentence(), lead="Detects:"))
+    answer += [Paragraph(text, lead="Memory:") for text in _memory(needs(plan, gpu_bytes()))]
     by_name = {leg.arm_name: leg for leg in plan.trials[0].legs}
     first = {name: by_name[name] for name in space.arms}
     sections = (
@@ -63,6 +66,18 @@ def _counts(plan: Plan, space: Space, num_settings: int) -> str:
     settings, arms = units.count(num_settings, "setting"), units.count(len(space.arms), "arm")
     all_of_it = f"{units.count(len(plan.trials), 'trial')}, {units.count(len(plan.legs()), 'leg')}"
     return f"{settings} x {arms}, {space.repeats_in_words()} each: {all_of_it}. Nothing is run."
+
+
+def _memory(found: list[Need]) -> Iterator[str]:
+    """What is predicted of each setting, and which arms will not fit."""
+    for setting in dict.fromkeys(need.setting for need in found):
+        own = [need for need in found if need.setting == setting]
+        least, most = (pick(own, key=lambda need: need.device_bytes) for pick in (min, max))
+        text = f"{setting} needs {units.size(least.device_bytes)} ({least.arm}) to {units.size(most.device_bytes)} "
+        text += f"({most.arm}) a worker, as predicted"
+        too_much = [need.arm for need in own if not need.fits]
+        limit = own[0].limit
+        yield text + (f"; {', '.join(too_much)} will not fit in {units.size(limit)}" if too_much and limit else "")
 
 
 def _fits(there: Place, plan: Plan) -> Paragraph:
@@ -105,6 +120,7 @@ def outlook(plan: Plan, space: Space, results: AnyPath, price: float | None) -> 
         "cost": None if price is None or seconds is None else seconds / 3600 * price,
         "detects": detected.sentence(),
         "detection": asdict(detected),
+        "memory": [asdict(need) | {"fits": need.fits} for need in needs(plan, gpu_bytes())],
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from raybench.declare.memory import predicted_bytes
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
@@ -44,6 +45,8 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
     task = build_task(leg.setting)
     model = adapt(task.build_model(), leg.setting)
     model_facts = facts.model_facts(model, task)
+    sizes = model_facts["num_parameters"], model_facts["num_trainable_parameters"]
+    predicted = predicted_bytes(leg.setting, leg.arm, *sizes, shape=task.shape(model_facts))
     model.to(ranks.device).train()
     if leg.setting.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -91,6 +94,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
         facts={
             **model_facts,
             **run.facts,
+            "informative": {**run.facts.get("informative", {}), "predicted_memory": predicted},
             "first_loss": float(losses[0]),
             "timed": "its own steps",
         },

@@ -8,8 +8,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from raybench.declare.arms import Arm
-from raybench.declare.memory import Shape, activation_bytes, predicted_bytes, shape_of
+from raybench.declare.memory import Shape, activation_bytes, needs, predicted_bytes, shape_of
+from raybench.declare.plan import build_plan
 from raybench.declare.setting import Setting
+from raybench.declare.space import load_space
 
 
 def setting(model: str = "hf/gpt2", **fields: Any) -> Setting:
@@ -74,3 +76,11 @@ def test_activations_grow_with_tokens_and_shrink_with_checkpointing() -> None:
     assert activation_bytes(setting(sequence_length=2000, batch_size=64), shape) == 2 * 34 * 1000 * 100 * 10
     checkpointed = setting(sequence_length=1000, activation_checkpointing=True)
     assert activation_bytes(checkpointed, shape) == 1000 * 100 * (34 + 2 * 10)
+
+
+def test_the_plan_says_what_will_not_fit() -> None:
+    changes = {"setting.model": "hf/gpt2-xl", "setting.memory_limit": "20GiB", "repeats": "1"}
+    found = {need.arm: need for need in needs(build_plan(*load_space("gpt", changes)))}
+    assert not found["ddp"].fits
+    assert found["fsdp"].device_bytes < found["ddp"].device_bytes
+    assert {need.limit for need in found.values()} == {20 * 2**30}

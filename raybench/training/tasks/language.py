@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, Sampler
 
 from raybench.declare import catalog, texts
+from raybench.declare.memory import Shape
 from raybench.declare.setting import Setting
 from raybench.errors import BadData, InvalidConfig
 from raybench.training.tasks import tokens, transformers_models
@@ -121,6 +122,15 @@ class Language(Task):
 
     def batch_facts(self, batch: Tree) -> dict[str, Any]:
         return {"sequence_length": self.length, "objective": "masked" if self.masked else "causal"}
+
+    def shape(self, model_facts: dict[str, Any]) -> Shape | None:
+        if self.config is None:
+            return None
+        config = self.config.get_text_config()
+        layers, hidden = (getattr(config, key, None) for key in ("num_hidden_layers", "hidden_size"))
+        if not layers or not hidden:
+            return None
+        return Shape(layers, hidden, config.vocab_size, model_facts["num_parameters"])
 
     def work_facts(self, model: nn.Module, model_facts: dict[str, Any]) -> dict[str, Any]:
         attention = transformers_models.attention_flops(model, self.length)

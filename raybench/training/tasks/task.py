@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler, default_collate
 
+from raybench.declare.memory import Shape
 from raybench.declare.setting import Setting
 from raybench.errors import BadData
 from raybench.training.tasks import trees
@@ -117,6 +118,10 @@ class Task:
     def batch_facts(self, batch: Tree) -> dict[str, Any]:
         """What a batch is, to be equal in all arms."""
         return {"batch_shapes": [list(tensor.shape[1:]) for tensor in trees.tensors(batch)]}
+
+    def shape(self, model_facts: dict[str, Any]) -> Shape | None:
+        """The sizes of a transformer, by which its activations are predicted; None where it is none."""
+        return None
 
     def work_facts(self, model: nn.Module, model_facts: dict[str, Any]) -> dict[str, Any]:
         """How much there is to compute, from the model on the host and its facts; nothing where it is not known."""
