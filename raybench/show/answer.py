@@ -35,7 +35,8 @@ from raybench.stores.storage import AnyPath
 
 MOST_ROWS: Final = 400  # of a table, and of a list
 _FEW_ARMS: Final = 6
-_MOST_TURNS: Final = 3  # caveats of the answer
+_MOST_NOTES: Final = 2
+_MOST_TURNS: Final = 2  # caveats of the answer
 _MINOR: Final = "instruments that were not there"  # among the caveats, but not in the answer
 MARK: Final = "†"
 _GIVEN_BY_US: Final = re.compile("[0-9a-f]{8}")
@@ -93,9 +94,11 @@ def _answer(analysis: Analysis) -> Iterable[Block]:
     )
     if closing := words.none_helps(analysis):
         yield Paragraph(closing)
-    for text in analysis.caveats:
-        if not text.startswith(_MINOR):
-            yield Paragraph(f"{text}.", lead="Note:")
+    notes = [text for text in analysis.caveats if not text.startswith(_MINOR)]
+    for text in notes[:_MOST_NOTES]:
+        yield Paragraph(f"{text}.", lead="Note:")
+    if len(notes) > _MOST_NOTES:
+        yield Paragraph(f"{len(notes) - _MOST_NOTES} more are among the caveats.", lead="Note:")
     turns = turning(analysis)
     if turns:
         left = len(turns) - _MOST_TURNS
@@ -109,11 +112,11 @@ def _answer(analysis: Analysis) -> Iterable[Block]:
         yield Paragraph(told, lead="Not the same experiment:", verdict="not comparable")
     if analysis.num_failed_legs:
         yield Paragraph(_failed_in_short(analysis), lead="Failed:")
-    notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in words.also_differ(analysis))
+    differ = "".join(f" {note[:1].upper()}{note[1:]}." for note in words.also_differ(analysis))
     yield Paragraph(
         f"Speedup is {analysis.baseline}'s time over the arm's; effects within {units.percent(analysis.margin)} count "
         f"as none. {units.count(analysis.num_legs, 'leg')}, {len(analysis.comparisons)} comparisons, corrected by "
-        f"{words.multiplicity(analysis)}.{_where(analysis)}{notes}",
+        f"{words.multiplicity(analysis)}.{_where(analysis)}{differ}",
         quiet=True,
     )
 
@@ -187,10 +190,22 @@ def _found(analysis: Analysis, paths: Sequence[AnyPath], plots: Sequence[Plot]) 
     yield Terms("What the verdicts mean", terms, verdicts=True)
     if any(arm.n_compared > 1 for arm in analysis.arms):
         yield arm_table(analysis, "Over the settings", [("", arm) for arm in analysis.arms if arm.n_settings > 1])
+    if families := tuple(_of_families(analysis)):
+        yield Items("One more model of a family", families)
     if analysis.groups:
         by = analysis.groups[0].by
         yield arm_table(analysis, f"By {by}", [(group.value, group.summary) for group in analysis.groups], by)
     yield from _figures(plots, "found")
+
+
+def _of_families(analysis: Analysis) -> Iterable[str]:
+    """What to expect of one more model of each family that was measured, a line an arm."""
+    for arm in analysis.arms:
+        told = [
+            f"{one.family} {units.estimate(one.speedup)}" for one in arm.predictions if one.speedup.level is not None
+        ]
+        if told:
+            yield f"{arm.arm}: {', '.join(told)}"
 
 
 def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | None = None) -> Table:

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from raybench.show import units
 from raybench.show.document import (
     Answer,
     Answers,
@@ -115,19 +116,21 @@ def _answers(block: Answers, console: Console) -> None:
     for name, texts in {
         "arm": [one.name for one in shown],
         "verdict": [one.verdict for one in shown],
+        "time": ["× 1.00"],
         "speedup": [one.speedup for one in shown],
         "interval": [one.interval for one in shown],
         "by setting": [],
     }.items():
         needed = min(_LONGEST_NAME, max(map(len, [name, *texts]))) if texts else None  # the last one alone gives way
-        right = name in ("speedup", "interval")
+        right = name in ("time", "speedup", "interval")
         table.add_column(
             name, no_wrap=True, justify="right" if right else "left", overflow="ellipsis", min_width=needed
         )
     for one in shown:
         counts = one.counts.removeprefix("by setting: ").partition(";")[0]
         verdict = Text(one.verdict, COLOURS.get(one.verdict, ""))
-        table.add_row(Text(one.name), verdict, one.speedup, one.interval, Text(counts))
+        time = f"× {units.about(1 / one.strip.value)}" if one.strip else ""
+        table.add_row(Text(one.name), verdict, time, one.speedup, one.interval, Text(counts))
     console.print(table)
     if len(block.answers) > MOST_LINES:
         console.print(f"... and {len(block.answers) - MOST_LINES} more arms; --full shows all")

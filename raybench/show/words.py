@@ -174,13 +174,18 @@ def how_obtained(analysis: Analysis) -> list[str]:
     return [
         f"{analysis.num_legs} legs ({analysis.num_failed_legs} failed) of {', '.join(analysis.sweeps)}; "
         f"the sample is the trial, n of them; metric: {analysis.metric}",
-        f"Intervals are paired t on log ratios, each the one its verdict came from: {percent(1 - analysis.alpha)} or "
-        f"wider, by {step}; {percent(1 - 2 * analysis.alpha)} for `no effect` (two one-sided tests)",
+        f"Intervals are paired t on log ratios{_lent(analysis)}, each the one its verdict came from: "
+        f"{percent(1 - analysis.alpha)} or wider, by {step}; `helps`, `hurts` and `no effect` all count as claims",
         f"An effect within {percent(analysis.margin)} counts as none; alpha is {analysis.alpha:g}",
         *_other_question(analysis),
         *(f"Hardware: {name}" for name in analysis.hardware),
         *(f"Versions: {name}" for name in analysis.versions),
     ]
+
+
+def _lent(analysis: Analysis) -> str:
+    """Whose noise an interval rests on, where it is not the comparison's own alone."""
+    return ", the noise of each learned from all of the sweep" if analysis.variance == "moderated" else ""
 
 
 def _other_question(analysis: Analysis) -> list[str]:

@@ -123,7 +123,7 @@ def test_exit_codes_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ("arguments", "message"),
     [
         (["--fail-on", "hurt"], "did you mean hurts"),
-        (["--fail-on"], "--fail-on nothing"),
+        (["--fail-on"], "A B is missing"),
         (["colour=1"], "unknown key"),
     ],
 )
