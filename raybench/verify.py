@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from raybench.analysis import analyse
+from raybench.analysis.looks import LOOKS_FILE
+from raybench.analysis.stopping import check_looks
 from raybench.cli import parse_arguments, run_command
 from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
@@ -52,6 +54,8 @@ def main(argv: list[str]) -> int:
     stored = folder / "_report" / "report.json"
     if stored.is_file():
         findings["report"] = ["not checked: the files come first"] if damaged else list(check_report(folder, stored))
+    if (folder / LOOKS_FILE).is_file():
+        findings["looks"] = ["not checked: the files come first"] if damaged else check_looks(folder)
     for part, found in findings.items():
         console.print(f"{part:<8}" + ("[red]does not hold[/]" if found else "[green]holds[/]"))
         for line in found[:_MOST_TOLD]:

@@ -31,6 +31,7 @@ from raybench.analysis.question import (
 )
 from raybench.analysis.results import Analysis, Comparison
 from raybench.analysis.scaling import best_against_best, largest_batches, performance_profiles, scaling_efficiency
+from raybench.declare.repeats import Look
 from raybench.errors import UserError
 from raybench.stores.storage import AnyPath
 from raybench.text import suggest
@@ -51,6 +52,7 @@ def analyse(
     ladder: Sequence[str] = (),
     quality_margin: float | None = None,
     pool_hardware: bool = False,
+    looks: tuple[Look, ...] | None = None,
 ) -> Analysis:
     """Everything the ledgers at `paths` (folders or files) support, as one record.
 
@@ -60,7 +62,8 @@ def analyse(
     `raybench.analysis.metrics.METRICS`; `by` groups the arms' summaries by one of `GROUPINGS`; `ladder` is a chain
     of arms to take apart, by default the one that the space declared (`chain: true`). An arm is less accurate when
     it is so by more than `quality_margin` (0.01 is one point), which the `question` may name too. With
-    `pool_hardware` legs of different machines are taken as of one. Raises UserError for bad input, in one line.
+    `pool_hardware` legs of different machines are taken as of one. `looks` are those taken at a sweep that stops
+    when settled, by default the ones written down beside the ledger. Raises UserError for bad input, in one line.
     """
     asked = {"margin": margin, "alpha": alpha, "quality_margin": quality_margin, "multiplicity": multiplicity}
     given = {name for name, value in asked.items() if value is not None}
@@ -78,7 +81,7 @@ def analyse(
     cost = chosen.cost(legs)
     logs = log_cost(legs, cost, chosen)
     pairs = pair_trials(legs, cost, baseline, of_steps=chosen.per == "step", pool_hardware=pool_hardware)
-    comparisons = build_comparisons(pairs, chosen, rule, quality_margin, find_looks(paths))
+    comparisons = build_comparisons(pairs, chosen, rule, quality_margin, find_looks(paths) if looks is None else looks)
     if pool_hardware:
         comparisons = tuple(replace(c, where=replace(c.where, hardware="")) for c in comparisons)
     follows = carry_over(legs, alpha)

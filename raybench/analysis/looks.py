@@ -19,10 +19,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from raybench.analysis.claims import UNDECIDED, Claims, Rule, judge
+from raybench.analysis.claims import HELPS, HURTS, NO_EFFECT, UNDECIDED, Claims, Rule, judge
 from raybench.analysis.moderation import Integers, Mask
 from raybench.analysis.multiplicity import Floats
 from raybench.declare.repeats import Look
+from raybench.errors import UserError
+from raybench.stores.storage import AnyPath
 
 LOOKS_FILE: Final = "_looks.json"
 SCHEMA_VERSION: Final = 1
@@ -131,21 +133,15 @@ def next_trials(settings: Iterable[str], looks: Sequence[Look], taken: Sequence[
     return dict.fromkeys(going_on, number)
 
 
-def record_look(
-    look: Look, settings: Sequence[str], arms: Sequence[str], claims: Claims, hopeless: Mask | None = None
-) -> LookRecord:
-    """What to store of a look: `claims` are `judge_looks` up to it; setting and arm of each comparison, (k,).
+def record_look(look: Look, verdicts: Sequence[tuple[str, str, str]]) -> LookRecord:
+    """What to store of a look, from (setting_id, arm, verdict) of every comparison after it.
 
-    A setting stays open while one of its comparisons is undecided. `hopeless` comparisons (one side fails, or the arms
-    are not the same experiment) would not be settled by more trials and keep no setting open.
+    A setting stays open while one of its comparisons is undecided. What failed on one side, or was not the same
+    experiment, more trials would not settle: it keeps no setting open.
     """
-    undecided = claims.verdict == UNDECIDED
-    waits = undecided if hopeless is None else undecided & ~hopeless
+    claims = tuple(sorted(one for one in verdicts if one[2] in (HELPS, HURTS, NO_EFFECT)))
     return LookRecord(
-        look.trials,
-        look.share,
-        tuple((s, a, str(v)) for s, a, v, no in zip(settings, arms, claims.verdict, undecided, strict=True) if not no),
-        tuple(dict.fromkeys(s for s, waiting in zip(settings, waits, strict=True) if waiting)),
+        look.trials, look.share, claims, tuple(sorted({one[0] for one in verdicts if one[2] == UNDECIDED}))
     )
 
 
@@ -173,10 +169,22 @@ def from_json(text: str) -> tuple[LookRecord, ...]:
         raise ValueError(f"not a record of looks ({type(error).__name__}: {error})") from None
 
 
+def read_looks(folder: AnyPath) -> tuple[LookRecord, ...]:
+    """The record of looks beside a ledger; empty without one. Raises UserError for one that cannot be read."""
+    path = folder / LOOKS_FILE
+    try:
+        return from_json(path.read_text(encoding="utf-8")) if path.is_file() else ()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a record of looks ({error}); verdicts cannot be made without it") from None
+
+
 def differing_looks(records: Sequence[LookRecord], rebuilt: Sequence[LookRecord]) -> list[str]:
     """How stored looks differ from those rebuilt from the ledger, one sentence each; empty where they agree."""
     sentences = []
     for number, (stored, found) in enumerate(zip(records, rebuilt, strict=True), 1):
+        if stored.open_settings != found.open_settings:
+            either = sorted(set(stored.open_settings) ^ set(found.open_settings))
+            sentences.append(f"look {number} (after {stored.trials} trials): {', '.join(either)} open in one only")
         for setting, arm, verdict in sorted(set(stored.claims) ^ set(found.claims)):
             where = "stored" if (setting, arm, verdict) in stored.claims else "rebuilt"
             sentences.append(

@@ -11,7 +11,7 @@ import yaml
 
 from raybench.analysis.claims import Rule
 from raybench.analysis.legs import Legs
-from raybench.analysis.looks import LOOKS_FILE, from_json
+from raybench.analysis.looks import read_looks
 from raybench.analysis.moderation import VARIANCES
 from raybench.analysis.multiplicity import MULTIPLICITIES, Floats
 from raybench.declare.repeats import Look
@@ -77,13 +77,12 @@ def find_looks(paths: Sequence[AnyPath]) -> tuple[Look, ...] | None:
 
 
 def _looks(folder: AnyPath) -> tuple[Look, ...] | None:
-    path = folder / LOOKS_FILE
-    if path.is_file():
-        try:
-            return tuple(Look(one.trials, one.share) for one in from_json(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not a record of looks ({error}); verdicts cannot be made without it") from None
-    return () if isinstance(_space(folder).get("repeats"), dict) else None
+    taken = read_looks(folder)
+    return tuple(Look(one.trials, one.share) for one in taken) if taken or _stops_when_settled(folder) else None
+
+
+def _stops_when_settled(folder: AnyPath) -> bool:
+    return isinstance(_space(folder).get("repeats"), dict)
 
 
 def find_quality_margin(paths: Sequence[AnyPath], quality_margin: float | None) -> float:

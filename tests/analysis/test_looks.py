@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
+from raybench.analysis import analyse
 from raybench.analysis.claims import Rule, judge
 from raybench.analysis.looks import (
     LookRecord,
@@ -16,7 +20,10 @@ from raybench.analysis.looks import (
     record_look,
     to_json,
 )
+from raybench.analysis.stopping import Stopping, check_looks
 from raybench.declare.repeats import Look, schedule
+from raybench.errors import UserError
+from tests.analysis.ledgers import leg, write
 from tests.analysis.simulated import summaries
 
 RULE = Rule(float(np.log(1.03)), 0.05)
@@ -80,13 +87,11 @@ def test_trials_below_a_number() -> None:
 
 def test_settings_go_on_until_all_their_arms_are_settled() -> None:
     looks = schedule(3, 16)
-    settings, arms = ["a", "a", "b", "b", "c"], ["x", "y", "x", "y", "x"]
     assert next_trials(["a", "b", "c"], looks, []) == {"a": 3, "b": 3, "c": 3}
-    x = noise(3, [0.5, 0.5, 0.5, 0.03, 0.03])
-    claims = judge_looks([summaries(x)], looks[:1], RULE)
-    record = record_look(looks[0], settings, arms, claims, np.array([False] * 4 + [True]))
+    verdicts = [("a", "x", "helps"), ("a", "y", "no effect"), ("b", "x", "hurts"), ("b", "y", "undecided")]
+    record = record_look(looks[0], [*verdicts, ("c", "x", "unlocks"), ("c", "y", "not comparable")])
     assert record.open_settings == ("b",)
-    assert ("a", "x", "helps") in record.claims
+    assert record.claims == (("a", "x", "helps"), ("a", "y", "no effect"), ("b", "x", "hurts"))
     assert next_trials(["a", "b", "c"], looks, [record]) == {"b": 5}
     assert next_trials(["a", "b", "c"], looks, [record] * 4) == {}
 
@@ -95,8 +100,86 @@ def test_records_round_trip_and_differences_are_named() -> None:
     record = LookRecord(3, 0.1, (("a", "x", "helps"),), ("b",))
     assert from_json(to_json([record])) == (record,)
     assert differing_looks([record], [record]) == []
-    changed = LookRecord(3, 0.1, (), ("a", "b"))
+    changed = LookRecord(3, 0.1, (), ("b",))
     assert differing_looks([record], [changed]) == ["look 1 (after 3 trials): x in a is 'helps' only as stored"]
     for text in ("[]", '{"schema_version": 9}', '{"schema_version": 1, "looks": [{}]}'):
         with pytest.raises(ValueError, match="not a record of looks"):
             from_json(text)
+
+
+SPACE = "repeats: {min: 3, max: 16}\nquestion: {margin: 0.03, alpha: 0.05}\n"
+EFFECTS = {"fast": 0.3, "none": 0.0, "near": 0.035, "slow": -0.1}
+
+
+def run_sweep(folder: Path, most_looks: int = 4) -> dict[str, int]:
+    """A sweep without a driver: trials as they are wanted, drawn by setting and repeat. Trials of each setting."""
+    folder.mkdir(exist_ok=True)
+    (folder / "_space.yaml").write_text(SPACE)
+    stopping = Stopping.of(SPACE, folder)
+    assert stopping is not None
+    trials: dict[str, int] = {}
+    for _ in range(most_looks):
+        if not (wanted := stopping.wanted(EFFECTS)):
+            break
+        rows: list[dict[str, Any]] = []
+        for setting, number in wanted.items():
+            for repeat in range(trials.get(setting, 0), number):
+                noise = np.random.default_rng([len(setting), ord(setting[0]), repeat]).normal(0, 0.008)
+                seconds = {"ddp": 1.0, "zero1": float(np.exp(-EFFECTS[setting] + noise))}
+                rows += [leg(arm, repeat, 0, [took] * 4, setting_id=setting) for arm, took in seconds.items()]
+            trials[setting] = number
+        write(folder / f"legs-{max(wanted.values())}.parquet", rows)
+        stopping.look()
+    return trials
+
+
+def test_a_sweep_stops_where_it_is_settled_and_its_verdicts_are_rebuilt(tmp_path: Path) -> None:
+    trials = run_sweep(tmp_path)
+    assert trials["fast"] == 3
+    assert trials["near"] == 16
+    assert 3 <= trials["none"] <= 8
+    found = {c.where.setting_id: c for c in analyse([tmp_path]).comparisons}
+    assert [found[name].verdict for name in ("fast", "none", "slow")] == ["helps", "no effect", "hurts"]
+    for c in found.values():
+        assert (c.judgement.p_adjusted <= 0.05) == (c.verdict != "undecided")  # type: ignore[operator]
+    assert check_looks(tmp_path) == []
+
+
+def test_a_sweep_that_was_cut_goes_on_where_the_record_ends(tmp_path: Path) -> None:
+    run_sweep(tmp_path / "cut", most_looks=1)
+    stopping = Stopping.of(SPACE, tmp_path / "cut")
+    assert stopping is not None
+    assert "fast" not in stopping.wanted(EFFECTS)
+    assert set(stopping.wanted(EFFECTS).values()) == {5}
+
+
+def test_without_a_look_nothing_is_claimed(tmp_path: Path) -> None:
+    run_sweep(tmp_path, most_looks=1)
+    (tmp_path / "_looks.json").unlink()
+    assert {c.verdict for c in analyse([tmp_path]).comparisons} == {"undecided"}
+
+
+def test_trials_beyond_the_last_look_wait_for_the_next(tmp_path: Path) -> None:
+    run_sweep(tmp_path, most_looks=1)
+    before = {c.where.setting_id: c.verdict for c in analyse([tmp_path]).comparisons}
+    rows = [
+        leg(arm, repeat, 0, [took] * 4, setting_id="near")
+        for repeat in range(3, 9)
+        for arm, took in (("ddp", 1.0), ("zero1", 0.5))
+    ]
+    write(tmp_path / "more.parquet", rows)
+    assert {c.where.setting_id: c.verdict for c in analyse([tmp_path]).comparisons} == before
+
+
+def test_a_record_that_the_rows_do_not_give_is_told(tmp_path: Path) -> None:
+    run_sweep(tmp_path, most_looks=2)
+    path = tmp_path / "_looks.json"
+    path.write_text(path.read_text().replace("helps", "hurts", 1))
+    assert any("only as stored" in line for line in check_looks(tmp_path))
+    path.write_text("{}")
+    with pytest.raises(UserError, match="not a record of looks"):
+        analyse([tmp_path])
+
+
+def test_a_fixed_number_has_no_looks(tmp_path: Path) -> None:
+    assert Stopping.of("repeats: 8\n", tmp_path) is None

@@ -1,0 +1,70 @@
+"""Which trials a sweep with `repeats: {min, max}` still needs: looks at its ledger, and their record beside it.
+
+    stopping = Stopping.of(space_yaml, folder)             # None: the sweep has a fixed number of trials
+    while wanted := stopping.wanted(setting_ids):          # {setting_id: trials in all}
+        ...run the trials of `wanted` with a repeat below that number that the ledger lacks...
+        stopping.look()                                    # when all of them have ended, whatever came of them
+
+A new `Stopping` goes on where the record ends, so a sweep that is resumed takes the looks that are left. No Ray here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import yaml
+
+from raybench.analysis.analysis import analyse
+from raybench.analysis.looks import (
+    LOOKS_FILE,
+    LookRecord,
+    differing_looks,
+    next_trials,
+    record_look,
+    to_json,
+)
+from raybench.declare.repeats import Look, Repeats, schedule
+from raybench.stores.storage import AnyPath, write_whole
+
+
+class Stopping:
+    """The looks of one sweep: those that were taken, and what they leave open."""
+
+    def __init__(self, repeats: Repeats, folder: AnyPath) -> None:
+        """`folder` is the ledger's. Raises UserError for a record of looks that cannot be read."""
+        self.looks = schedule(repeats.min, repeats.max)
+        self.folder = folder
+        self.taken = read_looks(folder)
+
+    @classmethod
+    def of(cls, space_yaml: str, folder: AnyPath) -> Stopping | None:
+        """That of a sweep from the text of its `_space.yaml`; None where its number of trials is fixed."""
+        repeats = (yaml.safe_load(space_yaml) or {}).get("repeats")
+        return cls(Repeats.model_validate(repeats), folder) if isinstance(repeats, dict) else None
+
+    def wanted(self, settings: Iterable[str]) -> dict[str, int]:
+        """How many trials in all each of the plan's settings should have by the next look; empty when done."""
+        return next_trials(settings, self.looks, self.taken)
+
+    def look(self) -> LookRecord:
+        """Look at the ledger, write down what was seen, and return it."""
+        record = take_look(self.folder, self.looks[len(self.taken)], self.taken)
+        self.taken = (*self.taken, record)
+        write_whole(self.folder / LOOKS_FILE, to_json(self.taken) + "\n")
+        return record
+
+
+def take_look(folder: AnyPath, look: Look, taken: Sequence[LookRecord]) -> LookRecord:
+    """What a look at the ledger sees after those taken. Raises UserError as reading ledgers does."""
+    before = tuple(Look(one.trials, one.share) for one in taken)
+    found = analyse([folder], looks=(*before, look)).comparisons
+    return record_look(look, [(c.where.setting_id, c.arm, c.verdict) for c in found])
+
+
+def check_looks(folder: AnyPath) -> list[str]:
+    """How the stored looks differ from what the ledger's rows give, one sentence each; empty where they agree."""
+    stored = read_looks(folder)
+    rebuilt: list[LookRecord] = []
+    for one in stored:
+        rebuilt.append(take_look(folder, Look(one.trials, one.share), rebuilt))
+    return differing_looks(stored, rebuilt)
