@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from raybench.analysis import analyse
+from raybench.analysis.stopping import Stopping
 from raybench.cli import parse_arguments, run_command
 from raybench.cluster.placement import check_data, check_fits
 from raybench.cluster.surroundings import check_surroundings
@@ -186,9 +187,11 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
         display = Display(progress, console, request.level)
         with sweep_lock(request.folder), interruptible() as interruption:
             try:
+                text = space_yaml(request)
                 ended = run_trials(
-                    plan, request.folder, space_yaml(request), cluster, display, interruption, request.wait_seconds
-                )
+                    plan, request.folder, text, cluster, display, interruption, request.wait_seconds,
+                    stopping=Stopping.of(text, request.folder),
+                )  # fmt: skip
                 stopped = 130 if interruption.requested else 0
             finally:
                 clusters.disconnect()

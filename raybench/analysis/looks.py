@@ -117,7 +117,7 @@ class LookRecord:
     trials: int
     share: float  # of alpha
     claims: tuple[tuple[str, str, str], ...]  # (setting_id, arm, verdict) claimed by then
-    open_settings: tuple[str, ...]  # those that get more trials
+    settled: tuple[str, ...]  # settings that get no more trials
 
 
 def next_trials(settings: Iterable[str], looks: Sequence[Look], taken: Sequence[LookRecord]) -> dict[str, int]:
@@ -129,20 +129,20 @@ def next_trials(settings: Iterable[str], looks: Sequence[Look], taken: Sequence[
     if len(taken) >= len(looks):
         return {}
     number = looks[len(taken)].trials
-    going_on = settings if not taken else taken[-1].open_settings
-    return dict.fromkeys(going_on, number)
+    settled = taken[-1].settled if taken else ()
+    return {setting: number for setting in settings if setting not in settled}
 
 
 def record_look(look: Look, verdicts: Sequence[tuple[str, str, str]]) -> LookRecord:
     """What to store of a look, from (setting_id, arm, verdict) of every comparison after it.
 
-    A setting stays open while one of its comparisons is undecided. What failed on one side, or was not the same
-    experiment, more trials would not settle: it keeps no setting open.
+    A setting is settled once none of its comparisons is undecided: what failed on one side, or was not the same
+    experiment, more trials would not settle.
     """
     claims = tuple(sorted(one for one in verdicts if one[2] in (HELPS, HURTS, NO_EFFECT)))
-    return LookRecord(
-        look.trials, look.share, claims, tuple(sorted({one[0] for one in verdicts if one[2] == UNDECIDED}))
-    )
+    undecided = {setting for setting, _, verdict in verdicts if verdict == UNDECIDED}
+    settled = sorted({setting for setting, _, _ in verdicts} - undecided)
+    return LookRecord(look.trials, look.share, claims, tuple(settled))
 
 
 def to_json(records: Sequence[LookRecord]) -> str:
@@ -161,7 +161,7 @@ def from_json(text: str) -> tuple[LookRecord, ...]:
                 int(one["trials"]),
                 float(one["share"]),
                 tuple((str(setting), str(arm), str(verdict)) for setting, arm, verdict in one["claims"]),
-                tuple(str(setting) for setting in one["open_settings"]),
+                tuple(str(setting) for setting in one["settled"]),
             )
             for one in content["looks"]
         )
@@ -182,9 +182,8 @@ def differing_looks(records: Sequence[LookRecord], rebuilt: Sequence[LookRecord]
     """How stored looks differ from those rebuilt from the ledger, one sentence each; empty where they agree."""
     sentences = []
     for number, (stored, found) in enumerate(zip(records, rebuilt, strict=True), 1):
-        if stored.open_settings != found.open_settings:
-            either = sorted(set(stored.open_settings) ^ set(found.open_settings))
-            sentences.append(f"look {number} (after {stored.trials} trials): {', '.join(either)} open in one only")
+        if either := sorted(set(stored.settled) ^ set(found.settled)):
+            sentences.append(f"look {number} (after {stored.trials} trials): {', '.join(either)} settled in one only")
         for setting, arm, verdict in sorted(set(stored.claims) ^ set(found.claims)):
             where = "stored" if (setting, arm, verdict) in stored.claims else "rebuilt"
             sentences.append(

@@ -20,6 +20,7 @@ from raybench.analysis.looks import (
     LookRecord,
     differing_looks,
     next_trials,
+    read_looks,
     record_look,
     to_json,
 )
@@ -46,8 +47,10 @@ class Stopping:
         """How many trials in all each of the plan's settings should have by the next look; empty when done."""
         return next_trials(settings, self.looks, self.taken)
 
-    def look(self) -> LookRecord:
-        """Look at the ledger, write down what was seen, and return it."""
+    def look(self) -> LookRecord | None:
+        """Look at the ledger, write down what was seen, and return it; None where the ledger has no rows yet."""
+        if not any(self.folder.glob("*.parquet")):
+            return None
         record = take_look(self.folder, self.looks[len(self.taken)], self.taken)
         self.taken = (*self.taken, record)
         write_whole(self.folder / LOOKS_FILE, to_json(self.taken) + "\n")

@@ -68,7 +68,7 @@ class Stopping(Protocol):
         """How many trials in all each setting should have by the next look; empty when done."""
 
     def look(self) -> object:
-        """Look at the ledger, when every trial that is wanted has ended."""
+        """Look at the ledger, when every trial that is wanted has ended; None where it holds nothing yet."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def run_trials(
         """Look at the verdicts, now that all that was wanted has ended; whether that leaves settings open."""
         if stopping is None or interruption.requested or not want():
             return False
-        stopping.look()
+        if stopping.look() is None:
+            return False
         return bool(stopping.wanted(settings)) and want()
 
     def want() -> bool:

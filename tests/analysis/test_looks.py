@@ -90,17 +90,17 @@ def test_settings_go_on_until_all_their_arms_are_settled() -> None:
     assert next_trials(["a", "b", "c"], looks, []) == {"a": 3, "b": 3, "c": 3}
     verdicts = [("a", "x", "helps"), ("a", "y", "no effect"), ("b", "x", "hurts"), ("b", "y", "undecided")]
     record = record_look(looks[0], [*verdicts, ("c", "x", "unlocks"), ("c", "y", "not comparable")])
-    assert record.open_settings == ("b",)
+    assert record.settled == ("a", "c")
     assert record.claims == (("a", "x", "helps"), ("a", "y", "no effect"), ("b", "x", "hurts"))
-    assert next_trials(["a", "b", "c"], looks, [record]) == {"b": 5}
+    assert next_trials(["a", "b", "c", "never ran"], looks, [record]) == {"b": 5, "never ran": 5}
     assert next_trials(["a", "b", "c"], looks, [record] * 4) == {}
 
 
 def test_records_round_trip_and_differences_are_named() -> None:
-    record = LookRecord(3, 0.1, (("a", "x", "helps"),), ("b",))
+    record = LookRecord(3, 0.1, (("a", "x", "helps"),), ("a",))
     assert from_json(to_json([record])) == (record,)
     assert differing_looks([record], [record]) == []
-    changed = LookRecord(3, 0.1, (), ("b",))
+    changed = LookRecord(3, 0.1, (), ("a",))
     assert differing_looks([record], [changed]) == ["look 1 (after 3 trials): x in a is 'helps' only as stored"]
     for text in ("[]", '{"schema_version": 9}', '{"schema_version": 1, "looks": [{}]}'):
         with pytest.raises(ValueError, match="not a record of looks"):
