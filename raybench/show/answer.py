@@ -399,6 +399,8 @@ def _sure(analysis: Analysis, plots: Sequence[Plot]) -> Iterable[Block]:
         yield Items(units.count(len(caveats), "caveat"), tuple(caveats[:MOST_ROWS]), folded=True)
     else:
         yield Paragraph("No caveat was found.")
+    if order := words.order_in_words(analysis):
+        yield Items("What the order of legs and trials did", tuple(order), folded=True)
     yield from _figures(plots, "sure")
     failed = findings.failures(analysis)
     if failed:

@@ -301,6 +301,23 @@ def scaling_in_words(one: Efficiency) -> str:
     )
 
 
+def order_in_words(analysis: Analysis) -> list[str]:
+    """What the order of legs and of trials did, each with what could have been seen."""
+    lines = [
+        f"A step of another engine right after a leg of {one.engine} takes {units.ratio(one.effect.value)} times as "
+        f"long ({units.interval(one.effect)}) as otherwise, from {units.count(one.effect.n, 'trial')}; "
+        f"an effect of {units.percent(one.detectable - 1)} would be seen four times in five"
+        + (f" ({one.hardware})" if len(analysis.hardware) > 1 else "")
+        for one in analysis.carry_over
+    ]
+    if (alike := analysis.dependence) is not None:
+        lines.append(
+            f"Trials that follow one another in time: correlation {alike.correlation:.2f} (p {alike.p_value:.2g}) over "
+            f"{units.count(alike.n_settings, 'setting')}; intervals take trials as independent"
+        )
+    return lines
+
+
 def otherwise(c: Comparison, other: Sensitivity) -> str:
     """What a comparison's verdict would be, judged another way."""
     if other.speedup is None:
