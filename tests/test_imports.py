@@ -44,7 +44,8 @@ EVERYTHING = set(ARROWS) | COMMANDS  # for commands, which nothing but commands 
 HEAVY = {"ray", "torch", "deepspeed", "mlflow", "timm", "torchvision"}
 RAY = {
     "raybench.cluster.authentication", "raybench.cluster.connection", "raybench.cluster.nodes",
-    "raybench.cluster.orphans", "raybench.cluster.process_group", "raybench.driver.deaths", "raybench.driver.endings",
+    "raybench.cluster.orphans", "raybench.cluster.process_group", "raybench.cluster.ray_private",
+    "raybench.driver.deaths", "raybench.driver.endings",
     "raybench.driver.searcher", "raybench.driver.schedule", "raybench.driver.trial",
 }  # fmt: skip
 MLFLOW = {"raybench.tracking.mlflow_runs"}

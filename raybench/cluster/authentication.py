@@ -9,14 +9,13 @@ from pathlib import Path
 
 import grpc
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from raybench.cluster import ray_private
 from raybench.errors import UserError
 
 _MODE = "RAY_AUTH_MODE"
 _ASKED_FOR = os.environ.get(_MODE, "").lower()  # by the user
 _TOKEN_FILE = Path(".ray") / "auth_token"  # in the home folder
-_QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # of Ray's head; it takes an empty message
 _ANSWER_SECONDS = 5.0
 
 
@@ -46,9 +45,8 @@ def _check_token(address: str) -> None:
     remedy = "copy ~/.ray/auth_token from its head to the same place here, or name the file in RAY_AUTH_TOKEN_PATH"
     if _ASKED_FOR not in ("", "token"):
         raise UserError(f"{wants}, and RAY_AUTH_MODE={_ASKED_FOR} keeps it back here: set RAY_AUTH_MODE=token")
-    loader = AuthenticationTokenLoader.instance()
     try:
-        token = loader.get_raw_token(ignore_auth_mode=True) if loader.has_token(ignore_auth_mode=True) else ""
+        token = ray_private.authentication_token()
     except ray.exceptions.AuthenticationError as error:
         raise UserError(f"{wants}, and it cannot be read: {error.message}") from None
     if not token:
@@ -69,7 +67,7 @@ def _refuses(address: str, token: str) -> bool | None:
     shown = [("authorization", f"Bearer {token}")] if token else []
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            channel.unary_unary(_QUESTION)(b"", timeout=_ANSWER_SECONDS, metadata=shown)
+            channel.unary_unary(ray_private.CLUSTER_ID_METHOD)(b"", timeout=_ANSWER_SECONDS, metadata=shown)
         except grpc.RpcError as error:
             return True if error.code() == grpc.StatusCode.UNAUTHENTICATED else None
         return False
@@ -78,7 +76,7 @@ def _refuses(address: str, token: str) -> bool | None:
 def set_mode(mode: str) -> None:
     """Set Ray's mode of authentication, `token` or `disabled`, for this process and those that it starts."""
     os.environ[_MODE] = mode
-    Config.initialize("")  # it reads the variable again
+    ray_private.read_authentication_mode()
 
 
 def make_token() -> None:
@@ -94,7 +92,7 @@ def make_token() -> None:
             _write_token(Path.home() / _TOKEN_FILE)
         except (OSError, RuntimeError):  # a home that is none, or cannot be written: a token for this Ray alone
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        AuthenticationTokenLoader.instance().reset_cache()
+        ray_private.forget_authentication_token()
     set_mode("token")
 
 

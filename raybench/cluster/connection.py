@@ -7,16 +7,14 @@ import itertools
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
 import yaml
-from ray._private import ray_constants, services
 
-from raybench.cluster import authentication
+from raybench.cluster import authentication, ray_private
 from raybench.cluster.fleet import SLOT, Autoscaler, NodeType, node_amounts
 from raybench.cluster.placement import Cluster, connection_problem
 from raybench.cluster.surroundings import check_surroundings, set_variables
@@ -50,14 +48,14 @@ def connect() -> Cluster:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
     # So does the raylet of a process that died, on the driver's terminal; it becomes a failure row and a line of ours.
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    ray_private.silence_dead_workers()
     common: dict[str, Any] = {
         "namespace": ACTOR_NAMESPACE, "log_to_driver": False, "logging_level": "error", "configure_logging": True,
     }  # fmt: skip
     address = os.environ.get("RAY_ADDRESS", "")
     try:
         if address != "local":
-            with _on_loopback() if _listens_on_loopback_alone() else contextlib.nullcontext():
+            with ray_private.on_loopback() if _listens_on_loopback_alone() else contextlib.nullcontext():
                 _join(address, common)
             nodes = _nodes()
             owner = _owner(nodes)
@@ -90,7 +88,7 @@ def connect() -> Cluster:
 def _join(address: str, common: dict[str, Any]) -> None:
     """Join the cluster of RAY_ADDRESS or of this node. Raises ConnectionError where nothing answers."""
     if "://" not in address:
-        head = services.canonicalize_bootstrap_address_or_die("auto")
+        head = ray_private.address_of_this_nodes_ray()
         if problem := connection_problem(head):  # Ray would try for many minutes
             raise ConnectionError(problem)
         authentication.agree_with(head)
@@ -101,7 +99,7 @@ def _start(common: dict[str, Any]) -> None:
     """Start a Ray of this machine alone, which listens on loopback and has one slot. Raises UserError."""
     authentication.make_token()
     try:
-        with _on_loopback():
+        with ray_private.on_loopback():
             own = {SLOT: 1, f"{_OWNER}{os.getpid()}": 1}
             ray.init(address="local", resources=own, include_dashboard=False, **common)
     except Exception as error:  # Ray gives a node half a minute, and has no type of its own for this
@@ -112,27 +110,16 @@ def _start(common: dict[str, Any]) -> None:
         ) from None
 
 
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Told that there are no clusters, as on a Mac, Ray takes 127.0.0.1 for this node's address, and listens there
-    alone."""
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = True
-
-
 def _listens_on_loopback_alone() -> bool:
     """Whether the Ray of RAY_ADDRESS or of this node does, as one that a sweep started for itself.
 
     Ray would seek it at this node's own address, and not find it there without end. Raises ConnectionError where there
     is none.
     """
-    host, _, port = str(services.get_ray_address_from_environment("auto", None)).rpartition(":")
+    host, _, port = ray_private.address_from_environment().rpartition(":")
     if host not in ("127.0.0.1", "localhost"):
         return False
-    elsewhere = f"{services.get_node_ip_address()}:{port}"
+    elsewhere = f"{ray_private.this_nodes_address()}:{port}"
     return bool(connection_problem(elsewhere)) and not connection_problem(f"{host}:{port}")
 
 
@@ -152,10 +139,10 @@ def end_own_ray() -> None:
 
     By itself Ray's agents would stay for a minute more, and a worker that locks itself up in its exit for good.
     """
-    started = ray._private.worker._global_node.all_processes
+    started = ray_private.own_processes()
     for info in itertools.chain.from_iterable(started.values()):  # the raylet among them, which starts the others
         info.process.kill()
-    raylets = {str(info.process.pid) for info in started[ray_constants.PROCESS_TYPE_RAYLET]}
+    raylets = {str(info.process.pid) for info in started[ray_private.RAYLET]}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # it is gone, or somebody else's
             if process.environ().get("RAY_RAYLET_PID") in raylets:
@@ -168,11 +155,7 @@ def _nodes() -> tuple[dict[str, float], ...]:
 
 def log_folder() -> str:
     """Where Ray keeps the output of all processes of this session."""
-    context = ray._private.worker.global_worker
-    node = getattr(context, "node", None)
-    return (
-        str(node.get_logs_dir_path()) if node else os.path.join(tempfile.gettempdir(), "ray", "session_latest", "logs")
-    )
+    return str(ray_private.log_folder() or Path(tempfile.gettempdir(), "ray", "session_latest", "logs"))
 
 
 def _autoscaler() -> Autoscaler | None:
@@ -181,7 +164,7 @@ def _autoscaler() -> Autoscaler | None:
     Ray tells the GCS of it on managed platforms only. Elsewhere its monitor, a process on the head, has the config as a
     file: what `ray up` wrote.
     """
-    config = ray._private.state.state.get_cluster_config()
+    config = ray_private.cluster_config()
     if config is not None and config.node_group_configs:
         groups = config.node_group_configs
         counts = [group.max_count if group.max_count >= 0 else _NO_LIMIT for group in groups]

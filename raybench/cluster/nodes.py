@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raybench.cluster import ray_private
 from raybench.cluster.fleet import HEAD, Node, node_amounts
 from raybench.cluster.placement import Cluster, need_of
 from raybench.declare.catalog import own_model_file
@@ -59,7 +60,7 @@ def _answers(node: dict[str, Any]) -> bool:
 def look() -> list[Node]:
     """The living nodes with what is free of each."""
     names = living_nodes()
-    free = ray._private.state.available_resources_per_node()
+    free = ray_private.available_resources_by_node()
     return [
         Node(
             node["NodeID"],

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ray
-from ray._private.state import state
-from ray.core.generated import gcs_pb2
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import remove_placement_group
+
+from raybench.cluster import ray_private
 
 
 def remove_orphaned_placement_groups() -> int:
@@ -17,12 +17,8 @@ def remove_orphaned_placement_groups() -> int:
     """
     job = ray.get_runtime_context().get_job_id()
     removed = 0
-    for data in state._connect_and_get_accessor().get_placement_group_table():
-        group = gcs_pb2.PlacementGroupTableData.FromString(data)
-        if group.state == gcs_pb2.PlacementGroupTableData.REMOVED or group.creator_job_id.hex() != job:
-            continue
-        creator = group.creator_actor_id.hex()
-        if state.actor_table(creator).get("State") == "DEAD":
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+    for creator, group in ray_private.placement_groups_of_actors(job):
+        if ray_private.actor_table(creator).get("State") == "DEAD":
+            remove_placement_group(group)
             removed += 1
     return removed

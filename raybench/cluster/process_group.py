@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import ray
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
+
+from raybench.cluster.ray_private import torch_backend
 
 _VARIABLE = "GLOO_SOCKET_IFNAME"
 
@@ -22,11 +23,11 @@ class SpanningTorchConfig(TorchConfig):  # type: ignore[misc]
     """TorchConfig, with each worker told its interface before the process group is made."""
 
     @property
-    def backend_cls(self) -> type[_TorchBackend]:
+    def backend_cls(self) -> type[Any]:
         return _SpanningBackend
 
 
-class _SpanningBackend(_TorchBackend):  # type: ignore[misc]
+class _SpanningBackend(torch_backend()):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(name_interface)
         super().on_start(worker_group, backend_config)

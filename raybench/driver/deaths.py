@@ -17,6 +17,8 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raybench.cluster import ray_private
+
 _ANSWER_SECONDS = 30.0  # a process has to be started on the node
 _LAST_BYTES = 1 << 18  # of a log, in which a signal's line is sought
 _EARLIER_SECONDS = 60.0  # the kernel's clock and this one may differ a little
@@ -34,7 +36,7 @@ class Death:
 
 def how_died(actor_id: str | None, seconds: float) -> Death:
     """How the process of an actor ended within the last `seconds`; nothing is known where its node does not answer."""
-    actor = ray._private.state.state.actor_table(actor_id) if actor_id else {}
+    actor = ray_private.actor_table(actor_id) if actor_id else {}
     if not actor.get("Pid"):
         return Death()
     node_id = actor["Address"]["NodeID"]
@@ -53,7 +55,7 @@ def how_died(actor_id: str | None, seconds: float) -> Death:
 
 def _look(pid: int, seconds: float) -> Death:
     """How a process of this node ended."""
-    signal, log = caught_signal(Path(ray._private.worker._global_node.get_logs_dir_path()), pid)
+    signal, log = caught_signal(ray_private.log_folder() or Path(), pid)
     records = _kernel_records()
     since = time.monotonic() - seconds - _EARLIER_SECONDS
     return Death(signal, log, None if records is None else says_killed(records, pid, since))

@@ -13,6 +13,7 @@ import ray
 import ray.train
 
 from raybench.cluster.nodes import lost_nodes
+from raybench.cluster.ray_private import WRAPPED_ERRORS
 from raybench.declare.plan import Trial
 from raybench.driver.deaths import Death, how_died
 from raybench.errors import LegDied
@@ -82,7 +83,7 @@ def _causes(error: BaseException) -> dict[int, Any]:
 def _root(error: BaseException) -> Any:
     """The exception behind Ray's and Train's wrappers."""
     for _ in range(10):
-        wrapped = (getattr(error, name, None) for name in ("health_check_failure", "_base_exc", "cause", "__cause__"))
+        wrapped = (getattr(error, name, None) for name in WRAPPED_ERRORS)
         inner = next((one for one in wrapped if one is not None), None)
         if not isinstance(inner, BaseException) or isinstance(error, ray.exceptions.RayActorError):
             return error

@@ -25,8 +25,8 @@ os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 
 import ray
 from ray import tune
-from ray.tune.execution import class_cache
 
+from raybench.cluster import ray_private
 from raybench.cluster.connection import ACTOR_NAMESPACE, end_own_ray
 from raybench.cluster.nodes import look
 from raybench.cluster.placement import Cluster, connection_problem
@@ -46,9 +46,7 @@ from raybench.stores.storage import AnyPath, address, hidden_folder, store_varia
 from raybench.tracking.publishing import destination, mlflow_variables
 
 # Tune would hand these to a trial's process through Ray's agent, which writes them to a log; no trial needs them.
-class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
-    {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
-)
+ray_private.keep_from_trials({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"})
 
 _SECONDS_BETWEEN_LOOKS = 1.0  # at the recorder
 _LOOKS_BETWEEN_COUNTS = 10  # of the cluster's nodes

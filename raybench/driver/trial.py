@@ -26,6 +26,7 @@ from raybench.cluster.connection import ACTOR_NAMESPACE
 from raybench.cluster.nodes import look, node_name
 from raybench.cluster.orphans import remove_orphaned_placement_groups
 from raybench.cluster.placement import Cluster, check_placement, need_of, threads_per_worker, use_gpu, worker_resources
+from raybench.cluster.ray_private import HEAD_RESOURCE, NODE_ID_LABEL, WithoutCleaner
 from raybench.declare.plan import Leg, Trial
 from raybench.driver.deaths import oom_kills
 from raybench.driver.endings import failure_of, first_words, why_cut
@@ -37,8 +38,7 @@ from raybench.machine.variables import WORKING_TREE
 _STARTS = 2  # how often a group may end before its first leg, until its trial or its block is given up
 _CUTS = 3  # how often a trial's processes may be lost through no fault of a leg
 _SETTLING_SECONDS = 2.0  # until Ray has noticed what died with a process that was killed
-ON_HEAD = {"node:__internal_head__": 0.0001}
-_NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
+ON_HEAD = {HEAD_RESOURCE: 0.0001}
 _SECONDS_BETWEEN_QUESTIONS = 1.0  # of a block that waits for its nodes
 # Processes on nodes that are there and free start within seconds; nodes that have to be started get the sweep's `wait`.
 _START_SECONDS = 120
@@ -155,7 +155,7 @@ def _scaling(trial: Trial, cluster: Cluster, node_ids: tuple[str, ...]) -> Scali
     setting, each = trial.setting, trial.setting.workers_per_node
     # Packed, no more than `each` workers have room in a node's slot.
     strategy = "STRICT_PACK" if setting.nodes == 1 else "STRICT_SPREAD" if each == 1 else "PACK"
-    chosen = [{_NODE_ID: node_id} for node_id in node_ids for _ in range(each)]
+    chosen = [{NODE_ID_LABEL: node_id} for node_id in node_ids for _ in range(each)]
     return ScalingConfig(
         num_workers=setting.workers,
         use_gpu=use_gpu(setting.device, cluster),
@@ -187,14 +187,6 @@ def fit_torch(block: Block, name: str, sweep: SweepConfig, node_ids: tuple[str, 
         **trainer_arguments(block, name, sweep, node_ids),
     )
     return str(trainer.fit().return_value or "")
-
-
-class WithoutCleaner:
-    """Ray's trainer, without its cleaner of placement groups, a process more a group: see `cluster/orphans.py`."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
 
 def trainer_arguments(block: Block, name: str, sweep: SweepConfig, node_ids: tuple[str, ...]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ def fit(block: Block, name: str, sweep: SweepConfig, node_ids: tuple[str, ...]) 
     """As `raybench.driver.trial.fit_torch`, on a trainer without torch."""
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from raybench.driver.trial import WithoutCleaner, trainer_arguments
+    from raybench.cluster.ray_private import WithoutCleaner
+    from raybench.driver.trial import trainer_arguments
 
     class Trainer(WithoutCleaner, DataParallelTrainer):
         pass

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SPACE = """
 setting: {model: "faulty:net", dataset: digits, batch_size: 32, workers: 2}
-differs: [model_options]
+differs: [model_options, communication_dtype]
 arms:
   ddp: {engine: torch}
   zero1: {engine: deepspeed, config: {zero_optimization: {stage: 1}}}
