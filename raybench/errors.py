@@ -69,6 +69,10 @@ class NotFinite(LegError):
     """A loss that is no number, or infinite."""
 
 
+class NotReadable(RaybenchError):
+    """What raybench would look at in a leg is not there to see, which costs the fact and never the leg."""
+
+
 class NothingTrained(LegError):
     """The steps ran, but gradients were zero or no parameter changed."""
 

@@ -24,7 +24,7 @@ COMPARED: Final = (
     "samples_per_epoch_per_rank", "shuffle", "drop_last", "sampler_sets_epoch", "loader_workers", "pin_memory",
     "prefetch_factor", "persistent_workers", "augmentation", "first_batch", "threads", "device", "tf32",
     "cudnn_benchmark", "deterministic", "compiled", "activation_checkpointing", "optimizer", "optimizer_steps",
-    "lr_schedule", "gradient_clipping", "parameter_dtype", "gradient_dtype", "master_dtype",
+    "lr_schedule", "gradient_clipping", "parameter_dtype", "buffer_dtype", "gradient_dtype", "master_dtype",
     "optimizer_state_dtype", "communication_dtype", "autocast", "loss_scale", "skipped_steps", "buffer_broadcasts",
     "first_loss", "first_gradient_norm", "timed",
     "steps_per_epoch", "evaluated_samples",  # where a protocol has epochs, or evaluates
@@ -36,7 +36,8 @@ _OF_THE_MODEL: Final = (
 )  # fmt: skip
 
 _DTYPES: Final = (
-    "parameter_dtype", "gradient_dtype", "master_dtype", "optimizer_state_dtype", "communication_dtype", "autocast",
+    "parameter_dtype", "buffer_dtype", "gradient_dtype", "master_dtype", "optimizer_state_dtype", "communication_dtype",
+    "autocast",
 )  # fmt: skip
 
 # A word that a space may put under `differs` -> the facts (or dotted prefixes of facts) it stands for.

@@ -10,12 +10,14 @@ cache, and the legs that need the operator fail with it at once.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import os
 import platform
 import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,44 @@ def import_deepspeed(ranks: Ranks) -> None:
     if venv_bin not in os.environ["PATH"].split(os.pathsep):
         os.environ["PATH"] = venv_bin + os.pathsep + os.environ["PATH"]
     try:
+        _import_engine()
         build_communication()
     finally:
         ranks.barrier()
+
+
+def _import_engine() -> None:
+    """Import what DeepSpeed otherwise imports inside its first engine, which that leg alone would pay for.
+
+    Every ZeRO engine imports Muon, whose module compiles functions as it is imported: 3 s for inductor in each process.
+    They are compiled when they are first called here, which only an arm with Muon does. Versions differ in the modules.
+    """
+    from deepspeed.runtime import compiler
+
+    whole = compiler.compile
+    compiler.compile = functools.partial(_compiled_when_called, whole)
+    try:
+        for name in _ENGINE_MODULES:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+    finally:
+        compiler.compile = whole
+
+
+_ENGINE_MODULES = (
+    "deepspeed.comm.mori", "deepspeed.module_inject.auto_ep_layer", "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.runtime.zero.stage_1_and_2", "deepspeed.runtime.zero.stage3", "deepspeed.utils.pin_memory",
+)  # fmt: skip
+
+
+def _compiled_when_called(whole: Callable[..., Any], *options: Any, **named: Any) -> Callable[..., Any]:
+    """A decorator as `whole(*options, **named)` gives one, which does its work at the function's first call."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        compiled = functools.cache(lambda: whole(*options, **named)(function))
+        return functools.wraps(function)(lambda *arguments, **keywords: compiled()(*arguments, **keywords))
+
+    return decorate
 
 
 def build_communication() -> None:

@@ -12,7 +12,7 @@ import traceback
 
 import torch
 
-from raybench.errors import BadData, InvalidConfig, NotFinite, Unsupported
+from raybench.errors import BadData, InvalidConfig, NotFinite, NotReadable, Unsupported
 from raybench.ledger.outcome import FailureKind
 from raybench.redaction import without_secrets
 
@@ -49,7 +49,7 @@ def describe(error: BaseException) -> str:
     words = " ".join(text.split())[:_LONGEST]
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
-    if isinstance(error, (InvalidConfig, Unsupported, NotFinite)):
+    if isinstance(error, (InvalidConfig, Unsupported, NotFinite, NotReadable)):
         return words
     told = f"{type(error).__name__}: {words}{place}"
     return f"{_shared_memory()}: {told}" if _SHARED_MEMORY_FULL.search(str(error)) else told

@@ -7,6 +7,7 @@ garbage collection stand between epochs and are not.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import math
@@ -106,7 +107,7 @@ class Procedure:
         first = next(stream)
         run_facts = facts.run_facts(self.leg, self.task, self.batches, first, self.ranks)
         before = self.engine.checksum()
-        probed = Probed(self.engine, self.model, self.ranks.device)
+        probed = Probed(self.engine, self.model, self.ranks)
         stream = itertools.chain([first], stream)
         epochs: list[tuple[int, Evaluation | None]] = []
         if isinstance(protocol, Throughput):
@@ -122,11 +123,10 @@ class Procedure:
             **run_facts,
             "compiled": facts.is_compiled(self.model),
             "activation_checkpointing": num_checkpointed(self.model) > 0,
-            **self.engine.facts(),
-            **probed.seen.facts(),
         }
-        if math.isfinite(probed.gradient_norm):
-            found["first_gradient_norm"] = probed.gradient_norm
+        for facts_of_part in (self.engine.facts(), probed.facts()):
+            informative = {**found.get("informative", {}), **facts_of_part.get("informative", {})}
+            found |= {**facts_of_part, "informative": informative}
         if evaluations:
             found["evaluated_samples"] = evaluations[-1].num_samples
         if epochs:
@@ -165,10 +165,12 @@ class Procedure:
         assert self.evaluator is not None
         return self.evaluator.evaluate(self.engine, self.model)
 
-    def _check(self, losses: list[float], gradient_norm: float, before: float) -> None:
-        """Raise NothingTrained unless the first gradient was more than zero and parameters changed."""
-        overflowed = self.leg.setting.precision == "fp16" and not math.isfinite(gradient_norm)  # the scale comes down
-        if np.isfinite(losses).all() and not gradient_norm > 0 and not overflowed:
+    def _check(self, losses: list[float], gradient_norm: float | None, before: float) -> None:
+        """Raise NothingTrained unless the first gradient, where known, was more than zero and parameters changed."""
+        known = gradient_norm is not None and (
+            self.leg.setting.precision != "fp16" or math.isfinite(gradient_norm)  # overflowed: the scale comes down
+        )
+        if known and np.isfinite(losses).all() and not (gradient_norm or 0) > 0:
             raise NothingTrained(f"the first step's gradient norm is {gradient_norm}: nothing can have been trained")
         if self.engine.checksum() == before:
             raise NothingTrained("no parameter changed in the whole leg: nothing was trained")
@@ -182,14 +184,12 @@ def _reaches(protocol: Train, evaluation: Evaluation) -> bool:
     return protocol.stop_at_target and reached
 
 
-class _no_garbage_collection:
-    """Nothing is collected inside; what is alive on entry is not looked at again until the exit."""
-
-    def __enter__(self) -> None:
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-
-    def __exit__(self, *_: object) -> None:
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Nothing is collected inside; what a leg's building and warm-up left behind has been before."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
         gc.enable()
-        gc.unfreeze()

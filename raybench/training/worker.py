@@ -18,6 +18,7 @@ from raybench.errors import BadData, LegDied, ProbeFailed, RanksParted
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.machine.fingerprint import fingerprint
 from raybench.training import memory
+from raybench.training.engines import engine_class
 from raybench.training.environment import gather_environment
 from raybench.training.failures import classify, describe, print_traceback
 from raybench.training.largest import LargestBatches
@@ -47,6 +48,8 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
             from raybench.training.deepspeed_ops import import_deepspeed
 
             import_deepspeed(ranks)
+        for arm in {leg.arm.engine: leg.arm for leg in legs}.values():
+            engine_class(arm)  # imports its libraries
     except Exception:
         print_traceback()
     legs = [leg for leg in legs if not isinstance(leg.arm, ScriptArm)]
@@ -109,6 +112,7 @@ def run_legs(
     with Telemetry(ranks, first.protocol.telemetry) as telemetry:
         for trial, legs in block:
             unfit = prepare(trial, [leg for leg in legs if not isinstance(leg.arm, ScriptArm)], ranks)
+            memory.freeze_imports()
             sought = any(leg.setting.batch_size == "max" for leg in legs)
             known = (batches or {}).get(trial.setting_id)
             largest = LargestBatches(trial, ranks, fingerprint(environment), known) if sought else None

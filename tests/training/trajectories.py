@@ -25,6 +25,7 @@ from raybench.training import memory
 from raybench.training.blocks import checkpoint_activations
 from raybench.training.deepspeed_ops import import_deepspeed
 from raybench.training.engines import Engine, build_engine
+from raybench.training.firststep import gradient_norm
 from raybench.training.leg import seed_everything, set_kernels
 from raybench.training.loader import Batches
 from raybench.training.loop import run_steps
@@ -81,7 +82,7 @@ def _run(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     engine = build_engine(leg, model, ranks.device)
     if case.get("trick") == "no division by accumulation":
         engine.accumulation = 1
-    first = _FirstNorm(engine)
+    first = _FirstNorm(engine, ranks)
     losses = run_steps(
         first, iter(batches), task.loss, HostClock(),
         num_steps=case["steps"], accumulation=setting.accumulation, phases=False,
@@ -95,13 +96,13 @@ def _run(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
 class _FirstNorm:
     """An engine that notes the gradient's norm before its first step."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.norm = engine, None
+    def __init__(self, engine: Engine, ranks: Ranks) -> None:
+        self.engine, self.ranks, self.norm = engine, ranks, None
         self.forward, self.backward = engine.forward, engine.backward
 
     def step(self) -> None:
         if self.norm is None:
-            self.norm = self.engine.gradient_norm()
+            self.norm = gradient_norm(self.engine, self.ranks)
         self.engine.step()
 
 

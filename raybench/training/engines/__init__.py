@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from raybench.declare.arms import DeepSpeedArm, FsdpArm, TorchArm
+from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm
 from raybench.declare.plan import Leg
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """This rank's averaged gradients, as and where its engine keeps them."""
+
+    tensors: list[torch.Tensor]
+    sharded: bool  # each rank holds a part of its own; else each holds all of them
+    scale: float = 1.0  # the loss was multiplied by it
 
 
 class Engine(Protocol):
@@ -26,8 +36,11 @@ class Engine(Protocol):
     def step(self) -> None:
         """Clip (where asked), take the optimizer's step, set gradients to zero."""
 
-    def gradient_norm(self) -> float:
-        """L2 norm of the averaged gradient; every rank calls it between the last backward and `step`."""
+    def gradients(self) -> Gradients:
+        """The averaged gradients, between the last backward and `step`. No rank waits for another in here.
+
+        Raises NotReadable where the engine does not show them.
+        """
 
     def checksum(self) -> float:
         """A number that changes when any of this rank's parameters does."""
@@ -47,15 +60,21 @@ class Engine(Protocol):
 
 def build_engine(leg: Leg, model: nn.Module, device: torch.device) -> Engine:
     """The engine of a leg around `model`, which is on `device`. Raises InvalidConfig or Unsupported."""
-    if isinstance(leg.arm, DeepSpeedArm):
+    engine: Engine = engine_class(leg.arm)(leg.arm, leg.setting, model, device)
+    return engine
+
+
+def engine_class(arm: Arm) -> Any:
+    """The class that trains an arm, with its libraries imported."""
+    if isinstance(arm, DeepSpeedArm):
         from raybench.training.engines.deepspeed_engine import DeepSpeedEngine
 
-        return DeepSpeedEngine(leg.arm, leg.setting, model, device)
-    if isinstance(leg.arm, FsdpArm):
+        return DeepSpeedEngine
+    if isinstance(arm, FsdpArm):
         from raybench.training.engines.fsdp_engine import FsdpEngine
 
-        return FsdpEngine(leg.arm, leg.setting, model, device)
+        return FsdpEngine
     from raybench.training.engines.torch_engine import TorchEngine
 
-    assert isinstance(leg.arm, TorchArm), "a script has no engine; raybench.training.script runs it"
-    return TorchEngine(leg.arm, leg.setting, model, device)
+    assert isinstance(arm, TorchArm), "a script has no engine; raybench.training.script runs it"
+    return TorchEngine

@@ -11,8 +11,10 @@ from torch import nn
 from raybench.declare.arms import DeepSpeedArm
 from raybench.declare.deepspeed_config import added_config, deepspeed_config, offloads
 from raybench.declare.setting import LossScale, Schedule, Setting
-from raybench.errors import InvalidConfig, Unsupported
+from raybench.errors import InvalidConfig, NotReadable, Unsupported
+from raybench.training import memory
 from raybench.training.deepspeed_ops import build_communication, build_optimizer_kernel
+from raybench.training.engines import Gradients
 from raybench.training.facts import dtype_names
 from raybench.training.optimizers import (
     StepCounter,
@@ -116,8 +118,9 @@ class DeepSpeedEngine:
             raise InvalidConfig(f"DeepSpeed: {type(error).__name__}: {error}") from error
         self.basic = self.engine.basic_optimizer
         self.counter = StepCounter(self.basic)
+        # Unmanaged, each `step` is the end of an accumulation. Older versions know nothing else than managed.
+        self.managed = bool(getattr(self.engine, "managed_gradient_accumulation", lambda: True)())
         self.initial_scale = self._scale()
-        self.gradient_dtype = ""
         low_precision, _ = self.engine.get_data_types()
         self.input_dtype = low_precision if low_precision != torch.float32 else None
 
@@ -127,24 +130,42 @@ class DeepSpeedEngine:
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         self.engine.backward(loss)
-        if not last:
+        if not last and self.managed:
             self.engine.step()  # counts the micro-batch; steps the optimizer at the boundary only
 
     def step(self) -> None:
         self.engine.step()
 
-    def gradient_norm(self) -> float:
-        from deepspeed.utils import safe_get_full_grad
+    def gradients(self) -> Gradients:
+        if not self.managed:
+            raise NotReadable("managed_gradient_accumulation: false: DeepSpeed averages the gradients inside its step")
+        scale = self._scale() or 1.0
+        if not self.engine.zero_optimization():
+            flat = getattr(self.optimizer, "fp32_groups_gradients_flat", None)  # its BF16_Optimizer
+            whole = flat or [parameter.grad for parameter in self.model.parameters()]
+            return Gradients([gradient for gradient in whole if gradient is not None], sharded=False, scale=scale)
+        return Gradients(self._gradient_partitions(), sharded=True, scale=scale)
 
-        found = (safe_get_full_grad(parameter) for parameter in self.model.parameters())
-        gradients = [gradient for gradient in found if gradient is not None]
-        self.gradient_dtype = dtype_names(gradient.dtype for gradient in gradients)
-        return float(nn.utils.get_total_norm(gradients)) / (self._scale() or 1.0)
+    def _gradient_partitions(self) -> list[torch.Tensor]:
+        """This rank's part of ZeRO's gradients, each element once over all ranks. Raises NotReadable."""
+        mics = getattr(self.engine._config.zero_config, "mics_shard_size", -1)
+        if getattr(self.optimizer, "zenflow", False) or mics > 0:
+            raise NotReadable("under ZenFlow and MiCS the ranks' parts of the gradients are not one partition of them")
+        stage = self.engine.zero_optimization_stage()
+        if getattr(self.optimizer, "offload_optimizer" if stage == 3 else "cpu_offload", False):
+            parts = [weight.grad for weight in self._master_weights()]
+        elif stage == 3:
+            parts = [getattr(self.optimizer, "grad_partitions_flat_buffer", None)]
+        else:
+            partitions = self.optimizer.averaged_gradients.values()
+            parts = [part for partition in partitions for part in partition or (None,)]
+        if not parts or any(part is None for part in parts):
+            raise NotReadable(f"{type(self.optimizer).__name__} holds no averaged gradients before its step")
+        return [part for part in parts if part is not None and not getattr(part, "_zero_padding", False)]
 
     def checksum(self) -> float:
         # ZeRO-3 keeps this rank's share of a parameter in ds_tensor.
-        shares = (getattr(parameter, "ds_tensor", parameter) for parameter in self.model.parameters())
-        return float(sum(share.detach().double().abs().sum() for share in shares))
+        return memory.checksum(getattr(parameter, "ds_tensor", parameter) for parameter in self.model.parameters())
 
     def held(self) -> dict[str, Any]:
         # ZeRO-3 keeps this rank's share of a parameter in ds_tensor, beside the whole where it does not let that go.
@@ -181,7 +202,6 @@ class DeepSpeedEngine:
             "optimizer_steps": steps,
             "lr_schedule": schedule_facts(engine.lr_scheduler, self.basic),
             "gradient_clipping": float(engine.gradient_clipping()),
-            "gradient_dtype": self.gradient_dtype,
             "master_dtype": dtype_names(tensor.dtype for tensor in self._master_weights()),
             "optimizer_state_dtype": dtype_names(state_dtypes(self.basic)),
             "loss_scale": self.initial_scale,

@@ -16,6 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from raybench.declare.arms import FsdpArm, TorchArm
 from raybench.declare.setting import Setting
 from raybench.errors import Unsupported
+from raybench.training import memory
+from raybench.training.engines import Gradients
 from raybench.training.facts import dtype_names
 from raybench.training.optimizers import (
     StepCounter,
@@ -59,7 +61,6 @@ class TorchEngine:
         self.initial_scale = self.scaler.get_scale() if self.scaler else None
         self.fixed_scale = None if setting.loss_scale.growth_interval else self.initial_scale
         self.skipped_steps = 0
-        self.gradient_dtype = ""
         self.counter = StepCounter(self.optimizer)
 
     def _wrap(self, arm: Any, setting: Setting, device: torch.device) -> nn.Module:
@@ -151,16 +152,13 @@ class TorchEngine:
             scaler.update(self.fixed_scale)
         return skipped
 
-    def gradient_norm(self) -> float:
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        self.gradient_dtype = dtype_names(gradient.dtype for gradient in gradients)
-        norm = nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+    def gradients(self) -> Gradients:
+        tensors = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         scale = self.scaler.get_scale() if self.scaler else 1.0
-        return float(_whole(norm)) / scale
+        return Gradients(tensors, sharded=any(is_sharded(tensor) for tensor in tensors), scale=scale)
 
     def checksum(self) -> float:
-        shares = (getattr(parameter, "to_local", lambda p=parameter: p)() for parameter in self.model.parameters())
-        return float(sum(share.detach().double().abs().sum() for share in shares))
+        return memory.checksum(self.model.parameters())
 
     def held(self) -> dict[str, Any]:
         basic = getattr(self.optimizer, "optim", self.optimizer)  # ZeroRedundancyOptimizer's own
@@ -182,7 +180,6 @@ class TorchEngine:
             "optimizer_steps": steps,
             "lr_schedule": schedule_facts(self.scheduler, self.optimizer),
             "gradient_clipping": float(self.clipping),
-            "gradient_dtype": self.gradient_dtype,
             "master_dtype": dtype_names(tensor.dtype for tensor in stepped_tensors(basic)),
             "optimizer_state_dtype": dtype_names(state_dtypes(basic)),
             "loss_scale": self.initial_scale,
@@ -208,7 +205,9 @@ class TorchEngine:
     def _communication_dtype(self) -> str:
         assert isinstance(self.wrapped, DistributedDataParallel)
         hook = self.wrapped._get_ddp_logging_data().get("comm_hook", "")
-        return self.gradient_dtype if not hook else _HOOK_DTYPES.get(hook, hook)
+        if hook:
+            return _HOOK_DTYPES.get(hook, str(hook))
+        return dtype_names(parameter.dtype for parameter in self.model.parameters() if parameter.requires_grad)
 
     def destroy(self) -> None:
         self.counter.remove()
@@ -217,8 +216,8 @@ class TorchEngine:
         self.wrapped = self.model
 
 
-def _whole(norm: torch.Tensor) -> torch.Tensor:
-    """A norm of sharded gradients, added up over ranks."""
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether this rank holds a part of the tensor only."""
     from torch.distributed.tensor import DTensor
 
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return isinstance(tensor, DTensor)
