@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from raybench.errors import NotReadable
-from raybench.training.engines import Gradients
 from raybench.training.firststep import Probed, gradient_norm
+from raybench.training.gradients import Gradients
 from raybench.training.memory import checksum
 from raybench.training.ranks import Ranks
 

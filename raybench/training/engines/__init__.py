@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -10,15 +9,7 @@ from torch import nn
 
 from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm
 from raybench.declare.plan import Leg
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """This rank's averaged gradients, as and where its engine keeps them."""
-
-    tensors: list[torch.Tensor]
-    sharded: bool  # each rank holds a part of its own; else each holds all of them
-    scale: float = 1.0  # the loss was multiplied by it
+from raybench.training.gradients import Gradients
 
 
 class Engine(Protocol):

@@ -14,8 +14,8 @@ from raybench.declare.setting import LossScale, Schedule, Setting
 from raybench.errors import InvalidConfig, NotReadable, Unsupported
 from raybench.training import memory
 from raybench.training.deepspeed_ops import build_communication, build_optimizer_kernel
-from raybench.training.engines import Gradients
 from raybench.training.facts import dtype_names
+from raybench.training.gradients import Gradients
 from raybench.training.optimizers import (
     StepCounter,
     build_optimizer,

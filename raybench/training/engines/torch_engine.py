@@ -17,8 +17,8 @@ from raybench.declare.arms import FsdpArm, TorchArm
 from raybench.declare.setting import Setting
 from raybench.errors import Unsupported
 from raybench.training import memory
-from raybench.training.engines import Gradients
 from raybench.training.facts import dtype_names
+from raybench.training.gradients import Gradients
 from raybench.training.optimizers import (
     StepCounter,
     build_optimizer,
