@@ -25,6 +25,7 @@ from raybench.show.document import Block, Document, Items, Paragraph, Section, T
 from raybench.stores.storage import AnyPath
 
 MOST_VALUES: Final = 12  # of an axis
+_MOST_UNFIT: Final = 3  # settings named in the answer
 _BY_TRIAL: Final = ("seed",)  # fields of a setting that are no axes
 # What raybench sets in every DeepSpeed config to keep timers, logs and checks out of the measured time.
 _HOUSEKEEPING: Final = (
@@ -51,12 +52,14 @@ def build(plan: Plan, space: Space, results: AnyPath, price: float | None = None
     if price is not None:
         answer.append(Paragraph(cost_in_words(expected, price), lead="Cost:"))
     answer.append(Paragraph(detection(plan, space, results).sentence(), lead="Detects:"))
-    answer += [Paragraph(text, lead="Memory:") for text in _memory(needs(plan, gpu_bytes()))]
+    memory, unfit = _memory(needs(plan, gpu_bytes()))
+    answer += [Paragraph(text, lead="Memory:") for text in unfit]
     by_name = {leg.arm_name: leg for leg in plan.trials[0].legs}
     first = {name: by_name[name] for name in space.arms}
     sections = (
         Section("settings", "Settings", tuple(_settings(trials))),
         Section("arms", "Arms", tuple(_arms(plan, space, first))),
+        *([Section("memory", "Memory of a worker, as predicted", (Items("", memory),))] if memory else []),
         Section("legs", "Legs", (Paragraph(_leg_in_words(space.protocol, len(plan.legs()))),)),
     )
     return Document(f"{plan.space}, {plan.sweep}", tuple(answer), sections)
@@ -68,16 +71,19 @@ def _counts(plan: Plan, space: Space, num_settings: int) -> str:
     return f"{settings} x {arms}, {space.repeats_in_words()} each: {all_of_it}. Nothing is run."
 
 
-def _memory(found: list[Need]) -> Iterator[str]:
-    """What is predicted of each setting, and which arms will not fit."""
+def _memory(found: list[Need]) -> tuple[tuple[str, ...], list[str]]:
+    """(what each setting needs, what will not fit), as predicted; the second is what a reader must know first."""
+    lines, unfit = [], []
     for setting in dict.fromkeys(need.setting for need in found):
         own = [need for need in found if need.setting == setting]
         least, most = (pick(own, key=lambda need: need.device_bytes) for pick in (min, max))
-        text = f"{setting} needs {units.size(least.device_bytes)} ({least.arm}) to {units.size(most.device_bytes)} "
-        text += f"({most.arm}) a worker, as predicted"
+        ends = [f"{units.size(need.device_bytes)} ({need.arm})" for need in (least, most)]
+        lines.append(f"{setting}: {' to '.join(ends)}")
         too_much = [need.arm for need in own if not need.fits]
-        limit = own[0].limit
-        yield text + (f"; {', '.join(too_much)} will not fit in {units.size(limit)}" if too_much and limit else "")
+        if too_much and own[0].limit:
+            unfit.append(f"{', '.join(too_much)} will not fit {setting} into {units.size(own[0].limit)}")
+    left = len(unfit) - _MOST_UNFIT
+    return tuple(lines), [*unfit[:_MOST_UNFIT], *([f"the same in {left} more settings"] if left > 0 else [])]
 
 
 def _fits(there: Place, plan: Plan) -> Paragraph:
