@@ -28,6 +28,7 @@ class TorchArm(_Arm):
     broadcast_buffers: bool = False  # DeepSpeed sends no BatchNorm buffers, so neither does DDP unless asked
     gradient_as_bucket_view: bool = False
     static_graph: bool = False
+    find_unused_parameters: bool = False  # for a model with parameters that a step's loss does not use
     bucket_cap_mb: float | None = Field(default=None, gt=0)  # torch's own 25 MiB where not given
     communication_hook: Literal["none", "fp16", "bf16"] = "none"  # gradients travel in this type
     zero_redundancy_optimizer: bool = False  # optimizer state sharded over ranks, as ZeRO-1 does

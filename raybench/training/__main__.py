@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,9 +23,9 @@ from pydantic import ValidationError
 
 from raybench.cli import parse_arguments, run_command
 from raybench.declare.plan import Leg, Plan, Trial
-from raybench.errors import UserError
+from raybench.errors import LegDied, UserError
 from raybench.ledger.dataset import Ledger, held_legs
-from raybench.ledger.outcome import Outcome
+from raybench.ledger.outcome import Failure, Outcome
 from raybench.training.ranks import Ranks
 from raybench.training.worker import run_legs
 
@@ -37,7 +38,10 @@ def main(argv: list[str]) -> int:
     places = ledger.rows(["setting_id", "repeat", "arm", "round", "leg_id", "is_baseline"])
     held_legs(plan, ledger.folder, places, "write to another folder with ledger=FOLDER")
     device = _device(plan)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        dist.init_process_group("nccl", device_id=device)  # torch warns at every barrier otherwise
+    else:
+        dist.init_process_group("gloo")
     try:
         _run_block(plan, _chosen(plan, arguments.values), ledger, device)
     finally:
@@ -62,13 +66,20 @@ def _run_block(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torc
 
     def begin(leg: Leg) -> None:
         trial = trial_of[leg.leg_id]
-        print(f"{trial.label} repeat {trial.repeat}: {leg.arm_name} round {leg.round}", flush=True)
+        now = time.strftime("%H:%M:%S")
+        print(f"{now} {trial.label} repeat {trial.repeat}: {leg.arm_name} round {leg.round}", flush=True)
 
     def record(leg: Leg, outcome: Outcome) -> None:
         outcome = replace(outcome, process_group=group)
         ledger.add(plan.sweep, plan.space, trial_of[leg.leg_id], leg, outcome)
 
-    run_legs([work for work in block if work[1]], ranks, begin, record, _largest_batches(ledger))
+    try:
+        run_legs([work for work in block if work[1]], ranks, begin, record, _largest_batches(ledger))
+    except LegDied as error:  # the others hang in it, so this rank writes its row, and ends without waiting for them
+        leg = next(leg for _, legs in block for leg in legs if leg.leg_id == error.leg_id)
+        record(leg, Failure(error.kind, error.message, started_at=time.time()))
+        print(f"{leg.arm_name} round {leg.round}: {error}; the same command again runs the legs after it", flush=True)
+        os._exit(1)
 
 
 def _largest_batches(ledger: Ledger) -> dict[str, dict[str, dict[str, Any]]]:

@@ -59,7 +59,8 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
         torch.cuda.set_device(device)
         _hold_to_limit(leg, device)
     if request["distributed"]:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        on_gpu = device.type == "cuda"
+        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     ranks = Ranks.joined(device, trial.leg_timeout_seconds)
     prepare(trial, trial.legs, ranks)  # all that the leg's own process holds, other arms' libraries included
     measured = run_leg(trial, leg.with_micro_batch(request["micro_batch"]), ranks, Telemetry(ranks, False))

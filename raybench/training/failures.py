@@ -22,6 +22,10 @@ _SHARED_MEMORY = "/dev/shm"  # noqa: S108  not a folder of temporary files: wher
 _SHARED_MEMORY_FULL = re.compile(r"DataLoader worker .*Bus error|out of shared memory|shared memory\(shm\)|</torch_\d")
 
 
+# How DistributedDataParallel says that gradients of some parameters never came.
+_UNUSED_PARAMETERS = "expected to have finished reduction in the prior iteration"
+
+
 def classify(error: BaseException) -> FailureKind:
     """Which kind of failure an exception is."""
     if isinstance(error, NotFinite):
@@ -31,6 +35,8 @@ def classify(error: BaseException) -> FailureKind:
     if isinstance(error, (Unsupported, NotImplementedError)):
         return "unsupported"
     text = str(error).lower()
+    if _UNUSED_PARAMETERS in text:
+        return "unsupported"
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate" in text:
         return "out_of_memory"
     if _SHARED_MEMORY_FULL.search(str(error)):
@@ -51,6 +57,13 @@ def describe(error: BaseException) -> str:
     place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
     if isinstance(error, (InvalidConfig, Unsupported, NotFinite, NotReadable)):
         return words
+    if _UNUSED_PARAMETERS in words.lower():
+        return (
+            "DistributedDataParallel: the loss does not use all of the model's parameters; give the torch arm "
+            "find_unused_parameters: true"
+        )
+    if isinstance(error, AssertionError) and not words and frames:
+        words = f"assert without words: {frames[-1].line}"
     told = f"{type(error).__name__}: {words}{place}"
     return f"{_shared_memory()}: {told}" if _SHARED_MEMORY_FULL.search(str(error)) else told
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import Any
 
 import torch
@@ -70,12 +71,39 @@ def _kernel_of(section: Any) -> str:
     return str(section.get("type"))
 
 
+# What DeepSpeed raises while it reads a config that it does not take.
+_REFUSALS = (ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError)
+
+
+def refusal(error: Exception) -> str:
+    """A refusal of DeepSpeed's in one line; the source line that raised it where its words alone say too little."""
+    words = " ".join(str(error).split())
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}: {frame.line}"
+    if isinstance(error, (AttributeError, KeyError, TypeError, IndexError)) or not words:
+        return f"{type(error).__name__}: {words} ({place})" if words else f"{type(error).__name__} at {place}"
+    return f"{type(error).__name__}: {words}"
+
+
+def _other_parallelism(config: dict[str, Any]) -> str:
+    """The key of a config that splits the ranks by more than their data; empty where none does."""
+    tensor = config.get("tensor_parallel") or {}
+    sizes = {
+        "tensor_parallel.autotp_size": tensor.get("autotp_size") if isinstance(tensor, dict) else None,
+        "sequence_parallel_size": config.get("sequence_parallel_size"),
+        "data_parallel_size": config.get("data_parallel_size"),
+    }
+    return next((f"{key}: {size}" for key, size in sizes.items() if isinstance(size, int) and size > 1), "")
+
+
 class DeepSpeedEngine:
     """A DeepSpeed engine around the model; optimizer and schedule are the setting's unless the config names its own."""
 
     def __init__(self, arm: DeepSpeedArm, setting: Setting, model: nn.Module, device: torch.device) -> None:
         import deepspeed
 
+        if parallel := _other_parallelism(arm.config):
+            raise Unsupported(f"{parallel}: it changes how many ranks share the data, and every rank has its own here")
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.model = model
         self.workers = setting.workers
@@ -114,8 +142,12 @@ class DeepSpeedEngine:
             if not str(error).startswith(("Error building extension", "Unable to JIT load")):
                 raise
             raise Unsupported(f"DeepSpeed: an operator of its own cannot be built: {error}") from error
-        except (ValueError, TypeError, KeyError, AssertionError, deepspeed.DeepSpeedConfigError) as error:
-            raise InvalidConfig(f"DeepSpeed: {type(error).__name__}: {error}") from error
+        except _REFUSALS as error:
+            raise InvalidConfig(f"DeepSpeed: {refusal(error)}") from error
+        except Exception as error:
+            if not type(error).__module__.startswith("deepspeed"):
+                raise
+            raise InvalidConfig(f"DeepSpeed: {refusal(error)}") from error
         self.basic = self.engine.basic_optimizer
         self.counter = StepCounter(self.basic)
         # Unmanaged, each `step` is the end of an accumulation. Older versions know nothing else than managed.

@@ -82,6 +82,7 @@ class TorchEngine:
             forward_sync_buffers=arm.broadcast_buffers,
             gradient_as_bucket_view=arm.gradient_as_bucket_view,
             static_graph=arm.static_graph,
+            find_unused_parameters=arm.find_unused_parameters,
             bucket_cap_mb=arm.bucket_cap_mb,
         )
         if arm.communication_hook != "none":

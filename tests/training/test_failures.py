@@ -1,0 +1,57 @@
+"""Failures in words: what torch and DeepSpeed refuse is told with what to do, or with the line that refused it."""
+
+from __future__ import annotations
+
+import pytest
+
+from raybench.training.engines.deepspeed_engine import _other_parallelism, refusal
+from raybench.training.failures import classify, describe
+
+
+def raised_by(source: str) -> Exception:
+    try:
+        exec(compile(source, "refusing.py", "exec"))
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def refuse_without_words() -> None:
+    sizes = [1]
+    assert sizes == [2]
+
+
+def test_unused_parameters_name_the_option_that_takes_them() -> None:
+    error = RuntimeError("Expected to have finished reduction in the prior iteration before starting a new one. This")
+    assert classify(error) == "unsupported"
+    assert "find_unused_parameters: true" in describe(error)
+
+
+def test_a_bare_assertion_shows_its_source_line() -> None:
+    try:
+        refuse_without_words()
+    except AssertionError as error:
+        bare = AssertionError().with_traceback(error.__traceback__)
+    assert "test_failures.py" in refusal(bare)
+    assert "assert sizes == [2]" in refusal(bare)
+    assert "assert sizes == [2]" in describe(bare)
+
+
+def test_a_refusal_with_words_is_told_by_them_alone() -> None:
+    assert refusal(raised_by("raise ValueError('stage 7\\nis none')")) == "ValueError: stage 7 is none"
+    told = refusal(raised_by("None.items()"))
+    assert "'NoneType' object has no attribute 'items'" in told
+    assert "refusing.py:1" in told
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"tensor_parallel": {"autotp_size": 4}}, "tensor_parallel.autotp_size: 4"),
+        ({"sequence_parallel_size": 2}, "sequence_parallel_size: 2"),
+        ({"sequence_parallel_size": 1, "tensor_parallel": {"autotp_size": 1}}, ""),
+        ({"tensor_parallel": None}, ""),
+    ],
+)
+def test_parallelism_that_splits_more_than_data_is_named(config: dict, key: str) -> None:
+    assert _other_parallelism(config) == key
