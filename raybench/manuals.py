@@ -227,7 +227,7 @@ Run two commands in turn, in counterbalanced order, and say which is faster. Scr
 other: a ledger, which the same command goes on with.""",
         (
             "-- python train.py -- python train.py --compile",
-            "repeats=8 --json -- torchrun --nproc-per-node 2 train.py -- deepspeed train.py --deepspeed ds.json",
+            "repeats=8 --json -- torchrun train.py -- deepspeed train.py --deepspeed ds.json",
         ),
         (
             Key("repeats", "5", "how often each command runs: the sample of the statistics"),

@@ -7,10 +7,13 @@ one made elsewhere, will do; what it fetches itself is held to its checksums.
 from __future__ import annotations
 
 import hashlib
+import os
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 from torch.nn.functional import interpolate
@@ -120,14 +123,42 @@ def _check_images(data: Any, rank: int, world: int) -> None:
 
 
 def _read_image(path: str, whole: bool = True) -> Any:
-    """An image as RGB, or only its header. Raises BadData for what is no image, or cut short."""
+    """An image as RGB, or only its header. Raises BadData for what is no image, cut short, or larger than PIL takes."""
     from PIL import Image
 
+    name = os.fsencode(path).decode("utf-8", "backslashreplace")  # a name may be any bytes, a ledger's text may not
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB") if whole else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # half of what PIL refuses
+            with Image.open(path) as image:
+                return _as_rgb(image, name) if whole else None
+    except Image.DecompressionBombError as error:
+        raise BadData(f"imagefolder: {name} is larger than PIL takes ({error}); make it smaller") from error
     except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for a damaged file
-        raise BadData(f"imagefolder: {path} cannot be read as an image ({error}); mend it or take it away") from error
+        if isinstance(error, BadData):
+            raise
+        told = str(error).replace(path, name)
+        raise BadData(f"imagefolder: {name} cannot be read as an image ({told}); mend it or take it away") from error
+
+
+def _as_rgb(image: Any, name: str) -> Any:
+    """8 bits a channel: of 16 bits the higher, of floats from 0 to 1 (or to 255) the share. Raises BadData for others.
+
+    PIL's own conversion would clip all that is above 255 to white.
+    """
+    from PIL import Image
+
+    if not image.mode.startswith(("I", "F")):
+        return image.convert("RGB")
+    values = np.asarray(image, dtype=np.float64)
+    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    most = 65535.0 if image.mode.startswith("I") else 1.0 if high <= 1 else 255.0
+    if not 0 <= low <= high <= most:  # not so of a value that is no number either
+        raise BadData(
+            f"imagefolder: {name} has values from {low:g} to {high:g} in mode {image.mode}; scale them to 0 to "
+            f"{'65535' if most > 255 else '1'}, or save it with 8 bits a channel"
+        )
+    return Image.fromarray((values * (255 / most)).round().astype(np.uint8)).convert("RGB")
 
 
 @lru_cache(maxsize=4)
