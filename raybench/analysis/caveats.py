@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from raybench.analysis.columns import hardware_of, parse_object, versions_of
+from raybench.analysis.comparability import unequal_steps
 from raybench.analysis.inference import Floats, p_against
 from raybench.analysis.multiplicity import adjust
 from raybench.analysis.pairs import Pairs, distinct_by, group_moments, mean_by
@@ -48,6 +49,7 @@ def collect(pairs: Pairs, margin: float, alpha: float) -> list[list[str]]:
         _skipped_steps,
         _input_bound,
         _scripts,
+        _steps_of_scripts,
     )
     for finder in finders:
         for comparison, sentence in finder(pairs):
@@ -292,6 +294,15 @@ def _input_bound(pairs: Pairs) -> Iterator[Caveat]:
                 f"input-bound: {share:.0%} of a step of {name} is waiting for data: this measures your loader, which "
                 "no engine speeds up",
             )
+
+
+def _steps_of_scripts(pairs: Pairs) -> Iterator[Caveat]:
+    arm = pairs.legs.text["arm"]
+    for k, _, own, base in unequal_steps(pairs, scripts=True):
+        yield (
+            k,
+            f"steps: {base} in {pairs.baseline}, {own} in {arm[pairs.example[k]]}; a script runs as many as it will",
+        )
 
 
 def _scripts(pairs: Pairs) -> Iterator[Caveat]:

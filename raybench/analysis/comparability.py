@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from raybench.analysis.columns import dense, parse_object
+from raybench.analysis.columns import code_of, dense, parse_object
 from raybench.analysis.inference import Floats, Integers
 from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import Pairs
@@ -59,7 +59,11 @@ _DIVERGING: Final = 1.5  # times the first loss: from there on a run is chaotic 
 def undeclared_differences(pairs: Pairs) -> dict[int, list[str]]:
     """For each comparison that is none: what differs, as `weight_decay: 0.01 in ddp, 0.0 in zero1`."""
     found: dict[int, dict[str, str]] = {}
-    for comparison, name, arm_value, base_value in [*_columns(pairs), *_num_steps(pairs), *_facts(pairs)]:
+    for comparison, name, arm_value, base_value in [
+        *_columns(pairs),
+        *unequal_steps(pairs, scripts=False),
+        *_facts(pairs),
+    ]:
         arm = pairs.legs.text["arm"][pairs.example[comparison]]
         sentence = f"{name}: {_shown(base_value)} in {pairs.baseline}, {_shown(arm_value)} in {arm}"
         found.setdefault(comparison, {}).setdefault(name, sentence)
@@ -101,13 +105,18 @@ def _columns(pairs: Pairs) -> list[tuple[int, str, Any, Any]]:
     return found
 
 
-def _num_steps(pairs: Pairs) -> list[tuple[int, str, Any, Any]]:
-    """Paired legs that ran other numbers of steps; a leg of the `train` protocol may end at its target."""
+def unequal_steps(pairs: Pairs, *, scripts: bool) -> list[tuple[int, str, Any, Any]]:
+    """Paired legs that ran other numbers of steps, where one of them is a script, which runs as many as it will, or not.
+
+    A leg of the `train` protocol may end at its target and is passed over.
+    """
     steps, owner = pairs.legs.steps.num_steps, pairs.comparison[pairs.round_trial]
     protocol = pairs.legs.text["protocol"]
     trains = np.array([parse_object(text).get("kind") == "train" for text in protocol.names] + [False])
     arm, base = steps[pairs.arm_leg], steps[pairs.base_leg]
-    unequal = np.flatnonzero((arm != base) & ~trains[protocol.codes[pairs.arm_leg]])
+    engine, script = pairs.legs.text["engine"].codes, code_of(pairs.legs.text["engine"], "script")
+    by_script = (engine[pairs.arm_leg] == script) | (engine[pairs.base_leg] == script)
+    unequal = np.flatnonzero((arm != base) & ~trains[protocol.codes[pairs.arm_leg]] & (by_script == scripts))
     rows = unequal[np.unique(owner[unequal], return_index=True)[1]]
     return [(int(owner[row]), "steps", int(arm[row]), int(base[row])) for row in rows]
 

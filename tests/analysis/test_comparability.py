@@ -111,6 +111,16 @@ def test_one_name_with_other_arms_in_other_settings_is_told(tmp_path: Path) -> N
     assert analyse([write(tmp_path / "one.parquet", of("s0", 1) + of("s1", 1))]).caveats == ()
 
 
+def test_a_script_may_run_other_numbers_of_steps(tmp_path: Path) -> None:
+    def change(row: Row) -> Row:
+        shorter = {"engine": "script", "step_seconds": row["step_seconds"][:5], "data_seconds": [0.0] * 5}
+        return altered(row, row["arm"] == "zero1", **shorter)
+
+    found = compared(tmp_path, sweep(change))
+    assert found.verdict == "helps"
+    assert "steps: 6 in ddp, 5 in zero1; a script runs as many as it will" in found.caveats
+
+
 def test_two_spellings_of_one_arm_are_one(tmp_path: Path) -> None:
     def change(row: Row) -> Row:
         spelling = (
