@@ -106,7 +106,7 @@ def _columns(pairs: Pairs) -> list[tuple[int, str, Any, Any]]:
 
 
 def unequal_steps(pairs: Pairs, *, scripts: bool) -> list[tuple[int, str, Any, Any]]:
-    """Paired legs that ran other numbers of steps, where one of them is a script, which runs as many as it will, or not.
+    """Paired legs that ran other numbers of steps: those with a script, which runs as many as it will, or the others.
 
     A leg of the `train` protocol may end at its target and is passed over.
     """
