@@ -211,8 +211,8 @@ class Tracker:
 
     def _tags(self, row: runs.Row) -> dict[str, str]:
         """Where a row belongs, its arm's colour, and the commit that measured it."""
-        unused = [colour for colour in views.COLOURS if colour not in self.colours.values()]
-        colour = self.colours.setdefault(row["arm"], (unused or views.COLOURS)[0])
+        taken = list(self.colours.values())
+        colour = self.colours.setdefault(row["arm"], min(views.COLOURS, key=taken.count))
         tags = {SETTING_TAG: row["setting_id"], ARM_TAG: row["arm"], COLOUR_TAG: colour}
         commit = json.loads(row["environment"]).get("git_commit")
         return tags | ({mlflow_tags.MLFLOW_GIT_COMMIT: commit} if commit else {})
