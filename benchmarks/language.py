@@ -119,7 +119,8 @@ def main(argv: list[str]) -> int:
     """Compare the loops in plain PyTorch and under DeepSpeed. Returns 0."""
     values = parse_script(__doc__ or "", {"rounds": 20, "steps": 20, "stage": 0}, argv)
     torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29731", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29731"}
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     torch.distributed.init_process_group("gloo")
     import_deepspeed(Ranks(0, 1, CPU, None))
     stage = values.pop("stage")
