@@ -112,7 +112,9 @@ def _data_for(plan: Plan, cluster: Cluster, node: Node) -> tuple[tuple[str, str]
     wanted = {
         (trial.setting.dataset, trial.setting.data_root)
         for trial in plan.trials
-        if not trial.setting.download and need_of(trial, cluster).fits(node.total)
+        if trial.setting.task == "classification"  # a script's data are its own matter
+        and not trial.setting.download
+        and need_of(trial, cluster).fits(node.total)
     }
     # A relative folder is the working tree's; ~ is whoever's home it is there.
     return tuple(sorted((name, root if root[:1] == "~" else str(Path.cwd() / root)) for name, root in wanted))
