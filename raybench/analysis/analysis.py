@@ -75,13 +75,14 @@ def analyse(
         raise UserError(f"by={by}: {suggest(by, GROUPINGS)}")
     chosen = find_metric(metric)
     every_leg = read_legs(paths)
+    looks = find_looks(paths) if looks is None else looks
     legs = every_leg.take(np.flatnonzero(~profiled(every_leg)))
     baseline = find_baseline(legs, baseline, paths)
     chain = find_chain(legs, ladder) if ladder else declared_chain(legs)
     cost = chosen.cost(legs)
     logs = log_cost(legs, cost, chosen)
     pairs = pair_trials(legs, cost, baseline, of_steps=chosen.per == "step", pool_hardware=pool_hardware)
-    comparisons = build_comparisons(pairs, chosen, rule, quality_margin, find_looks(paths) if looks is None else looks)
+    comparisons = build_comparisons(pairs, chosen, rule, quality_margin, looks)
     if pool_hardware:
         comparisons = tuple(replace(c, where=replace(c.where, hardware="")) for c in comparisons)
     follows = carry_over(legs, alpha)
@@ -97,8 +98,8 @@ def analyse(
         pool_hardware=pool_hardware,
         chain=tuple(chain),
         comparisons=comparisons,
-        arms=summarize_arms(comparisons, rule),
-        groups=summarize_groups(comparisons, by, rule) if by else (),
+        arms=summarize_arms(comparisons, rule, stops=looks is not None),
+        groups=summarize_groups(comparisons, by, rule, stops=looks is not None) if by else (),
         ladders=decompose(legs, logs, chain, alpha) if chain else (),
         profiles=performance_profiles(legs, logs),
         scaling=scaling_efficiency(legs, logs, alpha) if chosen.per == "step" else (),
