@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from raybench.training.engines.deepspeed_engine import _other_parallelism, refusal
+from raybench.training.engines.deepspeed_engine import refusal
 from raybench.training.failures import classify, describe
 
 
@@ -42,16 +40,3 @@ def test_a_refusal_with_words_is_told_by_them_alone() -> None:
     told = refusal(raised_by("None.items()"))
     assert "'NoneType' object has no attribute 'items'" in told
     assert "refusing.py:1" in told
-
-
-@pytest.mark.parametrize(
-    ("config", "key"),
-    [
-        ({"tensor_parallel": {"autotp_size": 4}}, "tensor_parallel.autotp_size: 4"),
-        ({"sequence_parallel_size": 2}, "sequence_parallel_size: 2"),
-        ({"sequence_parallel_size": 1, "tensor_parallel": {"autotp_size": 1}}, ""),
-        ({"tensor_parallel": None}, ""),
-    ],
-)
-def test_parallelism_that_splits_more_than_data_is_named(config: dict, key: str) -> None:
-    assert _other_parallelism(config) == key

@@ -85,25 +85,12 @@ def refusal(error: Exception) -> str:
     return f"{type(error).__name__}: {words}"
 
 
-def _other_parallelism(config: dict[str, Any]) -> str:
-    """The key of a config that splits the ranks by more than their data; empty where none does."""
-    tensor = config.get("tensor_parallel") or {}
-    sizes = {
-        "tensor_parallel.autotp_size": tensor.get("autotp_size") if isinstance(tensor, dict) else None,
-        "sequence_parallel_size": config.get("sequence_parallel_size"),
-        "data_parallel_size": config.get("data_parallel_size"),
-    }
-    return next((f"{key}: {size}" for key, size in sizes.items() if isinstance(size, int) and size > 1), "")
-
-
 class DeepSpeedEngine:
     """A DeepSpeed engine around the model; optimizer and schedule are the setting's unless the config names its own."""
 
     def __init__(self, arm: DeepSpeedArm, setting: Setting, model: nn.Module, device: torch.device) -> None:
         import deepspeed
 
-        if parallel := _other_parallelism(arm.config):
-            raise Unsupported(f"{parallel}: it changes how many ranks share the data, and every rank has its own here")
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.model = model
         self.workers = setting.workers
