@@ -130,7 +130,7 @@ def measure(request: Request, console: Console) -> tuple[list[str], bool]:
         console.print(f"raybench: sweep [bold]{plan.sweep}[/] of space [bold]{plan.space}[/]: {_counts(plan)}")
         if there:
             console.print(f"resumed: {len(there)} of {total} legs are in the ledger; {total - len(there)} to run")
-    fresh = len(there) < total
+    fresh = _wanted(plan, stopping_of(request), _leg_ids(there))
     return (_run_missing(request, there, console) if fresh else []), fresh
 
 
@@ -190,7 +190,7 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
                 text = space_yaml(request)
                 ended = run_trials(
                     plan, request.folder, text, cluster, display, interruption, request.wait_seconds,
-                    stopping=Stopping.of(text, request.folder),
+                    stopping=stopping_of(request),
                 )  # fmt: skip
                 stopped = 130 if interruption.requested else 0
             finally:
@@ -204,9 +204,25 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
         raise Interrupted(f"the ledger cannot be written: {ended.trouble}{where}; {_how_to_go_on(request)}", 1)
     if ended.recorder_died:
         raise Interrupted(f"the recorder died ({ended.recorder_died}); {_how_to_go_on(request)}", 1)
-    if stopped and len(outcomes_there(plan, Ledger(request.folder))) < len(plan.legs()):
+    if stopped and _wanted(plan, stopping_of(request), _leg_ids(outcomes_there(plan, Ledger(request.folder)))):
         raise Interrupted(f"stopped; {_how_to_go_on(request)}", stopped)
     return ended.unrun
+
+
+def stopping_of(request: Request) -> Stopping | None:
+    """The looks of a sweep that stops when settled; None where its number of trials is fixed."""
+    return Stopping.of(yaml.safe_dump(request.space.model_dump(mode="json")), request.folder)
+
+
+def _leg_ids(events: list[LegEvent]) -> set[str]:
+    return {event.leg_id for event in events}
+
+
+def _wanted(plan: Plan, stopping: Stopping | None, there: set[str]) -> bool:
+    """Whether there is something to run: legs that the ledger lacks, of trials that are wanted, or a look to take."""
+    if stopping is None:
+        return any(leg.leg_id not in there for _, leg in plan.legs())
+    return bool(stopping.wanted(trial.setting_id for trial in plan.trials))
 
 
 def _how_to_go_on(request: Request) -> str:
