@@ -47,7 +47,7 @@ def test_the_recorder_the_trial_and_the_controller_are_killed(tmp_path: Path) ->
         wait_for(driver, folder, number, tmp_path / "output.txt")
 
     try:
-        for number, process in [(1, "ray::Recorder"), (2, "ray::ImplicitFunc"), (4, "ray::TrainController")]:
+        for number, process in [(1, "ray::Recorder"), (2, "ray::BlockRunner"), (4, "ray::TrainController")]:
             wait_for_rows(number)
             workers = find(mark, "ray::RayTrainWorker")
             kill(mark, process)
