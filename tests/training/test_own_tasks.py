@@ -146,6 +146,16 @@ def test_the_driver_asks_before_ray_starts(tasks: Path) -> None:
     assert "must be a scalar" in wrong
 
 
+def test_samples_may_hold_single_numbers(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raybench.training.tasks import build_task
+
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    for name in ("table:Regression", "diffusion:Denoising"):
+        one = Setting.model_validate({"task": name, "batch_size": 4})
+        assert problem_of(one) == ""
+        assert build_task(one).data_digest() == build_task(one).data_digest()
+
+
 def test_a_batch_is_any_tree(tasks: Path) -> None:
     from raybench.training.tasks import trees
 
