@@ -90,6 +90,14 @@ def test_reading_commands_of_the_documents_run(line: str, ledgers: Path, monkeyp
     assert raybench([command, *expanded]) == 0
 
 
+@pytest.mark.parametrize("line", dict.fromkeys(line for line in shell_commands() if " results/" in line))
+def test_commands_on_the_results_that_ship_run(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    command, *words = shlex.split(line)[2:]
+    assert command == "raybench.analysis"  # it only reads
+    assert raybench(["analysis", *words]) == 0
+
+
 def test_every_command_of_the_documents_is_known() -> None:
     ours = {word for line in shell_commands() for word in re.findall(r"\braybench\.(\w+)", line)}
     others = {line.split()[0] for line in shell_commands() if "raybench." not in line}
