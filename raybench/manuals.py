@@ -316,6 +316,35 @@ recomputes all of it. The same ledger and the same question give the same bytes.
 verdicts: helps, no effect, hurts, undecided (of the change); gained and lost (an arm that runs now or no longer
 does); appeared and disappeared (in one ledger only); not comparable; unchanged (an outcome without a number)""",
     ),
+    "versions": Manual(
+        "did an upgrade make it slower, or wrong",
+        """
+Run versions of a library side by side, as arms of one space, each in an environment that Ray makes: against the space's
+baseline, and version against version; and whether the training is the same.""",
+        (
+            "deepspeed=0.18.4,0.18.6 space=versions size=small",
+            "deepspeed=0.19.7,../DeepSpeed space=cnns arm=zero3 --fail-on hurts,differs",
+        ),
+        (
+            Key("deepspeed", "A,B", "the versions: releases, git URLs, wheels, folders of checkouts"),
+            Key("torch", "A,B", "the same for torch, transformers, torchvision, timm"),
+            Key("transformers", "A,B", "as torch"),
+            Key("torchvision", "A,B", "as torch"),
+            Key("timm", "A,B", "as torch"),
+            Key("nvidia-nccl-cu12", "A,B", "as torch"),
+            Key("nvidia-nccl-cu13", "A,B", "as torch"),
+            Key("arm", "zero2", "the arm whose versions differ; default: the first with a DeepSpeed engine"),
+            *_SPACE,
+            Key("sweep", "friday", "names the sweep; the same name again resumes it"),
+            _RESULTS,
+            _WAIT,
+        ),
+        (
+            _JSON,
+            Flag("fail-on", "exit with 1 when a version hurts, differs or failed (several: hurts,differs)", "KINDS"),
+        ),
+        takes_space=True,
+    ),
     "predict": Manual(
         "the speedup to expect of a setting not measured yet",
         """
@@ -395,7 +424,7 @@ fish, in config.fish:     raybench completion fish | source""",
 GROUPS = {
     "before": ("doctor", "list", "init", "plan", "calibrate"),
     "measure": ("cluster", "sweep", "pair"),
-    "read": ("analysis", "report", "open", "compare", "predict"),
+    "read": ("analysis", "report", "open", "compare", "versions", "predict"),
     "keep": ("sync", "verify", "completion"),
 }
 COMMANDS = {name: MANUALS[name].summary for names in GROUPS.values() for name in names}

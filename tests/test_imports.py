@@ -18,7 +18,7 @@ from tests.conftest import ROOT, command_environment
 PACKAGE = ROOT / "raybench"
 COMMANDS = {
     "api", "calibrate", "compare", "completion", "init", "list", "open", "pair", "plan", "predict", "report", "sweep",
-    "sync", "verify", "__main__",
+    "sync", "verify", "versions", "__main__",
 }  # fmt: skip
 # What everybody may import: these lie at the bottom, and import only each other.
 GROUND = {"", "errors", "text", "redaction", "child", "facts", "steady", "steps", "machine", "version"}
@@ -43,9 +43,9 @@ ARROWS: dict[str, set[str]] = {
 EVERYTHING = set(ARROWS) | COMMANDS  # for commands, which nothing but commands imports
 HEAVY = {"ray", "torch", "deepspeed", "mlflow", "timm", "torchvision"}
 RAY = {
-    "raybench.cluster.authentication", "raybench.cluster.connection", "raybench.cluster.nodes",
-    "raybench.cluster.orphans", "raybench.cluster.process_group", "raybench.cluster.ray_private",
-    "raybench.driver.deaths", "raybench.driver.endings",
+    "raybench.cluster.authentication", "raybench.cluster.connection", "raybench.cluster.environments",
+    "raybench.cluster.nodes", "raybench.cluster.orphans", "raybench.cluster.process_group",
+    "raybench.cluster.ray_private", "raybench.driver.deaths", "raybench.driver.endings",
     "raybench.driver.searcher", "raybench.driver.schedule", "raybench.driver.trial",
 }  # fmt: skip
 MLFLOW = {"raybench.tracking.mlflow_runs"}

@@ -44,8 +44,11 @@ _OF_THE_SETTING: Final = tuple(
 
 # Declared differences that leave the losses as they are; any other may move them.
 _LEAVES_LOSSES: Final = frozenset(
-    ("loader", "loader_workers", "pin_memory", "prefetch_factor", "persistent_workers", "threads", "buffer_broadcasts")
-)
+    (
+        "loader", "loader_workers", "pin_memory", "prefetch_factor", "persistent_workers", "threads",
+        "buffer_broadcasts", "packages",
+    )
+)  # fmt: skip
 # Relative tolerance of a step's loss, by precision and whether it ran on a CPU. Seen: equal arms agree to the last bit
 # on a CPU, to 8e-8 with other orders of summation, to 2.5e-5 on a GPU in bf16. What a comparison's own rounds scatter
 # is added `_REPEATS` times, since some kernels of GPUs do not repeat themselves. Gradients summed in bf16 move a small
@@ -67,7 +70,7 @@ def undeclared_differences(pairs: Pairs) -> dict[int, list[str]]:
         arm = pairs.legs.text["arm"][pairs.example[comparison]]
         sentence = f"{name}: {_shown(base_value)} in {pairs.baseline}, {_shown(arm_value)} in {arm}"
         found.setdefault(comparison, {}).setdefault(name, sentence)
-    for comparison, name, sentence in [*_configurations(pairs), *_facts_between_trials(pairs), *_losses(pairs)]:
+    for comparison, name, sentence in [*_configurations(pairs), *_facts_between_trials(pairs), *parted_losses(pairs)]:
         found.setdefault(comparison, {}).setdefault(name, sentence)
     return {comparison: [names[name] for name in sorted(names)] for comparison, names in sorted(found.items())}
 
@@ -213,7 +216,7 @@ def _two_values(what: str, one: Mapping[str, Any], other: Mapping[str, Any], key
     return f"{what} is {before} in some legs, {after} in others"
 
 
-def _losses(pairs: Pairs) -> Iterator[tuple[int, str, str]]:
+def parted_losses(pairs: Pairs) -> Iterator[tuple[int, str, str]]:
     """Comparisons in whose rounds the losses of the first steps part."""
     losses, owner = pairs.legs.losses, pairs.comparison[pairs.round_trial]
     arm, base = losses[pairs.arm_leg], losses[pairs.base_leg]

@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from raybench.declare.packages import check_packages
 from raybench.declare.setting import Positive, Strict
 
 
 class _Arm(Strict):
     setting: dict[str, Any] = Field(default_factory=dict)  # fields of the setting that this arm trains with
+    packages: dict[str, str] = Field(default_factory=dict)  # versions of its own: its legs run in another environment
 
     @field_validator("setting")
     @classmethod
@@ -19,6 +21,17 @@ class _Arm(Strict):
             if key in setting:
                 raise ValueError(f"{key!r} is the trial's: its arms run on the same processes and data; take it out")
         return setting
+
+
+    @field_validator("packages", mode="before")
+    @classmethod
+    def _can_be_installed(cls, packages: Any) -> Any:
+        if not isinstance(packages, dict):
+            return packages
+        for name, wanted in packages.items():
+            if not isinstance(wanted, str):
+                raise ValueError(f"{name}: write the version as text, as in {name}: '{wanted}'")
+        return check_packages(packages)
 
 
 class TorchArm(_Arm):

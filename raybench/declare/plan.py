@@ -198,9 +198,12 @@ def _build_trial(space: Space, cell: _Cell, repeat: int) -> Trial:
 
 
 def _differs(space: Space, legs: tuple[Leg, ...]) -> tuple[str, ...]:
-    """What the arms are meant to differ in: where each takes its largest batch, in the batch too."""
-    largest = any(leg.setting.batch_size == "max" for leg in legs) and "batch_size" not in space.differs
-    return (*space.differs, "batch_size") if largest else space.differs
+    """What the arms are meant to differ in: in the batch where each takes its largest, in packages where they ask."""
+    implied = {
+        "batch_size": any(leg.setting.batch_size == "max" for leg in legs),
+        "packages": any(leg.arm.packages for leg in legs),
+    }
+    return (*space.differs, *(name for name, given in implied.items() if given and name not in space.differs))
 
 
 def leg_order(arms: list[str], rounds: int, seed: int, setting_id: str, repeat: int) -> list[tuple[str, int]]:

@@ -16,6 +16,7 @@ class Block:
 
     number: int  # in the order in which blocks were handed out, from 0
     trials: tuple[Trial, ...]
+    packages: Mapping[str, str] = field(default_factory=dict)  # of the group that is to run
 
     @property
     def first(self) -> Trial:
@@ -59,6 +60,7 @@ class Group:
     legs: tuple[str, ...] = ()  # that have no outcome yet, in their order; none where nothing is left to run
     nodes: tuple[str, ...] = ()  # by name, those that the first trial's outcomes come from
     was_cut: bool = False  # whether the last processes were killed and may have left something behind
+    packages: Mapping[str, str] = field(default_factory=dict)  # versions of the legs' own: another environment
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ in the ledger and in `raybench.driver.running`, and every method may be called t
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,10 @@ class Recorder:
         legs = self._left(number)
         nodes = (self.placements.get(self.legs[legs[0]][0].trial_id) or []) if legs else []
         return Group(
-            tuple(legs), tuple(dict.fromkeys(place["node"] for place in nodes)), bool(state and state.group == _NOBODY)
+            tuple(legs),
+            tuple(dict.fromkeys(place["node"] for place in nodes)),
+            bool(state and state.group == _NOBODY),
+            self.legs[legs[0]][1].arm.packages if legs else {},
         )
 
     def admit(self, number: int, need: Need, wanted: Sequence[str] = (), fleet: Sequence[Node] | None = None) -> Answer:
@@ -192,6 +196,12 @@ class Recorder:
             state.given_up.append(trial_id)
         self.running.save()
 
+    def refuse(self, number: int, leg_ids: Sequence[str], failure: Failure) -> None:
+        """These legs of the block cannot be run: no environment could be made for them."""
+        self.running.active[number].group = ""
+        for leg_id in leg_ids:
+            self.record("", leg_id, replace(failure, started_at=time.time()))
+
     def _legs_left(self, trial: Trial) -> list[str]:
         return [leg.leg_id for leg in trial.legs if leg.leg_id not in self.done]
 
@@ -201,8 +211,14 @@ class Recorder:
         if self.running.draining:
             return []
         trials = [t for t in self._block(number).trials if state is None or t.trial_id not in state.given_up]
-        left = [leg_id for trial in trials for leg_id in self._legs_left(trial)]
-        return left if trials and trials[0].isolation == "shared" else left[:1]
+        left = [legs for trial in trials if (legs := self._legs_left(trial))]
+        together = [leg_id for legs in left for leg_id in self._of_one_environment(legs, left[0][0])]
+        return together if trials and trials[0].isolation == "shared" else together[:1]
+
+    def _of_one_environment(self, legs: Sequence[str], like: str) -> Iterable[str]:
+        """The first of a trial's legs, as far as they ask for the same versions as another leg."""
+        packages = self.legs[like][1].arm.packages
+        return itertools.takewhile(lambda leg_id: self.legs[leg_id][1].arm.packages == packages, legs)
 
     def group_placed(self, number: int, group: str, places: Sequence[Mapping[str, Any]]) -> list[str]:
         """A group's processes are up, one at each of `places`, in the order of ranks. Returns the legs to run.
@@ -345,7 +361,8 @@ class Recorder:
             self.running.wrote = True
             self.running.save()
         self.done.add(leg_id)
-        self.placements[trial.trial_id] = state.placement
+        if state.placement is not None:
+            self.placements[trial.trial_id] = state.placement
         self._note_batch(row)
         self.unlogged.setdefault(trial.trial_id, []).append(row)
         now = self.clock()

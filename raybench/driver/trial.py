@@ -1,8 +1,8 @@
 """A block's process, an actor of Ray Tune: a Ray Train `TorchTrainer` for each group, until every leg has an outcome.
 
-A group is all the legs of the block that are left (or one of them, with `isolation: fresh`). When a leg ends its
-group, it becomes a failure and what is left a new group. When a node is lost, or a process that only watches the
-workers, no leg is to blame: what is left runs again, on other nodes from the start.
+A group is all the legs of the block that are left and ask for the same versions (or one, with `isolation: fresh`).
+When a leg ends its group, it becomes a failure and what is left a new group. When a node is lost, or a process that
+only watches the workers, no leg is to blame: what is left runs again, on other nodes from the start.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 
 from raybench.cluster.admission import Granted, Look, Refused, Stop
 from raybench.cluster.connection import ACTOR_NAMESPACE
+from raybench.cluster.environments import environment_problem, runtime_env
 from raybench.cluster.nodes import look, node_name
 from raybench.cluster.orphans import remove_orphaned_placement_groups
 from raybench.cluster.placement import Cluster, check_placement, need_of, threads_per_worker, use_gpu, worker_resources
@@ -32,7 +33,7 @@ from raybench.driver.deaths import oom_kills
 from raybench.driver.endings import failure_of, first_words, why_cut
 from raybench.driver.messages import Block, Group, GroupConfig, SweepConfig, Unfinished
 from raybench.errors import TrialGivenUp
-from raybench.ledger.outcome import Outcome
+from raybench.ledger.outcome import Failure, Outcome
 from raybench.machine.variables import WORKING_TREE
 
 _STARTS = 2  # how often a group may end before its first leg, until its trial or its block is given up
@@ -95,10 +96,13 @@ def _run_groups(recorder: Any, block: Block, sweep: SweepConfig) -> str:
         node_ids = _admitted(recorder, block, sweep, group.nodes if starts_left == _STARTS else ())
         if node_ids is None:
             continue  # the sweep is to stop
+        if group.packages and (why := environment_problem(group.packages, node_ids)):
+            ray.get(recorder.refuse.remote(block.number, group.legs, Failure("unsupported", why)))
+            continue
         name = f"{block.first.trial_id}-{uuid.uuid4().hex[:8]}"
         kills = oom_kills()
         try:
-            if misplaced := fit(block, name, sweep, node_ids):
+            if misplaced := fit(replace(block, packages=group.packages), name, sweep, node_ids):
                 raise TrialGivenUp(f"wrongly placed: {misplaced}")
         except (TrainingFailedError, ray.exceptions.RayActorError) as error:
             ended: Unfinished = ray.get(recorder.unfinished.remote(name))
@@ -193,16 +197,17 @@ def trainer_arguments(block: Block, name: str, sweep: SweepConfig, node_ids: tup
     """What any of Ray's trainers is told of a group: its workers, where they run, and that nothing is tried again."""
     trial, cluster = block.first, sweep.cluster
     on_gpu = use_gpu(trial.setting.device, cluster)
+    versions = {name: version for name, version in sweep.versions.items() if name not in block.packages}
     variables = worker_variables(on_gpu, threads_per_worker(trial, cluster), sweep.working_tree)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_START_SECONDS if node_ids else sweep.wait_seconds)
     return {
-        "train_loop_config": {"group": GroupConfig(sweep.recorder, block.number, name, on_gpu, sweep.versions)},
+        "train_loop_config": {"group": GroupConfig(sweep.recorder, block.number, name, on_gpu, versions)},
         "scaling_config": _scaling(trial, cluster, node_ids),
         "run_config": RunConfig(
             name=name,
             storage_path=sweep.storage,
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-            worker_runtime_env={"env_vars": {**sweep.variables, **variables}},
+            worker_runtime_env={"env_vars": {**sweep.variables, **variables}, **runtime_env(block.packages)},
         ),
     }
 

@@ -75,6 +75,7 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
         "family": trial.family,
         "dataset": setting.dataset,
         "task": setting.task,
+        "packages": arm.packages or None,
         "sequence_length": setting.sequence_length,
         "tokens_per_step": None
         if batch["global_batch"] is None or setting.sequence_length is None

@@ -37,6 +37,10 @@ def main(argv: list[str]) -> int:
     ledger = Ledger(Path(arguments.values.get("ledger", f"mlruns/ledger/{plan.space}/{plan.sweep}")))
     places = ledger.rows(["setting_id", "repeat", "arm", "round", "leg_id", "is_baseline"])
     held_legs(plan, ledger.folder, places, "write to another folder with ledger=FOLDER")
+    asking = sorted({leg.arm_name for _, leg in plan.legs() if leg.arm.packages})
+    if asking:
+        names = ", ".join(asking)
+        raise UserError(f"{names}: arms with packages of their own need Ray to make their environments; run the sweep")
     device = _device(plan)
     if device.type == "cuda":
         dist.init_process_group("nccl", device_id=device)  # torch warns at every barrier otherwise

@@ -273,6 +273,33 @@ def test_a_leg_a_group_where_the_space_wants_it(plan: Plan, tmp_path: Path) -> N
     assert left(recorder, trials[0]) == []
 
 
+def test_a_group_has_legs_of_one_environment(tmp_path: Path) -> None:
+    overrides = {"setting.model": "lenet", "repeats": "1", "arms.zero1.packages": "{deepspeed: 0.18.4}"}
+    plan = build_plan(*load_space("quickstart", overrides), sweep="s")
+    recorder = Recorder(plan.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/m.db", "")
+    (trial,) = plan.trials
+    assert trial.differs == ("packages",)
+    recorder.next_block(0)
+    recorder.block_began(0)
+    groups = []
+    while (group := recorder.next_group(0)).legs:
+        groups.append((group.packages, [recorder.legs[leg_id][1].arm_name for leg_id in group.legs]))
+        name = f"g{len(groups)}"
+        if group.packages:
+            recorder.refuse(0, group.legs, Failure("unsupported", "no such version"))
+        else:
+            assert recorder.group_placed(0, name, places("n1", "n1")) == list(group.legs)
+            for leg_id in group.legs:
+                recorder.begin(name, leg_id)
+                recorder.record(name, leg_id, MEASUREMENT)
+    order = [leg.arm_name for leg in trial.legs]
+    assert [arm for _, arms in groups for arm in arms] == order
+    assert all(packages == ({"deepspeed": "0.18.4"} if "zero1" in arms else {}) for packages, arms in groups)
+    rows = Ledger(tmp_path / "led").rows()
+    assert {(row["arm"], row["status"]) for row in rows} == {("ddp", "ok"), ("zero1", "failed"), ("zero3", "ok")}
+    assert {row["packages"] for row in rows if row["arm"] == "zero1"} == {'{"deepspeed": "0.18.4"}'}
+
+
 def test_a_recorder_that_was_killed_goes_on(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
     trial = plan.trials[0]
     recorder.block_began(block_of(recorder, trial))

@@ -1,0 +1,77 @@
+"""Versions of a library against each other: each against the baseline engine, and each against the first version.
+
+Against the baseline, what an upgrade does to both sides cancels. Raw, version against version, it does not; both are
+paired in the trial. Whether the training is the same is a verdict of its own: the losses of the first steps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from raybench.analysis.analysis import analyse
+from raybench.analysis.comparability import parted_losses
+from raybench.analysis.results import Analysis, Comparison
+from raybench.stores.storage import AnyPath
+
+SAME: Final = "same"
+NOT_KNOWN: Final = "not known"
+
+
+@dataclass(frozen=True)
+class VersionInSetting:
+    """One version in one setting."""
+
+    setting: str
+    arm: str
+    against_baseline: Comparison
+    against_first: Comparison | None  # None for the first version itself
+    training: str  # `same`, `differs from step 4`, or `not known`
+
+
+def compare_versions(folder: AnyPath, arms: Sequence[str]) -> tuple[Analysis, list[VersionInSetting]]:
+    """The analysis of a sweep whose `arms` are versions, in their order, and a record for each in each setting."""
+    normal = analyse([folder])
+    raw = analyse([folder], baseline=arms[0])
+    beside = {(c.where.setting_id, c.arm): c for c in raw.comparisons}
+    training = _training(normal)
+    found = [
+        VersionInSetting(
+            c.where.setting, c.arm, c, beside.get((c.where.setting_id, c.arm)),
+            training.get((c.where.setting_id, c.arm), NOT_KNOWN),
+        )
+        for c in normal.comparisons
+        if c.arm in arms
+    ]  # fmt: skip
+    return normal, sorted(found, key=lambda v: (v.setting, arms.index(v.arm)))
+
+
+def _training(analysis: Analysis) -> Mapping[tuple[str, str], str]:
+    """Whether each arm trained as the baseline did, by setting and arm; where losses were recorded."""
+    pairs = analysis.pairs
+    legs = pairs.legs
+    told = np.isfinite(legs.losses[:, 0])[pairs.arm_leg]
+    recorded = set(np.unique(pairs.comparison[pairs.round_trial][told]).tolist())
+    parted = {k: sentence for k, _, sentence in parted_losses(pairs)}
+    verdicts = {}
+    for k in recorded:
+        step = re.search(r"at step (\d+)", parted.get(k, ""))
+        leg = pairs.example[k]
+        key = (legs.text["setting_id"][leg], legs.text["arm"][leg])
+        verdicts[key] = f"differs from step {step[1]}" if step else SAME
+    return verdicts
+
+
+def is_worse(version: VersionInSetting, kinds: Sequence[str]) -> bool:
+    """Whether a version is what `kinds` name, of `hurts` (against the first version), `differs` and `failed`."""
+    c = version.against_first or version.against_baseline
+    hurts = version.against_first is not None and c.judgement.verdict == "hurts"
+    return (
+        ("hurts" in kinds and hurts)
+        or ("differs" in kinds and version.training.startswith("differs"))
+        or ("failed" in kinds and c.judgement.verdict in ("failed", "both failed", "blocked"))
+    )

@@ -1,0 +1,63 @@
+"""An arm's own versions of libraries: what `packages: {deepspeed: 0.18.6}` may say, and what is installed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+# They run the trial itself, the same for all arms.
+_OF_THE_TRIAL = {"ray", "raybench", "python", "pip", "setuptools"}
+_REMOTE = re.compile(r"(git\+(https|ssh|file)|https|file)://")
+
+
+def check_packages(packages: Mapping[str, str]) -> dict[str, str]:
+    """The packages with canonical names. Raises ValueError for what no installer takes."""
+    checked = {}
+    for name, wanted in packages.items():
+        try:
+            canonical = canonicalize_name(name, validate=True)
+        except ValueError:
+            raise ValueError(f"{name!r} is not the name of a package") from None
+        if canonical in _OF_THE_TRIAL:
+            raise ValueError(f"{name} runs the trial itself, the same for all of its arms; take it out")
+        requirement(canonical, wanted)
+        checked[canonical] = wanted
+    return dict(sorted(checked.items()))
+
+
+def requirement(name: str, wanted: str) -> str:
+    """What an installer is asked for: a version, a git URL, a wheel, or the folder of a checkout.
+
+    Relative paths are taken from the folder in which the command was started. Raises ValueError.
+    """
+    if _REMOTE.match(wanted):
+        text = f"{name} @ {wanted}"
+    elif "/" in wanted or wanted.endswith(".whl"):
+        path = Path(wanted).expanduser().absolute()
+        if not path.exists():
+            raise ValueError(f"{name}: there is no {wanted}")
+        if path.is_dir() and not any((path / file).is_file() for file in ("pyproject.toml", "setup.py")):
+            raise ValueError(f"{name}: {wanted} is not a checkout, it has neither pyproject.toml nor setup.py")
+        text = f"{name} @ {path.as_uri()}"
+    else:
+        try:
+            Version(wanted)
+        except InvalidVersion:
+            known = f"a version, as in 0.18.6, a git URL, a wheel, or a folder, as in ../{name}"
+            raise ValueError(f"{name}: {wanted!r} is none of: {known}") from None
+        text = f"{name}=={wanted}"
+    try:
+        Requirement(text)
+    except InvalidRequirement as error:
+        raise ValueError(f"{name}: {wanted!r} cannot be installed: {str(error).splitlines()[0]}") from None
+    return text
+
+
+def is_version(wanted: str) -> bool:
+    """Whether it names a release, whose number an import can be checked against."""
+    return not _REMOTE.match(wanted) and "/" not in wanted and not wanted.endswith(".whl")

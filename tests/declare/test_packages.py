@@ -1,0 +1,56 @@
+"""An arm's own versions: what may be asked for, and what an installer is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raybench.cluster.environments import runtime_env
+from raybench.declare.arms import DeepSpeedArm
+from raybench.declare.packages import check_packages, requirement
+
+
+def test_a_version_a_url_a_wheel_and_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "DeepSpeed").mkdir()
+    (tmp_path / "DeepSpeed/setup.py").write_text("")
+    (tmp_path / "deepspeed-1-py3-none-any.whl").write_text("")
+    assert requirement("deepspeed", "0.18.6") == "deepspeed==0.18.6"
+    assert requirement("deepspeed", "git+https://example.org/D.git@abc") == "deepspeed @ git+https://example.org/D.git@abc"
+    assert requirement("deepspeed", "./DeepSpeed") == f"deepspeed @ file://{tmp_path}/DeepSpeed"
+    wheel = "deepspeed-1-py3-none-any.whl"
+    assert requirement("deepspeed", wheel) == f"deepspeed @ file://{tmp_path}/{wheel}"
+
+
+@pytest.mark.parametrize(
+    ("packages", "said"),
+    [
+        ({"deep speed": "1"}, "is not the name of a package"),
+        ({"ray": "2.0"}, "runs the trial itself"),
+        ({"deepspeed": "newest"}, "is none of: a version"),
+        ({"deepspeed": "../nowhere"}, "there is no ../nowhere"),
+        ({"deepspeed": "./"}, "is not a checkout"),
+    ],
+)
+def test_what_cannot_be_installed_is_refused(
+    packages: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        check_packages(packages)
+
+
+def test_an_arm_takes_them_and_a_number_is_refused() -> None:
+    arm = DeepSpeedArm.model_validate({"engine": "deepspeed", "packages": {"DeepSpeed": "0.18.6"}})
+    assert arm.packages == {"deepspeed": "0.18.6"}
+    with pytest.raises(ValueError, match=r"write the version as text, as in deepspeed: '0\.2'"):
+        DeepSpeedArm.model_validate({"engine": "deepspeed", "packages": {"deepspeed": 0.2}})
+
+
+def test_only_what_differs_is_installed() -> None:
+    assert runtime_env({}) == {}
+    uv = runtime_env({"deepspeed": "0.18.6"})["uv"]
+    assert uv["packages"] == ["deepspeed==0.18.6"]
+    assert "--no-deps" in uv["uv_pip_install_options"]
+    assert "--no-deps" not in runtime_env({"torch": "2.12.0"})["uv"]["uv_pip_install_options"]
