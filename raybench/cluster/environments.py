@@ -6,8 +6,10 @@ installed. It keeps what it made for as long as it runs, and the installer keeps
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,6 +17,7 @@ from ray.exceptions import RayError, RuntimeEnvSetupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.declare.packages import is_version, requirement
+from raybench.declare.plan import content_hash
 from raybench.redaction import without_secrets
 from raybench.text import one_line
 
@@ -36,6 +39,14 @@ def runtime_env(packages: Mapping[str, str]) -> dict[str, Any]:
         "config": {"setup_timeout_seconds": _SETUP_SECONDS},
         "uv": {"packages": wanted, "uv_check": False, "uv_pip_install_options": options},
     }
+
+
+def own_operators(packages: Mapping[str, str]) -> dict[str, str]:
+    """A folder of its own for an environment's compiled operators: two that share one rebuild each other's."""
+    if not packages:
+        return {}
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or str(Path.home() / ".cache" / "torch_extensions")
+    return {"TORCH_EXTENSIONS_DIR": f"{root}/raybench-{content_hash(dict(packages))}"}
 
 
 def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 
 from raybench.cluster.admission import Granted, Look, Refused, Stop
 from raybench.cluster.connection import ACTOR_NAMESPACE
-from raybench.cluster.environments import environment_problem, runtime_env
+from raybench.cluster.environments import environment_problem, own_operators, runtime_env
 from raybench.cluster.nodes import look, node_name
 from raybench.cluster.orphans import remove_orphaned_placement_groups
 from raybench.cluster.placement import Cluster, check_placement, need_of, threads_per_worker, use_gpu, worker_resources
@@ -207,7 +207,10 @@ def trainer_arguments(block: Block, name: str, sweep: SweepConfig, node_ids: tup
             name=name,
             storage_path=sweep.storage,
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-            worker_runtime_env={"env_vars": {**sweep.variables, **variables}, **runtime_env(block.packages)},
+            worker_runtime_env={
+                "env_vars": {**sweep.variables, **variables, **own_operators(block.packages)},
+                **runtime_env(block.packages),
+            },
         ),
     }
 
