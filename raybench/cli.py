@@ -20,6 +20,7 @@ from raybench.errors import Interrupted, NothingMeasured, UserError
 from raybench.manuals import COMMANDS, GROUPS, MANUALS, Key, Manual
 from raybench.text import one_line, suggest
 
+_LONGEST_OPTIONS = 60  # characters of a usage line
 _KEY = re.compile(r"[A-Za-z_][\w.\-]*")
 
 
@@ -133,9 +134,10 @@ def _usage_of(manual: Manual) -> list[str]:
         words = [f"{manual.positionals.metavar}..."]
     words += ["space=NAME|PATH"] if any(key.name == "space" for key in manual.keys) else []
     words += ["[key=value ...]"] if manual.keys else []
-    words += [f"[{'|'.join(f'--{name}' for name in names)}]" for names in manual.exclusive]
     flags = [f"--{flag.name} {flag.metavar}".strip() for flag in manual.flags if flag.name not in alone]
-    return words + [f"[{flag}]" for flag in flags] + ([manual.last] if manual.last else [])
+    options = [f"[{'|'.join(f'--{name}' for name in names)}]" for names in manual.exclusive]
+    options += [f"[{flag}]" for flag in flags]
+    return words + (options if len(" ".join(options)) < _LONGEST_OPTIONS else ["[--option ...]"])
 
 
 def parse_arguments(command: str, argv: Sequence[str]) -> Arguments:
@@ -284,8 +286,7 @@ Does DeepSpeed help my model on my machines, by how much, and am I sure?
 """.lstrip()
 _TAIL = """
 raybench COMMAND --help   its manual page, with examples; raybench --version
-python -m raybench.COMMAND is the same as raybench COMMAND
-example: raybench sweep space=quickstart"""
+python -m raybench.COMMAND is the same; example: raybench sweep space=quickstart"""
 
 
 def main(argv: list[str]) -> int:
