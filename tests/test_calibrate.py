@@ -120,7 +120,7 @@ def plan_in_words(commands: Commands, *words: str) -> str:
 
 
 def test_a_plan_uses_the_calibration_of_this_machine(commands: Commands, space_file: str) -> None:
-    assert f"detects: {UNKNOWN_SCATTER}" in plan_in_words(commands)
+    assert f"Detects: {UNKNOWN_SCATTER}" in plan_in_words(commands)
     kept = json.loads(calibrated(commands, space_file).read_text())
     deviation = kept["settings"][0]["scatter"]["deviation"]
     words = plan_in_words(commands)
@@ -151,7 +151,7 @@ def test_a_damaged_calibration_is_named(commands: Commands, space_file: str) -> 
     [
         ([], "space= is missing"),
         (["space=tiny.yaml", "sweep=mine"], "named after its space"),
-        (["space=tiny.yaml", "isolation=both", "nonsense"], "'nonsense' is no key=value"),
+        (["space=tiny.yaml", "isolation=both", "nonsense"], "'nonsense' is neither key=value nor an option"),
         (["space=tiny.yaml", "isolation=twice"], "isolation=twice"),
     ],
 )
