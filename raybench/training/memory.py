@@ -90,7 +90,13 @@ def freeze_imports() -> None:
 
 
 def release(device: torch.device) -> None:
-    """Give back what a torn-down leg left behind, so that the next leg starts as the first did."""
+    """Give back what a torn-down leg left behind, so that the next leg starts as the first did.
+
+    What torch.compile has made is part of that: it would make the next batch size's kernels for sizes of any kind, and
+    after eight models of one class run the others uncompiled.
+    """
+    if compiler := sys.modules.get("torch._dynamo"):
+        compiler.reset()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ from torch import nn
 
 from raybench.declare.plan import build_plan
 from raybench.declare.space import Space
-from raybench.training.memory import SavedForBackward, bytes_by_part
+from raybench.training.memory import SavedForBackward, bytes_by_part, release
 from tests.training.torchrun import torchrun
 
 CPU = torch.device("cpu")
@@ -111,3 +111,34 @@ def test_hidden_memory_shows_in_its_own_legs_alone(rows: list[dict[str, Any]]) -
     # What earlier legs left in the allocator takes up a part of the ballast, so its peak shows less than all of it.
     for plain, ballast in zip(peaks["ddp"], peaks["hidden_memory"], strict=True):
         assert 0.5 * 200e6 < ballast - plain < 1.3 * 200e6
+
+
+class Width(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, width)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.layer(values).relu()
+
+
+def test_a_compiled_model_is_compiled_anew_in_every_leg() -> None:
+    """Else torch makes kernels for batches of any size from the second size on, and compiles no ninth width."""
+    made: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Any:
+        made.append(graph)
+        return graph.forward
+
+    for number in range(1, 13):
+        model = Width(number)
+        model.compile(backend=backend)
+        model(torch.zeros(8 * number, 8))
+        assert len(made) == number
+        del model
+        release(CPU)
+    assert not any(isinstance(node.meta["example_value"], torch.SymInt) for g in made for node in _inputs_of(g))
+
+
+def _inputs_of(graph: torch.fx.GraphModule) -> list[torch.fx.Node]:
+    return [node for node in graph.graph.nodes if node.op == "placeholder"]
