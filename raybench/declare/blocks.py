@@ -136,7 +136,8 @@ def num_starts(trials: Collection[Trial], slots: int, pace: Pace) -> dict[str, f
 def _likeness(trial: Trial) -> str:
     """What trials that share processes have in common: workers, machines, and how they are run."""
     setting = trial.setting
-    fields = ("workers", "nodes", "device", "accelerator", "node_labels", "memory_limit")
+    # Whether cuBLAS is deterministic is decided once in a process.
+    fields = ("workers", "nodes", "device", "accelerator", "node_labels", "memory_limit", "deterministic")
     packages = [getattr(leg.arm, "packages", None) for leg in trial.legs]
     same = [setting.model_dump(mode="json", include=set(fields)), trial.isolation, trial.slots_per_node]
     return json.dumps([*same, trial.leg_timeout_seconds, sorted(map(repr, packages))], sort_keys=True)

@@ -69,6 +69,12 @@ def test_only_trials_that_need_the_same_share_a_block() -> None:
     assert [{trial.setting.workers for trial in block} for block in blocks] == [{1}, {2}]
 
 
+def test_deterministic_settings_have_blocks_of_their_own() -> None:
+    plan = make_plan(repeats=1, **{"setting.deterministic": "[false,true]", "setting.batch_size": "[8,16]"})
+    blocks = all_blocks(Blocks(plan.trials, 1, Pace()))
+    assert [{trial.setting.deterministic for trial in block} for block in blocks] == [{False}, {True}]
+
+
 def test_fresh_processes_for_each_leg_are_shared_by_no_trials() -> None:
     plan = make_plan(repeats=1, isolation="fresh")
     assert [len(block) for block in all_blocks(Blocks(plan.trials, 1, Pace()))] == [1] * SETTINGS
