@@ -96,15 +96,19 @@ def _without(space: Space) -> dict[str, str]:
 
 
 def shared_space(space: Space) -> Space:
-    """The A/A space: the baseline, the same under another name, and the same again for each instrument."""
+    """The A/A space: the baseline, the same under another name, and the same again for each instrument.
+
+    Its number of trials is fixed: settings that stop once they scatter little would show less scatter than there is.
+    """
     names = [space.baseline, _again(space), *_without(space).values()]
-    return space.model_copy(update={"arms": dict.fromkeys(names, space.arms[space.baseline]), "chain": False})
+    arms = dict.fromkeys(names, space.arms[space.baseline])
+    return space.model_copy(update={"arms": arms, "chain": False, "repeats": space.most_repeats})
 
 
 def isolated_space(space: Space) -> Space:
     """The baseline against itself alone, with processes of their own for each leg."""
     arms = dict.fromkeys([space.baseline, _again(space)], space.arms[space.baseline])
-    return space.model_copy(update={"arms": arms, "chain": False, "isolation": "fresh"})
+    return space.model_copy(update={"arms": arms, "chain": False, "isolation": "fresh", "repeats": space.most_repeats})
 
 
 def calibration_plan(name: str, space: Space) -> Plan:

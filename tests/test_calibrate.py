@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raybench.analysis.calibration import Calibration, read_calibration
-from raybench.calibrate import calibration_plan, isolated_plan
+from raybench.calibrate import calibration_plan, isolated_plan, isolated_space, shared_space
 from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
 from raybench.detection import UNKNOWN_SCATTER, half_width
@@ -40,6 +40,12 @@ def simulated(tmp_path: Path, **changes: object) -> Calibration:
         tmp_path / "shared", space="cnns", baseline="ddp", again="ddp_again",
         instruments={"phases": "ddp_without_phases"}, num_arms=3, rounds=2,
     )  # fmt: skip
+
+
+def test_the_number_of_trials_is_fixed_where_a_sweep_stops_when_settled(space_file: str) -> None:
+    _, space = load_space(space_file, {"repeats": "{min: 3, max: 16}"})
+    assert space.looks
+    assert [made(space).repeats for made in (shared_space, isolated_space)] == [16, 16]
 
 
 def test_the_plan_is_the_baseline_against_itself_with_and_without_its_instruments(space_file: str) -> None:
