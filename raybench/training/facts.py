@@ -31,7 +31,7 @@ def tensors_hash(*tensors: torch.Tensor) -> str:
     for tensor in tensors:
         data = tensor.detach().cpu().contiguous()
         digest.update(str((data.dtype, tuple(data.shape))).encode())
-        digest.update(data.view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
