@@ -114,6 +114,7 @@ def measure(request: Request, console: Console) -> tuple[list[str], bool]:
     check_surroundings()
     if problem := write_problem(request.folder.parent.parent):
         raise UserError(f"results: {problem}")
+    stopping = stopping_of(request)
     if request.folder.exists():
         with sweep_lock(request.folder):
             for line in Ledger(request.folder).set_aside():
@@ -130,7 +131,7 @@ def measure(request: Request, console: Console) -> tuple[list[str], bool]:
         console.print(f"raybench: sweep [bold]{plan.sweep}[/] of space [bold]{plan.space}[/]: {_counts(plan)}")
         if there:
             console.print(f"resumed: {len(there)} of {total} legs are in the ledger; {total - len(there)} to run")
-    fresh = _wanted(plan, stopping_of(request), _leg_ids(there))
+    fresh = _wanted(plan, stopping, _leg_ids(there))
     return (_run_missing(request, there, console) if fresh else []), fresh
 
 
@@ -220,9 +221,13 @@ def _leg_ids(events: list[LegEvent]) -> set[str]:
 
 def _wanted(plan: Plan, stopping: Stopping | None, there: set[str]) -> bool:
     """Whether there is something to run: legs that the ledger lacks, of trials that are wanted, or a look to take."""
-    if stopping is None:
-        return any(leg.leg_id not in there for _, leg in plan.legs())
-    return bool(stopping.wanted(trial.setting_id for trial in plan.trials))
+    settings = dict.fromkeys(trial.setting_id for trial in plan.trials)
+    due = stopping.due(settings) if stopping is not None else None
+    if stopping is not None and stopping.wanted(settings):
+        return True
+    return any(
+        leg.leg_id not in there for trial, leg in plan.legs() if due is None or trial.repeat < due[trial.setting_id]
+    )
 
 
 def _how_to_go_on(request: Request) -> str:

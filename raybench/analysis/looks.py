@@ -133,6 +133,17 @@ def next_trials(settings: Iterable[str], looks: Sequence[Look], taken: Sequence[
     return {setting: number for setting in settings if setting not in settled}
 
 
+def trials_due(settings: Iterable[str], looks: Sequence[Look], taken: Sequence[LookRecord]) -> dict[str, int]:
+    """How many trials, in all, each setting should have by now: a settled one as many as when it was settled, every
+    other as many as the next look sees, or the last one saw."""
+    settled: dict[str, int] = {}
+    for record in taken:
+        for setting in record.settled:
+            settled.setdefault(setting, record.trials)
+    number = looks[min(len(taken), len(looks) - 1)].trials
+    return {setting: settled.get(setting, number) for setting in settings}
+
+
 def record_look(look: Look, verdicts: Sequence[tuple[str, str, str]]) -> LookRecord:
     """What to store of a look, from (setting_id, arm, verdict) of every comparison after it.
 

@@ -1,8 +1,8 @@
 """Which trials a sweep with `repeats: {min, max}` still needs: looks at its ledger, and their record beside it.
 
     stopping = Stopping.of(space_yaml, folder)             # None: the sweep has a fixed number of trials
-    while wanted := stopping.wanted(setting_ids):          # {setting_id: trials in all}
-        ...run the trials of `wanted` with a repeat below that number that the ledger lacks...
+    while stopping.wanted(setting_ids):                    # {setting_id: trials in all}, of settings that are open
+        ...run the trials with a repeat below their setting's number in `stopping.due` that the ledger lacks...
         stopping.look()                                    # when all of them have ended, whatever came of them
 
 A new `Stopping` goes on where the record ends, so a sweep that is resumed takes the looks that are left. No Ray here.
@@ -23,8 +23,10 @@ from raybench.analysis.looks import (
     read_looks,
     record_look,
     to_json,
+    trials_due,
 )
 from raybench.declare.repeats import Look, Repeats, schedule
+from raybench.errors import UserError
 from raybench.stores.storage import AnyPath, write_whole
 
 
@@ -32,20 +34,36 @@ class Stopping:
     """The looks of one sweep: those that were taken, and what they leave open."""
 
     def __init__(self, repeats: Repeats, folder: AnyPath) -> None:
-        """`folder` is the ledger's. Raises UserError for a record of looks that cannot be read."""
+        """`folder` is the ledger's. Raises UserError for a record of looks that cannot be read, and for one of other
+        looks than these repeats make: together they might spend more than alpha."""
         self.looks = schedule(repeats.min, repeats.max)
         self.folder = folder
         self.taken = read_looks(folder)
+        if [(one.trials, one.share) for one in self.taken] != [(look.trials, look.share) for look in self.looks][
+            : len(self.taken)
+        ]:
+            raise _changed(folder, self.taken)
 
     @classmethod
     def of(cls, space_yaml: str, folder: AnyPath) -> Stopping | None:
-        """That of a sweep from the text of its `_space.yaml`; None where its number of trials is fixed."""
+        """That of a sweep from the text of its `_space.yaml`; None where its number of trials is fixed.
+
+        Raises UserError as `Stopping` does, and where a sweep that was looked at is to have a fixed number.
+        """
         repeats = (yaml.safe_load(space_yaml) or {}).get("repeats")
-        return cls(Repeats.model_validate(repeats), folder) if isinstance(repeats, dict) else None
+        if isinstance(repeats, dict):
+            return cls(Repeats.model_validate(repeats), folder)
+        if taken := read_looks(folder):
+            raise _changed(folder, taken)
+        return None
 
     def wanted(self, settings: Iterable[str]) -> dict[str, int]:
         """How many trials in all each of the plan's settings should have by the next look; empty when done."""
         return next_trials(settings, self.looks, self.taken)
+
+    def due(self, settings: Iterable[str]) -> dict[str, int]:
+        """How many trials in all each of the plan's settings should have by now, settled ones too."""
+        return trials_due(settings, self.looks, self.taken)
 
     def look(self) -> LookRecord | None:
         """Look at the ledger, write down what was seen, and return it; None where the ledger has no rows yet."""
@@ -55,6 +73,14 @@ class Stopping:
         self.taken = (*self.taken, record)
         write_whole(self.folder / LOOKS_FILE, to_json(self.taken) + "\n")
         return record
+
+
+def _changed(folder: AnyPath, taken: Sequence[LookRecord]) -> UserError:
+    after = ", ".join(str(one.trials) for one in taken)
+    return UserError(
+        f"repeats: {folder} was looked at after {after} trials, and these repeats look at other times; give those that "
+        "it began with, or name this one anew with sweep=NAME"
+    )
 
 
 def take_look(folder: AnyPath, look: Look, taken: Sequence[LookRecord]) -> LookRecord:

@@ -132,6 +132,13 @@ class Recorder:
         self.running.save()
         return not self.running.draining
 
+    def any_complete(self, trials: dict[str, int]) -> bool:
+        """Whether one of these settings has an outcome of every leg of its first so many trials, by setting_id."""
+        lacking = {
+            t.setting_id for t in self.plan.trials if t.repeat < trials.get(t.setting_id, 0) and self._legs_left(t)
+        }
+        return not trials.keys() <= lacking
+
     def _bound_to(self, trial: Trial) -> Hashable:
         """The machines on which a trial's legs ran, else the kind of those that its setting's other trials had."""
         if self.placements.get(trial.trial_id):

@@ -63,7 +63,10 @@ class Stopping(Protocol):
     """Says how many trials each setting needs: see `raybench.analysis.stopping`."""
 
     def wanted(self, settings: Iterable[str]) -> dict[str, int]:
-        """How many trials in all each setting should have by the next look; empty when done."""
+        """How many trials in all each open setting should have by the next look; empty when done."""
+
+    def due(self, settings: Iterable[str]) -> dict[str, int]:
+        """How many trials in all each setting should have by now, settled ones too."""
 
     def look(self) -> object:
         """Look at the ledger, when every trial that is wanted has ended; None where it holds nothing yet."""
@@ -133,18 +136,28 @@ def run_trials(
     settings = list(dict.fromkeys(trial.setting_id for trial in plan.trials))
 
     def more() -> bool:
-        """Look at the verdicts, now that all that was wanted has ended; whether that leaves settings open."""
+        """Look at the verdicts, now that all that was wanted has ended; whether that leaves settings open.
+
+        Where no open setting came to its trials, as without nodes, there is no look: the same command again goes on.
+        """
         if stopping is None or interruption.requested or not want():
             return False
-        if stopping.look() is None:
+        wanted = stopping.wanted(settings)
+        if not wanted or not any_complete(wanted) or stopping.look() is None:
             return False
         return bool(stopping.wanted(settings)) and want()
+
+    def any_complete(wanted: dict[str, int]) -> bool:
+        try:
+            return bool(ray.get(recorder.any_complete.remote(wanted)))
+        except ray.exceptions.RayActorError:
+            return False
 
     def want() -> bool:
         """Tell the recorder which trials are wanted until the next look. Returns whether the sweep goes on."""
         assert stopping is not None
         try:
-            return bool(ray.get(recorder.want.remote(stopping.wanted(settings))))
+            return bool(ray.get(recorder.want.remote(stopping.due(settings))))
         except ray.exceptions.RayActorError:
             return False
 
@@ -196,7 +209,7 @@ def run_trials(
     labels = {trial.trial_id: f"{trial.label}, repeat {trial.repeat}" for trial in plan.trials}
     unrun = []
     for result in results:
-        left, problem = _unrun(result, next_block)
+        left, problem = _unrun(result, lambda number: ray.get(recorder.block_ended.remote(number)))
         unrun += [f"{labels[trial_id]}: {problem}" for trial_id in left if problem]
     try:
         ray.get(recorder.finish.remote())  # its troubles come up again, and are told, when the sweep is published
@@ -348,11 +361,13 @@ def _why_dead(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _unrun(result: Any, block_of: Callable[[int], Block | None]) -> tuple[list[str], str]:
-    """The trials of a block that could not be run to their end, by id, and why, as Tune or the block itself says."""
+def _unrun(result: Any, left_of: Callable[[int], list[str]]) -> tuple[list[str], str]:
+    """The trials of a block that could not be run to their end, by id, and why, as Tune or the block itself says.
+
+    `left_of` ends a block whose own process could not, and says what it left.
+    """
     if result.error is not None:
-        block = block_of(result.config["block"])
-        return [trial.trial_id for trial in block.trials] if block else [], _reason(result.error)
+        return left_of(result.config["block"]), _reason(result.error)
     metrics = result.metrics or {}
     return list(metrics.get("unrun", [])), without_secrets(str(metrics.get("problem", "")))
 

@@ -153,6 +153,30 @@ def test_a_sweep_that_was_cut_goes_on_where_the_record_ends(tmp_path: Path) -> N
     assert set(stopping.wanted(EFFECTS).values()) == {5}
 
 
+def test_what_a_settled_setting_had_is_due_until_the_end(tmp_path: Path) -> None:
+    """So that legs of it that are missing, or are to be tried again, run."""
+    trials = run_sweep(tmp_path / "whole")
+    stopping = Stopping.of(SPACE, tmp_path / "whole")
+    assert stopping is not None
+    assert stopping.wanted(EFFECTS) == {}
+    assert stopping.due(EFFECTS) == trials
+    run_sweep(tmp_path / "cut", most_looks=1)
+    cut = Stopping.of(SPACE, tmp_path / "cut")
+    assert cut is not None
+    assert cut.due(EFFECTS) == {
+        **cut.wanted(EFFECTS),
+        **{name: 3 for name in EFFECTS if name not in cut.wanted(EFFECTS)},
+    }
+
+
+def test_repeats_that_look_at_other_times_do_not_go_on_with_a_sweep(tmp_path: Path) -> None:
+    """The shares of alpha of both together may be more than one."""
+    run_sweep(tmp_path, most_looks=2)
+    for repeats in ("{min: 3, max: 4}", "{min: 4, max: 16}", "24"):
+        with pytest.raises(UserError, match="looked at after 3, 5 trials"):
+            Stopping.of(f"repeats: {repeats}\n", tmp_path)
+
+
 def test_without_a_look_nothing_is_claimed(tmp_path: Path) -> None:
     run_sweep(tmp_path, most_looks=1)
     (tmp_path / "_looks.json").unlink()

@@ -345,3 +345,12 @@ def test_a_clock_that_is_set_back_changes_no_duration(
     recorder.record("g", trial.legs[0].leg_id, MEASUREMENT)  # at 121
     (event,) = recorder.news(0).events
     assert (event.seconds, event.trial_seconds) == (14.0, 21.0)
+
+
+def test_whether_a_setting_came_to_its_trials(recorder: Recorder, plan: Plan) -> None:
+    setting = plan.trials[0].setting_id
+    assert not recorder.any_complete({setting: 1})
+    for leg in plan.trials[0].legs:
+        record(recorder, leg.leg_id)
+    assert recorder.any_complete({setting: 1})
+    assert not recorder.any_complete({setting: 2})
