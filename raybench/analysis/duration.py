@@ -59,7 +59,7 @@ def machine_times(rows: Iterable[Row]) -> dict[str, Times]:
         own.setdefault(row["setting_id"], []).append(row)
         group, node = row.get("process_group") or row["trial_id"], _node(row)
         if group in last:
-            leg_gaps.setdefault(row["setting_id"], []).append(_seconds_between(last[group], row))
+            leg_gaps.setdefault(last[group]["setting_id"], []).append(_seconds_between(last[group], row))
         last[group] = row
         if node in first and first[node]["trial_id"] == row["trial_id"]:
             continue
