@@ -14,7 +14,7 @@ from raybench.declare.arms import DeepSpeedArm, ScriptArm
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
-from raybench.errors import BadData, LegDied, ProbeFailed, RanksParted
+from raybench.errors import BadData, InvalidConfig, LegDied, ProbeFailed, RanksParted
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.machine.fingerprint import fingerprint
 from raybench.training import memory
@@ -71,8 +71,10 @@ def _wrong_with_data(setting: Setting, ranks: Ranks, test_too: bool) -> str | No
     try:
         if setting.download and int(os.environ.get("LOCAL_RANK", "0")) == 0:
             build_task(setting).fetch()
-    except BadData as error:
+    except (BadData, InvalidConfig) as error:
         message = str(error)
+    except Exception:  # one rank must not leave the others at the barrier; the legs meet it again, and record it
+        print_traceback()
     ranks.barrier()
     try:
         if message is None:

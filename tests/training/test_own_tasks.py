@@ -146,6 +146,19 @@ def test_the_driver_asks_before_ray_starts(tasks: Path) -> None:
     assert "must be a scalar" in wrong
 
 
+def test_what_cannot_be_built_leaves_no_rank_alone_where_data_are_fetched() -> None:
+    from raybench.training.ranks import Ranks
+    from raybench.training.worker import _wrong_with_data
+
+    ranks = Ranks(0, 1, torch.device("cpu"), None)
+    wrong, missing = (
+        Setting.model_validate({"task": task, "dataset": "cifar10", "batch_size": 4, "download": True})
+        for task in ("json:JSONDecoder", "nosuchmodule:Thing")
+    )
+    assert "not a class derived from" in str(_wrong_with_data(wrong, ranks, False))
+    assert _wrong_with_data(missing, ranks, False) is None  # its legs meet it, and record it
+
+
 def test_samples_may_hold_single_numbers(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from raybench.training.tasks import build_task
 
