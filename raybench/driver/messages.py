@@ -51,6 +51,7 @@ class GroupConfig:
     group: str
     use_gpu: bool
     versions: Mapping[str, str | None]
+    packages: Mapping[str, str] = field(default_factory=dict)  # versions of its legs' own
 
 
 @dataclass(frozen=True)

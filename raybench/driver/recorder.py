@@ -90,7 +90,8 @@ class Recorder:
         for row in rows:
             self._note_batch(row)
             self.attempts[row["trial_id"]] = row.get("attempt") or 0
-            self.placements[row["trial_id"]] = json.loads(row.get("placement") or "null")
+            if row.get("process_group") != "":  # that of legs for which no environment could be made: they ran nowhere
+                self.placements[row["trial_id"]] = json.loads(row.get("placement") or "null")
             event = leg_event(row)
             if event.seconds is not None:
                 self.pace.add_leg(event.setting_id, event.arm, event.seconds)
@@ -227,12 +228,19 @@ class Recorder:
         packages = self.legs[like][1].arm.packages
         return itertools.takewhile(lambda leg_id: self.legs[leg_id][1].arm.packages == packages, legs)
 
-    def group_placed(self, number: int, group: str, places: Sequence[Mapping[str, Any]]) -> list[str]:
+    def group_placed(
+        self,
+        number: int,
+        group: str,
+        places: Sequence[Mapping[str, Any]],
+        packages: Mapping[str, str] | None = None,
+    ) -> list[str]:
         """A group's processes are up, one at each of `places`, in the order of ranks. Returns the legs to run.
 
         A place has `node`, a name, `node_id`, Ray's, and `gpus`, a list of UUIDs, at least. A trial of the block that
         has outcomes from another place and legs left begins anew: they are withdrawn, and all its legs run here. From
-        now on the word of no other group counts for this block.
+        now on the word of no other group counts for this block. `packages`: the versions in its environment. Where a
+        trial that begins anew wants others first, the group runs nothing, and the next one has them.
         """
         state = self.running.active[number]
         if state.group != group and not self.running.draining:
@@ -248,7 +256,9 @@ class Recorder:
             state.node_ids = sorted({place["node_id"] for place in places})
             self.queue.placed(number, state.node_ids)
             self.running.save()
-        return self._left(number)
+        left = self._left(number)
+        fits = packages is None or not left or self.legs[left[0]][1].arm.packages == packages
+        return left if fits else []
 
     def _has_moved(self, trial: Trial, placement: Sequence[Mapping[str, Any]]) -> bool:
         """Whether a trial that is not complete has outcomes from other machines than these."""

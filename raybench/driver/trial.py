@@ -201,7 +201,9 @@ def trainer_arguments(block: Block, name: str, sweep: SweepConfig, node_ids: tup
     variables = worker_variables(on_gpu, threads_per_worker(trial, cluster), sweep.working_tree)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_START_SECONDS if node_ids else sweep.wait_seconds)
     return {
-        "train_loop_config": {"group": GroupConfig(sweep.recorder, block.number, name, on_gpu, versions)},
+        "train_loop_config": {
+            "group": GroupConfig(sweep.recorder, block.number, name, on_gpu, versions, block.packages)
+        },
         "scaling_config": _scaling(trial, cluster, node_ids),
         "run_config": RunConfig(
             name=name,
@@ -258,7 +260,9 @@ def run_group(
     places = ranks.gather({**here, **place})
     if problem := check_placement(places, block.first.setting, group.versions):
         return problem
-    answer = ray.get(recorder.group_placed.remote(block.number, name, places)) if ranks.rank == 0 else None
+    answer = None
+    if ranks.rank == 0:
+        answer = ray.get(recorder.group_placed.remote(block.number, name, places, group.packages))
     wanted = set(ranks.gather(answer)[0])
 
     def begin(leg: Leg) -> bool:

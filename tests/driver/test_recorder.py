@@ -300,6 +300,51 @@ def test_a_group_has_legs_of_one_environment(tmp_path: Path) -> None:
     assert {row["packages"] for row in rows if row["arm"] == "zero1"} == {'{"deepspeed": "0.18.4"}'}
 
 
+def versions_recorder(folder: Path) -> Recorder:
+    overrides = {"setting.model": "lenet", "repeats": "1", "arms.zero1.packages": "{deepspeed: 0.18.4}"}
+    plan = build_plan(*load_space("quickstart", overrides), sweep="s")
+    recorder = Recorder(plan.model_dump_json(), str(folder / "led"), "", f"sqlite:///{folder}/m.db", "")
+    recorder.next_block(0)
+    recorder.block_began(0)
+    return recorder
+
+
+def run_until_other_versions(recorder: Recorder) -> Group:
+    """Run groups of the base environment on n1; the first group that is of another."""
+    while not (group := recorder.next_group(0)).packages:
+        name = f"g{len(recorder.done)}"
+        for leg_id in recorder.group_placed(0, name, places("n1"), {}):
+            recorder.begin(name, leg_id)
+            recorder.record(name, leg_id, MEASUREMENT)
+    return group
+
+
+def test_a_trial_that_begins_anew_runs_no_leg_in_another_ones_environment(tmp_path: Path) -> None:
+    recorder = versions_recorder(tmp_path)
+    run_until_other_versions(recorder)
+    if not recorder.done:  # its first legs are of those versions: then the others are
+        legs = recorder.group_placed(0, "g", places("n1"), {"deepspeed": "0.18.4"})
+        for leg_id in legs:
+            recorder.begin("g", leg_id)
+            recorder.record("g", leg_id, MEASUREMENT)
+    group = recorder.next_group(0)
+    assert recorder.group_placed(0, "elsewhere", places("n2"), group.packages) == []
+    assert not recorder.done
+    again = recorder.next_group(0)
+    assert again.packages != group.packages
+    assert recorder.group_placed(0, "next", places("n2"), again.packages) == list(again.legs)
+
+
+def test_legs_without_an_environment_say_nothing_of_where_a_trial_ran(tmp_path: Path) -> None:
+    recorder = versions_recorder(tmp_path)
+    recorder.refuse(0, run_until_other_versions(recorder).legs, Failure("unsupported", "no such version"))
+    done = set(recorder.done)
+    resumed = versions_recorder(tmp_path)
+    group = resumed.next_group(0)
+    resumed.group_placed(0, "resumed", places("n1"), group.packages)
+    assert resumed.done == done
+
+
 def test_a_recorder_that_was_killed_goes_on(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
     trial = plan.trials[0]
     recorder.block_began(block_of(recorder, trial))
