@@ -335,16 +335,6 @@ def test_a_trial_that_begins_anew_runs_no_leg_in_another_ones_environment(tmp_pa
     assert recorder.group_placed(0, "next", places("n2"), again.packages) == list(again.legs)
 
 
-def test_legs_without_an_environment_say_nothing_of_where_a_trial_ran(tmp_path: Path) -> None:
-    recorder = versions_recorder(tmp_path)
-    recorder.refuse(0, run_until_other_versions(recorder).legs, Failure("unsupported", "no such version"))
-    done = set(recorder.done)
-    resumed = versions_recorder(tmp_path)
-    group = resumed.next_group(0)
-    resumed.group_placed(0, "resumed", places("n1"), group.packages)
-    assert resumed.done == done
-
-
 def test_a_recorder_that_was_killed_goes_on(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
     trial = plan.trials[0]
     recorder.block_began(block_of(recorder, trial))
