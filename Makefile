@@ -12,10 +12,10 @@ quickstart: .venv/installed
 	$(BIN)/python -m raybench.sweep space=quickstart
 
 test: .venv/installed-test lint audit
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not faults"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not faults"
 
 test-faults: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m faults
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m faults
 
 test-cluster: .venv/installed-test
 	RAYBENCH_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster/test_ray_up.py

@@ -82,21 +82,17 @@ def test_errors_are_wrapped_as_endings_unwraps_them() -> None:
 
 
 @pytest.mark.ray
-def test_a_running_ray_answers(ray_address: str) -> None:
-    ray.init(address=ray_address, log_to_driver=False)
-    try:
-        nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-        assert set(ray_private.available_resources_by_node()) <= set(nodes)
-        assert any(ray_private.HEAD_RESOURCE in node["Resources"] for node in nodes.values())
-        assert all(node["Labels"][ray_private.NODE_ID_LABEL] == node_id for node_id, node in nodes.items())
-        actor = ray.remote(num_cpus=0)(type("Quiet", (), {"pid": lambda _self: __import__("os").getpid()})).remote()
-        table = ray_private.actor_table(actor._actor_id.hex())
-        assert table["Pid"] == ray.get(actor.pid.remote())
-        assert table["Address"]["NodeID"] in nodes
-        job = ray.get_runtime_context().get_job_id()
-        assert list(ray_private.placement_groups_of_actors(job)) == []
-        folder = ray_private.log_folder()
-        assert folder is not None
-        assert folder.is_dir()
-    finally:
-        ray.shutdown()
+def test_a_running_ray_answers(ray_address: str) -> None:  # the fixture has joined it
+    nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    assert set(ray_private.available_resources_by_node()) <= set(nodes)
+    assert any(ray_private.HEAD_RESOURCE in node["Resources"] for node in nodes.values())
+    assert all(node["Labels"][ray_private.NODE_ID_LABEL] == node_id for node_id, node in nodes.items())
+    actor = ray.remote(num_cpus=0)(type("Quiet", (), {"pid": lambda _self: __import__("os").getpid()})).remote()
+    table = ray_private.actor_table(actor._actor_id.hex())
+    assert table["Pid"] == ray.get(actor.pid.remote())
+    assert table["Address"]["NodeID"] in nodes
+    job = ray.get_runtime_context().get_job_id()
+    assert list(ray_private.placement_groups_of_actors(job)) == []
+    folder = ray_private.log_folder()
+    assert folder is not None
+    assert folder.is_dir()
