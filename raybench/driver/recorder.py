@@ -206,9 +206,11 @@ class Recorder:
 
     def refuse(self, number: int, leg_ids: Sequence[str], failure: Failure) -> None:
         """These legs of the block cannot be run: no environment could be made for them."""
-        self.running.active[number].group = ""
+        state = self.running.active[number]
+        state.group = ""
         for leg_id in leg_ids:
             self.record("", leg_id, replace(failure, started_at=time.time()))
+        state.group = _NOBODY  # no worker of an earlier group has a say now
 
     def _legs_left(self, trial: Trial) -> list[str]:
         return [leg.leg_id for leg in trial.legs if leg.leg_id not in self.done]
