@@ -32,7 +32,8 @@ def problem_of(setting: Setting) -> str:
 def main() -> int:
     """Answer for every setting on standard input. Returns 0."""
     settings = [Setting.model_validate(values) for values in json.load(sys.stdin)]
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # as a model in a leg finds one
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)  # a model in a leg finds one, too
     print()
     print(json.dumps([problem_of(setting) for setting in settings]))
     return 0
