@@ -108,8 +108,16 @@ def gpu_like(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return random.normal(0, 1, (*shape, 3)) * 0.01 * np.exp(random.normal(0, 0.6, (*shape, 1))), effect
 
 
+def noisy_cloud(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    shape = (SWEEPS, 27)
+    effect = np.where(random.random(shape) < 0.4, 0.0, random.normal(0, 0.10, shape))
+    return random.normal(0, 1, (*shape, 3)) * 0.04 * np.exp(random.normal(0, 0.8, (*shape, 1))), effect
+
+
 @pytest.mark.parametrize(
-    ("world", "holm", "fdr"), [(paper_like, 0.25, 0.55), (gpu_like, 0.50, 0.70)], ids=["paper", "gpu"]
+    ("world", "holm", "fdr"),
+    [(paper_like, 0.25, 0.55), (gpu_like, 0.50, 0.70), (noisy_cloud, 0.06, 0.12)],
+    ids=["paper", "gpu", "noisy"],
 )
 def test_three_trials_settle_so_many_of_27_settings(world: object, holm: float, fdr: float) -> None:
     x, effect = world(np.random.default_rng(11))  # type: ignore[operator]
