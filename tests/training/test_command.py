@@ -29,7 +29,7 @@ time.sleep(float(sys.argv[2]))
 """
 
 
-def run(*words: str, folder: Path | str = ".", timeout: float = 30.0) -> Ended:
+def run(*words: str, folder: Path | str = ".", timeout: float = 120.0) -> Ended:
     return asked(Request(list(words), dict(os.environ), str(folder), timeout))
 
 

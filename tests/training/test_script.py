@@ -39,7 +39,7 @@ def outcome(tmp_path: Path, code: str, *words: str, **more: Any) -> Outcome:
     arm = {"engine": "script", "command": [sys.executable, "script.py", *words], "folder": str(tmp_path), **more}
     space = Space.model_validate(
         {
-            "setting": {"device": "cpu"}, "arms": {"one": arm, "two": arm}, "leg_timeout_seconds": 20,
+            "setting": {"device": "cpu"}, "arms": {"one": arm, "two": arm}, "leg_timeout_seconds": 120,
             "protocol": {"warmup_steps": 2, "steps": 6, "rounds": 1, "telemetry": False}, "repeats": 1,
         }
     )  # fmt: skip
