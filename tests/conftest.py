@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis  # noqa: F401  it looks at what refers to what, which is not seen once a leg has frozen the imports
 import pytest
 
 ROOT = Path(__file__).parent.parent
