@@ -45,6 +45,16 @@ class Arguments:
         except ValueError:
             raise UserError(f"{key}={self.values[key]} is not a number") from None
 
+    def price(self) -> float | None:
+        """What a node costs an hour, as `price=` says; None where it is not given. Raises UserError."""
+        price = self.number("price")
+        if price is not None and not 0 <= price < 1e9:
+            raise UserError(
+                f"price={self.values['price']}: a price is a number of 0 or more, what a node costs an hour, "
+                "as in price=3.06"
+            )
+        return price
+
     def names(self, key: str) -> tuple[str, ...]:
         """The names given as `key=A,B,C`; none where it is not given."""
         return tuple(self.values[key].split(",")) if key in self.values else ()

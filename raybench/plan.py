@@ -8,7 +8,6 @@ from __future__ import annotations
 from raybench.cli import parse_arguments, run_command
 from raybench.cluster.surroundings import check_surroundings
 from raybench.declare.plan import plan_from_arguments
-from raybench.errors import UserError
 from raybench.stores.storage import to_path
 
 
@@ -17,7 +16,8 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments("plan", argv)
     values = dict(arguments.values)
     results = to_path(values.pop("results", "mlruns/ledger"))
-    price = _price(values.pop("price")) if "price" in values else None
+    price = arguments.price()
+    values.pop("price", None)
     values.pop("wait", None)  # of a sweep; here they change nothing
     values.pop("retry", None)
     plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
@@ -33,16 +33,6 @@ def main(argv: list[str]) -> int:
 
     print_in_order(build(plan, space, results, price), Console())
     return 0
-
-
-def _price(text: str) -> float:
-    try:
-        price = float(text)
-    except ValueError:
-        price = -1.0
-    if not 0 <= price < 1e9:
-        raise UserError(f"price={text}: a price is a number of 0 or more, what a node costs an hour, as in price=3.06")
-    return price
 
 
 if __name__ == "__main__":

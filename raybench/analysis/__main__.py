@@ -6,7 +6,6 @@ import json
 import sys
 
 from raybench.cli import parse_arguments, run_command
-from raybench.errors import UserError
 from raybench.stores.storage import to_path
 
 FORMATS = ("json", "csv", "markdown", "latex")
@@ -15,9 +14,7 @@ FORMATS = ("json", "csv", "markdown", "latex")
 def main(argv: list[str]) -> int:
     """Run the command; 0 when done. Raises UserError for bad input."""
     arguments = parse_arguments("analysis", argv)
-    price = arguments.number("price")
-    if price is not None and not 0 <= price < 1e9:
-        raise UserError(f"price={price:g}: a price is a number of 0 or more, what a machine costs an hour")
+    price = arguments.price()
     formats = [name for name in FORMATS if name in arguments.flags]
 
     from raybench.analysis import analyse
