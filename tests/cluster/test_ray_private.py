@@ -88,8 +88,9 @@ def test_a_running_ray_answers(ray_address: str) -> None:  # the fixture has joi
     assert any(ray_private.HEAD_RESOURCE in node["Resources"] for node in nodes.values())
     assert all(node["Labels"][ray_private.NODE_ID_LABEL] == node_id for node_id, node in nodes.items())
     actor = ray.remote(num_cpus=0)(type("Quiet", (), {"pid": lambda _self: __import__("os").getpid()})).remote()
+    pid = ray.get(actor.pid.remote())  # waits until it runs: before that, its table has none
     table = ray_private.actor_table(actor._actor_id.hex())
-    assert table["Pid"] == ray.get(actor.pid.remote())
+    assert table["Pid"] == pid
     assert table["Address"]["NodeID"] in nodes
     job = ray.get_runtime_context().get_job_id()
     assert list(ray_private.placement_groups_of_actors(job)) == []

@@ -132,7 +132,7 @@ def test_a_known_appetite_is_found_to_the_sample(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_limit_too_small_for_one_sample_is_out_of_memory_and_an_error_is_an_error(tmp_path: Path) -> None:
+def test_a_limit_too_small_for_one_sample_is_out_of_memory_and_a_failed_probe_keeps_its_kind(tmp_path: Path) -> None:
     trial = plan(tmp_path, limit="64MiB").trials[0]
     found = {}
     legs = [leg for leg in trial.legs if leg.arm_name == "plain"]
@@ -146,4 +146,4 @@ def test_a_limit_too_small_for_one_sample_is_out_of_memory_and_an_error_is_an_er
     broken = plan(tmp_path, setting__model_options="{mebibytes: nothing}").trials[0]
     with pytest.raises(ProbeFailed, match="at a micro-batch of 2") as caught:
         LargestBatches(broken, alone(broken), {}).of(broken.legs[0])
-    assert caught.value.kind == "error"
+    assert caught.value.kind == "invalid_config"
