@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from raybench.calibration.detection import half_width
 from raybench.cli import parse_script, run_command
-from raybench.detection import half_width
 
 REACH, ALPHA, MOST = 0.03, 0.05, 1000
 

@@ -14,7 +14,7 @@ import shlex
 from rich.console import Console
 from rich.markup import escape
 
-from raybench.analysis.calibration import read_calibration
+from raybench.calibration.calibration import read_calibration
 from raybench.cli import parse_arguments, run_command
 from raybench.declare.plan import Plan, build_plan, check_name
 from raybench.declare.protocol import INSTRUMENTS

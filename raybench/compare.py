@@ -1,6 +1,6 @@
 """`python -m raybench.compare A B`: what changed from one sweep to another.
 
-Another version of DeepSpeed, another machine, another day; see `raybench.analysis.changes` for how it is judged.
+Another version of DeepSpeed, another machine, another day; see `raybench.analysis.views.changes` for how it is judged.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from raybench.analysis import analyse
-from raybench.analysis.changes import VERDICTS, changes
-from raybench.analysis.estimate import plain
 from raybench.analysis.question import find_question
+from raybench.analysis.views.changes import VERDICTS, changes
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
 from raybench.show.changes import build, in_words
 from raybench.show.terminal import print_in_order
+from raybench.statistics.estimate import plain
 from raybench.stores.storage import to_path
 from raybench.text import suggest
 

@@ -13,11 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from raybench.analysis import Analysis, analyse
-from raybench.analysis.estimate import plain
-from raybench.analysis.prediction import NUMERIC, TEXTS, Explanation, explain, predict
+from raybench.analysis.views.prediction import NUMERIC, TEXTS, Explanation, explain, predict
 from raybench.cli import Arguments, parse_arguments, run_command
 from raybench.errors import UserError
 from raybench.show.words import explained, predicted
+from raybench.statistics.estimate import plain
 from raybench.stores.storage import to_path
 from raybench.text import suggest
 

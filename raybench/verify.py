@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from raybench.analysis import analyse
-from raybench.analysis.looks import LOOKS_FILE
 from raybench.analysis.stopping import check_looks
 from raybench.cli import parse_arguments, run_command
 from raybench.declare.plan import Plan, build_plan
@@ -29,6 +28,7 @@ from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import FAILURE_KINDS, machines
 from raybench.ledger.quantities import QUANTITIES
 from raybench.ledger.reading import ledger_files, scan_file
+from raybench.statistics.looks import LOOKS_FILE
 from raybench.stores.storage import AnyPath, address, to_path
 
 _MOST_TOLD: Final = 20  # findings of one kind

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from packaging.version import Version
 from rich.console import Console
 
-from raybench.analysis.upgrade import VersionInSetting, compare_versions, is_worse
+from raybench.analysis.views.upgrade import VersionInSetting, compare_versions, is_worse
 from raybench.cli import parse_arguments, run_command
 from raybench.declare.packages import check_packages, is_version
 from raybench.declare.plan import build_plan

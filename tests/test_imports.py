@@ -21,7 +21,7 @@ COMMANDS = {
     "sync", "verify", "versions", "__main__",
 }  # fmt: skip
 # What everybody may import: these lie at the bottom, and import only each other.
-GROUND = {"", "errors", "text", "redaction", "child", "facts", "steady", "steps", "machine", "version"}
+GROUND = {"", "errors", "text", "redaction", "child", "facts", "steps", "machine", "version"}
 # A room -> the rooms that it may import, beside itself and the ground.
 ARROWS: dict[str, set[str]] = {
     "manuals": set(),
@@ -30,15 +30,26 @@ ARROWS: dict[str, set[str]] = {
     "telemetry": set(),
     "declare": {"stores"},
     "ledger": {"declare", "stores"},
-    "analysis": {"declare", "ledger", "stores"},
+    "statistics": {"declare", "stores"},
+    "analysis": {"declare", "ledger", "statistics", "stores"},
     "cluster": {"declare"},
-    "training": {"declare", "ledger", "telemetry"},
-    "detection": {"analysis", "declare", "ledger", "stores"},
-    "durations": {"analysis", "declare", "detection", "ledger", "stores"},
-    "show": {"analysis", "cluster", "declare", "detection", "durations", "ledger", "stores"},
-    "tracking": {"analysis", "ledger", "show", "stores"},
+    "training": {"declare", "ledger", "statistics", "telemetry"},
+    "calibration": {"analysis", "declare", "ledger", "statistics", "stores"},
+    "show": {"analysis", "calibration", "cluster", "declare", "ledger", "statistics", "stores"},
+    "tracking": {"analysis", "ledger", "show", "statistics", "stores"},
     "doctor": {"cluster", "declare", "ledger", "stores"},
-    "driver": {"analysis", "cluster", "declare", "durations", "ledger", "show", "stores", "tracking", "training"},
+    "driver": {
+        "analysis",
+        "calibration",
+        "cluster",
+        "declare",
+        "ledger",
+        "statistics",
+        "show",
+        "stores",
+        "tracking",
+        "training",
+    },
 }
 EVERYTHING = set(ARROWS) | COMMANDS  # for commands, which nothing but commands imports
 HEAVY = {"ray", "torch", "deepspeed", "mlflow", "timm", "torchvision"}

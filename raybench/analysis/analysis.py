@@ -12,10 +12,6 @@ from raybench.analysis.arms import GROUPINGS, summarize_arms, summarize_groups
 from raybench.analysis.columns import Coded, parse_object, versions_of
 from raybench.analysis.comparability import configurations_over_settings
 from raybench.analysis.comparisons import build_comparisons
-from raybench.analysis.costs import account
-from raybench.analysis.explanations import explain, profiled
-from raybench.analysis.further import further_quantities, networks
-from raybench.analysis.ladder import declared_chain, decompose, find_chain
 from raybench.analysis.legs import Legs, read_legs
 from raybench.analysis.order import CarryOver, Dependence, carry_over, dependence
 from raybench.analysis.pairs import pair_trials
@@ -30,7 +26,11 @@ from raybench.analysis.question import (
     unshared_questions,
 )
 from raybench.analysis.results import Analysis, Comparison
-from raybench.analysis.scaling import best_against_best, largest_batches, performance_profiles, scaling_efficiency
+from raybench.analysis.views.costs import account
+from raybench.analysis.views.explanations import explain, profiled
+from raybench.analysis.views.further import further_quantities, networks
+from raybench.analysis.views.ladder import declared_chain, decompose, find_chain
+from raybench.analysis.views.scaling import best_against_best, largest_batches, performance_profiles, scaling_efficiency
 from raybench.declare.repeats import Look
 from raybench.errors import UserError
 from raybench.stores.storage import AnyPath

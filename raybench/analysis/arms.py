@@ -2,7 +2,7 @@
 
 *These settings*: the geometric mean of exactly these, uncertain only by the noise of their trials (fixed set;
 Satterthwaite degrees of freedom). From it comes the arm's verdict, by the same claims as a comparison's
-(`raybench.analysis.claims`); the arms are a family of their own.
+(`raybench.statistics.claims`); the arms are a family of their own.
 
 *Settings like these*: settings of one model are not independent, so a model's settings are averaged first and the model
 is the sample. t on the models' means for the mean of such models; for one more model a prediction interval, which is
@@ -25,11 +25,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
-from raybench.analysis.claims import Rule, claim_p, interval
-from raybench.analysis.estimate import Estimate, number, ratio_estimate
-from raybench.analysis.inference import Floats, t_interval
-from raybench.analysis.multiplicity import adjust, levels
 from raybench.analysis.results import VERDICTS, ArmSummary, Comparison, FamilyPrediction, GroupSummary, Tally, Verdict
+from raybench.statistics.claims import Rule, claim_p, interval
+from raybench.statistics.estimate import Estimate, number, ratio_estimate
+from raybench.statistics.inference import Floats, t_interval
+from raybench.statistics.multiplicity import adjust, levels
 
 # Of alpha, for arms of a sweep that stops when settled: what stops early is further out than it is, and so is the mean.
 # Simulated at the margin, with 4 to 27 settings: 7 to 9 % wrong verdicts at a nominal 5 %, 3 to 5 % with this share.

@@ -16,11 +16,11 @@ import numpy as np
 
 from raybench.analysis.columns import hardware_of, parse_object, versions_of
 from raybench.analysis.comparability import unequal_steps
-from raybench.analysis.inference import Floats, p_against
-from raybench.analysis.multiplicity import adjust
 from raybench.analysis.pairs import Pairs, distinct_by, group_moments, mean_by
 from raybench.analysis.scripts import script_caveats
 from raybench.analysis.sensitivity import contaminated_legs, cut_rounds, suspect_legs
+from raybench.statistics.inference import Floats, p_against
+from raybench.statistics.multiplicity import adjust
 
 Caveat = tuple[int, str]
 

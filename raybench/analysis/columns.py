@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raybench.analysis.inference import Floats, Integers
+from raybench.statistics.inference import Floats, Integers
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any, Final
 import numpy as np
 
 from raybench.analysis.columns import code_of, dense, parse_object
-from raybench.analysis.inference import Floats, Integers
 from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import Pairs
 from raybench.declare import experiment
+from raybench.statistics.inference import Floats, Integers
 
 _NUMBERS: Final = (
     "global_batch", "micro_batch", "accumulation", "workers", "samples_per_step", "seed", "warmup_steps"

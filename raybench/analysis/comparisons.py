@@ -3,7 +3,7 @@
 What may be said is decided in this order: no paired trial (then `unlocks` or `blocked` where one side ran out of
 memory and the other ran, `failed` where one side failed of anything else, `both failed`, or `undecided` where nothing
 ran side by side); arms that were not the same experiment (`not comparable`, with
-their numbers but without a claim); else the verdict of `raybench.analysis.claims.judge`.
+their numbers but without a claim); else the verdict of `raybench.statistics.claims.judge`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,9 @@ import numpy as np
 
 from raybench.analysis import caveats as words
 from raybench.analysis import tradeoffs
-from raybench.analysis.claims import UNDECIDED, Claims, Rule
 from raybench.analysis.columns import code_of
 from raybench.analysis.comparability import declared, undeclared_differences, without_facts
-from raybench.analysis.estimate import Estimate, estimates, number, ratio_estimates
-from raybench.analysis.inference import Floats, Integers, p_against, sign_flip_ps, t_interval
-from raybench.analysis.looks import Procedure, Trials
 from raybench.analysis.pairs import Mask, Pairs
-from raybench.analysis.planning import trials_needed
 from raybench.analysis.question import Metric
 from raybench.analysis.results import (
     VERDICTS,
@@ -39,6 +34,11 @@ from raybench.analysis.results import (
 )
 from raybench.analysis.sensitivity import judge_otherwise
 from raybench.declare.repeats import Look
+from raybench.statistics.claims import UNDECIDED, Claims, Rule
+from raybench.statistics.estimate import Estimate, estimates, number, ratio_estimates
+from raybench.statistics.inference import Floats, Integers, p_against, sign_flip_ps, t_interval
+from raybench.statistics.looks import Procedure, Trials
+from raybench.statistics.power import trials_needed
 
 VERDICT_OF: Final[dict[str, Verdict]] = {str(verdict): verdict for verdict in VERDICTS}
 

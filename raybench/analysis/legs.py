@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybench.analysis.columns import Coded, code_of, coded, dense, hardware_of, number_array, parse_object, text_array
-from raybench.analysis.inference import Floats, Integers
-from raybench.analysis.steps import BadLeg, StepStatistics, first_values, summarize, time_to_accuracy
+from raybench.analysis.step_times import BadLeg, StepStatistics, first_values, summarize, time_to_accuracy
 from raybench.errors import UserError
 from raybench.ledger import reading as ledger
 from raybench.ledger.quantities import QUANTITIES
+from raybench.statistics.inference import Floats, Integers
 from raybench.stores.storage import AnyPath
 
 TEXTS: Final = tuple(name for name, quantity in QUANTITIES.items() if quantity.analysis == "text")

@@ -23,11 +23,11 @@ from typing import ClassVar, Final
 import numpy as np
 
 from raybench.analysis.columns import dense
-from raybench.analysis.estimate import Estimate, ratio_estimate
-from raybench.analysis.inference import Floats, Integers, p_against, t_quantile
 from raybench.analysis.legs import Legs
-from raybench.analysis.multiplicity import adjust
 from raybench.analysis.pairs import Pairs, mean_by
+from raybench.statistics.estimate import Estimate, ratio_estimate
+from raybench.statistics.inference import Floats, Integers, p_against, t_quantile
+from raybench.statistics.multiplicity import adjust
 
 POWER: Final = 0.8
 _LEAST_TRIALS: Final = 6  # clustered standard errors of fewer are too small

@@ -20,8 +20,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from raybench.analysis.columns import code_of, dense
-from raybench.analysis.inference import Floats, Integers
 from raybench.analysis.legs import Legs
+from raybench.statistics.inference import Floats, Integers
 
 Mask = np.ndarray
 

@@ -9,14 +9,14 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
-from raybench.analysis.claims import Rule
 from raybench.analysis.legs import Legs
-from raybench.analysis.looks import read_looks
-from raybench.analysis.moderation import VARIANCES
-from raybench.analysis.multiplicity import MULTIPLICITIES, Floats
 from raybench.declare.repeats import Look
 from raybench.errors import UserError
 from raybench.ledger.reading import ledger_files
+from raybench.statistics.claims import Rule
+from raybench.statistics.looks import read_looks
+from raybench.statistics.moderation import VARIANCES
+from raybench.statistics.multiplicity import MULTIPLICITIES, Floats
 from raybench.stores.storage import AnyPath
 from raybench.text import suggest
 

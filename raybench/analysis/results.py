@@ -11,18 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 
-from raybench.analysis.estimate import Estimate, plain
-from raybench.analysis.moderation import Variance
-from raybench.analysis.multiplicity import Multiplicity
 from raybench.analysis.pairs import Pairs
+from raybench.statistics.estimate import Estimate, plain
+from raybench.statistics.moderation import Variance
+from raybench.statistics.multiplicity import Multiplicity
 
 if TYPE_CHECKING:
-    from raybench.analysis.costs import Costs
-    from raybench.analysis.explanations import Explanation
-    from raybench.analysis.further import Further, Network
-    from raybench.analysis.ladder import Ladder
     from raybench.analysis.order import CarryOver, Dependence
-    from raybench.analysis.scaling import BestBatch, Efficiency, LargestBatch, Profile
+    from raybench.analysis.views.costs import Costs
+    from raybench.analysis.views.explanations import Explanation
+    from raybench.analysis.views.further import Further, Network
+    from raybench.analysis.views.ladder import Ladder
+    from raybench.analysis.views.scaling import BestBatch, Efficiency, LargestBatch, Profile
 
 SCHEMA_VERSION = 1
 Verdict = Literal[

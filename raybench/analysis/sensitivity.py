@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from raybench.analysis.estimate import number
-from raybench.analysis.looks import Procedure, Trials
 from raybench.analysis.pairs import Mask, Pairs, mean_by
 from raybench.analysis.question import Metric
 from raybench.analysis.results import Sensitivity
+from raybench.statistics.estimate import number
+from raybench.statistics.looks import Procedure, Trials
 
 
 def judge_otherwise(pairs: Pairs, metric: Metric, procedure: Procedure) -> list[list[Sensitivity]]:

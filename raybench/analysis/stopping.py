@@ -15,7 +15,9 @@ from collections.abc import Iterable, Sequence
 import yaml
 
 from raybench.analysis.analysis import analyse
-from raybench.analysis.looks import (
+from raybench.declare.repeats import Look, Repeats, schedule
+from raybench.errors import UserError
+from raybench.statistics.looks import (
     LOOKS_FILE,
     LookRecord,
     differing_looks,
@@ -25,8 +27,6 @@ from raybench.analysis.looks import (
     to_json,
     trials_due,
 )
-from raybench.declare.repeats import Look, Repeats, schedule
-from raybench.errors import UserError
 from raybench.stores.storage import AnyPath, write_whole
 
 

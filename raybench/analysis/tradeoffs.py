@@ -19,9 +19,9 @@ from typing import Final
 import numpy as np
 
 from raybench.analysis.columns import parse_object
-from raybench.analysis.inference import Floats, Integers, t_interval, t_quantile
 from raybench.analysis.pairs import Pairs, group_moments
 from raybench.machine.peaks import datasheet_tflops
+from raybench.statistics.inference import Floats, Integers, t_interval, t_quantile
 
 NOT_WORSE = "not worse"
 WORSE = "worse"

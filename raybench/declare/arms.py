@@ -22,7 +22,6 @@ class _Arm(Strict):
                 raise ValueError(f"{key!r} is the trial's: its arms run on the same processes and data; take it out")
         return setting
 
-
     @field_validator("packages", mode="before")
     @classmethod
     def _can_be_installed(cls, packages: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from raybench.analysis.steps import measured_mean
+from raybench.analysis.step_times import measured_mean
 from raybench.driver.messages import LegEvent
 
 EVENT_COLUMNS: Final = [

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from raybench.analysis.inference import t_interval
 from raybench.analysis.pairs import log_speedup
 from raybench.declare.plan import Plan, Trial
 from raybench.driver.messages import BeginsAnew, LegEvent
+from raybench.statistics.inference import t_interval
 
 
 @dataclass(frozen=True)

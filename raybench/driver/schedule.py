@@ -26,6 +26,7 @@ os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 import ray
 from ray import tune
 
+from raybench.calibration.durations import known_pace
 from raybench.cluster import ray_private
 from raybench.cluster.connection import ACTOR_NAMESPACE, end_own_ray
 from raybench.cluster.nodes import look
@@ -37,7 +38,6 @@ from raybench.driver.messages import Block, Fit, News, SweepConfig
 from raybench.driver.recorder import Recorder
 from raybench.driver.searcher import BlockSearcher
 from raybench.driver.trial import ON_HEAD, BlockRunner
-from raybench.durations import known_pace
 from raybench.ledger.lock import release_on_exit
 from raybench.machine.variables import RUN
 from raybench.machine.versions import own_versions

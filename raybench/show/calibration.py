@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raybench.analysis.calibration import Calibration, SettingNoise
+from raybench.calibration.calibration import Calibration, SettingNoise
 from raybench.show import units
 from raybench.show.document import Block, Cell, Document, Paragraph, Section, Table, columns, row
 from raybench.show.units import percent

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from raybench.analysis import Analysis
-from raybench.analysis.changes import VERDICTS, Change
+from raybench.analysis.views.changes import VERDICTS, Change
 from raybench.show import units, words
 from raybench.show.document import Cell, Document, Paragraph, Section, Table, columns, row
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from raybench.analysis import Analysis
-from raybench.analysis.costs import Costs
+from raybench.analysis.views.costs import Costs
 from raybench.show import units
 from raybench.show.document import Block, Cell, Paragraph, Section, Table, columns, row
 

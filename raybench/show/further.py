@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from raybench.analysis import Analysis
-from raybench.analysis.further import Further
+from raybench.analysis.views.further import Further
 from raybench.show import units
 from raybench.show.document import Block, Cell, Items, Table, columns, row
 

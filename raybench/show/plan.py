@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from raybench.calibration.detection import detection
+from raybench.calibration.durations import Estimate, estimate
 from raybench.cluster.placement import Place, find_cluster
 from raybench.declare.arms import DeepSpeedArm
 from raybench.declare.audit import declared_options, differences
@@ -17,8 +19,6 @@ from raybench.declare.protocol import Protocol, Train
 from raybench.declare.setting import Setting
 from raybench.declare.small_images import in_words
 from raybench.declare.space import Space
-from raybench.detection import detection
-from raybench.durations import Estimate, estimate
 from raybench.machine.gpus import gpu_bytes
 from raybench.show import units
 from raybench.show.document import Block, Document, Items, Paragraph, Section, Table, columns, row

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from raybench.analysis import Analysis, Comparison
-from raybench.analysis.estimate import plain
 from raybench.show import answer, words
 from raybench.show.document import Answers, Block, Code, Document, Figure, Heading, Items, Paragraph, Table, Terms
+from raybench.statistics.estimate import plain
 
 MOST_ROWS: Final = 40
 _SPECIAL: Final = "\\`*_{}[]|~#"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from raybench.analysis.estimate import Estimate
+from raybench.statistics.estimate import Estimate
 
 _SECONDS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raybench.analysis.results import Analysis, Comparison
-from raybench.analysis.upgrade import SAME, VersionInSetting
+from raybench.analysis.views.upgrade import SAME, VersionInSetting
 from raybench.show import units
 from raybench.show.document import Cell, Document, Paragraph, Section, Table, columns, row
 

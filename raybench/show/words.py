@@ -10,12 +10,12 @@ from typing import Any, Final
 import numpy as np
 
 from raybench.analysis import Analysis, ArmSummary, Comparison, Sensitivity
-from raybench.analysis.estimate import Estimate
-from raybench.analysis.ladder import Ladder
-from raybench.analysis.prediction import NUMERIC, Explanation, Prediction
-from raybench.analysis.scaling import BestBatch, Efficiency, LargestBatch
+from raybench.analysis.views.ladder import Ladder
+from raybench.analysis.views.prediction import NUMERIC, Explanation, Prediction
+from raybench.analysis.views.scaling import BestBatch, Efficiency, LargestBatch
 from raybench.show import units
 from raybench.show.units import between, percent, size
+from raybench.statistics.estimate import Estimate
 
 # In the order in which a reader wants them.
 MEANINGS: Final = {

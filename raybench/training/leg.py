@@ -15,7 +15,7 @@ from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
 from raybench.errors import NotFinite
 from raybench.ledger.outcome import Measurement
-from raybench.steady import steady_from_step
+from raybench.statistics.steady import steady_from_step
 from raybench.training import facts, memory
 from raybench.training.blocks import checkpoint_activations
 from raybench.training.engines import build_engine

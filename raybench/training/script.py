@@ -26,7 +26,7 @@ from raybench.declare.plan import Leg, Trial
 from raybench.declare.script import Place, folder_of, search_path, words
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.redaction import without_secrets
-from raybench.steady import steady_from_step
+from raybench.statistics.steady import steady_from_step
 from raybench.training.command import Ended, Request, asked, signal_name
 from raybench.training.ranks import Ranks
 from raybench.training.telemetry import Telemetry

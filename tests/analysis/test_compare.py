@@ -10,10 +10,10 @@ import pytest
 from scipy import stats
 
 from raybench.analysis import analyse
-from raybench.analysis.changes import changes
-from raybench.analysis.claims import Rule, judge
+from raybench.analysis.views.changes import changes
 from raybench.compare import main
 from raybench.errors import UserError
+from raybench.statistics.claims import Rule, judge
 from tests.analysis.ledgers import leg, paired, write
 
 A = [1.10, 1.12, 1.08, 1.11, 1.09]

@@ -12,7 +12,7 @@ import pytest
 
 from raybench.analysis import analyse
 from raybench.analysis.__main__ import main
-from raybench.analysis.costs import Costs
+from raybench.analysis.views.costs import Costs
 from raybench.errors import UserError
 from tests.analysis.ledgers import leg, write
 

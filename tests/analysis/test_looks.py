@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from raybench.analysis import analyse
-from raybench.analysis.claims import Rule, judge
-from raybench.analysis.looks import (
+from raybench.analysis.stopping import Stopping, check_looks
+from raybench.declare.repeats import Look, schedule
+from raybench.errors import UserError
+from raybench.statistics.claims import Rule, judge
+from raybench.statistics.looks import (
     LookRecord,
     Trials,
     differing_looks,
@@ -20,9 +23,6 @@ from raybench.analysis.looks import (
     record_look,
     to_json,
 )
-from raybench.analysis.stopping import Stopping, check_looks
-from raybench.declare.repeats import Look, schedule
-from raybench.errors import UserError
 from tests.analysis.ledgers import leg, write
 from tests.analysis.simulated import summaries
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from raybench.analysis import analyse
-from raybench.analysis.prediction import predict
-from raybench.analysis.regression import Design, calibration, fit
+from raybench.analysis.views.prediction import predict
 from raybench.errors import UserError
 from raybench.predict import main
+from raybench.statistics.regression import Design, calibration, fit
 from tests.analysis.ledgers import paired, write
 
 

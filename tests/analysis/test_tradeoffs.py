@@ -11,15 +11,15 @@ import pytest
 from rich.console import Console
 
 from raybench.analysis import Analysis, analyse
-from raybench.analysis.inference import t_quantile
-from raybench.analysis.ladder import Ladder
-from raybench.analysis.scaling import welch_interval
 from raybench.analysis.tradeoffs import repayment_interval
+from raybench.analysis.views.ladder import Ladder
+from raybench.analysis.views.scaling import welch_interval
 from raybench.errors import UserError
 from raybench.show.answer import build
 from raybench.show.tables import WRITERS
 from raybench.show.terminal import print_document
 from raybench.show.words import answer_in_words, break_even, largest_in_words, rungs_in_words, trade_off
+from raybench.statistics.inference import t_quantile
 from tests.analysis.ledgers import leg, paired, write
 
 RATIOS = [0.62, 0.63, 0.61, 0.62]

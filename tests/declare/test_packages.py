@@ -17,7 +17,9 @@ def test_a_version_a_url_a_wheel_and_a_checkout(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "DeepSpeed/setup.py").write_text("")
     (tmp_path / "deepspeed-1-py3-none-any.whl").write_text("")
     assert requirement("deepspeed", "0.18.6") == "deepspeed==0.18.6"
-    assert requirement("deepspeed", "git+https://example.org/D.git@abc") == "deepspeed @ git+https://example.org/D.git@abc"
+    assert (
+        requirement("deepspeed", "git+https://example.org/D.git@abc") == "deepspeed @ git+https://example.org/D.git@abc"
+    )
     assert requirement("deepspeed", "./DeepSpeed") == f"deepspeed @ file://{tmp_path}/DeepSpeed"
     wheel = "deepspeed-1-py3-none-any.whl"
     assert requirement("deepspeed", wheel) == f"deepspeed @ file://{tmp_path}/{wheel}"

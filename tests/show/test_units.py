@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from raybench.analysis.estimate import Estimate
 from raybench.show import units
+from raybench.statistics.estimate import Estimate
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import yaml
 
 from raybench.analysis import analyse
 from raybench.analysis.__main__ import main as analysis
+from raybench.calibration.durations import estimate
 from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
 from raybench.doctor.hardware import disks
-from raybench.durations import estimate
 from raybench.errors import UserError
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.reading import ledger_files, read_ledger

@@ -12,7 +12,6 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from matplotlib.patches import Rectangle
 
 from raybench.analysis import Analysis, Comparison
-from raybench.analysis.estimate import Estimate
 from raybench.show import units, words
 from raybench.show.figures.style import (
     COLOURS,
@@ -24,6 +23,7 @@ from raybench.show.figures.style import (
     ratio_axis,
     shorten,
 )
+from raybench.statistics.estimate import Estimate
 
 MOST_ROWS: Final = 60  # with a name each
 _HIGHEST: Final = 11.0  # inches of a figure without names

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from raybench.analysis import Analysis
-from raybench.analysis.scaling import Profile
+from raybench.analysis.views.scaling import Profile
 from raybench.show import units, words
 from raybench.show.figures.legs import arms_of
 from raybench.show.figures.style import (

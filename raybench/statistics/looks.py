@@ -1,6 +1,6 @@
 """Stop when settled: a sweep looks at its verdicts a few times, and settings without any get more trials.
 
-A look is the whole procedure of `raybench.analysis.claims` over all comparisons, with the trials below its number, at
+A look is the whole procedure of `raybench.statistics.claims` over all comparisons, with the trials below its number, at
 its share of alpha; a claim once made stands and counts as made in the family of later looks. Each look makes a wrong
 claim with at most its share of alpha, whatever decided which settings went on, and the shares add up to alpha (union
 bound): so `repeats: {min, max}` keeps what a fixed number keeps. Later looks have larger shares, as they have more to
@@ -19,11 +19,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from raybench.analysis.claims import HELPS, HURTS, NO_EFFECT, UNDECIDED, Claims, Rule, judge
-from raybench.analysis.moderation import Integers, Mask
-from raybench.analysis.multiplicity import Floats
 from raybench.declare.repeats import Look
 from raybench.errors import UserError
+from raybench.statistics.claims import HELPS, HURTS, NO_EFFECT, UNDECIDED, Claims, Rule, judge
+from raybench.statistics.moderation import Integers, Mask
+from raybench.statistics.multiplicity import Floats
 from raybench.stores.storage import AnyPath
 
 LOOKS_FILE: Final = "_looks.json"

@@ -2,7 +2,7 @@
 
 A comparison's true effect theta (a log speedup) lies above the margin m (`helps`), below -m (`hurts`) or within it
 (`no effect`). At most one of the three is claimed. With the estimate d, its standard error s (moderated, see
-`raybench.analysis.moderation`), T(x) = P(t > x) for the error's degrees of freedom:
+`raybench.statistics.moderation`), T(x) = P(t > x) for the error's degrees of freedom:
 
     helps      2 T((d - m) / s)                                  the 1 - p interval lies above m
     hurts      2 T((-d - m) / s)                                 the 1 - p interval lies below -m
@@ -17,7 +17,7 @@ and at the edge of what is claimed 2 m / s - v = v + 2 |d| / s. Where the region
 interval must lie within the margin; where it is narrow the two one-sided tests are the sharper limit. So in all
 P(wrong) <= a, at every theta, and no factor 3 is needed.
 
-Over comparisons Holm or Benjamini and Hochberg run on these p values (`raybench.analysis.multiplicity`). A claim is
+Over comparisons Holm or Benjamini and Hochberg run on these p values (`raybench.statistics.multiplicity`). A claim is
 made exactly where the adjusted p is at most alpha, and the interval drawn is that of the level at which the comparison
 was tested: beyond the margin exactly for `helps` and `hurts`, within it exactly for `no effect`.
 
@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from raybench.analysis.moderation import Integers, Mask, Variance, moderate
-from raybench.analysis.multiplicity import Floats, Multiplicity, adjust, levels
+from raybench.statistics.moderation import Integers, Mask, Variance, moderate
+from raybench.statistics.multiplicity import Floats, Multiplicity, adjust, levels
 
 HELPS: Final = "helps"
 NO_EFFECT: Final = "no effect"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from raybench.analysis.calibration import Calibration, read_calibration
 from raybench.calibrate import calibration_plan, isolated_plan, isolated_space, shared_space
+from raybench.calibration.calibration import Calibration, read_calibration
+from raybench.calibration.detection import UNKNOWN_SCATTER, half_width
 from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
-from raybench.detection import UNKNOWN_SCATTER, half_width
 from raybench.machine.fingerprint import this_machine
 from tests.analysis.simulation import Truth, simulate_ledger
 from tests.conftest import Commands

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from raybench.analysis.inference import Floats, t_quantile
+from raybench.statistics.inference import Floats, t_quantile
 
 LEAST_MODELS: Final = 5
 MOST_FOLDS: Final = 40

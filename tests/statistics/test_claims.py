@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.analysis.claims import Claims, Rule, judge
-from raybench.analysis.looks import judge_looks
-from raybench.analysis.multiplicity import Multiplicity, adjust, levels
 from raybench.declare.repeats import schedule
+from raybench.statistics.claims import Claims, Rule, judge
+from raybench.statistics.looks import judge_looks
+from raybench.statistics.multiplicity import Multiplicity, adjust, levels
 from tests.analysis.simulated import NOISES, normal, stalls, summaries
 
 MARGIN = float(np.log(1.03))

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from raybench.calibration.durations import estimate
 from raybench.cluster.placement import SLOT, Cluster, Place, connection_problem, find_cluster
 from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
-from raybench.durations import estimate
 from raybench.ledger.dataset import Ledger
 from raybench.machine.fingerprint import cpu_model
 from raybench.show.plan import cost_in_words, time_in_words

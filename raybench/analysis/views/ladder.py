@@ -16,11 +16,11 @@ from typing import ClassVar
 import numpy as np
 
 from raybench.analysis.columns import code_of, dense, parse_object
-from raybench.analysis.estimate import Estimate, ratio_estimates
-from raybench.analysis.inference import Floats, t_interval
 from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import mean_by
 from raybench.errors import UserError
+from raybench.statistics.estimate import Estimate, ratio_estimates
+from raybench.statistics.inference import Floats, t_interval
 from raybench.text import suggest
 
 

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from raybench.analysis.multiplicity import Floats
+from raybench.statistics.multiplicity import Floats
 
 Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]

@@ -17,13 +17,13 @@ import numpy as np
 
 from raybench.analysis.analysis import analyse
 from raybench.analysis.columns import hardware_of
-from raybench.analysis.duration import Row, Times, legs_a_trial, machine_times
-from raybench.analysis.estimate import plain
-from raybench.analysis.planning import chances, detectable_effect
 from raybench.analysis.results import Comparison
-from raybench.analysis.variance import Components, Isolation, Spread, compare_isolation, read_rounds, spread
+from raybench.calibration.times import Row, Times, legs_a_trial, machine_times
+from raybench.calibration.variance import Components, Isolation, Spread, compare_isolation, read_rounds, spread
 from raybench.ledger.reading import read_ledger
 from raybench.machine.fingerprint import Fingerprint, fingerprint
+from raybench.statistics.estimate import plain
+from raybench.statistics.power import chances, detectable_effect
 from raybench.stores.storage import AnyPath, write_whole
 
 FILE: Final = "_calibration.json"

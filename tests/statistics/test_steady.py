@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raybench.steady import steady_from_step
+from raybench.statistics.steady import steady_from_step
 
 
 def times(levels: list[tuple[int, float]], noise: float = 0.02, seed: int = 0) -> list[float]:

@@ -4,7 +4,7 @@ Everything here works on one summary of each comparison, in arrays of shape (k,)
 trials, the `mean` of their differences d (log ratios: baseline minus arm, so above 0 the arm is faster) and their
 sample standard deviation `deviation`. Only trials are samples: steps, ranks and rounds have been averaged away before
 (see `raybench.analysis.pairs`). These are plain paired-t numbers, each for itself; what may be claimed of many
-comparisons is decided in `raybench.analysis.claims`.
+comparisons is decided in `raybench.statistics.claims`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from raybench.analysis.inference import p_against, sign_flip_p, sign_flip_ps, t_interval
+from raybench.statistics.inference import p_against, sign_flip_p, sign_flip_ps, t_interval
 
 MARGIN = float(np.log(1.03))
 ALPHA = 0.05

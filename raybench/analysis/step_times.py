@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from raybench.analysis.inference import Floats, Integers
+from raybench.statistics.inference import Floats, Integers
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ baseline and the arm alike cancels. Trials of two sweeps are independent and may
 are added, and the degrees of freedom are those of the smaller sample (Hsu 1938), which is safe. Welch's would be a
 little sharper, but it is liberal in the tails that Holm looks at: simulated, with 4 and 8 trials and five settings
 without a change, it claims one in 9 % of sweeps at a nominal 5 %, against 2 % (`tests/analysis/test_compare.py`). The
-verdict is about the *change*, by the same rule as any other here (`raybench.analysis.claims`), each change with its
+verdict is about the *change*, by the same rule as any other here (`raybench.statistics.claims`), each change with its
 own variance.
 """
 
@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from raybench.analysis.claims import Rule, judge
-from raybench.analysis.estimate import number, ratio
-from raybench.analysis.inference import p_against, t_interval
 from raybench.analysis.results import Analysis, Comparison
 from raybench.errors import UserError
+from raybench.statistics.claims import Rule, judge
+from raybench.statistics.estimate import number, ratio
+from raybench.statistics.inference import p_against, t_interval
 
 VERDICTS = (
     "helps", "no effect", "hurts", "undecided", "gained", "lost", "appeared", "disappeared", "not comparable",

@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 
 from raybench.analysis.columns import Coded, code_of, dense, parse_array, parse_object, rows_by_group
-from raybench.analysis.inference import Floats, Integers
 from raybench.analysis.legs import Legs
+from raybench.statistics.inference import Floats, Integers
 
 LONGEST_GAP_SECONDS: Final = 900.0
 

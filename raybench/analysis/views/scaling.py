@@ -19,10 +19,10 @@ import numpy as np
 from scipy import special
 
 from raybench.analysis.columns import dense, parse_object
-from raybench.analysis.estimate import Estimate, ratio_estimate
-from raybench.analysis.inference import Floats, Integers, t_interval
 from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import mean_by
+from raybench.statistics.estimate import Estimate, ratio_estimate
+from raybench.statistics.inference import Floats, Integers, t_interval
 
 
 @dataclass(frozen=True)

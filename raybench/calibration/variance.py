@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from raybench.analysis.inference import Floats, Integers
+from raybench.statistics.inference import Floats, Integers
 
 
 @dataclass(frozen=True)

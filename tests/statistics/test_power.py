@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from raybench.analysis.claims import Rule, judge
-from raybench.analysis.planning import chances, detectable_effect, prior_degrees, trials_needed
+from raybench.statistics.claims import Rule, judge
+from raybench.statistics.power import chances, detectable_effect, prior_degrees, trials_needed
 from tests.analysis.simulated import summaries
 
 MARGIN = float(np.log(1.03))

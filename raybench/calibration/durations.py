@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from raybench.calibration.detection import calibrated_seconds
 from raybench.declare.blocks import Pace, num_starts
 from raybench.declare.plan import Plan, Trial
 from raybench.declare.protocol import INSTRUMENTS, Protocol
-from raybench.detection import calibrated_seconds
 from raybench.errors import UserError
 from raybench.ledger.reading import read_ledger
 from raybench.machine.fingerprint import Fingerprint, fingerprint, this_machine

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from raybench.analysis.inference import Floats
+from raybench.statistics.inference import Floats
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What to expect of a setting that was not measured, and what explains those that were.
 
 Every setting with a speedup is described by what is known of it before a run (`NUMERIC` and `TEXTS`); a
-regression that was judged on left-out models (`raybench.analysis.regression`) gives an interval, or the advice
+regression that was judged on left-out models (`raybench.statistics.regression`) gives an interval, or the advice
 to measure: when the interval crosses the margin, when the setting lies outside what was seen, or when too few
 models were.
 """
@@ -15,10 +15,10 @@ from typing import Any, Final
 import numpy as np
 
 from raybench.analysis.columns import parse_object
-from raybench.analysis.estimate import number, ratio
-from raybench.analysis.inference import Floats
-from raybench.analysis.regression import LEAST_MODELS, Design, calibration, fit
 from raybench.analysis.results import Analysis, Comparison
+from raybench.statistics.estimate import number, ratio
+from raybench.statistics.inference import Floats
+from raybench.statistics.regression import LEAST_MODELS, Design, calibration, fit
 
 MODEL_FACTS: Final = ("num_parameters", "num_parameter_tensors", "flops_per_byte")  # as legs state them
 NUMERIC: Final = ("batch_size", "workers", *MODEL_FACTS)
@@ -46,7 +46,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a regression says of one arm's log speedups; see `raybench.analysis.regression`."""
+    """What a regression says of one arm's log speedups; see `raybench.statistics.regression`."""
 
     arm: str
     features: dict[str, float]  # change of the log speedup by unit of the feature (numbers enter as natural logs)

@@ -1,12 +1,12 @@
 """How many trials: for an undecided comparison, and for a sweep that has not run.
 
 All effects and deviations are on the log scale (0.03 is about 3 %); a deviation is that of trials' differences d. The
-rule that will judge is that of `raybench.analysis.claims`, at `level`: what the correction leaves of alpha for one
+rule that will judge is that of `raybench.statistics.claims`, at `level`: what the correction leaves of alpha for one
 comparison, alpha / k before anything of k comparisons is known.
 
 Given the estimate of the noise, the mean of normal differences is normal and independent of it: a chance is an average
 over what that estimate may be. For a comparison that keeps its own variance this is the noncentral t
-(`tests/analysis/test_planning.py` holds it to SciPy's).
+(`tests/statistics/test_power.py` holds it to SciPy's).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
-from raybench.analysis.moderation import LEAST_COMPARISONS, Integers, Variance
-from raybench.analysis.multiplicity import Floats
+from raybench.statistics.moderation import LEAST_COMPARISONS, Integers, Variance
+from raybench.statistics.multiplicity import Floats
 
 POWER: Final = 0.8
 MOST_TRIALS: Final = 100_000
-# d0 of `raybench.analysis.moderation` before a sweep has run: results/paper and results/zero give 3 to 6.
+# d0 of `raybench.statistics.moderation` before a sweep has run: results/paper and results/zero give 3 to 6.
 USUAL_PRIOR_DEGREES: Final = 4.0
 
 

@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from raybench.analysis.inference import t_quantile
-from raybench.analysis.planning import detectable_effect, prior_degrees
 from raybench.declare.plan import Plan, Trial
 from raybench.declare.protocol import INSTRUMENTS, Protocol
 from raybench.declare.space import Space
 from raybench.errors import UserError
 from raybench.machine.fingerprint import Fingerprint, this_machine
+from raybench.statistics.inference import t_quantile
+from raybench.statistics.power import detectable_effect, prior_degrees
 from raybench.stores.storage import AnyPath, files_below
 
 # Standard deviation of one trial's log ratio between neighbouring legs of one process, as found on an idle 2-core

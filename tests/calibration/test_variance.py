@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raybench.analysis.calibration import outlook
-from raybench.analysis.duration import machine_times
-from raybench.analysis.planning import detectable_effect
-from raybench.analysis.variance import Spread, compare_isolation, one_way, read_rounds, spread
+from raybench.calibration.calibration import outlook
+from raybench.calibration.times import machine_times
+from raybench.calibration.variance import Spread, compare_isolation, one_way, read_rounds, spread
 from raybench.ledger.reading import read_ledger
+from raybench.statistics.power import detectable_effect
 from tests.analysis.ledgers import leg
 from tests.analysis.simulation import Truth, simulate_ledger
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from raybench.analysis.moderation import (
+from raybench.statistics.moderation import (
     LEAST_COMPARISONS,
     LEAST_OF_A_GROUP,
     fit_prior,
