@@ -111,6 +111,13 @@ def _throughput(pairs: Pairs, metric: Metric, leg: Integers, log_cost: Floats) -
     return np.asarray(np.exp(pairs.moments(np.where(by_step, log_samples, 0.0) - log_cost)[0]))
 
 
+def _tokens_per_sample(pairs: Pairs, legs: Integers) -> Floats:
+    """Tokens of a sample of these legs, (k,); nan where samples are not of tokens."""
+    tokens, samples = (pairs.legs.number[name][legs] for name in ("tokens_per_step", "samples_per_step"))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(tokens > 0, tokens, np.nan) / np.where(samples > 0, samples, np.nan))
+
+
 def _where(pairs: Pairs) -> list[Where]:
     legs, leg = pairs.legs, pairs.example
     texts = ("setting_id", "setting", "model", "family", "dataset", "precision")
@@ -144,17 +151,19 @@ def _sides(pairs: Pairs, metric: Metric, memory: tradeoffs.Memory) -> tuple[list
         (pairs.base_leg, pairs.log_base, memory.base_bytes, pairs.base_example),
         (pairs.arm_leg, pairs.log_arm, memory.arm_bytes, pairs.example),
     ):
-        rate = _numbers(_throughput(pairs, metric, leg, log_cost))
+        rates = _throughput(pairs, metric, leg, log_cost)
         columns = (
             _numbers(np.exp(pairs.moments(log_cost)[0])),
-            rate,
+            _numbers(rates),
+            _numbers(rates * _tokens_per_sample(pairs, example)),
             *(
                 _numbers(np.exp(pairs.moments(pairs.by_trial(np.log(values[leg])))[0]))
                 for values in (steps.median_seconds, steps.p90_seconds, steps.p99_seconds)
             ),
             _numbers(num_bytes),
             tradeoffs.memory_parts(pairs, example),
-            *tradeoffs.achieved(pairs, example, rate),
+            *tradeoffs.predicted_memory(pairs, example),
+            *tradeoffs.achieved(pairs, example, _numbers(rates)),
         )
         sides.append([Side(*row) for row in zip(*columns, strict=True)])
     return sides[0], sides[1]

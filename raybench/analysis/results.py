@@ -90,13 +90,17 @@ class Side:
 
     seconds: float | None  # the cost, by `Comparison.seconds_per`
     samples_per_second: float | None  # all ranks together; None for a metric that is not of steps
+    tokens_per_second: float | None  # the same; None where samples are not of tokens
     step_p50_seconds: float | None  # percentiles of the measured steps
     step_p90_seconds: float | None
     step_p99_seconds: float | None
     memory_bytes: float | None  # peak
     memory_parts: dict[str, float] | None  # bytes by what they hold, of the rank that holds most
+    predicted_memory: dict[str, float] | None  # the same as ZeRO's arithmetic has it; `device`, `host`: their sums
+    bucket_bytes: float | None  # what ZeRO's communication buckets take of the peak; None without them
     tflops: float | None  # achieved, 10^12 floating-point operations a second of all workers together
     peak_share: float | None  # achieved over the peak of the workers' devices; None where it is not known
+    matmul_share: float | None  # achieved over what a matrix product reached on them
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,8 @@ class Comparison:
         "arm_seconds": "treated.seconds",
         "baseline_samples_per_second": "baseline.samples_per_second",
         "arm_samples_per_second": "treated.samples_per_second",
+        "baseline_tokens_per_second": "baseline.tokens_per_second",
+        "arm_tokens_per_second": "treated.tokens_per_second",
         "seconds_per": "seconds_per",
         "failures": "failures",
         "failure_causes": "failure_causes",
@@ -165,6 +171,10 @@ class Comparison:
         "memory_saved_high": "memory.saved.high",
         "baseline_memory_parts": "baseline.memory_parts",
         "arm_memory_parts": "treated.memory_parts",
+        "baseline_predicted_memory": "baseline.predicted_memory",
+        "arm_predicted_memory": "treated.predicted_memory",
+        "baseline_bucket_bytes": "baseline.bucket_bytes",
+        "arm_bucket_bytes": "treated.bucket_bytes",
         "accuracy_difference": "accuracy.value",
         "accuracy_low": "accuracy.low",
         "accuracy_high": "accuracy.high",
@@ -183,6 +193,8 @@ class Comparison:
         "arm_tflops": "treated.tflops",
         "baseline_peak_share": "baseline.peak_share",
         "arm_peak_share": "treated.peak_share",
+        "baseline_matmul_share": "baseline.matmul_share",
+        "arm_matmul_share": "treated.matmul_share",
         "peak": "peak",
         "differs": "differs",
         "sensitivity": "sensitivity",

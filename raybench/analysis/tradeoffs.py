@@ -4,25 +4,28 @@ Arrays are of shape (k,), nan where the ledger does not say; every interval has 
 the trials, paired as the speedup is. Sources: Fieller 1954 for the interval of a ratio of two means.
 
 Work is the share of the device that an arm used: achieved operations a second over the peak, the same work counted for
-every arm. FLOPs are counted once, on the plain model's forward pass of one image; a training step is taken as three
-times that (the backward pass computes gradients of inputs and of weights: Kaplan et al. 2020, section 2.1). What an arm
-computes besides, as activations again under checkpointing, is no useful work and not counted (model FLOPs utilization,
-Chowdhery et al. 2022, appendix B). The peak is the datasheet's where it is known, else what a matrix product reached.
+every arm. FLOPs of a language model are its task's, 6N and attention a token. Those of others are counted once, on the
+plain model's forward pass of a sample; a training step is taken as three times that (the backward pass computes
+gradients of inputs and of weights: Kaplan et al. 2020, section 2.1). What an arm computes besides, as activations again
+under checkpointing, is no useful work and not counted (model FLOPs utilization, Chowdhery et al. 2022, appendix B). The
+peak is the datasheet's where it is known, else what a matrix product reached; the product's share stands beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from raybench.analysis.columns import parse_object
 from raybench.analysis.pairs import Pairs, group_moments
+from raybench.declare.memory import bucket_bytes
 from raybench.machine.peaks import datasheet_tflops
 from raybench.statistics.inference import Floats, Integers, t_interval, t_quantile
 
+T = TypeVar("T")
 NOT_WORSE = "not worse"
 WORSE = "worse"
 UNCLEAR = "unclear"
@@ -93,13 +96,35 @@ def _memory_of(pairs: Pairs, kind: str, alpha: float) -> Memory:
 
 def memory_parts(pairs: Pairs, legs: Integers) -> list[dict[str, float] | None]:
     """Bytes by what they hold, of one leg of each comparison: of the rank that holds most, what an engine shows."""
-    column = pairs.legs.text["memory_parts"]
-    found: dict[int, dict[str, float] | None] = {}
-    for code in np.unique(column.codes[legs]).tolist():
-        parts = parse_object(column.names[code] if code >= 0 else "")
+
+    def read(parts: Mapping[str, Any]) -> dict[str, float] | None:
         shown = {part: [b for b in held if b is not None] for part, held in parts.items() if isinstance(held, list)}
-        found[code] = {part: float(max(held)) for part, held in shown.items() if held} or None
-    return [found[code] for code in column.codes[legs].tolist()]
+        return {part: float(max(held)) for part, held in shown.items() if held} or None
+
+    return _of_each(pairs, "memory_parts", legs, read)
+
+
+def predicted_memory(pairs: Pairs, legs: Integers) -> tuple[list[dict[str, float] | None], list[float | None]]:
+    """By comparison, of one leg each: bytes of a worker by what they hold as predicted, and of ZeRO's buckets."""
+
+    def read(facts: Mapping[str, Any]) -> tuple[dict[str, float] | None, float | None]:
+        informative = facts.get("informative")
+        stated = informative if isinstance(informative, dict) else {}
+        parts, config = (stated.get(key) for key in ("predicted_memory", "deepspeed_config"))
+        known = parts.items() if isinstance(parts, dict) else ()
+        predicted = {part: float(size) for part, size in known if isinstance(size, int | float)}
+        return predicted or None, float(bucket_bytes(config)) or None if isinstance(config, dict) else None
+
+    found = _of_each(pairs, "facts", legs, read)
+    return [parts for parts, _ in found], [buckets for _, buckets in found]
+
+
+def _of_each(pairs: Pairs, column: str, legs: Integers, read: Callable[[Mapping[str, Any]], T]) -> list[T]:
+    """What `read` makes of a column of JSON objects in each of these legs; each distinct text is read once."""
+    coded = pairs.legs.text[column]
+    codes = coded.codes[legs].tolist()
+    found = {code: read(parse_object(coded.names[code] if code >= 0 else "")) for code in set(codes)}
+    return [found[code] for code in codes]
 
 
 def accuracy(pairs: Pairs, alpha: float) -> Means:
@@ -179,56 +204,63 @@ TRAINING_OVER_FORWARD: Final = 3
 
 def flops_and_peaks(pairs: Pairs) -> tuple[list[float | None], list[str | None]]:
     """By comparison: FLOPs of a training step a sample, and in words which peak the shares are of."""
-    return _flops(pairs, pairs.example), [None if peak is None else peak[1] for peak in _peaks(pairs)]
+    return _flops(pairs, pairs.example), [peak.name for peak in _peaks(pairs)]
 
 
 def achieved(
     pairs: Pairs, example: Integers, rates: Sequence[float | None]
-) -> tuple[list[float | None], list[float | None]]:
-    """(TFLOP/s of all workers together, its share of the devices' peak) by comparison.
+) -> tuple[list[float | None], list[float | None], list[float | None]]:
+    """(TFLOP/s of all workers together, its share of the devices' peak, and of a matrix product) by comparison.
 
     `example` is a leg of the side in question, (k,); `rates` its samples a second, of all workers together.
     """
     workers = pairs.legs.number["workers"][pairs.example].tolist()
-    flops = _flops(pairs, example)
+    flops, peaks = _flops(pairs, example), _peaks(pairs)
     tflops = [None if f is None or r is None else f * r / 1e12 for f, r in zip(flops, rates, strict=True)]
-    shares = [
-        None if t is None or peak is None or not n > 0 else t / (peak[0] * n)
-        for t, peak, n in zip(tflops, _peaks(pairs), workers, strict=True)
-    ]
-    return tflops, shares
+
+    def shares(most: Sequence[float | None]) -> list[float | None]:
+        return [
+            None if t is None or peak is None or not n > 0 else t / (peak * n)
+            for t, peak, n in zip(tflops, most, workers, strict=True)
+        ]
+
+    return tflops, shares([peak.tflops for peak in peaks]), shares([peak.matmul for peak in peaks])
 
 
 def _flops(pairs: Pairs, legs: Integers) -> list[float | None]:
     """FLOPs of a training step a sample, of these legs."""
-    column = pairs.legs.text["facts"]
-    found: dict[int, float | None] = {}
-    for code in np.unique(column.codes[legs]).tolist():
-        facts = parse_object(column.names[code] if code >= 0 else "")
+
+    def read(facts: Mapping[str, Any]) -> float | None:
         whole, forward = facts.get("training_flops_per_sample"), facts.get("flops_per_image")
         flops = whole if whole else TRAINING_OVER_FORWARD * forward if isinstance(forward, int | float) else None
-        found[code] = float(flops) if isinstance(flops, int | float) and flops > 0 else None
-    return [found[code] for code in column.codes[legs].tolist()]
+        return float(flops) if isinstance(flops, int | float) and flops > 0 else None
+
+    return _of_each(pairs, "facts", legs, read)
 
 
-def _peaks(pairs: Pairs) -> list[tuple[float, str] | None]:
-    """The peak of one worker's device in TFLOP/s for each comparison, and in words which it is."""
-    column, precisions = pairs.legs.text["environment"], pairs.legs.text["precision"]
-    gpus = {
-        code: str(parse_object(column.names[code] if code >= 0 else "").get("gpu") or "")
-        for code in np.unique(column.codes[pairs.example]).tolist()
-    }
+@dataclass(frozen=True)
+class _Peak:
+    """What one worker's device can do at most, in TFLOP/s; None where it is not known."""
+
+    tflops: float | None  # by its datasheet, else as `matmul`
+    matmul: float | None  # what a matrix product reached
+    name: str | None  # in words, which peak
+
+
+def _peaks(pairs: Pairs) -> list[_Peak]:
+    """The peak of each comparison's devices at its precision."""
+    gpus = _of_each(pairs, "environment", pairs.example, lambda environment: str(environment.get("gpu") or ""))
     reached = pairs.legs.number["matmul_tflops"]
     reached = np.log(np.where(reached > 0, reached, np.nan))
     measured = np.exp(pairs.moments(pairs.by_trial(reached[pairs.base_leg]))[0])
-    found: list[tuple[float, str] | None] = []
-    for leg, matmul in zip(pairs.example.tolist(), measured.tolist(), strict=True):
-        precision, gpu = precisions[leg], gpus[int(column.codes[leg])]
-        datasheet = datasheet_tflops(gpu, precision)
+    found = []
+    for leg, gpu, value in zip(pairs.example.tolist(), gpus, measured.tolist(), strict=True):
+        precision = pairs.legs.text["precision"][leg]
+        datasheet, matmul = datasheet_tflops(gpu, precision), value if np.isfinite(value) else None
+        product = "" if matmul is None else f"a {precision} matrix product, {matmul:.3g} TFLOP/s a worker as measured"
         if datasheet is not None:
-            found.append((datasheet, f"{gpu}, {precision} dense, {datasheet:g} TFLOP/s by its datasheet"))
-        elif np.isfinite(matmul):
-            found.append((matmul, f"a {precision} matrix product, {matmul:.3g} TFLOP/s a worker as measured"))
+            sheet = f"{gpu}, {precision} dense, {datasheet:g} TFLOP/s by its datasheet"
+            found.append(_Peak(datasheet, matmul, "; ".join(filter(None, [sheet, product]))))
         else:
-            found.append(None)
+            found.append(_Peak(matmul, matmul, product or None))
     return found

@@ -3,14 +3,15 @@
 The states of a mixed-precision Adam are ZeRO's arithmetic (Rajbhandari et al. 2020, section 3): for each parameter 2
 bytes of weights, 2 of gradient, and 12 of optimizer (fp32 weights and two moments), of which stage 1 shards the last, 2
 the gradient too, and 3 all. What stays fp32 has 4 and 4, and 8 of moments. Activations are an estimate (Korthikanti et
-al. 2022, section 4.1, without the attention scores that fused kernels do not keep).
+al. 2022, section 4.1, without the attention scores that fused kernels do not keep). Buckets are what ZeRO allocates for
+gradients on their way: on one H200 (`results/ladder/h200`) the peaks of ZeRO 1, 2 and 3 lay above torch's by just that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from raybench.declare import catalog
 from raybench.declare.arms import DeepSpeedArm, FsdpArm, ScriptArm, TorchArm
@@ -29,22 +30,51 @@ class Shape:
     num_parameters: int
 
 
+DEFAULT_BUCKET: Final = 500_000_000  # elements, of DeepSpeed 0.19.8 where its config names none
+
+
+def bucket_bytes(config: Mapping[str, Any], fitted: int | None = None) -> int:
+    """Bytes of ZeRO's communication buckets in a backward pass, by a DeepSpeed config; 0 without ZeRO.
+
+    `fitted`: elements of a bucket whose size the config does not name, where raybench fits it to the model.
+    """
+    zero = config.get("zero_optimization") or {}
+    stage = int(zero.get("stage", 0))
+    if not stage or zero.get("contiguous_gradients") is False:
+        return 0
+    elements = int(zero.get("reduce_bucket_size", DEFAULT_BUCKET if fitted is None else fitted))
+    buffers = 2 if stage < 3 and zero.get("overlap_comm") else 1
+    return elements * buffers * (2 if _is_low(config) else 4)
+
+
+def _is_low(config: Mapping[str, Any]) -> bool:
+    """Whether a DeepSpeed config makes the weights themselves bf16 or fp16."""
+    return any((config.get(key) or {}).get("enabled") for key in ("bf16", "fp16"))
+
+
 def predicted_bytes(
-    setting: Setting, arm: Any, num_parameters: int, num_trainable: int | None = None, shape: Shape | None = None
+    setting: Setting,
+    arm: Any,
+    num_parameters: int,
+    num_trainable: int | None = None,
+    shape: Shape | None = None,
+    *,
+    on_cpu: bool = False,
 ) -> dict[str, int]:
-    """Bytes of one worker by what they hold (as `memory_parts`), `host` those of them that are offloaded, and `device`
-    the rest together; empty for a script. Without a shape, activations are left out."""
+    """Bytes of one worker by what they hold (as `memory_parts`, and ZeRO's buckets), `host` those of them that are
+    offloaded, and `device` the rest together; empty for a script. Without a shape, activations are left out."""
     if isinstance(arm, ScriptArm):
         return {}
     trained = num_parameters if num_trainable is None else num_trainable
     workers, lower = setting.workers, setting.mixed_precision == "cast" and setting.precision in ("bf16", "fp16")
     width, moments = (2 if lower else 4), _moments(setting)
-    master = 0
+    master = buckets = 0
     stage, host = 0, set()
     if isinstance(arm, DeepSpeedArm):
         config = deepspeed_config(arm, setting)
         stage = int((config.get("zero_optimization") or {}).get("stage", 0))
-        lower = any((config.get(key) or {}).get("enabled") for key in ("bf16", "fp16"))
+        lower = _is_low(config)
+        buckets = bucket_bytes(config, num_parameters if on_cpu else None)
         width = 2 if lower else 4
         master = 4 if lower or stage else 0
         host |= {"master_weights", "optimizer_state"} if offloads(config, "optimizer") else set()
@@ -61,6 +91,7 @@ def predicted_bytes(
         "master_weights": master * trained / (workers if stage else 1),
         "optimizer_state": of_moments * moments * trained / (workers if stage else 1),
         "activations": 0 if shape is None else activation_bytes(setting, shape),
+        "communication_buckets": buckets,
     }
     found = {part: round(size) for part, size in parts.items()}
     on_host = sum(found[part] for part in host)
@@ -153,7 +184,8 @@ def needs(plan: Plan, device_bytes: int | None = None) -> list[Need]:
             shape = shape_of(leg.setting) if leg.setting.lora is None and leg.setting.trainable is None else None
             if shape is None or leg.arm.engine == "script":
                 continue
-            parts = predicted_bytes(leg.setting, leg.arm, shape.num_parameters, shape=shape)
-            limit = leg.setting.memory_limit or (None if leg.setting.device == "cpu" else device_bytes)
+            on_cpu = leg.setting.device == "cpu" or (leg.setting.device == "auto" and device_bytes is None)
+            parts = predicted_bytes(leg.setting, leg.arm, shape.num_parameters, shape=shape, on_cpu=on_cpu)
+            limit = leg.setting.memory_limit or (None if on_cpu else device_bytes)
             found.append(Need(trial.label, leg.arm_name, parts["device"], limit))
     return found

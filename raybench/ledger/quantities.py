@@ -301,7 +301,7 @@ class Measurement(Circumstances):
         metric="skipped_steps",
     )  # fmt: skip
     matmul_tflops: float | None = measured(
-        "float64", "what a worker reached in a matrix product, where no datasheet is known of its device",
+        "float64", "what a worker reached in a matrix product of the setting's precision",
         unit="TFLOP/s", analysis="number",
     )  # fmt: skip
     network: dict[str, Any] | None = measured(

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from raybench.analysis import Analysis, ArmSummary, Comparison, Sensitivity
-from raybench.show import costs, findings, further, units, words
+from raybench.show import costs, findings, further, memory, units, words
 from raybench.show.document import (
     Answer,
     Answers,
@@ -216,6 +216,7 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
     per = _unit(analysis)
     needed = any(c.judgement.trials_needed for c in analysis.comparisons)
     accuracy = any(c.accuracy.value is not None for c in analysis.comparisons)
+    tokens = any(c.treated.tokens_per_second is not None for c in analysis.comparisons)
     names = [
         "setting",
         "arm",
@@ -225,6 +226,7 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
         "n",
         f"{analysis.baseline}{per}",
         f"arm{per}",
+        *[f"{analysis.baseline}, tokens/s", "arm, tokens/s"] * tokens,
         "memory",
     ]
     names += ["trials to settle"] * needed + ["accuracy, points"] * accuracy + ["failed"]
@@ -242,7 +244,9 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
             Cell(f"{units.cost(value, c.seconds_per)}{unit}" if value is not None else "", _key(value))
             for value in (c.baseline.seconds, c.treated.seconds)
         ]
-        memory = c.memory.ratio.value
+        rates = [Cell(units.number(side.tokens_per_second), _key(side.tokens_per_second))
+                 for side in (c.baseline, c.treated)] * tokens  # fmt: skip
+        ratio = c.memory.ratio.value
         cells = [
             Cell(setting_of(c, analysis)),
             Cell(c.arm, link=(links or {}).get((c.where.setting_id, c.arm), "")),
@@ -251,7 +255,8 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
             Cell(units.interval(claim), _key(claim.low)),
             Cell(str(c.n_trials), str(c.n_trials)),
             *costs,
-            Cell("" if memory is None else f"× {memory:.2f}", _key(memory)),
+            *rates,
+            Cell("" if ratio is None else f"× {ratio:.2f}", _key(ratio)),
         ]
         if needed:
             trials = c.judgement.trials_needed
@@ -262,6 +267,7 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
         rows.append(Row(tuple(cells), (c.where.family or "no family named") if several else "", _strip(c)))
     left = len(analysis.comparisons) - MOST_ROWS
     notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in words.also_differ(analysis))
+    buckets = memory.buckets_in_words(analysis.comparisons)
     marked = f" {MARK} Judged another way the verdict would be another." if turned else ""
     return Table(
         "comparisons",
@@ -272,7 +278,7 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
         ),
         tuple(rows),
         note=f"The interval is the one that the verdict came from, {words.multiplicity(analysis)}-corrected."
-        f"{marked}{notes}",
+        f"{marked}{notes}{f' {buckets}' if buckets else ''}",
         left_out=f"{left} more rows are in comparisons.csv" if left > 0 else "",
         margin=analysis.margin,
         filters=len(rows) > 8,
@@ -284,7 +290,6 @@ def compact_table(analysis: Analysis) -> Table:
     names = ["setting", "arm", "verdict", "speedup", "interval", "n", analysis.baseline, "arm's", "memory", "failed"]
     rows = []
     for c in analysis.comparisons:
-        memory = c.memory.ratio.value
         rows.append(
             row(
                 c.where.setting,
@@ -295,7 +300,7 @@ def compact_table(analysis: Analysis) -> Table:
                 str(c.n_trials),
                 units.cost(c.baseline.seconds, c.seconds_per),
                 units.cost(c.treated.seconds, c.seconds_per),
-                units.ratio(memory, 2),
+                units.ratio(c.memory.ratio.value, 2),
                 str(c.failures),
             )
         )
@@ -374,6 +379,8 @@ def _why(analysis: Analysis, plots: Sequence[Plot]) -> Iterable[Block]:
     for title, items in lists.items():
         if items:
             yield Items(title, tuple(items[:MOST_ROWS]), most=6)
+    if table := memory.prediction_table(analysis):
+        yield table
     yield from further.blocks(analysis)
     if not figures and not any(lists.values()):
         yield Paragraph("The ledger records neither phases nor memory that would tell the arms apart.")

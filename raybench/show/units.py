@@ -86,11 +86,16 @@ def energy(joules: float | None) -> str:
     return f"{joules / 1e3:.1f} kJ" if joules < 1e6 else f"{joules / 3.6e6:.2f} kWh"
 
 
-def rate(value: float | None, what: str) -> str:
-    """Things a second: `1,240 tokens/s`."""
+def number(value: float | None) -> str:
+    """A number of things that need not be whole: `1,240`, `12.4`."""
     if value is None:
         return ""
-    return f"{value:,.0f} {what}/s" if value >= 100 else f"{value:.3g} {what}/s"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def rate(value: float | None, what: str) -> str:
+    """Things a second: `1,240 tokens/s`."""
+    return "" if value is None else f"{number(value)} {what}/s"
 
 
 def money(amount: float) -> str:

@@ -10,10 +10,12 @@ from typing import Any, Final
 import numpy as np
 
 from raybench.analysis import Analysis, ArmSummary, Comparison, Sensitivity
+from raybench.analysis.results import Side
 from raybench.analysis.views.ladder import Ladder
 from raybench.analysis.views.prediction import NUMERIC, Explanation, Prediction
 from raybench.analysis.views.scaling import BestBatch, Efficiency, LargestBatch
 from raybench.show import units
+from raybench.show.memory import bucket_growth
 from raybench.show.units import between, percent, size
 from raybench.statistics.estimate import Estimate
 
@@ -217,7 +219,9 @@ def trade_off(c: Comparison) -> str | None:
         low, high = sorted(end if saved.value > 0 else -end for end in (saved.low, saved.high))
         amount += f" [{size(low)}, {size(high)}]"
     more = "of" if saved.value > 0 else "more"
-    return f"{c.arm} {speed} of the throughput of {c.where.setting} and {amount} {more} {c.memory.of} memory"
+    buckets = bucket_growth(c)
+    why = f"; ZeRO's communication buckets are {size(buckets)}" if buckets else ""
+    return f"{c.arm} {speed} of the throughput of {c.where.setting} and {amount} {more} {c.memory.of} memory{why}"
 
 
 def memory_held(c: Comparison) -> str | None:
@@ -234,15 +238,22 @@ def memory_held(c: Comparison) -> str | None:
 
 
 def work_done(c: Comparison) -> str | None:
-    """As `zero1 in resnet18: 1.21 TFLOP/s, 61 % of the peak; ddp 1.30 TFLOP/s, 65 %; the peak is ...`; else None."""
+    """As `zero1 in gpt2: 8,200 tokens/s, 1.21 TFLOP/s (61 % of the peak) against 8,900 tokens/s, 1.30 TFLOP/s (65 % of
+    the peak); the peak is ...`; else None."""
     if c.treated.tflops is None or c.baseline.tflops is None:
         return None
-    sides = [
-        f"{side.tflops:.3g} TFLOP/s" + ("" if side.peak_share is None else f" ({percent(side.peak_share)} of the peak)")
-        for side in (c.treated, c.baseline)
-    ]
+    sides = [_work_of(side) for side in (c.treated, c.baseline)]
     peak = "" if c.peak is None else f"; the peak is {c.peak}"
     return f"{c.arm} in {c.where.setting}: {sides[0]} against {sides[1]}{peak}"
+
+
+def _work_of(side: Side) -> str:
+    shares = [f"{percent(side.peak_share)} of the peak"] if side.peak_share is not None else []
+    if side.matmul_share is not None and side.matmul_share != side.peak_share:
+        shares.append(f"{percent(side.matmul_share)} of a matrix product")
+    rate = f"{units.rate(side.tokens_per_second, 'tokens')}, " if side.tokens_per_second is not None else ""
+    of_what = f" ({', '.join(shares)})" if shares else ""
+    return f"{rate}{side.tflops:.3g} TFLOP/s{of_what}"
 
 
 def break_even(c: Comparison) -> str | None:

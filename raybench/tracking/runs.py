@@ -119,6 +119,8 @@ def leg_metrics(row: Row) -> dict[str, float]:
         "step_ms_p99": p99,
         "samples_per_second": row["samples_per_step"] / measured.mean(),
     }
+    if row.get("tokens_per_step"):
+        values["tokens_per_second"] = row["tokens_per_step"] / measured.mean()
     if row["data_seconds"]:  # of a script they are not known
         values["data_wait_share"] = np.sum(row["data_seconds"][begin:]) / measured.sum()
     for quantity in _METRICS:
@@ -153,6 +155,9 @@ def arm_metrics(rows: Sequence[Row]) -> dict[str, float]:
     if legs:
         (samples,) = {row["samples_per_step"] for row in rows if row["status"] == "ok"}
         values["samples_per_second"] = _readable("samples_per_second", 1e3 * samples / values["step_ms_mean"])
+        if "tokens_per_second" in values:
+            (tokens,) = {row["tokens_per_step"] for row in rows if row["status"] == "ok"}
+            values["tokens_per_second"] = _readable("tokens_per_second", 1e3 * tokens / values["step_ms_mean"])
     return {**values, "legs_measured": float(len(legs)), "legs_failed": float(len(rows) - len(legs))}
 
 

@@ -46,7 +46,8 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
     model = adapt(task.build_model(), leg.setting)
     model_facts = facts.model_facts(model, task)
     sizes = model_facts["num_parameters"], model_facts["num_trainable_parameters"]
-    predicted = predicted_bytes(leg.setting, leg.arm, *sizes, shape=task.shape(model_facts))
+    shape, on_cpu = task.shape(model_facts), ranks.device.type == "cpu"
+    predicted = predicted_bytes(leg.setting, leg.arm, *sizes, shape=shape, on_cpu=on_cpu)
     model.to(ranks.device).train()
     if leg.setting.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""The peak of a device that no datasheet is known of: what one large matrix product reaches on it."""
+"""The peak of a device as it can be measured: what one large matrix product reaches on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 
 import torch
 
-from raybench.machine.peaks import datasheet_tflops
 from raybench.training.ranks import Ranks
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -14,13 +13,11 @@ _SIDE = {"cpu": 1024, "cuda": 8192}
 _SECONDS = 0.2
 
 
-def measured_tflops(ranks: Ranks, precision: str) -> float | None:
+def measured_tflops(ranks: Ranks, precision: str) -> float:
     """10^12 operations a second that each rank reaches while all of them multiply: the best product, the slowest rank.
 
-    None where a datasheet says more (`raybench.machine.peaks`). Every rank calls it, before the legs of its group.
+    Every rank calls it, before the legs of its group.
     """
-    if ranks.device.type == "cuda" and datasheet_tflops(torch.cuda.get_device_name(ranks.device), precision):
-        return None
     side = _SIDE.get(ranks.device.type, 1024)
     left, right = (torch.randn(side, side, device=ranks.device).to(_DTYPES.get(precision)) for _ in range(2))
     ranks.barrier()
@@ -31,6 +28,9 @@ def measured_tflops(ranks: Ranks, precision: str) -> float | None:
         torch.mm(left, right)
         _settle(ranks.device)
         best = min(best, time.perf_counter() - start)
+    del left, right
+    if ranks.device.type == "cuda":
+        torch.cuda.empty_cache()  # the first leg's peak of reserved memory is its own
     slowest: float = min(ranks.gather(2 * side**3 / best / 1e12))
     return slowest
 

@@ -110,7 +110,7 @@ def run_legs(
     first = block[0][0]
     environment = gather_environment(ranks)
     network = measured_network(ranks) if first.setting.nodes > 1 else None
-    tflops: dict[str, float | None] = {}  # by precision, measured once a group
+    tflops: dict[str, float] = {}  # by precision, measured once a group
     with Telemetry(ranks, first.protocol.telemetry) as telemetry:
         for trial, legs in block:
             unfit = prepare(trial, [leg for leg in legs if not isinstance(leg.arm, ScriptArm)], ranks)

@@ -13,6 +13,7 @@ import pytest
 from raybench.analysis import Analysis, Comparison, analyse
 from raybench.machine.peaks import datasheet_tflops
 from raybench.show.words import memory_held, work_done
+from raybench.statistics.estimate import plain
 from tests.analysis.ledgers import leg, paired, write
 
 HOG = "foreign CPU use"
@@ -120,6 +121,25 @@ def test_work_is_three_forward_passes_and_the_peak_says_whose_it_is(tmp_path: Pa
     sides = "24 TFLOP/s (1.2 % of the peak) against 12 TFLOP/s (0.6 % of the peak)"
     assert work_done(found) == f"zero1 in net s0: {sides}; the peak is {found.peak}"
     json.dumps(analyse([tmp_path]).to_json(), allow_nan=False)
+
+
+def test_tokens_a_second_and_both_peaks(tmp_path: Path) -> None:
+    facts = {"training_flops_per_sample": 5e11}
+    rows = paired(
+        [2.0] * 3, base=0.5, facts=facts, environment={"gpu": "NVIDIA H100 80GB HBM3"}, precision="bf16",
+        tokens_per_step=8 * 512, matmul_tflops=600.0,
+    )  # fmt: skip
+    _, found = of(tmp_path, rows)
+    assert found.baseline.tokens_per_second == pytest.approx(8 * 512 / 0.5)
+    assert found.treated.tokens_per_second == pytest.approx(8 * 512 / 0.25)
+    assert found.treated.tflops == pytest.approx(5e11 * 8 / 0.25 / 1e12)
+    assert found.treated.peak_share == pytest.approx(16 / (2 * 989.5))  # two workers
+    assert found.treated.matmul_share == pytest.approx(16 / (2 * 600))
+    told = work_done(found) or ""
+    assert "16,384 tokens/s, 16 TFLOP/s (0.8 % of the peak, 1.3 % of a matrix product) against 8,192 tokens/s" in told
+    assert plain(found)["arm_tokens_per_second"] == found.treated.tokens_per_second
+    _, images = of(tmp_path, paired([2.0] * 3))
+    assert (images.treated.tokens_per_second, images.treated.matmul_share) == (None, None)
 
 
 def test_without_a_datasheet_the_measured_peak_stands_and_says_so(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ def test_the_metrics_of_a_leg_are_those_of_its_measured_steps() -> None:
     assert found["samples_per_second"] == 4.0
     assert found["data_wait_share"] == 0.25
     assert "forward_ms_mean" not in found
+    assert "tokens_per_second" not in found
+    assert runs.leg_metrics(row | {"tokens_per_step": 4096})["tokens_per_second"] == 2048.0
     assert runs.leg_metrics(leg("ddp", failure_kind="error")) == {}
 
 
@@ -37,6 +39,7 @@ def test_an_arm_has_the_means_of_its_legs_and_counts_them() -> None:
     found = runs.arm_metrics(rows)
     assert found["step_ms_mean"] == 2000.0
     assert found["samples_per_second"] == 4.0  # 8 images in a mean step of 2 s
+    assert runs.arm_metrics([row | {"tokens_per_step": 4096} for row in rows])["tokens_per_second"] == 2048.0
     assert (found["legs_measured"], found["legs_failed"]) == (2, 1)
     assert runs.arm_metrics(rows[2:]) == {"legs_measured": 0, "legs_failed": 1}
 
