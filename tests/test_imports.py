@@ -21,7 +21,7 @@ COMMANDS = {
     "sync", "verify", "versions", "__main__",
 }  # fmt: skip
 # What everybody may import: these lie at the bottom, and import only each other.
-GROUND = {"", "errors", "text", "redaction", "child", "facts", "steps", "machine", "version"}
+GROUND = {"", "errors", "text", "caveats", "redaction", "child", "facts", "steps", "machine", "version"}
 # A room -> the rooms that it may import, beside itself and the ground.
 ARROWS: dict[str, set[str]] = {
     "manuals": set(),

@@ -31,6 +31,7 @@ from raybench.analysis.views.explanations import explain, profiled
 from raybench.analysis.views.further import further_quantities, networks
 from raybench.analysis.views.ladder import declared_chain, decompose, find_chain
 from raybench.analysis.views.scaling import best_against_best, largest_batches, performance_profiles, scaling_efficiency
+from raybench.caveats import Caveat, caveat
 from raybench.declare.repeats import Look
 from raybench.errors import UserError
 from raybench.stores.storage import AnyPath
@@ -126,43 +127,33 @@ def analyse(
     )
 
 
-def _caveats(legs: Legs, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+def _caveats(legs: Legs, comparisons: Sequence[Comparison]) -> tuple[Caveat, ...]:
     found = []
     if len({c.where.hardware for c in comparisons}) > 1:
-        found.append("legs of different hardware are kept apart; --pool-hardware takes them together")
+        found.append(caveat("hardware_apart"))
     if not comparisons:
-        found.append("the ledger holds legs of the baseline alone, so there is nothing to compare")
+        found.append(caveat("baseline_alone"))
     elif not any(c.n_trials for c in comparisons):
-        found.append("nothing could be compared: no trial holds a measured leg of both an arm and the baseline")
-    found += [
-        f"{arm} is not the same arm in all settings, and its summary pools them: {what} differs"
-        for arm, what in configurations_over_settings(legs)
-    ]
+        found.append(caveat("nothing_compared"))
+    found += [caveat("pooled_arms", arm=arm, what=what) for arm, what in configurations_over_settings(legs)]
     missing = {text for texts in _present(legs.text["missing_instruments"]) for text in texts.split("\n") if text}
     if missing:
-        found.append(f"instruments that were not there: {', '.join(sorted(missing))}")
+        found.append(caveat("missing_instruments", instruments=sorted(missing)))
     return tuple(found)
 
 
 def _order_caveats(
     follows: Sequence[CarryOver], alike: Dependence | None, margin: float, alpha: float
-) -> Iterator[str]:
+) -> Iterator[Caveat]:
     """What the order of legs and of trials did to the sweep, where that is shown and not small beside the margin."""
     for one in follows:
         ratio, low, high = one.effect.value, one.effect.low, one.effect.high
         if one.p_adjusted is None or one.p_adjusted >= alpha or ratio is None or low is None or high is None:
             continue
         if abs(np.log(ratio)) > np.log1p(margin) * _NOT_SMALL:
-            interval = f"[{low - 1:+.1%}, {high - 1:+.1%}]"
-            yield (
-                f"carry-over: a step of another engine takes {ratio - 1:+.1%} {interval} right after a leg of "
-                f"{one.engine}; isolation: fresh keeps legs apart"
-            )
+            yield caveat("carry_over", engine=one.engine, change=ratio - 1, low=low - 1, high=high - 1)
     if alike is not None and alike.p_value < alpha:
-        yield (
-            f"trials that follow one another in time are alike (correlation {alike.correlation:.2f}, "
-            f"p {alike.p_value:.2g}): intervals are too narrow; spread the trials over more time"
-        )
+        yield caveat("dependent_trials", correlation=alike.correlation, p_value=alike.p_value)
 
 
 def _present(column: Coded) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""What a reader must know beside a number, in words: one list of sentences a comparison.
+"""What a reader must know beside a number: one list of caveats a comparison (`raybench.caveats` has their words).
 
-Each function looks at all comparisons at once and yields (comparison, sentence) only where there is
+Each function looks at all comparisons at once and yields (comparison, caveat) only where there is
 something to say. The thresholds are judgements, named here and nowhere else.
 """
 
@@ -19,19 +19,20 @@ from raybench.analysis.comparability import unequal_steps
 from raybench.analysis.pairs import Pairs, distinct_by, group_moments, mean_by
 from raybench.analysis.scripts import script_caveats
 from raybench.analysis.sensitivity import contaminated_legs, cut_rounds, suspect_legs
+from raybench.caveats import Caveat, caveat
 from raybench.statistics.inference import Floats, p_against
 from raybench.statistics.multiplicity import adjust
 
-Caveat = tuple[int, str]
+Found = Iterator[tuple[int, Caveat]]
 
 FEW_TRIALS: Final = 3
 INPUT_BOUND_SHARE: Final = 0.2  # of the step, waiting for data
 
 
-def collect(pairs: Pairs, margin: float, alpha: float) -> list[list[str]]:
+def collect(pairs: Pairs, margin: float, alpha: float) -> list[list[Caveat]]:
     """The caveats of each of the k comparisons, in a fixed order. `margin` is on the log scale."""
-    caveats: list[list[str]] = [[] for _ in pairs.counts]
-    finders: tuple[Callable[[Pairs], Iterator[Caveat]], ...] = (
+    caveats: list[list[Caveat]] = [[] for _ in pairs.counts]
+    finders: tuple[Callable[[Pairs], Found], ...] = (
         _few_trials,
         _failures,
         _absent_trials,
@@ -52,41 +53,44 @@ def collect(pairs: Pairs, margin: float, alpha: float) -> list[list[str]]:
         _steps_of_scripts,
     )
     for finder in finders:
-        for comparison, sentence in finder(pairs):
-            caveats[comparison].append(sentence)
-    for comparison, sentence in (*_drift(pairs, margin), *_order_effect(pairs, margin, alpha)):
-        caveats[comparison].append(sentence)
+        for comparison, one in finder(pairs):
+            caveats[comparison].append(one)
+    for comparison, one in (*_drift(pairs, margin), *_order_effect(pairs, margin, alpha)):
+        caveats[comparison].append(one)
     return caveats
 
 
-def _few_trials(pairs: Pairs) -> Iterator[Caveat]:
+def _few_trials(pairs: Pairs) -> Found:
     spread = pairs.moments()[1]
     for k in np.flatnonzero(pairs.counts == 1):
-        yield int(k), "one trial: its noise is unknown, so there is no interval; run at least 3, better 5 or more"
+        yield int(k), caveat("one_trial")
     for k in np.flatnonzero((pairs.counts > 1) & (pairs.counts <= FEW_TRIALS)):
-        yield int(k), f"few trials: the interval rests on {pairs.counts[k]}, and on their being roughly normal"
+        yield int(k), caveat("few_trials", trials=int(pairs.counts[k]))
     for k in np.flatnonzero((pairs.counts > 1) & (spread <= 1e-13)):
-        yield int(k), f"the {pairs.counts[k]} trials agree to the last digit, which measured times hardly do"
+        yield int(k), caveat("equal_trials", trials=int(pairs.counts[k]))
 
 
-def _failures(pairs: Pairs) -> Iterator[Caveat]:
+def _failures(pairs: Pairs) -> Found:
     arm = pairs.legs.text["arm"]
     for k in np.flatnonzero((pairs.arm.failed > 0) | (pairs.base.failed > 0)):
-        rest = f"; the speedup rests on the {_trials(pairs.counts[k])} in which both ran" if pairs.counts[k] else ""
+        trials = int(pairs.counts[k])
         for name, side in ((arm[pairs.example[k]], pairs.arm), (pairs.baseline, pairs.base)):
-            if side.failed[k]:
-                yield int(k), f"{side.failed[k]} of {side.failed[k] + side.ok[k]} legs of {name} failed{rest}"
+            failed, legs = int(side.failed[k]), int(side.failed[k] + side.ok[k])
+            if failed and trials:
+                yield int(k), caveat("legs_failed_rest", arm=name, failed=failed, legs=legs, trials=trials)
+            elif failed:
+                yield int(k), caveat("legs_failed", arm=name, failed=failed, legs=legs)
 
 
-def _absent_trials(pairs: Pairs) -> Iterator[Caveat]:
+def _absent_trials(pairs: Pairs) -> Found:
     arm = pairs.legs.text["arm"]
     for k in np.flatnonzero(pairs.base.trials == 0):
-        yield int(k), f"the baseline {pairs.baseline} has no leg in this setting, so there is nothing to compare with"
+        yield int(k), caveat("no_baseline", baseline=pairs.baseline)
     everything = np.bincount(_trials_of_block(pairs), minlength=int(pairs.leg_block.max()) + 1)[pairs.block]
     for side, is_base in ((pairs.arm, False), (pairs.base, True)):
         for k in np.flatnonzero((side.trials < everything) & (pairs.base.trials > 0)):
             name = pairs.baseline if is_base else arm[pairs.example[k]]
-            yield int(k), f"{name} has legs in only {side.trials[k]} of the setting's {_trials(everything[k])}"
+            yield int(k), caveat("absent_trials", arm=name, trials=int(side.trials[k]), all=int(everything[k]))
 
 
 def _trials_of_block(pairs: Pairs) -> np.ndarray:
@@ -94,28 +98,25 @@ def _trials_of_block(pairs: Pairs) -> np.ndarray:
     return np.asarray(pairs.leg_block[first])
 
 
-def _lonely_rounds(pairs: Pairs) -> Iterator[Caveat]:
+def _lonely_rounds(pairs: Pairs) -> Found:
     lonely = pairs.arm.lonely + pairs.base.lonely
     for k in np.flatnonzero((lonely > 0) & (pairs.arm.ok > 0) & (pairs.base.ok > 0)):
-        yield int(k), f"{lonely[k]} rounds were measured on one side only and are not used"
+        yield int(k), caveat("lonely_rounds", rounds=int(lonely[k]))
 
 
-def _merged_trials(pairs: Pairs) -> Iterator[Caveat]:
+def _merged_trials(pairs: Pairs) -> Found:
     """Trials that are one sample, and why."""
     owner, samples = pairs.comparison[pairs.round_trial], pairs.samples
     size = len(pairs.counts)
-    for mask, why in (
-        (samples.shared_processes, "ran in one set of processes"),
-        (samples.copied, "hold the same step times to the last digit, so that one is a copy"),
-    ):
+    for mask, kind in ((samples.shared_processes, "one_process_group"), (samples.copied, "copies")):
         concerned = mask[pairs.arm_leg] | mask[pairs.base_leg]
         trials = distinct_by(owner, pairs.leg_trial[pairs.arm_leg], concerned, size)
         counted = distinct_by(owner, pairs.round_trial, concerned, size)
         for k in np.flatnonzero(trials > counted):
-            yield int(k), f"{trials[k]} trials {why}: they count as {counted[k]}"
+            yield int(k), caveat(kind, trials=int(trials[k]), counted=int(counted[k]))
 
 
-def _unlike_trials(pairs: Pairs) -> Iterator[Caveat]:
+def _unlike_trials(pairs: Pairs) -> Found:
     """Trials that measured other numbers of steps than one another."""
     number, steps = pairs.legs.number, pairs.legs.steps
     protocol = pairs.legs.text["protocol"]
@@ -127,20 +128,20 @@ def _unlike_trials(pairs: Pairs) -> Iterator[Caveat]:
         distinct, codes = np.unique(values, return_inverse=True)
         blank = len(distinct) - 1 if len(distinct) and np.isnan(distinct[-1]) else -1
         for k, several in _several(pairs, codes, blank):
-            yield k, f"trials differ in {name}: {' | '.join(f'{distinct[code]:.0f}' for code in several)}"
+            yield k, caveat("trials_differ", what=name, values=[round(distinct[code]) for code in several])
 
 
-def _batches(pairs: Pairs) -> Iterator[Caveat]:
+def _batches(pairs: Pairs) -> Found:
     samples = pairs.legs.number["samples_per_step"]
     owner = pairs.comparison[pairs.round_trial]
     for k in np.flatnonzero(pairs.per_sample & (pairs.counts > 0)):
         at = int(np.searchsorted(owner, k))  # rounds come in the order of their comparisons
         arm, base = samples[pairs.arm_leg[at]], samples[pairs.base_leg[at]]
         name = pairs.legs.text["arm"][pairs.example[k]]
-        yield int(k), f"per sample, not per step: {pairs.baseline} takes {base:.0f} a step, {name} {arm:.0f}"
+        yield int(k), caveat("per_sample", baseline=pairs.baseline, base=float(base), arm=name, own=float(arm))
 
 
-def _batch_arithmetic(pairs: Pairs) -> Iterator[Caveat]:
+def _batch_arithmetic(pairs: Pairs) -> Found:
     """Rows that contradict themselves: the samples of a step are the global batch, micro x accumulation x workers."""
     number = pairs.legs.number
     batch, samples = number["global_batch"], number["samples_per_step"]
@@ -150,26 +151,27 @@ def _batch_arithmetic(pairs: Pairs) -> Iterator[Caveat]:
     for leg in (pairs.base_leg, pairs.arm_leg):
         for k, first in zip(*np.unique(owner[wrong[leg]], return_index=True), strict=True):
             row = leg[wrong[leg]][first]
-            parts = " x ".join(f"{number[name][row]:.0f}" for name in ("micro_batch", "accumulation", "workers"))
+            micro, accumulation, workers = (
+                float(number[name][row]) for name in ("micro_batch", "accumulation", "workers")
+            )
             yield (
                 int(k),
-                (
-                    f"batches do not add up in {pairs.legs.text['arm'][row]}: a step has {samples[row]:.0f} samples, "
-                    f"the global batch is {batch[row]:.0f}, micro x accumulation x workers is {parts}"
+                caveat(
+                    "batches_contradict", arm=pairs.legs.text["arm"][row], samples=float(samples[row]),
+                    batch=float(batch[row]), micro=micro, accumulation=accumulation, workers=workers,
                 ),
-            )
+            )  # fmt: skip
 
 
-def _cut_trials(pairs: Pairs) -> Iterator[Caveat]:
+def _cut_trials(pairs: Pairs) -> Found:
     owner = pairs.comparison[pairs.round_trial]
     cut = np.bincount(owner[cut_rounds(pairs)], minlength=len(pairs.counts))
     rounds = np.bincount(owner, minlength=len(pairs.counts))
     for k in np.flatnonzero(cut):
-        where = "pair legs of different processes, which scatter more (a trial was cut and resumed)"
-        yield int(k), f"{cut[k]} of {rounds[k]} rounds {where}"
+        yield int(k), caveat("cut_rounds", cut=int(cut[k]), rounds=int(rounds[k]))
 
 
-def _fleet(pairs: Pairs) -> Iterator[Caveat]:
+def _fleet(pairs: Pairs) -> Found:
     environment = pairs.legs.text["environment"]
     parsed = [parse_object(text) for text in (*environment.names, "")]
     for what, described in (
@@ -180,17 +182,17 @@ def _fleet(pairs: Pairs) -> Iterator[Caveat]:
         codes = np.array([names.index(text) for text in described])[environment.codes]
         blank = names.index("") if "" in names else -1
         for k, values in _several(pairs, codes, blank):
-            yield k, f"mixed {what}: " + _changes([names[value] for value in values])
+            yield k, caveat("mixed", what=what, change=_changes([names[value] for value in values]))
         yield from _confounded(pairs, codes, blank, what, names)
     yield from _unlike_nodes(pairs, [_differing_nodes(one) for one in parsed])
 
 
-def _unlike_nodes(pairs: Pairs, described: list[str]) -> Iterator[Caveat]:
+def _unlike_nodes(pairs: Pairs, described: list[str]) -> Found:
     codes = pairs.legs.text["environment"].codes[pairs.arm_leg]
     cases = np.unique(np.stack([pairs.comparison[pairs.round_trial], codes]), axis=1)
     said = {(int(k), described[code]) for k, code in cases.T if described[code]}
     for k, text in sorted(said):
-        yield k, f"the nodes of a trial are not alike: {text}"
+        yield k, caveat("unlike_nodes", nodes=text)
 
 
 def _differing_nodes(environment: Mapping[str, Any]) -> str:
@@ -199,14 +201,14 @@ def _differing_nodes(environment: Mapping[str, Any]) -> str:
     return "; ".join(f"{node} in {', '.join(sorted(entries))}" for node, entries in sorted(nodes.items()))
 
 
-def _confounded(pairs: Pairs, codes: np.ndarray, blank: int, what: str, names: list[str]) -> Iterator[Caveat]:
+def _confounded(pairs: Pairs, codes: np.ndarray, blank: int, what: str, names: list[str]) -> Found:
     """Rounds whose two legs ran on different hardware or versions: then that may be the difference seen."""
     arm, base = codes[pairs.arm_leg], codes[pairs.base_leg]
     apart = np.flatnonzero((arm != base) & (arm != blank) & (base != blank))
     owner = pairs.comparison[pairs.round_trial[apart]]
     for k, first in zip(*np.unique(owner, return_index=True), strict=True):
         change = _changes([names[base[apart[first]]], names[arm[apart[first]]]])
-        yield int(k), f"within a trial the arms ran on different {what} ({change}), which may be the difference seen"
+        yield int(k), caveat("confounded", what=what, change=change)
 
 
 def _several(pairs: Pairs, codes: np.ndarray, blank: int) -> Iterator[tuple[int, list[int]]]:
@@ -230,25 +232,24 @@ def _changes(texts: list[str]) -> str:
     return " | ".join(", ".join(part for part in one if part not in common) or "the same" for one in parts)
 
 
-def _sweeps(pairs: Pairs) -> Iterator[Caveat]:
+def _sweeps(pairs: Pairs) -> Found:
     sweep, space = pairs.legs.text["sweep"], pairs.legs.text["space"]
     codes = sweep.codes * len(space.names) + space.codes
     for k, values in _several(pairs, codes, -1):
         names = [sweep.names[value // len(space.names)] for value in values]
-        yield k, f"trials of {len(names)} sweeps are taken together: {', '.join(names)}"
+        yield k, caveat("several_sweeps", number=len(names), sweeps=names)
 
 
-def _not_steady(pairs: Pairs) -> Iterator[Caveat]:
+def _not_steady(pairs: Pairs) -> Found:
     suspect = suspect_legs(pairs)
     owner = pairs.comparison[pairs.round_trial]
     rounds = np.bincount(owner, minlength=len(pairs.counts))
     flagged = np.bincount(owner, suspect[pairs.arm_leg].astype(float) + suspect[pairs.base_leg], len(pairs.counts))
     for k in np.flatnonzero(flagged):
-        legs = f"{flagged[k]:.0f} of {2 * rounds[k]} legs"
-        yield int(k), f"{legs} were not steady in the measured window; a longer warm-up may help"
+        yield int(k), caveat("not_steady", flagged=round(flagged[k]), legs=int(2 * rounds[k]))
 
 
-def _contaminated(pairs: Pairs) -> Iterator[Caveat]:
+def _contaminated(pairs: Pairs) -> Found:
     """Legs beside which something else was at work, with what it was."""
     owner, column = pairs.comparison[pairs.round_trial], pairs.legs.text["contaminated"]
     flagged = contaminated_legs(pairs)
@@ -264,58 +265,44 @@ def _contaminated(pairs: Pairs) -> Iterator[Caveat]:
         for reason in column.names[code].split("\n"):
             reasons.setdefault(int(k), Counter())[reason] += int(count)
     for k, counts in reasons.items():
-        why = ", ".join(f"{reason} in {count}" for reason, count in sorted(counts.items()))
-        yield k, f"{num_legs[k]} of {2 * rounds[k]} legs are contaminated: {why}"
+        why = [f"{reason} in {count}" for reason, count in sorted(counts.items())]
+        yield k, caveat("contaminated", flagged=int(num_legs[k]), legs=int(2 * rounds[k]), why=why)
 
 
-def _shared_nodes(pairs: Pairs) -> Iterator[Caveat]:
+def _shared_nodes(pairs: Pairs) -> Found:
     """Legs beside which other trials of the same sweep might run, on the same machine."""
     owner, sharers = pairs.comparison[pairs.round_trial], pairs.legs.number["slots_per_node"]
     most = np.fmax(sharers[pairs.arm_leg], sharers[pairs.base_leg])
     for k in np.unique(owner[most > 1]):
-        number = np.nanmax(most[owner == k])
-        yield (
-            int(k),
-            f"up to {number:.0f} trials shared a node (slots_per_node) and disturbed each other: the interval shows "
-            "how much they scattered, but not whether an arm suffers more from it than the baseline",
-        )
+        yield int(k), caveat("shared_node", trials=float(np.nanmax(most[owner == k])))
 
 
-def _skipped_steps(pairs: Pairs) -> Iterator[Caveat]:
+def _skipped_steps(pairs: Pairs) -> Found:
     for name, skipped, k in _by_side(pairs, pairs.legs.number["skipped_steps"]):
-        yield k, f"{name} passed over {skipped:.3g} optimizer steps a leg, whose gradients had overflowed"
+        yield k, caveat("skipped_steps", arm=name, steps=skipped)
 
 
-def _input_bound(pairs: Pairs) -> Iterator[Caveat]:
+def _input_bound(pairs: Pairs) -> Found:
     for name, share, k in _by_side(pairs, pairs.legs.steps.data_share):
         if share > INPUT_BOUND_SHARE:
-            yield (
-                k,
-                f"input-bound: {share:.0%} of a step of {name} is waiting for data: this measures your loader, which "
-                "no engine speeds up",
-            )
+            yield k, caveat("input_bound", arm=name, share=share)
 
 
-def _steps_of_scripts(pairs: Pairs) -> Iterator[Caveat]:
+def _steps_of_scripts(pairs: Pairs) -> Found:
     arm = pairs.legs.text["arm"]
     for k, _, own, base in unequal_steps(pairs, scripts=True):
-        yield (
-            k,
-            f"steps: {base} in {pairs.baseline}, {own} in {arm[pairs.example[k]]}; a script runs as many as it will",
-        )
+        yield k, caveat("steps_of_scripts", base=base, baseline=pairs.baseline, own=own, arm=arm[pairs.example[k]])
 
 
-def _scripts(pairs: Pairs) -> Iterator[Caveat]:
-    """Each sentence once a comparison, though the legs of its trials may tell slightly different facts."""
+def _scripts(pairs: Pairs) -> Found:
+    """Each caveat once a comparison, though the legs of its trials may tell slightly different facts."""
     yield from dict.fromkeys(script_caveats(pairs))
 
 
-def _drift(pairs: Pairs, margin: float) -> Iterator[Caveat]:
+def _drift(pairs: Pairs, margin: float) -> Found:
     for name, drift, k in _by_side(pairs, pairs.legs.steps.drift):
         if abs(drift) > margin:
-            pace = "slower" if drift > 0 else "faster"
-            change = f"{abs(np.expm1(drift)):.1%} {pace}"
-            yield k, f"drift: within a leg of {name} the second half is {change} than the first"
+            yield k, caveat("drift", arm=name, drift=float(np.expm1(drift)))
 
 
 def _by_side(pairs: Pairs, values: Floats) -> Iterator[tuple[str, float, int]]:
@@ -328,7 +315,7 @@ def _by_side(pairs: Pairs, values: Floats) -> Iterator[tuple[str, float, int]]:
             yield (pairs.baseline if is_base else arm[pairs.example[k]]), float(means[k]), int(k)
 
 
-def _order_effect(pairs: Pairs, margin: float, alpha: float) -> Iterator[Caveat]:
+def _order_effect(pairs: Pairs, margin: float, alpha: float) -> Found:
     """Whether it matters which arm ran first: differences of rounds by order, within trials, with Holm.
 
     The order is counterbalanced, so the speedup does not suffer; its interval does, and carry-over may.
@@ -346,12 +333,5 @@ def _order_effect(pairs: Pairs, margin: float, alpha: float) -> Iterator[Caveat]
     mean, deviation = group_moments(gaps[both], pairs.comparison[both], size)
     p = adjust(p_against(np.bincount(pairs.comparison[both], minlength=size), mean, deviation))
     for k in np.flatnonzero((p < alpha) & (np.abs(mean) > margin)):
-        yield (
-            int(k),
-            f"order matters: the ratio is {np.expm1(abs(mean[k])):.1%} {'higher' if mean[k] > 0 else 'lower'} "
-            f"where {pairs.legs.text['arm'][pairs.example[k]]} runs first (drift or carry-over)",
-        )
-
-
-def _trials(count: int) -> str:
-    return f"{count} trial" if count == 1 else f"{count} trials"
+        effect = float(np.sign(mean[k]) * np.expm1(abs(mean[k])))
+        yield int(k), caveat("order_matters", effect=effect, arm=pairs.legs.text["arm"][pairs.example[k]])

@@ -17,6 +17,7 @@ import numpy as np
 from raybench.analysis.columns import code_of, dense, parse_object
 from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import Pairs
+from raybench.caveats import Caveat, caveat
 from raybench.declare import experiment
 from raybench.statistics.inference import Floats, Integers
 
@@ -59,19 +60,19 @@ _REPEATS: Final = 5.0
 _DIVERGING: Final = 1.5  # times the first loss: from there on a run is chaotic and is not compared
 
 
-def undeclared_differences(pairs: Pairs) -> dict[int, list[str]]:
+def undeclared_differences(pairs: Pairs) -> dict[int, list[Caveat]]:
     """For each comparison that is none: what differs, as `weight_decay: 0.01 in ddp, 0.0 in zero1`."""
-    found: dict[int, dict[str, str]] = {}
+    found: dict[int, dict[str, Caveat]] = {}
     for comparison, name, arm_value, base_value in [
         *_columns(pairs),
         *unequal_steps(pairs, scripts=False),
         *_facts(pairs),
     ]:
         arm = pairs.legs.text["arm"][pairs.example[comparison]]
-        sentence = f"{name}: {_shown(base_value)} in {pairs.baseline}, {_shown(arm_value)} in {arm}"
-        found.setdefault(comparison, {}).setdefault(name, sentence)
-    for comparison, name, sentence in [*_configurations(pairs), *_facts_between_trials(pairs), *parted_losses(pairs)]:
-        found.setdefault(comparison, {}).setdefault(name, sentence)
+        unequal = caveat("unequal", what=name, base=base_value, baseline=pairs.baseline, own=arm_value, arm=arm)
+        found.setdefault(comparison, {}).setdefault(name, unequal)
+    for comparison, name, one in [*_configurations(pairs), *_facts_between_trials(pairs), *parted_losses(pairs)]:
+        found.setdefault(comparison, {}).setdefault(name, one)
     return {comparison: [names[name] for name in sorted(names)] for comparison, names in sorted(found.items())}
 
 
@@ -124,7 +125,7 @@ def unequal_steps(pairs: Pairs, *, scripts: bool) -> list[tuple[int, str, Any, A
     return [(int(owner[row]), "steps", int(arm[row]), int(base[row])) for row in rows]
 
 
-def _configurations(pairs: Pairs) -> Iterator[tuple[int, str, str]]:
+def _configurations(pairs: Pairs) -> Iterator[tuple[int, str, Caveat]]:
     """Sides whose legs were not all built alike: one name, several arms."""
     column = pairs.legs.text["arm_config"]
     stated = [_built(parse_object(text)) for text in column.names]
@@ -133,10 +134,12 @@ def _configurations(pairs: Pairs) -> Iterator[tuple[int, str, str]]:
         for other in others:
             for key in sorted(one.keys() | other.keys()):
                 if one.get(key) != other.get(key):
-                    yield k, f"arm_config.{arm}.{key}", _two_values(f"arm_config of {arm}: {key}", one, other, key)
+                    before, after = (values.get(key, "nothing") for values in (one, other))
+                    told = caveat("arm_built_otherwise", arm=arm, key=key, before=before, after=after)
+                    yield k, f"arm_config.{arm}.{key}", told
 
 
-def _facts_between_trials(pairs: Pairs) -> Iterator[tuple[int, str, str]]:
+def _facts_between_trials(pairs: Pairs) -> Iterator[tuple[int, str, Caveat]]:
     """Sides whose trials state other facts than one another."""
     column = pairs.legs.text["facts"]
     parsed: dict[int, dict[str, Any]] = {}
@@ -147,7 +150,7 @@ def _facts_between_trials(pairs: Pairs) -> Iterator[tuple[int, str, str]]:
         for other in others:
             for name, after, before in experiment.differences(other, one):
                 if name.split(".")[0] not in ignored:
-                    told = f"{name} of {arm} differs between trials: {_shown(before)}, {_shown(after)}"
+                    told = caveat("facts_between_trials", what=name, arm=arm, before=before, after=after)
                     yield k, f"{name} between trials", told
 
 
@@ -211,12 +214,7 @@ def _lasting(text: str) -> str:
     return json.dumps({k: v for k, v in parse_object(text).items() if k not in _OF_THE_SEED}, sort_keys=True)
 
 
-def _two_values(what: str, one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> str:
-    before, after = (_shown(values[key]) if key in values else "nothing" for values in (one, other))
-    return f"{what} is {before} in some legs, {after} in others"
-
-
-def parted_losses(pairs: Pairs) -> Iterator[tuple[int, str, str]]:
+def parted_losses(pairs: Pairs) -> Iterator[tuple[int, str, Caveat]]:
     """Comparisons in whose rounds the losses of the first steps part."""
     losses, owner = pairs.legs.losses, pairs.comparison[pairs.round_trial]
     arm, base = losses[pairs.arm_leg], losses[pairs.base_leg]
@@ -233,9 +231,14 @@ def parted_losses(pairs: Pairs) -> Iterator[tuple[int, str, str]]:
             continue
         step = int(np.argmax(parted[rows].any(axis=0)))
         row = rows[np.argmax(parted[rows, step])]
-        values = f"{base[row, step]:.7g} in {pairs.baseline}, {arm[row, step]:.7g} in {pairs.legs.text['arm'][leg]}"
-        told = f"losses part at step {step + 1}: {values}, where {allowed[k, step]:.1g} of it is allowed"
-        yield int(k), "losses", told
+        yield (
+            int(k),
+            "losses",
+            caveat(
+                "losses_part", step=step + 1, base=float(base[row, step]), baseline=pairs.baseline,
+                own=float(arm[row, step]), arm=pairs.legs.text["arm"][leg], allowed=float(allowed[k, step]),
+            ),
+        )  # fmt: skip
 
 
 def _recorded(pairs: Pairs) -> np.ndarray:
@@ -307,8 +310,3 @@ def _facts(pairs: Pairs) -> list[tuple[int, str, Any, Any]]:
 
 def _distinct(*codes: Integers) -> Integers:
     return np.unique(np.concatenate(codes))
-
-
-def _shown(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) and abs(value - round(value, 6)) > 1e-9 else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

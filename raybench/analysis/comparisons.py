@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from raybench.analysis import caveats as words
-from raybench.analysis import tradeoffs
+from raybench.analysis import caveats, tradeoffs
 from raybench.analysis.columns import code_of
 from raybench.analysis.comparability import declared, undeclared_differences, without_facts
 from raybench.analysis.pairs import Mask, Pairs
@@ -33,6 +32,7 @@ from raybench.analysis.results import (
     Where,
 )
 from raybench.analysis.sensitivity import judge_otherwise
+from raybench.caveats import Caveat, caveat
 from raybench.declare.repeats import Look
 from raybench.statistics.claims import UNDECIDED, Claims, Rule
 from raybench.statistics.estimate import Estimate, estimates, number, ratio_estimates
@@ -186,39 +186,46 @@ def _caveats(
     accuracy: Sequence[Estimate],
     quality: Sequence[str | None],
     sensitivity: Sequence[Sequence[Sensitivity]],
-    unequal: dict[int, list[str]],
+    unequal: dict[int, list[Caveat]],
     margin: float,
     alpha: float,
     quality_margin: float,
-) -> list[tuple[str, ...]]:
-    found = words.collect(pairs, margin, alpha)
+) -> list[tuple[Caveat, ...]]:
+    found = caveats.collect(pairs, margin, alpha)
     silent = without_facts(pairs)
     result = []
     for k, verdict in enumerate(verdicts):
-        sentences = list(unequal.get(k, ()))
+        told = list(unequal.get(k, ()))
         if differs[k]:
-            sentences.append(f"arms also differ in {', '.join(differs[k])}, as the space declares")
+            told.append(caveat("also_differ", words=differs[k]))
         if silent[k] and pairs.counts[k]:
-            sentences.append("no facts are stated, so nothing shows that the arms ran the same experiment")
+            told.append(caveat("no_facts"))
         if quality[k] in (tradeoffs.WORSE, tradeoffs.UNCLEAR) and pairs.counts[k]:
             arm = pairs.legs.text["arm"][pairs.example[k]]
-            sentences.append(_quality_caveat(arm, accuracy[k], quality[k] == tradeoffs.WORSE, quality_margin))
-        sentences += found[k]
-        sentences += [other.sentence() for other in sensitivity[k] if other.verdict != verdict and k not in unequal]
-        result.append(tuple(sentences))
+            told.append(_quality_caveat(arm, accuracy[k], quality[k] == tradeoffs.WORSE, quality_margin))
+        told += found[k]
+        told += [_otherwise(other) for other in sensitivity[k] if other.verdict != verdict and k not in unequal]
+        result.append(tuple(told))
     return result
 
 
-def _quality_caveat(arm: str, accuracy: Estimate, worse: bool, quality_margin: float) -> str:
+def _otherwise(other: Sensitivity) -> Caveat:
+    if other.speedup is None:
+        return caveat("no_trial_left", way=other.kind)
+    return caveat("otherwise", way=other.kind, verdict=other.verdict)
+
+
+def _quality_caveat(arm: str, accuracy: Estimate, worse: bool, quality_margin: float) -> Caveat:
+    percent = 100 * quality_margin
     if accuracy.value is None:
-        claim = "has a higher held-out loss" if worse else "is not shown to have as low a held-out loss"
-        return f"quality: {arm} {claim}, margin {100 * quality_margin:g} %"
-    interval = ""
-    if accuracy.low is not None and accuracy.high is not None:
-        interval = f" [{100 * accuracy.low:+.2f}, {100 * accuracy.high:+.2f}]"
-    claim = "is less accurate" if worse else "is not shown to be as accurate"
-    points = f"{100 * (accuracy.value or 0.0):+.2f} points{interval}, margin {100 * quality_margin:g}"
-    return f"quality: {arm} {claim}: {points}"
+        return caveat("worse_loss" if worse else "unclear_loss", arm=arm, percent=percent)
+    return caveat(
+        "less_accurate" if worse else "unclear_accuracy",
+        arm=arm,
+        difference=accuracy.value,
+        interval=(accuracy.low, accuracy.high),
+        percent=percent,
+    )
 
 
 def _verdicts(pairs: Pairs, found: Claims, same: Mask) -> list[Verdict]:

@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from raybench.analysis.legs import Legs
+from raybench.caveats import Caveat, caveat
 from raybench.declare.repeats import Look
 from raybench.errors import UserError
 from raybench.ledger.reading import ledger_files
@@ -37,15 +38,15 @@ def find_question(paths: Sequence[AnyPath], margin: float | None, alpha: float |
     )
 
 
-def unshared_questions(paths: Sequence[AnyPath], given: Collection[str] = ()) -> list[str]:
-    """What only some of several ledgers were asked, in words; not what was `given` for all."""
+def unshared_questions(paths: Sequence[AnyPath], given: Collection[str] = ()) -> list[Caveat]:
+    """What only some of several ledgers were asked; not what was `given` for all."""
     folders = _folders(paths)
     told = [_space(folder).get("question") for folder in folders]
     caveats = []
     for name in sorted({"margin", "alpha", "quality_margin", "multiplicity", "variance"} - set(given)):
         named = [folder.name for folder, question in zip(folders, told, strict=True) if name in (question or {})]
         if named and len(named) < len(folders):
-            caveats.append(f"{name} is named by {len(named)} of the {len(folders)} ledgers only ({', '.join(named)})")
+            caveats.append(caveat("question_of_some", what=name, named=len(named), ledgers=len(folders), names=named))
     return caveats
 
 

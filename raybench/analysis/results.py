@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 
 from raybench.analysis.pairs import Pairs
+from raybench.caveats import Caveat
 from raybench.statistics.estimate import Estimate, plain
 from raybench.statistics.moderation import Variance
 from raybench.statistics.multiplicity import Multiplicity
@@ -48,12 +49,6 @@ class Sensitivity:
     kind: str  # `median step`, `steady legs only`, `clean legs only` or `uncut rounds only`
     speedup: float | None
     verdict: str
-
-    def sentence(self) -> str:
-        """As a caveat says it."""
-        if self.speedup is None:
-            return f"with {self.kind} no trial would be left"
-        return f"with the {self.kind} the verdict would be {self.verdict!r}"
 
 
 @dataclass(frozen=True)
@@ -133,7 +128,7 @@ class Comparison:
     failure_causes: tuple[FailureCause, ...]
     differs: tuple[str, ...]  # what the space declares the arms to differ in, beside the engine
     sensitivity: tuple[Sensitivity, ...]
-    caveats: tuple[str, ...]
+    caveats: tuple[Caveat, ...]
 
     COLUMNS: ClassVar[Mapping[str, str]] = {
         **{name: f"where.{name}" for name in Where.__dataclass_fields__},
@@ -329,7 +324,7 @@ class Analysis:
     costs: Costs  # where the machines' time went
     further: tuple[Further, ...]  # what else was measured: the quantities that have a heading
     networks: tuple[Network, ...]  # between the nodes of trials; empty where every trial had one node
-    caveats: tuple[str, ...]  # of the whole analysis
+    caveats: tuple[Caveat, ...]  # of the whole analysis
     ledgers: tuple[str, ...]
     sweeps: tuple[str, ...]
     hardware: tuple[str, ...]

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from raybench.analysis.columns import parse_object
 from raybench.analysis.pairs import Pairs
+from raybench.caveats import Caveat, caveat
+
+_WHOLE: Final = "the whole command"  # what was timed where a script records no steps
 
 
-def script_caveats(pairs: Pairs) -> Iterator[tuple[int, str]]:
-    """(comparison, sentence) for each side whose script told less than an arm of raybench's own does."""
+def script_caveats(pairs: Pairs) -> Iterator[tuple[int, Caveat]]:
+    """(comparison, caveat) for each side whose script told less than an arm of raybench's own does."""
     column, owner = pairs.legs.text["facts"], pairs.comparison[pairs.round_trial]
     if "not_known" not in "".join(column.names):
         return
-    told = [list(_sentences(parse_object(text))) for text in (*column.names, "")]
+    told = [list(_of_facts(parse_object(text))) for text in (*column.names, "")]
     arm = pairs.legs.text["arm"]
     for leg, is_base in ((pairs.base_leg, True), (pairs.arm_leg, False)):
         codes = column.codes[leg]
         for k, code in np.unique(np.stack([owner, codes]), axis=1).T:
             name = pairs.baseline if is_base else arm[pairs.example[k]]
-            for sentence in told[code]:
-                yield int(k), f"{name}: {sentence}"
+            for kind, values in told[code]:
+                yield int(k), caveat(kind, arm=name, **values)
 
 
-def _sentences(facts: Mapping[str, Any]) -> Iterator[str]:
+def _of_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     informative = facts.get("informative") or {}
-    if facts.get("timed") == "the whole command":
-        yield (
-            "its script records no steps (raybench.steps), so the whole command was timed, its start and all else that "
-            "it does included"
-        )
+    if facts.get("timed") == _WHOLE:
+        yield "whole_command", {}
     if unknown := informative.get("not_known"):
-        yield f"not known, and so not compared: {', '.join(unknown)}"
+        yield "facts_not_known", {"facts": unknown}
     if count := informative.get("left_behind"):
-        yield f"{count} of its processes outlived the command and were killed"
+        yield "processes_left", {"processes": count}

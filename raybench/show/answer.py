@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from raybench.analysis import Analysis, ArmSummary, Comparison, Sensitivity
+from raybench.caveats import Weight, ranked
 from raybench.show import costs, findings, further, memory, units, words
 from raybench.show.document import (
     Answer,
@@ -37,7 +38,11 @@ MOST_ROWS: Final = 400  # of a table, and of a list
 _FEW_ARMS: Final = 6
 _MOST_NOTES: Final = 2
 _MOST_TURNS: Final = 2  # caveats of the answer
-_MINOR: Final = "instruments that were not there"  # among the caveats, but not in the answer
+_WEIGHTS: Final = {
+    Weight.CHANGES: "by which a verdict would be another, or none",
+    Weight.DOUBTS: "on what an interval or a mean rests on",
+    Weight.TELLS: "on how a number came about",
+}
 MARK: Final = "†"
 _GIVEN_BY_US: Final = re.compile("[0-9a-f]{8}")
 
@@ -94,9 +99,9 @@ def _answer(analysis: Analysis) -> Iterable[Block]:
     )
     if closing := words.none_helps(analysis):
         yield Paragraph(closing)
-    notes = [text for text in analysis.caveats if not text.startswith(_MINOR)]
-    for text in notes[:_MOST_NOTES]:
-        yield Paragraph(f"{text}.", lead="Note:")
+    notes = [one for one in ranked(analysis.caveats) if one.weight < Weight.TELLS]
+    for note in notes[:_MOST_NOTES]:
+        yield Paragraph(f"{note}.", lead="Note:")
     if len(notes) > _MOST_NOTES:
         yield Paragraph(f"{len(notes) - _MOST_NOTES} more are among the caveats.", lead="Note:")
     turns = turning(analysis)
@@ -113,10 +118,12 @@ def _answer(analysis: Analysis) -> Iterable[Block]:
     if analysis.num_failed_legs:
         yield Paragraph(_failed_in_short(analysis), lead="Failed:")
     differ = "".join(f" {note[:1].upper()}{note[1:]}." for note in words.also_differ(analysis))
+    lighter = sum(one.weight > Weight.CHANGES for one in findings.caveats(analysis))
+    told = f" {units.count(lighter, 'caveat')} {'changes' if lighter == 1 else 'change'} no verdict." if lighter else ""
     yield Paragraph(
         f"Speedup is {analysis.baseline}'s time over the arm's; effects within {units.percent(analysis.margin)} count "
         f"as none. {units.count(analysis.num_legs, 'leg')}, {len(analysis.comparisons)} comparisons, corrected by "
-        f"{words.multiplicity(analysis)}.{_where(analysis)}{differ}",
+        f"{words.multiplicity(analysis)}.{_where(analysis)}{differ}{told}",
         quiet=True,
     )
 
@@ -230,15 +237,11 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
         "memory",
     ]
     names += ["trials to settle"] * needed + ["accuracy, points"] * accuracy + ["failed"]
-    turned: dict[int, list[str]] = {}
-    for c, other in turning(analysis):
-        turned.setdefault(id(c), []).append(f"with {other.kind}: {other.verdict}")
     several = len({c.where.family for c in analysis.comparisons}) > 1
     rows = []
     for c in sorted(analysis.comparisons[:MOST_ROWS], key=lambda c: c.where.family if several else ""):
         claim = c.judgement.interval
-        unequal = c.caveats[:1] if c.verdict == "not comparable" else ()
-        note = "; ".join([*unequal, *turned.get(id(c), ())])
+        note = "; ".join(one.text for one in c.caveats if one.weight == Weight.CHANGES)
         unit = f" a {c.seconds_per}" if not per and c.seconds_per != "byte" else ""
         costs = [
             Cell(f"{units.cost(value, c.seconds_per)}{unit}" if value is not None else "", _key(value))
@@ -268,7 +271,8 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
     left = len(analysis.comparisons) - MOST_ROWS
     notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in words.also_differ(analysis))
     buckets = memory.buckets_in_words(analysis.comparisons)
-    marked = f" {MARK} Judged another way the verdict would be another." if turned else ""
+    doubtful = any(one.weight == Weight.CHANGES for c in analysis.comparisons for one in c.caveats)
+    marked = f" {MARK} A caveat changes this verdict; pointing at it names the caveat." if doubtful else ""
     return Table(
         "comparisons",
         f"Every arm in every setting, against {analysis.baseline}",
@@ -401,10 +405,12 @@ def _sure(analysis: Analysis, plots: Sequence[Plot]) -> Iterable[Block]:
         names = columns("comparison", "verdict", "judged by", "speedup", "verdict then", numbers=("speedup",))
         note = f"Both verdicts with {words.multiplicity(analysis)}'s correction over all comparisons."
         yield Table("otherwise", "Where judging otherwise gives another verdict", names, tuple(rows), note=note)
-    caveats = [f"{one.text} ({one.places})" for one in findings.caveats(analysis)]
-    if caveats:
-        yield Items(units.count(len(caveats), "caveat"), tuple(caveats[:MOST_ROWS]), folded=True)
-    else:
+    caveats = findings.caveats(analysis)
+    for weight, what in _WEIGHTS.items():
+        texts = tuple(f"{one.text} ({one.places})" for one in caveats if one.weight == weight)
+        if texts:
+            yield Items(f"{units.count(len(texts), 'caveat')} {what}", texts[:MOST_ROWS], folded=True)
+    if not caveats:
         yield Paragraph("No caveat was found.")
     if order := words.order_in_words(analysis):
         yield Items("What the order of legs and trials did", tuple(order), folded=True)

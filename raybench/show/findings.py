@@ -14,6 +14,7 @@ import numpy as np
 
 from raybench.analysis import Analysis
 from raybench.analysis.columns import parse_object
+from raybench.caveats import Weight
 from raybench.ledger.reading import ledger_files
 from raybench.stores.storage import AnyPath
 
@@ -33,11 +34,12 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Caveat:
-    """A sentence and the comparisons that it is about."""
+class PlacedCaveat:
+    """A caveat in words and the comparisons that it is about."""
 
     text: str
     places: str
+    weight: Weight
 
 
 @dataclass(frozen=True)
@@ -64,21 +66,22 @@ def failures(analysis: Analysis) -> list[Failed]:
     ]
 
 
-def caveats(analysis: Analysis) -> list[Caveat]:
-    """Those of the whole analysis, then those of comparisons, each sentence once."""
+def caveats(analysis: Analysis) -> list[PlacedCaveat]:
+    """Each sentence once, the heaviest first; of one weight those of the whole analysis before those of comparisons."""
     total = len(analysis.comparisons)
-    return [Caveat(text, "the whole analysis") for text in analysis.caveats] + [
-        Caveat(text, "every comparison" if len(where) == total else _places(where))
-        for text, where in _caveat_places(analysis).items()
+    found = [PlacedCaveat(one.text, "the whole analysis", one.weight) for one in analysis.caveats] + [
+        PlacedCaveat(text, "every comparison" if len(where) == total else _places(where), weight)
+        for (text, weight), where in _caveat_places(analysis).items()
     ]
+    return sorted(found, key=lambda one: one.weight)
 
 
-def _caveat_places(analysis: Analysis) -> dict[str, list[str]]:
+def _caveat_places(analysis: Analysis) -> dict[tuple[str, Weight], list[str]]:
     """Each sentence that comparisons carry as a caveat, once, with the comparisons that carry it."""
-    places: dict[str, list[str]] = {}
+    places: dict[tuple[str, Weight], list[str]] = {}
     for comparison in analysis.comparisons:
-        for caveat in comparison.caveats:
-            places.setdefault(caveat, []).append(f"{comparison.arm}, {comparison.where.setting}")
+        for one in comparison.caveats:
+            places.setdefault((one.text, one.weight), []).append(f"{comparison.arm}, {comparison.where.setting}")
     return places
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from raybench.caveats import Caveat
 from raybench.statistics.inference import Floats
 
 
@@ -77,7 +78,9 @@ def flatten(record: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Records, arrays and NumPy numbers as what JSON knows; nan and infinity as None."""
+    """Records, arrays and NumPy numbers as what JSON knows; nan and infinity as None, caveats in words."""
+    if isinstance(value, Caveat):
+        return value.text
     if is_dataclass(value) and not isinstance(value, type):
         return {name: plain(item) for name, item in flatten(value).items()}
     if isinstance(value, dict):

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raybench.analysis import Analysis, Comparison
 from raybench.ledger.columns import CONTRACT, EXTRA
 
 SCHEMA = pa.schema([*CONTRACT, *EXTRA])
@@ -54,3 +55,8 @@ def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema = SCHEMA) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
     return path
+
+
+def texts(found: Analysis | Comparison) -> tuple[str, ...]:
+    """The caveats of an analysis, or of a comparison, in words."""
+    return tuple(one.text for one in found.caveats)

@@ -13,7 +13,7 @@ from scipy import stats
 
 from raybench.analysis import Analysis, Comparison, analyse
 from raybench.show.words import answer_in_words
-from tests.analysis.ledgers import leg, paired, write
+from tests.analysis.ledgers import leg, paired, texts, write
 from tests.analysis.simulation import Truth, simulate_ledger
 
 RATIOS = [1.10, 1.12, 1.08, 1.11, 1.09]
@@ -117,26 +117,26 @@ def test_throughput_counts_all_ranks_and_accumulation(judged) -> None:
     assert found.baseline.seconds == pytest.approx(1.5 / 64)
     assert found.baseline.samples_per_second == pytest.approx(64 / 1.5)
     assert found.treated.samples_per_second == pytest.approx(4 * 2 * 16 / 2.0)
-    assert not any("add up" in caveat for caveat in found.caveats)
+    assert not any("add up" in caveat for caveat in texts(found))
     assert found.verdict == "helps"
-    assert "per sample, not per step: ddp takes 64 a step, big 128" in found.caveats
-    assert "arms also differ in batch_size, as the space declares" in found.caveats
+    assert "per sample, not per step: ddp takes 64 a step, big 128" in texts(found)
+    assert "arms also differ in batch_size, as the space declares" in texts(found)
 
 
 def test_different_batches_that_nobody_declared_are_not_comparable(judged) -> None:
     rows = [row for t in range(3) for row in (leg("ddp", t), leg("big", t, samples_per_step=16))]
     found = only(judged(rows))
     assert found.verdict == "not comparable"
-    assert "samples_per_step: 8 in ddp, 16 in big" in found.caveats
+    assert "samples_per_step: 8 in ddp, 16 in big" in texts(found)
 
 
 def test_throughput_at_equal_batches_and_batches_that_contradict_themselves(judged) -> None:
     found = only(judged(paired(RATIOS, base=0.5)))
     assert found.baseline.samples_per_second == pytest.approx(16.0)
     assert found.treated.samples_per_second == pytest.approx(16.0 * found.speedup.value)
-    assert not any("add up" in caveat for caveat in found.caveats)
+    assert not any("add up" in caveat for caveat in texts(found))
     odd = only(judged(paired(RATIOS, accumulation=2)))
-    assert any("micro x accumulation x workers is 4 x 2 x 2" in caveat for caveat in odd.caveats)
+    assert any("micro x accumulation x workers is 4 x 2 x 2" in caveat for caveat in texts(odd))
 
 
 # ---- what must not matter, and what must
@@ -206,7 +206,7 @@ def test_drift_cancels_in_a_balanced_order(tmp_path: Path) -> None:
     found = analyse([simulate_ledger(tmp_path / "legs.parquet", truth)])
     assert {c.verdict for c in found.comparisons} == {"no effect"}
     assert all(
-        any(caveat.startswith("order matters") for caveat in c.caveats) for c in found.comparisons if c.arm == "b"
+        any(caveat.startswith("order matters") for caveat in texts(c)) for c in found.comparisons if c.arm == "b"
     )
 
 
@@ -253,20 +253,20 @@ def test_a_trial_that_fails_on_one_side_is_told_and_not_used(judged) -> None:
     assert found.n_trials == 5
     assert found.failures == 1
     assert found.failure_causes[0].kind == "crashed"
-    assert "1 of 6 legs of zero1 failed; the speedup rests on the 5 trials in which both ran" in found.caveats
+    assert "1 of 6 legs of zero1 failed; the speedup rests on the 5 trials in which both ran" in texts(found)
 
 
 def test_a_round_on_one_side_only_is_told_and_not_paired(judged) -> None:
     rows = [*paired(RATIOS), leg("ddp", 0, 1, seconds=100.0), failed("zero1", 0, round=1)]
     found = only(judged(rows))
     assert found.speedup.value == only(judged(paired(RATIOS))).speedup.value
-    assert "1 rounds were measured on one side only and are not used" in found.caveats
+    assert "1 rounds were measured on one side only and are not used" in texts(found)
 
 
 def test_an_arm_in_some_trials_only_is_told(judged) -> None:
     found = only(judged([*paired(RATIOS), leg("ddp", 7), leg("ddp", 8)]))
     assert found.n_trials == 5
-    assert "zero1 has legs in only 5 of the setting's 7 trials" in found.caveats
+    assert "zero1 has legs in only 5 of the setting's 7 trials" in texts(found)
 
 
 def test_one_trial_is_undecided_without_an_interval(judged) -> None:
@@ -274,7 +274,7 @@ def test_one_trial_is_undecided_without_an_interval(judged) -> None:
     assert found.verdict == "undecided"
     assert found.speedup.value == pytest.approx(2.0)
     assert found.speedup.low is found.speedup.high is found.judgement.p_value is found.judgement.trials_needed is None
-    assert any(caveat.startswith("one trial") for caveat in found.caveats)
+    assert any(caveat.startswith("one trial") for caveat in texts(found))
 
 
 def test_two_trials_have_an_interval(judged) -> None:
@@ -290,20 +290,20 @@ def test_identical_trials_give_numbers(judged) -> None:
         assert found.verdict == verdict
         assert found.speedup.low == pytest.approx(ratio)
         assert found.judgement.p_value == (1.0 if ratio == 1 else 0.0)
-        assert any("agree to the last digit" in caveat for caveat in found.caveats)
+        assert any("agree to the last digit" in caveat for caveat in texts(found))
 
 
 def test_a_setting_whose_baseline_never_started_is_undecided(judged) -> None:
     analysis = judged([*paired(RATIOS), leg("zero1", 0, setting_id="s1")])
     found = next(c for c in analysis.comparisons if c.where.setting_id == "s1")
     assert found.verdict == "undecided"
-    assert "the baseline ddp has no leg in this setting, so there is nothing to compare with" in found.caveats
+    assert "the baseline ddp has no leg in this setting, so there is nothing to compare with" in texts(found)
 
 
 def test_the_baseline_alone_is_an_empty_answer(judged) -> None:
     analysis = judged([leg("ddp", t) for t in range(3)])
     assert analysis.comparisons == ()
-    assert "nothing to compare" in analysis.caveats[0]
+    assert "nothing to compare" in texts(analysis)[0]
 
 
 # ---- the same experiment, or no verdict
@@ -320,7 +320,7 @@ def test_a_fact_that_differs_is_named_with_both_values(judged) -> None:
     rows = with_facts({"optimizer": {"weight_decay": 0.01, "lr": 1}}, {"optimizer": {"weight_decay": 0.0, "lr": 1}})
     found = only(judged(rows))
     assert found.verdict == "not comparable"
-    assert found.caveats[0] == "optimizer.weight_decay: 0.01 in ddp, 0.0 in zero1"
+    assert texts(found)[0] == "optimizer.weight_decay: 0.01 in ddp, 0.0 in zero1"
     assert found.speedup.value is not None
     assert judged(rows).arms[0].population.value is None
 
@@ -330,7 +330,7 @@ def test_a_fact_declared_as_different_may_differ(judged, word: str) -> None:
     rows = with_facts({"optimizer": {"weight_decay": 0.01}}, {"optimizer": {"weight_decay": 0.0}}, differs=[word])
     found = only(judged(rows))
     assert found.verdict == "helps"
-    assert f"arms also differ in {word}, as the space declares" in found.caveats
+    assert f"arms also differ in {word}, as the space declares" in texts(found)
     assert found.differs == (word,)
 
 
@@ -357,13 +357,13 @@ def test_facts_that_only_one_side_states_say_nothing(judged) -> None:
 def test_no_facts_are_a_caveat_not_a_refusal(judged) -> None:
     found = only(judged(with_facts({}, {})))
     assert found.verdict == "helps"
-    assert any(caveat.startswith("no facts are stated") for caveat in found.caveats)
+    assert any(caveat.startswith("no facts are stated") for caveat in texts(found))
 
 
 def test_one_trial_with_other_facts_is_enough_to_refuse(judged) -> None:
     rows = paired(RATIOS)
     rows[-1]["facts"] = json.dumps({"gradient_clipping": 1.0})
-    assert "gradient_clipping: 0.0 in ddp, 1.0 in zero1" in only(judged(rows)).caveats
+    assert "gradient_clipping: 0.0 in ddp, 1.0 in zero1" in texts(only(judged(rows)))
 
 
 # ---- several ledgers
@@ -378,7 +378,7 @@ def test_machines_are_kept_apart_and_pooled_on_request(tmp_path: Path) -> None:
     assert "On A100, zero1 helps" in answer_in_words(apart)
     pooled = only(analyse([a, h], pool_hardware=True))
     assert pooled.n_trials == 6
-    assert any(caveat.startswith("mixed hardware: A100 | H100") for caveat in pooled.caveats)
+    assert any(caveat.startswith("mixed hardware: A100 | H100") for caveat in texts(pooled))
 
 
 def test_a_ledger_given_twice_counts_once_and_two_sweeps_add_up(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_a_ledger_given_twice_counts_once_and_two_sweeps_add_up(tmp_path: Path) 
     assert only(analyse([one, one])).n_trials == 5
     both = only(analyse([one, other]))
     assert both.n_trials == 8
-    assert "trials of 2 sweeps are taken together: friday, monday" in both.caveats
+    assert "trials of 2 sweeps are taken together: friday, monday" in texts(both)
 
 
 def test_a_failure_that_does_not_say_where_it_ran_belongs_to_its_trial(judged) -> None:
@@ -400,7 +400,7 @@ def test_mixed_versions_are_told(judged) -> None:
     for row in rows:
         version = "2.5" if row["repeat"] < 2 else "2.6"
         row["environment"] = json.dumps({"gpu": "H100", "packages": {"torch": version, "ray": "2"}})
-    assert "mixed versions: torch 2.5 | torch 2.6" in only(judged(rows)).caveats
+    assert "mixed versions: torch 2.5 | torch 2.6" in texts(only(judged(rows)))
 
 
 # ---- caveats and sensitivity
@@ -412,7 +412,7 @@ def test_caveats_of_the_measurement(judged) -> None:
         row |= {"step_seconds": [9.0, 1.0, 1.0, 2.0, 2.0], "data_seconds": [0.0, 0.5, 0.5, 0.5, 0.5]}
         row |= {"steady_from_step": 3, "process_group": "g1"}
     rows[0]["process_group"] = "g0"
-    caveats = " / ".join(only(judged(rows)).caveats)
+    caveats = " / ".join(texts(only(judged(rows))))
     assert "input-bound: 33% of a step of ddp" in caveats
     assert "drift: within a leg of zero1 the second half is 100.0% slower" in caveats
     assert "10 of 10 legs were not steady" in caveats
@@ -426,16 +426,16 @@ def test_a_cut_trial_is_kept_and_judged_without_as_well(judged) -> None:
     rows[-1]["process_group"] = "resumed"
     found = only(judged(rows))
     assert found.n_trials == 4
-    assert "1 of 4 rounds pair legs of different processes" in " / ".join(found.caveats)
+    assert "1 of 4 rounds pair legs of different processes" in " / ".join(texts(found))
     assert [(other.kind, round(other.speedup, 2)) for other in found.sensitivity][1:] == [("uncut rounds only", 1.10)]
-    assert "with the uncut rounds only the verdict would be 'helps'" in found.caveats
+    assert "with the uncut rounds only the verdict would be 'helps'" in texts(found)
 
 
 def test_fresh_isolation_is_no_cut_trial(judged) -> None:
     rows = paired(RATIOS)
     for number, row in enumerate(rows):
         row["process_group"] = f"g{number}"
-    assert not any("different processes" in caveat for caveat in only(judged(rows)).caveats)
+    assert not any("different processes" in caveat for caveat in texts(only(judged(rows))))
 
 
 def test_a_verdict_that_rests_on_outlying_steps_is_told(judged) -> None:
@@ -446,7 +446,7 @@ def test_a_verdict_that_rests_on_outlying_steps_is_told(judged) -> None:
         row["data_seconds"] = [0.0] * 20
     found = only(judged(rows))
     assert found.verdict == "hurts"
-    assert "with the median step the verdict would be 'no effect'" in found.caveats
+    assert "with the median step the verdict would be 'no effect'" in texts(found)
     assert found.sensitivity[0].speedup == pytest.approx(1.0, abs=1e-3)
 
 

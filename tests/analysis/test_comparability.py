@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from raybench.analysis import Comparison, analyse
-from tests.analysis.ledgers import leg, write
+from tests.analysis.ledgers import leg, texts, write
 
 RATIOS = (1.1, 1.12, 1.08, 1.11, 1.09)
 Row = dict[str, Any]
@@ -80,7 +80,7 @@ def test_what_is_not_the_same_has_no_verdict(tmp_path: Path, case: str) -> None:
     change, reason = CASES[case]
     found = compared(tmp_path, sweep(change))
     assert found.verdict == "not comparable"
-    assert reason in found.caveats
+    assert reason in texts(found)
     assert found.speedup.value is not None
 
 
@@ -92,7 +92,7 @@ def test_two_ledgers_of_one_arm_name_and_two_configurations(tmp_path: Path) -> N
     )  # fmt: skip
     found = compared(tmp_path, one, other)
     assert found.verdict == "not comparable"
-    assert "arm_config of zero1: zero is 1 in some legs, 2 in others" in found.caveats
+    assert "arm_config of zero1: zero is 1 in some legs, 2 in others" in texts(found)
 
 
 def test_one_name_with_other_arms_in_other_settings_is_told(tmp_path: Path) -> None:
@@ -106,9 +106,9 @@ def test_one_name_with_other_arms_in_other_settings_is_told(tmp_path: Path) -> N
 
     found = analyse([write(tmp_path / "legs.parquet", of("s0", 1) + of("s1", 2))])
     told = "zero1 is not the same arm in all settings, and its summary pools them: deepspeed_config.zero_optimization"
-    assert any(caveat.startswith(told) for caveat in found.caveats)
+    assert any(caveat.startswith(told) for caveat in texts(found))
     assert {c.verdict for c in found.comparisons} == {"helps"}
-    assert analyse([write(tmp_path / "one.parquet", of("s0", 1) + of("s1", 1))]).caveats == ()
+    assert texts(analyse([write(tmp_path / "one.parquet", of("s0", 1) + of("s1", 1))])) == ()
 
 
 def test_a_script_may_run_other_numbers_of_steps(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_script_may_run_other_numbers_of_steps(tmp_path: Path) -> None:
 
     found = compared(tmp_path, sweep(change))
     assert found.verdict == "helps"
-    assert "steps: 6 in ddp, 5 in zero1; a script runs as many as it will" in found.caveats
+    assert "steps: 6 in ddp, 5 in zero1; a script runs as many as it will" in texts(found)
 
 
 def test_two_spellings_of_one_arm_are_one(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_what_follows_from_the_seed_or_says_nothing_is_the_same(tmp_path: Path) 
 def test_trials_of_other_lengths_are_told(tmp_path: Path) -> None:
     found = compared(tmp_path, sweep(lambda row: altered(row, row["repeat"] == 3, warmup_steps=3)))
     assert found.verdict == "helps"
-    assert "trials differ in warmup_steps: 1 | 3" in found.caveats
+    assert "trials differ in warmup_steps: 1 | 3" in texts(found)
 
 
 def test_trials_of_one_set_of_processes_are_one_sample(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_trials_of_one_set_of_processes_are_one_sample(tmp_path: Path) -> None:
         tmp_path, sweep(lambda row: row | {"process_group": "g0" if row["repeat"] < 2 else row["trial_id"]})
     )
     assert found.n_trials == 4
-    assert "2 trials ran in one set of processes: they count as 1" in found.caveats
+    assert "2 trials ran in one set of processes: they count as 1" in texts(found)
     alone = compared(tmp_path, sweep(lambda row: row | {"process_group": "g"}))
     assert (alone.n_trials, alone.verdict) == (1, "undecided")
     apart = compared(tmp_path, sweep(lambda row: row | {"process_group": row["trial_id"]}))
@@ -168,17 +168,17 @@ def test_a_copy_of_a_trial_under_another_id_counts_once(tmp_path: Path) -> None:
     found = compared(tmp_path, rows + copies)
     assert found.n_trials == 5
     assert found.speedup == compared(tmp_path, rows).speedup
-    assert (
-        "11 trials hold the same step times to the last digit, so that one is a copy: they count as 1" in found.caveats
+    assert "11 trials hold the same step times to the last digit, so that one is a copy: they count as 1" in texts(
+        found
     )
 
 
 def test_a_margin_that_only_one_ledger_names_is_told(tmp_path: Path) -> None:
     paths = [write(tmp_path / name / "legs.parquet", sweep(sweep=name)) for name in ("a", "b")]
     (tmp_path / "a" / "_space.yaml").write_text("question: {margin: 0.1}\n")
-    assert "margin is named by 1 of the 2 ledgers only (a)" in analyse(paths).caveats
-    assert not any("margin is named" in caveat for caveat in analyse(paths, margin=0.1).caveats)
-    assert analyse(paths[:1]).caveats == ()
+    assert "margin is named by 1 of the 2 ledgers only (a)" in texts(analyse(paths))
+    assert not any("margin is named" in caveat for caveat in texts(analyse(paths, margin=0.1)))
+    assert texts(analyse(paths[:1])) == ()
 
 
 # ---- the losses of the first steps
@@ -200,7 +200,7 @@ def parts_at(step: int, size: float) -> Callable[[Row, np.ndarray], np.ndarray]:
 def test_losses_that_part_are_named_with_their_step(tmp_path: Path) -> None:
     found = compared(tmp_path, with_losses(parts_at(4, 1e-4)))
     assert found.verdict == "not comparable"
-    assert found.caveats[0].startswith("losses part at step 4: 2.099148 in ddp, 2.099358 in zero1")
+    assert texts(found)[0].startswith("losses part at step 4: 2.099148 in ddp, 2.099358 in zero1")
 
 
 @pytest.mark.parametrize(
@@ -247,4 +247,4 @@ def test_a_loss_on_one_side_only_has_parted(tmp_path: Path) -> None:
         return np.where((row["arm"] == "zero1") & (np.arange(6) == 4), np.nan, losses)
 
     found = compared(tmp_path, with_losses(change))
-    assert found.caveats[0].startswith("losses part at step 5")
+    assert texts(found)[0].startswith("losses part at step 5")

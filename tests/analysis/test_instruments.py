@@ -14,7 +14,7 @@ from raybench.analysis import Analysis, Comparison, analyse
 from raybench.machine.peaks import datasheet_tflops
 from raybench.show.words import memory_held, work_done
 from raybench.statistics.estimate import plain
-from tests.analysis.ledgers import leg, paired, write
+from tests.analysis.ledgers import leg, paired, texts, write
 
 HOG = "foreign CPU use"
 QUIET = [1.101, 1.099, 1.1, 1.102, 1.098, 1.1]
@@ -34,39 +34,39 @@ def test_contaminated_legs_are_counted_with_their_reasons_and_judged_without(tmp
     assert found.verdict == "undecided"  # one hog widens the interval; it turns nothing
     assert found.speedup.low is not None
     assert found.speedup.low < 0.95
-    assert "2 of 14 legs are contaminated: GPU clock drop in 1, foreign CPU use in 2" in found.caveats
+    assert "2 of 14 legs are contaminated: GPU clock drop in 1, foreign CPU use in 2" in texts(found)
     clean = {other.kind: other for other in found.sensitivity}["clean legs only"]
     assert clean.verdict == "helps"
     assert clean.speedup == pytest.approx(1.1, abs=1e-3)
-    assert "with the clean legs only the verdict would be 'helps'" in found.caveats
+    assert "with the clean legs only the verdict would be 'helps'" in texts(found)
 
 
 def test_where_every_leg_is_contaminated_nothing_is_claimed_of_the_rest(tmp_path: Path) -> None:
     _, found = of(tmp_path, paired(QUIET, contaminated=[HOG]))
     assert found.verdict == "helps"
-    assert "12 of 12 legs are contaminated: foreign CPU use in 12" in found.caveats
-    assert "with clean legs only no trial would be left" in found.caveats
+    assert "12 of 12 legs are contaminated: foreign CPU use in 12" in texts(found)
+    assert "with clean legs only no trial would be left" in texts(found)
 
 
 @pytest.mark.parametrize("contaminated", [[], None])
 def test_clean_legs_and_legs_of_which_nothing_is_known_give_no_caveat(tmp_path: Path, contaminated: Any) -> None:
     _, found = of(tmp_path, paired(QUIET, contaminated=contaminated))
-    assert not [caveat for caveat in found.caveats if "contaminated" in caveat]
+    assert not [caveat for caveat in texts(found) if "contaminated" in caveat]
     assert [other.kind for other in found.sensitivity] == ["median step"]
 
 
 def test_trials_that_shared_a_node_are_told_of(tmp_path: Path) -> None:
     _, found = of(tmp_path, paired(QUIET, slots_per_node=2))
-    assert any(caveat.startswith("up to 2 trials shared a node (slots_per_node)") for caveat in found.caveats)
+    assert any(caveat.startswith("up to 2 trials shared a node (slots_per_node)") for caveat in texts(found))
     _, alone = of(tmp_path, paired(QUIET, slots_per_node=1))
-    assert not any("shared a node" in caveat for caveat in alone.caveats)
+    assert not any("shared a node" in caveat for caveat in texts(alone))
 
 
 def test_missing_instruments_are_named_once_for_the_whole_analysis(tmp_path: Path) -> None:
     rows = paired(QUIET, missing_instruments=["GPU energy (Not Supported)"])
     rows[0] |= {"missing_instruments": ["telemetry (the sampler's process died)"]}
     analysis, _ = of(tmp_path, rows)
-    assert analysis.caveats == (
+    assert texts(analysis) == (
         "instruments that were not there: GPU energy (Not Supported), telemetry (the sampler's process died)",
     )
 
@@ -76,8 +76,8 @@ def test_skipped_steps_and_nodes_that_are_not_alike_are_said(tmp_path: Path) -> 
     for row in rows[1::2]:
         row["skipped_steps"] = 2
     _, found = of(tmp_path, rows)
-    assert "zero1 passed over 2 optimizer steps a leg, whose gradients had overflowed" in found.caveats
-    assert "the nodes of a trial are not alike: b in driver, nccl" in found.caveats
+    assert "zero1 passed over 2 optimizer steps a leg, whose gradients had overflowed" in texts(found)
+    assert "the nodes of a trial are not alike: b in driver, nccl" in texts(found)
 
 
 def test_percentiles_are_those_of_the_measured_steps(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from raybench.analysis import Analysis, analyse
 from raybench.analysis.legs import read_legs
 from raybench.analysis.order import carry_over, preceding_legs
 from raybench.declare.plan import leg_order
-from tests.analysis.ledgers import leg, write
+from tests.analysis.ledgers import leg, texts, write
 
 ENGINES = {"ddp": "torch", "fsdp": "fsdp", "zero1": "deepspeed", "zero2": "deepspeed"}
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -68,7 +68,7 @@ def test_a_carry_over_of_ten_percent_is_seen(tmp_path: Path, arms: list[str]) ->
     assert one.effect.high is not None
     assert one.effect.low < 1.1 < one.effect.high
     assert one.detectable < 1.05
-    assert any(caveat.startswith("carry-over: ") and "of deepspeed" in caveat for caveat in found.caveats)
+    assert any(caveat.startswith("carry-over: ") and "of deepspeed" in caveat for caveat in texts(found))
 
 
 def test_one_round_shows_it_too(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_trials_that_depend_on_each_other_are_told(tmp_path: Path, lag: float, s
     assert found.dependence is not None
     assert (found.dependence.n_settings, found.dependence.n_trials) == (20, 160)
     assert (found.dependence.p_value < 0.01) == seen
-    assert any("alike" in caveat for caveat in found.caveats) == seen
+    assert any("alike" in caveat for caveat in texts(found)) == seen
 
 
 def test_dependence_is_found_at_its_level_where_there_is_none(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from raybench.show.tables import WRITERS
 from raybench.show.terminal import print_document
 from raybench.show.words import answer_in_words, break_even, largest_in_words, rungs_in_words, trade_off
 from raybench.statistics.inference import t_quantile
-from tests.analysis.ledgers import leg, paired, write
+from tests.analysis.ledgers import leg, paired, texts, write
 
 RATIOS = [0.62, 0.63, 0.61, 0.62]
 
@@ -57,7 +57,7 @@ def test_quality_is_a_non_inferiority_test(tmp_path: Path, differences: list[flo
     c = analysis.comparisons[0]
     assert c.quality == quality
     assert ("it is less accurate than the baseline on 1 of 1" in answer_in_words(analysis)) == (quality == "worse")
-    assert any(caveat.startswith("quality: ") for caveat in c.caveats) == (quality != "not worse")
+    assert any(caveat.startswith("quality: ") for caveat in texts(c)) == (quality != "not worse")
     if len(differences) > 1:
         assert c.verdict == "helps"
 
@@ -142,7 +142,7 @@ def test_quality_of_a_language_model_is_its_held_out_loss(tmp_path: Path, growth
         row["eval_loss"] = 3.0 * (growth + 0.0001 * row["repeat"] if row["arm"] == "zero1" else 1.0)
     c = analyse([write(tmp_path / "legs.parquet", rows)]).comparisons[0]
     assert c.quality == quality
-    assert any("held-out loss" in caveat for caveat in c.caveats) == (quality == "worse")
+    assert any("held-out loss" in caveat for caveat in texts(c)) == (quality == "worse")
 
 
 # ---- time to accuracy

@@ -86,7 +86,7 @@ def test_the_page_answers_first_and_holds_all_there_is_to_tell(ledger: Path, pag
     for c in analysis.comparisons:
         assert c.speedup.value is None or f"{c.speedup.value:.3f}" in text
         assert all(cost(seconds, "step") in text for seconds in (c.baseline.seconds, c.treated.seconds))
-        assert all(" ".join(caveat.split()) in text for caveat in c.caveats)
+        assert all(" ".join(one.text.split()) in text for one in c.caveats)
     for told in ("<b>no</b> room", "out_of_memory", "H100", '"stage": 3', "python -m raybench.report", "margin=0.03"):
         assert told in text
     assert sum(tag == "figcaption" for tag, _ in page.elements) == len(ALL - {"arms"})  # the answer draws its own

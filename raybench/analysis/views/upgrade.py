@@ -6,7 +6,6 @@ paired in the trial. Whether the training is the same is a verdict of its own: t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -56,13 +55,12 @@ def _training(analysis: Analysis) -> Mapping[tuple[str, str], str]:
     legs = pairs.legs
     told = np.isfinite(legs.losses[:, 0])[pairs.arm_leg]
     recorded = set(np.unique(pairs.comparison[pairs.round_trial][told]).tolist())
-    parted = {k: sentence for k, _, sentence in parted_losses(pairs)}
+    parted = {k: dict(told.values)["step"] for k, _, told in parted_losses(pairs)}
     verdicts = {}
     for k in recorded:
-        step = re.search(r"at step (\d+)", parted.get(k, ""))
         leg = pairs.example[k]
         key = (legs.text["setting_id"][leg], legs.text["arm"][leg])
-        verdicts[key] = f"differs from step {step[1]}" if step else SAME
+        verdicts[key] = f"differs from step {parted[k]}" if k in parted else SAME
     return verdicts
 
 
