@@ -102,13 +102,13 @@ def shared_space(space: Space) -> Space:
     """
     names = [space.baseline, _again(space), *_without(space).values()]
     arms = dict.fromkeys(names, space.arms[space.baseline])
-    return space.model_copy(update={"arms": arms, "chain": False, "repeats": space.most_repeats})
+    return space.model_copy(update={"arms": arms, "chain": False, "explain": False, "repeats": space.most_repeats})
 
 
 def isolated_space(space: Space) -> Space:
     """The baseline against itself alone, with processes of their own for each leg."""
     arms = dict.fromkeys([space.baseline, _again(space)], space.arms[space.baseline])
-    return space.model_copy(update={"arms": arms, "chain": False, "isolation": "fresh", "repeats": space.most_repeats})
+    return shared_space(space).model_copy(update={"arms": arms, "isolation": "fresh"})
 
 
 def calibration_plan(name: str, space: Space) -> Plan:

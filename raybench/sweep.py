@@ -149,7 +149,9 @@ def withdraw_failed(plan: Plan, ledger: Ledger, kinds: frozenset[str]) -> int:
 def _counts(plan: Plan) -> str:
     settings = len({trial.setting_id for trial in plan.trials})
     arms = len({leg.arm_name for _, leg in plan.legs()})
-    return f"{settings} settings x {arms} arms, {len(plan.trials)} trials, {len(plan.legs())} legs"
+    profiled = sum(leg.profiled for _, leg in plan.legs())
+    more = f", {profiled} of them profiled" if profiled else ""
+    return f"{settings} settings x {arms} arms, {len(plan.trials)} trials, {len(plan.legs())} legs{more}"
 
 
 def outcomes_there(plan: Plan, ledger: Ledger) -> list[LegEvent]:

@@ -151,7 +151,8 @@ def check_ids(folder: AnyPath, rows: list[dict[str, Any]]) -> Iterator[str]:
     # More repeats may have been asked for later; never more than there are rows, whatever a row claims.
     told = space.most_repeats
     repeats = max([told, *(row["repeat"] + 1 for row in rows if row["repeat"] < told + len(rows))])
-    plan = build_plan("space", space.model_copy(update={"repeats": repeats}))
+    explained = space.explain or any(row.get("profiled") for row in rows)  # it may have been asked for at another time
+    plan = build_plan("space", space.model_copy(update={"repeats": repeats, "explain": explained}))
     planned = {
         leg.leg_id: {
             "setting_id": trial.setting_id,

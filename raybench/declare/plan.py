@@ -15,15 +15,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from raybench.declare import catalog
-from raybench.declare.arms import Arm, DeepSpeedArm
+from raybench.declare.arms import Arm, DeepSpeedArm, ScriptArm
 from raybench.declare.deepspeed_config import resolve
 from raybench.declare.identity import arm_identity
-from raybench.declare.protocol import Protocol
+from raybench.declare.protocol import Protocol, Throughput
 from raybench.declare.setting import Setting
 from raybench.declare.space import Question, Space, load_space
 from raybench.errors import UserError
 
 PLAN_VERSION = 1
+_STEPS_BESIDE_A_PROFILE = 20  # at most, measured without the profiler in a profiled leg
 
 
 class _Frozen(BaseModel):
@@ -42,6 +43,7 @@ class Leg(_Frozen):
     position: int
     chain: int | None = None  # the arm's place in its chain, from 0
     protocol: Protocol | None = None  # where it is not the trial's: a calibration varies the instruments
+    profiled: bool = False  # it explains where the arm's time goes, and counts in no speedup
 
     def with_micro_batch(self, micro_batch: int) -> Leg:
         """The leg with this batch, where its setting asks for the largest."""
@@ -128,7 +130,7 @@ def build_plan(name: str, space: Space, sweep: str = "") -> Plan:
     cells = [_build_cell(space, *each) for each in zip(values, settings, names, strict=True)]
     trials = tuple(_build_trial(space, cell, repeat) for repeat in range(space.most_repeats) for cell in cells)
     measured = space.model_dump(
-        mode="json", exclude={"question", "repeats", "leg_timeout_seconds"}, exclude_defaults=True
+        mode="json", exclude={"question", "repeats", "leg_timeout_seconds", "explain"}, exclude_defaults=True
     )
     measured["arms"] = {name: _spelt_alike(name, cells) for name in space.arms}
     measured["setting"] = {key: value for key, value in measured["setting"].items() if key != "download"}
@@ -166,10 +168,12 @@ def _build_trial(space: Space, cell: _Cell, repeat: int) -> Trial:
     # What has its usual value is left out, so that a choice added later renames nothing.
     sharing = [space.slots_per_node] if space.slots_per_node > 1 else []
     trial_id = content_hash(cell.setting_id, repeat, space.seed, protocol, space.isolation, *sharing)
-    order = leg_order(list(space.arms), space.protocol.rounds, space.seed, cell.setting_id, repeat)
+    rounds = space.protocol.rounds
+    explained = space.explain and repeat == 0  # by one more round
+    order = leg_order(list(space.arms), rounds + explained, space.seed, cell.setting_id, repeat)
     legs = tuple(
         Leg(
-            leg_id=content_hash(trial_id, name, cell.identities[name], round_),
+            leg_id=content_hash(trial_id, name, cell.identities[name], "profile" if round_ == rounds else round_),
             arm_name=name,
             arm=space.arms[name],
             is_baseline=name == space.baseline,
@@ -177,8 +181,11 @@ def _build_trial(space: Space, cell: _Cell, repeat: int) -> Trial:
             round=round_,
             position=position,
             chain=list(space.arms).index(name) if space.chain else None,
+            protocol=_beside_a_profile(space.protocol) if round_ == rounds else None,
+            profiled=round_ == rounds,
         )
         for position, (name, round_) in enumerate(order)
+        if round_ < rounds or not isinstance(space.arms[name], ScriptArm)  # whose process is the user's own
     )
     return Trial(
         trial_id=trial_id,
@@ -195,6 +202,15 @@ def _build_trial(space: Space, cell: _Cell, repeat: int) -> Trial:
         leg_timeout_seconds=space.leg_timeout_seconds,
         legs=legs,
     )
+
+
+def _beside_a_profile(protocol: Protocol) -> Throughput:
+    """The steps that a profiled leg takes without its profiler, which tell what the profiler costs."""
+    steps = protocol.steps if isinstance(protocol, Throughput) else _STEPS_BESIDE_A_PROFILE
+    return Throughput(
+        warmup_steps=protocol.warmup_steps, steps=min(steps, _STEPS_BESIDE_A_PROFILE), rounds=1, phases=False,
+        telemetry=False,
+    )  # fmt: skip
 
 
 def _differs(space: Space, legs: tuple[Leg, ...]) -> tuple[str, ...]:

@@ -61,6 +61,7 @@ class Space(Strict):
     differs: tuple[str, ...] = ()  # settings in which the arms are meant to differ, beside the engine
     chain: bool = False  # the arms, in their order, are a chain: each differs from the one before in one thing
     protocol: Protocol = Throughput()
+    explain: bool = False  # one more leg of each arm in each setting, under a profiler: where its time goes
     repeats: Annotated[
         Annotated[Positive, Tag("number")] | Annotated[Repeats, Tag("min and max")], Discriminator(_kind_of_repeats)
     ] = 8

@@ -12,7 +12,7 @@ from raybench.driver.messages import LegEvent
 EVENT_COLUMNS: Final = [
     "setting_id", "setting", "repeat", "arm", "round", "leg_id", "is_baseline", "status", "failure_kind",
     "failure_message", "step_seconds", "warmup_steps", "samples_per_step", "setup_seconds", "train_seconds",
-    "eval_seconds", "attempt",
+    "eval_seconds", "attempt", "profiled",
 ]  # fmt: skip
 
 
@@ -21,6 +21,7 @@ def leg_event(row: Mapping[str, Any]) -> LegEvent:
     event = LegEvent(
         setting_id=row["setting_id"], setting=row["setting"], repeat=row["repeat"], arm=row["arm"],
         round=row["round"], leg_id=row["leg_id"], is_baseline=row["is_baseline"], attempt=row.get("attempt") or 0,
+        profiled=bool(row.get("profiled")),
     )  # fmt: skip
     if row["status"] == "failed":
         return replace(event, failure=f"{row['failure_kind']}: {row['failure_message']}")

@@ -87,6 +87,7 @@ class LegEvent:
     is_baseline: bool
     attempt: int
     failure: str = ""  # empty where the leg was measured
+    profiled: bool = False  # it explains, and counts in no speedup
     mean_step_seconds: float = 0.0
     samples_per_step: int = 0
     seconds: float | None = None  # that the leg took; None for a failure that is in the ledger already

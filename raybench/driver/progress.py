@@ -60,7 +60,7 @@ class Progress:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.num_legs = sum(len(trial.legs) for trial in plan.trials)
+        self.num_legs = sum(not leg.profiled for _, leg in plan.legs())
         self.alpha = plan.question.alpha
         self.num_done = 0  # legs with an outcome
         self.num_run = 0  # of these, by this command
@@ -68,8 +68,10 @@ class Progress:
         self.num_trials_done = 0
         self._trials: dict[tuple[str, int], Trial] = {(t.setting_id, t.repeat): t for t in plan.trials}
         self._left: dict[tuple[str, str], int] = defaultdict(int)  # (setting, arm) -> legs without an outcome
+        self._to_measure: dict[tuple[str, int], int] = defaultdict(int)  # trial -> its legs that count
         for trial, leg in plan.legs():
-            self._left[trial.setting_id, leg.arm_name] += 1
+            self._left[trial.setting_id, leg.arm_name] += not leg.profiled
+            self._to_measure[trial.setting_id, trial.repeat] += not leg.profiled
         self._seconds: dict[tuple[str, str], _Cell] = defaultdict(_Cell)
         self._open: dict[tuple[str, int], _RunningTrial] = defaultdict(_RunningTrial)
         self._ratios: dict[tuple[str, str], _Cell] = {}  # (setting's label, arm), the latest last
@@ -103,6 +105,8 @@ class Progress:
             return False  # a row of a sweep of this name with more repeats
         self.begin_anew(event)
         self._known.add(event.leg_id)
+        if event.profiled:
+            return False
         self.num_done += 1
         self.num_failed += bool(event.failure)
         self._left[event.setting_id, event.arm] -= 1
@@ -115,7 +119,7 @@ class Progress:
                 self._seconds_run += event.seconds
                 trial.seconds += event.seconds
                 self._starts[key] = max(0.0, event.trial_seconds - trial.seconds)
-        if len(trial.events) < len(self._trials[key].legs):
+        if len(trial.events) < self._to_measure[key]:
             return False
         self.num_trials_done += 1
         self._compare(self._open.pop(key).events)

@@ -93,7 +93,7 @@ class Recorder:
             if row.get("process_group") != "":  # that of legs for which no environment could be made: they ran nowhere
                 self.placements[row["trial_id"]] = json.loads(row.get("placement") or "null")
             event = leg_event(row)
-            if event.seconds is not None:
+            if event.seconds is not None and not event.profiled:
                 self.pace.add_leg(event.setting_id, event.arm, event.seconds)
         for row in self.ledger.withdrawn():
             self.attempts[row["trial_id"]] = max(self.attempts.get(row["trial_id"], 0), row["attempt"] + 1)
@@ -387,7 +387,7 @@ class Recorder:
         now = self.clock()
         seconds = now - (state.leg_began if state.leg_id == leg_id else now)
         self.events.append(replace(leg_event(row), seconds=seconds, trial_seconds=now - state.began))
-        if isinstance(outcome, outcomes.Measurement):
+        if isinstance(outcome, outcomes.Measurement) and not leg.profiled:
             self.pace.add_leg(trial.setting_id, leg.arm_name, seconds)
         if not self._legs_left(trial):
             state.began = now  # the turn of the block's next trial

@@ -93,6 +93,7 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
         "protocol": trial.as_measured(leg).protocol.model_dump(mode="json"),
         "differs": list(trial.differs),
         "slots_per_node": trial.slots_per_node,
+        "profiled": leg.profiled,
         **{quantity.name: getattr(outcome, quantity.name) for quantity in CIRCUMSTANCES},
         "started_at": datetime.fromtimestamp(outcome.started_at, tz=UTC),
     }

@@ -6,18 +6,20 @@ reading verifies. Imports pyarrow, and no ray, torch or mlflow.
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raybench.errors import DamagedFile, UserError
+from raybench.errors import DamagedFile, StorageError, UserError
 from raybench.ledger.columns import SCHEMA, build_row
-from raybench.ledger.outcome import Outcome
+from raybench.ledger.outcome import Measurement, Outcome
 from raybench.ledger.reading import (
     num_readers,
     parquet_files,
@@ -32,6 +34,7 @@ from raybench.stores.storage import AnyPath, files_below, write_whole
 if TYPE_CHECKING:
     from raybench.declare.plan import Leg, Plan, Trial
 
+TRACES = "_traces"  # the profiler's traces of profiled legs, LEG_ID.json.gz, as chrome://tracing and Perfetto read them
 ASIDE = "_aside"  # where a ledger keeps what does not count: unreadable files, and rows of trials that began anew
 
 
@@ -136,10 +139,28 @@ class Ledger:
         write_whole(self.folder / "_space.yaml", text)
 
     def add(self, sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> dict[str, Any]:
-        """Write a leg's row; it is durable when this returns. Returns the row."""
+        """Write a leg's row; it is durable when this returns. Returns the row.
+
+        The trace of a profiled leg becomes a file of its own in `_traces/`, before the row that names it.
+        """
+        outcome = self._with_trace_apart(leg, outcome)
         row = build_row(sweep, space, trial, leg, outcome)
         write_rows(self.folder, f"leg-{leg.leg_id}", [row])
         return row
+
+    def _with_trace_apart(self, leg: Leg, outcome: Outcome) -> Outcome:
+        profile = dict(getattr(outcome, "profile", None) or {})
+        content = profile.pop("trace_content", None)
+        if content is None or not isinstance(outcome, Measurement):
+            return outcome
+        name = f"{leg.leg_id}.json.gz"
+        try:
+            (self.folder / TRACES).mkdir(parents=True, exist_ok=True)
+            (self.folder / TRACES / name).write_bytes(base64.b64decode(content))
+            profile["trace"] = name
+        except (OSError, StorageError) as error:  # the row is what counts
+            profile["missing"] = [*profile.get("missing", ()), f"the trace could not be written: {error}"]
+        return replace(outcome, profile=profile)
 
     def withdraw(self, leg_ids: Collection[str], why: str) -> list[dict[str, Any]]:
         """Move rows of one trial to `_aside/`, where they are kept and do not count: their legs run again.

@@ -151,6 +151,10 @@ PLANNED_EXTRA: Final = (
         "slots_per_node", "int32", "trials that might run on a node at a time; above 1 they disturb each other",
         contract=False, analysis="number",
     ),
+    _planned(
+        "profiled", "bool", "whether the leg ran under a profiler: it explains, and counts in no speedup",
+        contract=False, analysis="number",
+    ),
     _planned("withdrawn", "string", "null; in `_aside/` alone, why the row does not count", contract=False),
 )  # fmt: skip
 
@@ -327,8 +331,8 @@ class Measurement(Circumstances):
         "list<string>", "what was wanted and is not there", analysis="text"
     )
     profile: dict[str, Any] | None = measured(
-        "string", "JSON, of a profiled leg alone: `parts` (seconds of a step by name) and `trace` (name of its file)",
-        json=True, analysis="text",
+        "string", "JSON, of a profiled leg alone: `parts` (seconds of a step by name), `trace` (in `_traces/`), what "
+        "is `missing`", json=True, analysis="text",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

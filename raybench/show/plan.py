@@ -60,15 +60,17 @@ def build(plan: Plan, space: Space, results: AnyPath, price: float | None = None
         Section("settings", "Settings", tuple(_settings(trials))),
         Section("arms", "Arms", tuple(_arms(plan, space, first))),
         *([Section("memory", "Memory of a worker, as predicted", (Items("", memory),))] if memory else []),
-        Section("legs", "Legs", (Paragraph(_leg_in_words(space.protocol, len(plan.legs()))),)),
+        Section("legs", "Legs", tuple(Paragraph(text) for text in _legs_in_words(plan, space))),
     )
     return Document(f"{plan.space}, {plan.sweep}", tuple(answer), sections)
 
 
 def _counts(plan: Plan, space: Space, num_settings: int) -> str:
     settings, arms = units.count(num_settings, "setting"), units.count(len(space.arms), "arm")
-    all_of_it = f"{units.count(len(plan.trials), 'trial')}, {units.count(len(plan.legs()), 'leg')}"
-    return f"{settings} x {arms}, {space.repeats_in_words()} each: {all_of_it}. Nothing is run."
+    profiled = sum(leg.profiled for _, leg in plan.legs())
+    all_of_it = f"{units.count(len(plan.trials), 'trial')}, {units.count(len(plan.legs()) - profiled, 'leg')}"
+    more = f", and {units.count(profiled, 'profiled leg')} to explain them" if profiled else ""
+    return f"{settings} x {arms}, {space.repeats_in_words()} each: {all_of_it}{more}. Nothing is run."
 
 
 def _memory(found: list[Need]) -> tuple[tuple[str, ...], list[str]]:
@@ -219,6 +221,17 @@ def _yaml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_yaml, value)) + "]"
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _legs_in_words(plan: Plan, space: Space) -> Iterator[str]:
+    """What the legs that count do, and those that explain."""
+    profiled = [leg for _, leg in plan.legs() if leg.profiled]
+    yield _leg_in_words(space.protocol, len(plan.legs()) - len(profiled))
+    if profiled:
+        yield (
+            f"{units.count(len(profiled), 'profiled leg')}, one of each arm in each setting after its first trial's "
+            "others: where a step's time goes. They count in no speedup."
+        )
 
 
 def _leg_in_words(protocol: Protocol, num_legs: int) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from raybench.analysis import Analysis, Comparison, analyse
 from raybench.errors import UserError
-from raybench.ledger.dataset import Ledger, write_rows
+from raybench.ledger.dataset import TRACES, Ledger, write_rows
 from raybench.redaction import first_line, without_secrets
 from raybench.show.answer import compact_table
 from raybench.show.tables import clean
@@ -106,9 +106,11 @@ def _write_links(folder: AnyPath, tracking_uri: str, links: Mapping[str, Any]) -
 
 
 def _gather(folder: AnyPath, rows: list[dict[str, Any]], analysis: Analysis, into: Path) -> None:
-    """The artifacts of a sweep's run: report, figures, tables, the space, and the ledger as one file."""
+    """The artifacts of a sweep's run: report, figures, tables, traces, the space, and the ledger as one file."""
     if (folder / "_report").is_dir():
         copy_folder(folder / "_report", into / "report")
+    if (folder / TRACES).is_dir():
+        copy_folder(folder / TRACES, into / "traces")
     write_rows(into / "ledger", "ledger", rows)
     (into / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1), encoding="utf-8")
     if (folder / "_space.yaml").is_file():
@@ -120,7 +122,7 @@ def summarize(analysis: Analysis, rows: Sequence[runs.Row], experiment_id: str) 
     from raybench.tracking.mlflow_runs import SweepSummary
 
     by_arm: dict[tuple[str, str], list[runs.Row]] = {}
-    for row in rows:
+    for row in (row for row in rows if not row.get("profiled")):
         by_arm.setdefault((row["setting_id"], row["arm"]), []).append(row)
     metrics = {
         _name(f"speedup/{c.arm}/{c.where.setting}"): c.speedup.value

@@ -42,7 +42,9 @@ def arm_name(row: Row) -> str:
 
 def leg_name(row: Row) -> str:
     """The name of a leg's run."""
-    return f"{arm_name(row)} | repeat {row['repeat']} round {row['round']}"
+    return f"{arm_name(row)} | " + (
+        "profiled" if row.get("profiled") else f"repeat {row['repeat']} round {row['round']}"
+    )
 
 
 def arm_params(row: Row) -> dict[str, str]:

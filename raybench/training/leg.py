@@ -21,6 +21,7 @@ from raybench.training.blocks import checkpoint_activations
 from raybench.training.engines import build_engine
 from raybench.training.evaluation import Evaluator
 from raybench.training.loader import Batches
+from raybench.training.profiling import combined
 from raybench.training.protocols import Procedure, Run
 from raybench.training.ranks import Ranks
 from raybench.training.tasks import build_task
@@ -64,6 +65,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
     finally:
         engine.destroy()
     everyone = ranks.gather((run.times, run.losses, setup_seconds, peaks, run.memory_parts))
+    profiled = ranks.gather(run.profiled) if run.profiled is not None else None
     times = run.times.slowest([other[0] for other in everyone])
     losses = np.mean([other[1] for other in everyone], axis=0)
     if not np.isfinite(losses).all():
@@ -92,6 +94,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
         contaminated=reading.contaminated,
         missing_instruments=[*(reading.missing or []), *({_NO_HOST_PEAK} if not peaks_reset else {})],
         skipped_steps=run.facts.get("skipped_steps"),
+        profile=combined(profiled, float(times.step[trial.protocol.warmup_steps :].mean())) if profiled else None,
         facts={
             **model_facts,
             **run.facts,

@@ -29,6 +29,7 @@ from raybench.training.evaluation import Evaluation, Evaluator
 from raybench.training.firststep import Probed
 from raybench.training.loader import Batches
 from raybench.training.loop import LossOf, run_steps
+from raybench.training.profiling import ProfiledSteps, profile_steps
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import Clock, DeviceClock, HostClock, StepTimes, marks_per_step, step_times
 from raybench.training.tasks.task import Task
@@ -46,6 +47,7 @@ class Run:
     memory_parts: dict[str, int | None]  # bytes by what they hold
     epochs: list[tuple[int, Evaluation | None]]  # steps up to an epoch's end, and its evaluation; none of throughput
     evaluations: list[Evaluation]
+    profiled: ProfiledSteps | None = None
 
 
 @dataclass
@@ -118,6 +120,7 @@ class Procedure:
         else:
             epochs = self._train(protocol, steps, probed, stream)
             evaluations = [evaluation for _, evaluation in epochs if evaluation is not None]
+        profiled = self._profile(stream) if self.leg.profiled else None
         self._check(steps.losses, probed.gradient_norm, before)
         found = {
             **run_facts,
@@ -131,7 +134,12 @@ class Procedure:
             found["evaluated_samples"] = evaluations[-1].num_samples
         if epochs:
             found = facts.for_an_epoch(found, len(epochs))
-        return Run(steps.joined(), steps.losses, found, probed.memory_parts(), epochs, evaluations)
+        return Run(steps.joined(), steps.losses, found, probed.memory_parts(), epochs, evaluations, profiled)
+
+    def _profile(self, stream: Iterator[Tree]) -> ProfiledSteps:
+        accumulation = self.leg.setting.accumulation
+        with _no_garbage_collection():
+            return profile_steps(self.engine, stream, self.task.loss, accumulation, self.ranks)
 
     def _warm_up(self, steps: Steps, probed: Probed, stream: Iterator[Tree]) -> None:
         steps.run(probed, stream, 1)  # type: ignore[arg-type]

@@ -28,7 +28,8 @@ class Explanation:
 def profiled(legs: Legs) -> np.ndarray:
     """Which legs ran under the profiler, shape (legs,)."""
     profile = legs.text["profile"]
-    return np.asarray((profile.codes >= 0) & (profile.codes != code_of(profile, "")))
+    told = (profile.codes >= 0) & (profile.codes != code_of(profile, ""))
+    return np.asarray(told | (legs.number["profiled"] == 1.0))
 
 
 def explain(legs: Legs, baseline: str) -> tuple[Explanation, ...]:

@@ -60,10 +60,11 @@ def read_steps(paths: Sequence[AnyPath], analysis: Analysis) -> Steps:
     lists = ["step_seconds", *(f"{phase}_seconds" for phase in PHASES)]
     files = [file for path in paths for file in ledger_files(path)]
     rows: dict[str, dict[str, Any]] = {}
-    for _, table in scan_files(files, [*_TEXTS, "round", "warmup_steps", *lists, *LEARNING], 4096):
+    for _, table in scan_files(files, [*_TEXTS, "round", "warmup_steps", "profiled", *lists, *LEARNING], 4096):
         chosen = pc.is_in(table["setting_id"], value_set=pa.array(wanted, pa.string()))
         for row in table.filter(pc.and_(chosen, pc.equal(table["status"], "ok"))).to_pylist():
-            rows.setdefault(row["leg_id"], row)
+            if not row.get("profiled"):
+                rows.setdefault(row["leg_id"], row)
     order = sorted(rows.values(), key=lambda row: (wanted.index(row["setting_id"]), row["trial_id"], row["round"]))
     arms = [analysis.baseline, *dict.fromkeys(c.arm for c in analysis.comparisons)]
     traces = _traces(order, arms)
