@@ -8,6 +8,11 @@ instruments. What it finds is printed and kept beside its ledger, where `python 
 
 from __future__ import annotations
 
+from raybench.cli import answer_help
+
+if __name__ == "__main__":
+    answer_help("calibrate")
+
 import json
 import shlex
 

@@ -253,6 +253,13 @@ def run_command(main: Callable[[list[str]], int]) -> NoReturn:
     sys.exit(_guarded(main, sys.argv[1:]))
 
 
+def answer_help(command: str) -> None:
+    """Print the help and end the process, where its arguments ask for that: for the head of a module whose imports
+    take longer than reading a page should."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        run_command(lambda argv: len(parse_arguments(command, argv).flags))  # which raises HelpShown
+
+
 def _guarded(main: Callable[[list[str]], int], argv: list[str]) -> int:
     try:
         return main(argv)
@@ -317,6 +324,8 @@ def main(argv: list[str]) -> int:
         return 0
     if argv[0] not in COMMANDS:
         raise UserError(f"unknown command {argv[0]!r}; {suggest(argv[0], COMMANDS)}")
+    if {"-h", "--help"} & set(argv[1:]):
+        parse_arguments(argv[0], argv[1:])
     module = f"raybench.{argv[0]}"
     if Path(__file__).with_name(argv[0]).is_dir():
         module += ".__main__"  # as `python -m` runs a package

@@ -5,6 +5,11 @@ Another version of DeepSpeed, another machine, another day; see `raybench.analys
 
 from __future__ import annotations
 
+from raybench.cli import answer_help
+
+if __name__ == "__main__":
+    answer_help("compare")
+
 import json
 import sys
 from collections import Counter

@@ -5,6 +5,11 @@ python -m raybench.plan space=cnns [key=value ...] [--json]
 
 from __future__ import annotations
 
+from raybench.cli import answer_help
+
+if __name__ == "__main__":
+    answer_help("plan")
+
 from raybench.cli import parse_arguments, run_command
 from raybench.cluster.surroundings import check_surroundings
 from raybench.declare.plan import plan_from_arguments

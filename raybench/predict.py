@@ -7,6 +7,11 @@ ledgers by leaving whole models out, and is printed beside the answer.
 
 from __future__ import annotations
 
+from raybench.cli import answer_help
+
+if __name__ == "__main__":
+    answer_help("predict")
+
 import json
 import sys
 from dataclasses import replace

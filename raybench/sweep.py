@@ -8,6 +8,11 @@ and at the end hands the ledger to the analysis. The same command again runs wha
 
 from __future__ import annotations
 
+from raybench.cli import answer_help
+
+if __name__ == "__main__":
+    answer_help("sweep")
+
 import shlex
 import shutil
 from dataclasses import dataclass

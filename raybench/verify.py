@@ -8,6 +8,11 @@ from the rows themselves.
 
 from __future__ import annotations
 
+from raybench.cli import answer_help
+
+if __name__ == "__main__":
+    answer_help("verify")
+
 import hashlib
 import json
 import math

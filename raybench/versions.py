@@ -5,6 +5,11 @@ python -m raybench.versions deepspeed=0.18.4,0.18.6 [space=versions] [arm=zero2]
 
 from __future__ import annotations
 
+from raybench.cli import answer_help
+
+if __name__ == "__main__":
+    answer_help("versions")
+
 import json
 import shlex
 import sys

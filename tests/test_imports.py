@@ -203,6 +203,8 @@ def test_rooms_that_are_named_exist() -> None:
         ("raybench.analysis.__main__", HEAVY),
         ("raybench.training.__main__", {"ray", "mlflow", "deepspeed", "timm"}),
         ("raybench.tracking.mlflow_runs", {"ray", "torch", "deepspeed", "timm"}),
+        ("raybench.show.answer", {"matplotlib"}),
+        ("raybench.training.worker", {"scipy", "sklearn", "pandas", "mlflow"}),
     ],
 )
 def test_importing_a_module_pulls_in_nothing_it_must_not(module: str, banned: set[str]) -> None:
@@ -211,3 +213,21 @@ def test_importing_a_module_pulls_in_nothing_it_must_not(module: str, banned: se
         [sys.executable, "-c", script], capture_output=True, text=True, env=command_environment(), check=True
     )
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "banned"),
+    [
+        ("sweep --help", {"numpy", "pydantic", "rich", "yaml"}),
+        ("plan --help", {"numpy", "pydantic", "rich", "yaml"}),
+        ("plan space=quickstart results=none", {"pyarrow", "scipy.optimize", "pandas", "matplotlib"}),
+    ],
+)
+def test_a_command_waits_for_nothing_that_it_does_not_use(command: str, banned: set[str], tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", *f"raybench.{command}".split()],
+        capture_output=True, text=True, env=command_environment(), check=True, cwd=tmp_path,
+    )  # fmt: skip
+    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    assert "raybench.cli" in imported
+    assert imported & banned == set()

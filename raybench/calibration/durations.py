@@ -20,7 +20,6 @@ from raybench.declare.blocks import Pace, num_starts
 from raybench.declare.plan import Plan, Trial
 from raybench.declare.protocol import INSTRUMENTS, Protocol
 from raybench.errors import UserError
-from raybench.ledger.reading import read_ledger
 from raybench.machine.fingerprint import Fingerprint, fingerprint, this_machine
 from raybench.stores.storage import AnyPath, files_below
 
@@ -92,7 +91,12 @@ def _machine(row: Row) -> Fingerprint:
 def _like(plan: Plan, results: AnyPath) -> Iterator[Row]:
     """The ledger rows of any machine that are like a leg of the plan: its setting, under its protocol."""
     wanted = {trial.setting_id: _essence(trial.protocol) for trial in plan.trials}
-    for folder in dict.fromkeys(file.parent for names, file in files_below(results, "*.parquet") if len(names) == 3):
+    folders = dict.fromkeys(file.parent for names, file in files_below(results, "*.parquet") if len(names) == 3)
+    if not folders:
+        return
+    from raybench.ledger.reading import read_ledger  # pyarrow, which a first plan does without
+
+    for folder in folders:
         try:
             rows = read_ledger(folder, _COLUMNS).to_pylist()
         except UserError:

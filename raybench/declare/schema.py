@@ -7,10 +7,8 @@ version is asked of it once, in a child process, and kept in the user's cache.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench.child import ask_child
+from raybench.machine.kept import kept
 from raybench.text import suggest
 
 Path_ = tuple[str, ...]
@@ -52,20 +51,12 @@ def schema() -> dict[str, Any]:
 
 def _of_another(installed: str) -> dict[str, Any] | None:
     """The schema of a DeepSpeed that is not the pinned one; None where it cannot be asked."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raybench"
-    kept = folder / f"deepspeed_schema-{installed}.json"
-    with contextlib.suppress(OSError, ValueError):
-        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        return found
-    answer = ask_child(["raybench.training.deepspeed_schema"], _CHILD_SECONDS)
-    if "keys" not in answer:
-        return None
-    with contextlib.suppress(OSError):  # a home that cannot be written costs the seconds again
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".{os.getpid()}"
-        aside.write_text(json.dumps(answer), encoding="utf-8")
-        aside.replace(kept)
-    return answer
+
+    def ask() -> dict[str, Any] | None:
+        answer = ask_child(["raybench.training.deepspeed_schema"], _CHILD_SECONDS)
+        return answer if "keys" in answer else None
+
+    return kept(f"deepspeed_schema-{installed}", ask)
 
 
 def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

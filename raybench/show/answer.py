@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -31,8 +31,10 @@ from raybench.show.document import (
     columns,
     row,
 )
-from raybench.show.figures.style import Plot
 from raybench.stores.storage import AnyPath
+
+if TYPE_CHECKING:
+    from raybench.show.figures.style import Plot  # matplotlib, which a terminal does without
 
 MOST_ROWS: Final = 400  # of a table, and of a list
 _FEW_ARMS: Final = 6

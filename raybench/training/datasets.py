@@ -10,6 +10,7 @@ import hashlib
 import os
 import warnings
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -197,15 +198,24 @@ class _Pixels(Dataset[Sample]):
         return pixels.to(torch.uint8), label
 
 
+def _digits_file() -> np.ndarray:
+    """The digits as scikit-learn ships them, (1797, 65): 64 values from 0 to 16, and the label.
+
+    Read without importing scikit-learn, which brings SciPy and pandas (a second in each process).
+    """
+    spec = find_spec("sklearn")
+    assert spec is not None
+    assert spec.origin is not None
+    return np.loadtxt(Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+
+
 def _digits(image_size: int, *, train: bool) -> Sample:
     """scikit-learn's 1,797 8x8 digits, resized; in a fixed shuffled order the first 1,437 train, the rest test."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = torch.from_numpy(digits.images).float().div(16.0).unsqueeze(1)
+    values = torch.from_numpy(_digits_file()).float()
+    images = values[:, :-1].view(-1, 1, 8, 8).div(16.0)
     images = interpolate(images, size=(image_size, image_size), mode="bilinear", align_corners=False)
     images = (images - images.mean()) / images.std()
-    labels = torch.from_numpy(digits.target).long()
+    labels = values[:, -1].long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     count = DATASETS["digits"].train_samples
     order = order[:count] if train else order[count:]

@@ -52,8 +52,10 @@ def _import_engine() -> None:
 
     Every ZeRO engine imports Muon, whose module compiles functions as it is imported: 3 s for inductor in each process.
     They are compiled when they are first called here, which only an arm with Muon does. Versions differ in the modules.
+    Its autotuner, which raybench does not use, logs to MLflow where that can be imported: here it cannot (2 s).
     """
-    from deepspeed.runtime import compiler
+    with _not_importable("mlflow"):
+        from deepspeed.runtime import compiler
 
     whole = compiler.compile
     compiler.compile = functools.partial(_compiled_when_called, whole)
@@ -63,6 +65,19 @@ def _import_engine() -> None:
                 importlib.import_module(name)
     finally:
         compiler.compile = whole
+
+
+@contextlib.contextmanager
+def _not_importable(name: str) -> Iterator[None]:
+    """Inside, importing a package that is not imported yet raises ModuleNotFoundError, as Python has it for None."""
+    absent = name not in sys.modules
+    if absent:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[name]
 
 
 _ENGINE_MODULES = (

@@ -6,19 +6,22 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from raybench.declare import catalog
 from raybench.declare.datasets import facts_of
 from raybench.declare.setting import Setting
 from raybench.declare.small_images import patch_size
 from raybench.errors import InvalidConfig
+from raybench.machine.kept import kept, name_of
+from raybench.machine.versions import own_versions
 from raybench.training.cvt import build_cvt
 from raybench.training.lenets import LENETS
 from raybench.training.stems import open_stem
@@ -51,7 +54,10 @@ def build_model(setting: Setting) -> tuple[nn.Module, Options]:
 
 
 def inspect_model(setting: Setting) -> Inspection:
-    """Try a model on meta tensors, where nothing is computed; once for each model, its options and its images."""
+    """Try a model on meta tensors, where nothing is computed; once for each model, its options and its images.
+
+    What was found of a library's model is kept on this machine: torch imports its compiler for it (3 s a process).
+    """
     options = json.dumps(setting.model_options, sort_keys=True)
     # Of one image alone, some batch norms cannot train. The largest batch is not known before it was sought.
     images = 2 if setting.batch_size == "max" else min(setting.micro_batch, 2)
@@ -70,7 +76,28 @@ def work_facts(setting: Setting, num_parameters: int) -> dict[str, Any]:
 
 
 @cache
+def versions() -> dict[str, str | None]:
+    """The versions that decide what a model is: of raybench, torch and the libraries of models."""
+    libraries = ("timm", "torchvision", "transformers")
+    found = {name: metadata.version(name) if find_spec(name) else None for name in libraries}
+    return {**found, "torch": torch.__version__, "raybench": own_versions()["raybench"]}
+
+
+@cache
 def _inspected(
+    model: str, data: tuple[str, str], image_size: int, model_options: str, small_images: Any, images: int
+) -> Inspection:
+    def find() -> dict[str, Any]:
+        return asdict(_inspect(model, data, image_size, model_options, small_images, images))
+
+    if ":" in model:  # the user's code, which may be another one tomorrow
+        return Inspection(**find())
+    facts = facts_of(*data)
+    question = [model, facts.channels, facts.classes, image_size, model_options, small_images, images, versions()]
+    return Inspection(**(kept(name_of("model", question), find) or {}))
+
+
+def _inspect(
     model: str, data: tuple[str, str], image_size: int, model_options: str, small_images: Any, images: int
 ) -> Inspection:
     setting = Setting(
@@ -116,6 +143,8 @@ def _on_meta(setting: Setting, *, sized: bool) -> nn.Module:
 def _forward_flops(network: nn.Module, setting: Setting) -> int:
     """FLOPs of one image's forward pass, as torch.utils.flop_counter counts them: an addition and a multiplication
     are two. Raises whatever the model raises, and ValueError where it gives no logits."""
+    from torch.utils.flop_counter import FlopCounterMode
+
     data, size = facts_of(setting.dataset, setting.data_root), setting.image_size
     assert size is not None
     with torch.device("meta"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import os
 import time
 import warnings
@@ -44,6 +45,7 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     """
     warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed calls torch names that will change
     try:
+        importlib.import_module("torch._dynamo")  # which the first optimizer of a process imports
         if any(isinstance(leg.arm, DeepSpeedArm) for leg in legs):
             from raybench.training.deepspeed_ops import import_deepspeed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raybench.statistics.steady import steady_from_step
+from raybench.statistics.steady import _last_change, steady_from_step
 
 
 def times(levels: list[tuple[int, float]], noise: float = 0.02, seed: int = 0) -> list[float]:
@@ -43,3 +43,23 @@ def test_too_few_steps_say_nothing(count: int) -> None:
 
 def test_identical_steps_are_steady() -> None:
     assert steady_from_step([0.01] * 50) == 0
+
+
+def test_the_partition_is_the_best_one() -> None:
+    """Against every partition into up to three segments, tried one by one."""
+    draw = np.random.default_rng(3)
+    for _ in range(20):
+        signal = np.log(
+            times([(8, 0.02), (7, 0.01 * float(draw.uniform(0.8, 1.2))), (9, 0.01)], seed=int(draw.integers(99)))
+        )
+        penalty = float(draw.uniform(0.001, 0.05))
+        places = range(5, len(signal) - 4)
+        cuts = [(), *((a,) for a in places), *((a, b) for a in places for b in places if b - a >= 5)]
+        best = min(cuts, key=lambda cut: _cost(signal, cut, penalty))
+        assert len(best) < 3
+        assert _last_change(signal, penalty) == (best[-1] if best else 0)
+
+
+def _cost(signal: np.ndarray, cuts: tuple[int, ...], penalty: float) -> float:
+    parts = np.split(signal, cuts)
+    return sum(float(part.var()) * len(part) + penalty for part in parts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from raybench.errors import Unsupported
 from raybench.machine.variables import RUN
 from raybench.training import deepspeed_ops
+from tests.conftest import command_environment
 
 # What torch 2.13 raises when ninja fails, as g++ 12 and clang 14 word it.
 SAID = """Error building extension 'cpu_adam': [1/3] c++ -MMD -MF x.o.d -c /x/cpu_adam.cpp -o cpu_adam.o
@@ -76,3 +79,14 @@ def test_only_locks_that_nobody_holds_are_cleared(cache: Path) -> None:
     with (cache / "alive/lock").open():
         assert deepspeed_ops.clear_stale_locks(cache) == [cache / "dead/lock"]
     assert [path.parent.name for path in cache.glob("*/lock")] == ["alive"]
+
+
+def test_deepspeed_comes_without_mlflow_or_torchs_compiler() -> None:
+    script = (
+        "import sys; from raybench.training.deepspeed_ops import _import_engine; _import_engine();"
+        "print('deepspeed' in sys.modules, *{'mlflow', 'torch._inductor', 'scipy.stats'} & set(sys.modules));"
+        "import mlflow.version"  # for whoever wants it later
+    )
+    environment = command_environment(DS_ACCELERATOR="cpu")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines()[-1:] == ["True"]  # DeepSpeed says more before it

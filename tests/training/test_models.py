@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from raybench.declare import catalog
 from raybench.declare.setting import Setting
 from raybench.declare.small_images import PATCHED, STEMS
 from raybench.errors import InvalidConfig
+from raybench.training import models
 from raybench.training.models import build_model, inspect_model, work_facts
 from tests.training.datafiles import write_folder
 
@@ -49,6 +51,23 @@ def test_flops_are_those_of_the_layers() -> None:
     facts = work_facts(setting("lenet", dataset="digits"), num_parameters=62006)
     assert facts["flops_per_image"] == first + second + linear
     assert facts["flops_per_byte"] == pytest.approx(3 * (first + second + linear) / (4 * 62006))
+
+
+def test_what_a_model_is_found_to_be_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    models._inspected.cache_clear()
+    one = setting("lenet", dataset="digits")
+    found = inspect_model(one)
+    assert found.flops
+    [file] = (tmp_path / "raybench").glob("model-*.json")
+    file.write_text(json.dumps({"sized": False, "flops": 7, "problem": "kept"}))  # another process finds it there
+    models._inspected.cache_clear()
+    assert inspect_model(one).problem == "kept"
+    assert inspect_model(one.model_copy(update={"image_size": 28})).problem == ""  # another question
+    file.write_text("{")
+    models._inspected.cache_clear()
+    assert inspect_model(one) == found
+    models._inspected.cache_clear()
 
 
 @pytest.mark.parametrize(

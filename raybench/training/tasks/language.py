@@ -21,6 +21,8 @@ from raybench.declare import catalog, texts
 from raybench.declare.memory import Shape
 from raybench.declare.setting import Setting
 from raybench.errors import BadData, InvalidConfig
+from raybench.machine.kept import kept, name_of
+from raybench.training.models import versions
 from raybench.training.tasks import tokens, transformers_models
 from raybench.training.tasks.outputs import logits_of
 from raybench.training.tasks.task import Forward, Task
@@ -158,9 +160,21 @@ def _config(setting: str) -> Any:
 
 @cache
 def _problem(setting: str) -> str:
-    """What is wrong with a model, tried on shapes, where nothing is computed; empty where nothing is."""
+    """What is wrong with a model, tried on shapes, where nothing is computed; empty where nothing is.
+
+    What was found of a library's model is kept on this machine: torch imports its compiler for it (3 s a process).
+    """
     task = Language(Setting.model_validate_json(setting))
     batch = 2 if task.setting.batch_size == "max" else min(task.setting.micro_batch, 2)
+    if task.config is None:
+        return _tried(task, batch)
+    options = task.setting.model_dump(mode="json", include={"model", "model_options"})
+    question = [options, task.config.to_dict(), batch, task.length, task.vocabulary, versions()]
+    answer = kept(name_of("language", question), lambda: {"problem": _tried(task, batch)})
+    return str((answer or {}).get("problem", ""))
+
+
+def _tried(task: Language, batch: int) -> str:
     expected = (batch, task.length, task.vocabulary)
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
