@@ -16,6 +16,8 @@ import numpy as np
 
 from raybench.statistics.inference import Floats, t_quantile
 
+Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to keep, rows to leave out
+
 LEAST_MODELS: Final = 5
 MOST_FOLDS: Final = 40
 MODELS_A_FEATURE: Final = 4
@@ -28,6 +30,19 @@ class Design:
     columns: Mapping[str, Floats]
     model: np.ndarray  # codes, (settings,)
     log_speedup: Floats  # (settings,)
+
+    def matrix(self, features: Sequence[str]) -> Floats:
+        """Ones, then the features. Shape (settings, 1 + features)."""
+        return np.column_stack([np.ones(len(self.model)), *(self.columns[name] for name in features)])
+
+    def weights(self) -> Floats:
+        """Each model counts once, however many settings it has. Shape (settings,)."""
+        _, code, counts = np.unique(self.model, return_inverse=True, return_counts=True)
+        return np.asarray(1.0 / counts[code])
+
+    def only(self, rows: Floats) -> Design:
+        """The settings of these rows."""
+        return Design({name: c[rows] for name, c in self.columns.items()}, self.model[rows], self.log_speedup[rows])
 
 
 @dataclass(frozen=True)
@@ -56,16 +71,17 @@ def fit(design: Design, candidates: Sequence[str]) -> Fit:
     """Choose features and fit. With fewer than two models nothing can be left out: the error is nan."""
     num_models = len(np.unique(design.model))
     chosen: list[str] = []
-    best = empty = _left_out_error(design, [])
+    folds = _folds(design.model)
+    best = empty = _left_out_error(design, [], folds)
     while len(chosen) < num_models // MODELS_A_FEATURE:
-        errors = {name: _left_out_error(design, [*chosen, name]) for name in candidates if name not in chosen}
+        errors = {name: _left_out_error(design, [*chosen, name], folds) for name in candidates if name not in chosen}
         name = min(errors, key=lambda one: errors[one], default="")
         # A feature must earn its place: less than a twentieth off the error is as likely chance.
         if not name or not errors[name] < 0.95 * best:
             break
         chosen.append(name)
         best = errors[name]
-    solution = _solve(_matrix(design, chosen), design.log_speedup, _weights(design.model))
+    solution = _solve(design.matrix(chosen), design.log_speedup, design.weights())
     explained = 1 - (best / empty) ** 2 if empty > 0 else 0.0
     return Fit(tuple(chosen), float(solution[0]), tuple(map(float, solution[1:])), best, explained, num_models)
 
@@ -75,57 +91,41 @@ def calibration(design: Design, candidates: Sequence[str], alpha: float) -> floa
 
     Nominally 1 - alpha. nan with fewer than `LEAST_MODELS` models.
     """
-    folds = _folds(design.model)
     if len(np.unique(design.model)) < LEAST_MODELS:
         return float("nan")
-    shares = []
-    for left_out in folds:
-        kept = Design(
-            {name: column[~left_out] for name, column in design.columns.items()},
-            design.model[~left_out],
-            design.log_speedup[~left_out],
-        )
-        found = fit(kept, candidates)
-        for row_model in np.unique(design.model[left_out]):
-            rows = np.flatnonzero(design.model == row_model)
-            errors = [
-                design.log_speedup[row] - found.predict({n: float(c[row]) for n, c in design.columns.items()})
-                for row in rows
-            ]
-            shares.append(float(np.mean(np.abs(errors) <= found.half_width(alpha))))
-    return float(np.mean(shares))
+    inside = np.zeros(len(design.model))
+    for kept, left_out in _folds(design.model):
+        found = fit(design.only(kept), candidates)
+        apart = design.only(left_out)
+        expected = apart.matrix(found.features) @ np.array([found.intercept, *found.coefficients])
+        inside[left_out] = np.abs(apart.log_speedup - expected) <= found.half_width(alpha)
+    return float(np.average(inside, weights=design.weights()))
 
 
-def _left_out_error(design: Design, features: Sequence[str]) -> float:
+def _left_out_error(design: Design, features: Sequence[str], folds: Folds) -> float:
     """Root of the mean over models of their mean squared error when they are left out; nan for one model."""
-    if len(np.unique(design.model)) < 2:
+    if not folds:
         return float("nan")
-    x, y, weights = _matrix(design, features), design.log_speedup, _weights(design.model)
-    squared = np.zeros(len(y))
-    for left_out in _folds(design.model):
-        solution = _solve(x[~left_out], y[~left_out], weights[~left_out])
-        squared[left_out] = (y[left_out] - x[left_out] @ solution) ** 2
-    return float(np.sqrt(np.sum(squared * weights) / weights.sum()))
+    x, weights = design.matrix(features), design.weights()
+    squared = np.zeros(len(design.model))
+    for kept, left_out in folds:
+        solution = _solve(x[kept], design.log_speedup[kept], weights[kept])
+        squared[left_out] = (design.log_speedup[left_out] - x[left_out] @ solution) ** 2
+    return float(np.sqrt(np.average(squared, weights=weights)))
 
 
-def _folds(model: np.ndarray) -> list[np.ndarray]:
-    """Masks of what to leave out together: one model each, or with very many models a share of them."""
-    models = np.unique(model)
-    return [
-        np.isin(model, models[start :: min(len(models), MOST_FOLDS)]) for start in range(min(len(models), MOST_FOLDS))
-    ]
+def _folds(model: np.ndarray) -> Folds:
+    """Rows to keep and rows to leave out: one model each, or with very many models a share of them; none for one."""
+    from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 
-
-def _matrix(design: Design, features: Sequence[str]) -> Floats:
-    return np.column_stack([np.ones(len(design.log_speedup)), *(design.columns[name] for name in features)])
-
-
-def _weights(model: np.ndarray) -> Floats:
-    """Each model counts once, however many settings it has."""
-    _, code, counts = np.unique(model, return_inverse=True, return_counts=True)
-    return np.asarray(1.0 / counts[code])
+    num_models = len(np.unique(model))
+    if num_models < 2:
+        return []
+    folds = LeaveOneGroupOut() if num_models <= MOST_FOLDS else GroupKFold(MOST_FOLDS)
+    return list(folds.split(model, groups=model))
 
 
 def _solve(x: Floats, y: Floats, weights: Floats) -> Floats:
+    """Weighted least squares. NumPy's: a regression object a fold took most of the time of a prediction."""
     scale = np.sqrt(weights)
     return np.asarray(np.linalg.lstsq(x * scale[:, None], y * scale, rcond=None)[0])
