@@ -65,7 +65,7 @@ def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str]) ->
     try:
         answers = ray.get(asked)
     except RuntimeEnvSetupError as error:
-        return f"no environment with {wanted}: {_last_words(str(error))}"
+        return f"no environment with {wanted}: {_installers_words(str(error))}"
     except RayError as error:
         return f"no environment with {wanted}: {one_line(without_secrets(str(error)))[:_LONGEST_REASON]}"
     for found in answers:
@@ -79,7 +79,7 @@ def _versions(names: Sequence[str]) -> dict[str, str]:
     return {name: metadata.version(name) for name in names}
 
 
-def _last_words(text: str) -> str:
+def _installers_words(text: str) -> str:
     """What an installer said of its failure, below Ray's own words."""
     lines = [line.strip(" ×╰─▶│├") for line in text.splitlines() if line.strip()]
     start = next((i for i, line in enumerate(lines) if "No solution" in line or line.lower().startswith("error")), -3)

@@ -363,12 +363,6 @@ class Setting(Strict):
         places = {"download"} if self.dataset in ("imagefolder", "text") else {"download", "data_root"}
         return self.model_dump(mode="json", exclude_defaults=True, exclude=places)
 
-    def sample_in_words(self) -> str:
-        """What a sample is: `32x32`, or `512 tokens`."""
-        if self.sequence_length is not None:
-            return f"{self.sequence_length} tokens"
-        return "" if self.image_size is None else f"{self.image_size}x{self.image_size}"
-
     @property
     def tokens_per_step(self) -> int | None:
         """Tokens of one optimizer step over all ranks; None where a sample is no sequence."""

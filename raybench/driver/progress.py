@@ -63,7 +63,6 @@ class Progress:
         self.num_legs = sum(not leg.profiled for _, leg in plan.legs())
         self.alpha = plan.question.alpha
         self.num_done = 0  # legs with an outcome
-        self.num_run = 0  # of these, by this command
         self.num_failed = 0
         self.num_trials_done = 0
         self._trials: dict[tuple[str, int], Trial] = {(t.setting_id, t.repeat): t for t in plan.trials}
@@ -115,7 +114,6 @@ class Progress:
         if event.seconds is not None:
             self._seconds[event.setting_id, event.arm].add(event.seconds)
             if event.trial_seconds is not None:  # run by this command
-                self.num_run += 1
                 self._seconds_run += event.seconds
                 trial.seconds += event.seconds
                 self._starts[key] = max(0.0, event.trial_seconds - trial.seconds)

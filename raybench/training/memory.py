@@ -30,8 +30,7 @@ _modules_frozen = 0
 class Peaks:
     """The most that one rank held in a leg, in bytes; the device's are None on a CPU."""
 
-    host: int
-    host_is_peak: bool  # False: it is the size at the leg's end, because the peak of an earlier leg would stand here
+    host: int  # where the system cannot begin a new peak, the size at the leg's end: an earlier leg's would stand here
     device_allocated: int | None = None  # by tensors
     device_reserved: int | None = None  # by torch's allocator, from the driver
     allocation_retries: int | None = None  # how often it had to give its cache back to find room
@@ -52,14 +51,12 @@ def begin_peaks(device: torch.device) -> bool:
 def read_peaks(device: torch.device, was_reset: bool) -> Peaks:
     """The peaks since `begin_peaks`, which said `was_reset`."""
     host = _largest_resident_set() if was_reset else None
-    host_is_peak = host is not None
     if host is None:
         host = int(psutil.Process().memory_info().rss)
     if device.type != "cuda":
-        return Peaks(host, host_is_peak)
+        return Peaks(host)
     return Peaks(
         host,
-        host_is_peak,
         int(torch.cuda.max_memory_allocated(device)),
         int(torch.cuda.max_memory_reserved(device)),
         int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0)),
