@@ -78,7 +78,7 @@ def test_where_it_stays_away_the_sweep_ends_and_goes_on_later(
     assert sorted(name for name in names if name.endswith(".parquet")) == [f"leg-{first}.parquet"]
     (tmp_path / "running.json").unlink()  # as the end of a sweep takes it away
     again = start(plan, uri, tmp_path)
-    assert again.next_group(plan.trials[0].trial_id)["legs"][0] == second
+    assert again.next_group(0).legs[0] == second
     record(again, second)
     assert Ledger(to_path(uri)).leg_ids() == {first, second}
 
