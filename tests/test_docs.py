@@ -51,8 +51,26 @@ def test_sweeps_of_the_documents_would_run(line: str, tmp_path: Path, monkeypatc
     words = [word for word in inner_command(line) if "=" in word]
     (tmp_path / "path/to").mkdir(parents=True)
     (tmp_path / "path/to/mine.yaml").write_text((ROOT / "search_spaces/cnns.yaml").read_text())
+    write_named_blocks(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert raybench(["plan", *words]) == 0
+
+
+def write_named_blocks(folder: Path) -> None:
+    """Write the documents' blocks that begin with the name of a file, as `# convnet.py`."""
+    for language in ("python", "yaml"):
+        for block in blocks(language):
+            if name := re.match(r"# (\w+\.(?:py|yaml))\n", block):
+                (folder / name[1]).write_text(block)
+
+
+def test_the_tutorials_space_is_what_its_command_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_named_blocks(tmp_path)
+    shown = yaml.safe_load((tmp_path / "convnet.yaml").read_text())
+    (line,) = [line for line in shell_commands() if "raybench.init convnet.yaml" in line]
+    assert raybench(["init", *shlex.split(line)[3:], "--force"]) == 0
+    assert yaml.safe_load((tmp_path / "convnet.yaml").read_text()) == shown
 
 
 READERS = ("analysis", "report", "compare", "predict", "sync", "verify")
@@ -68,7 +86,7 @@ def reading_commands() -> list[str]:
 def ledgers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the ledgers lie that the documents speak of."""
     folder = tmp_path_factory.mktemp("documented")
-    for name in ("quickstart/friday", "quickstart/trained", "cnns/friday", "cnns/may", "cnns/june"):
+    for name in ("quickstart/friday", "quickstart/trained", "cnns/friday", "cnns/may", "cnns/june", "convnet/first"):
         space, sweep = name.split("/")
         reached = {"protocol": '{"target_accuracy": 0.5}', "accuracy": 0.9} if sweep == "trained" else {}
         rows = [dict(row, space=space, sweep=sweep, **reached) for row in paired([1.01, 1.02, 1.0, 1.01])]
@@ -138,9 +156,7 @@ def test_make_targets_exist(line: str) -> None:
 def test_spaces_of_the_documents_load(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "documented.yaml"
     path.write_text(text)
-    for code in blocks("python"):
-        if code.startswith("# mynet.py"):
-            (tmp_path / "mynet.py").write_text(code)
+    write_named_blocks(tmp_path)
     monkeypatch.chdir(tmp_path)
     load_space(str(path))
 
