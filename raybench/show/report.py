@@ -12,7 +12,7 @@ from raybench.analysis import Analysis
 from raybench.errors import UserError
 from raybench.show import answer, findings
 from raybench.show.document import Document, Figure, Items
-from raybench.show.figures import legs, speedups, tradeoffs
+from raybench.show.figures import explanations, legs, speedups, tradeoffs
 from raybench.show.figures.learning import learning
 from raybench.show.figures.steps import Steps, read_steps
 from raybench.show.figures.style import Plot, drawing, save, settle
@@ -34,6 +34,7 @@ def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:
             speedups.forest(analysis),
             speedups.distribution(analysis),
             tradeoffs.profile(analysis),
+            explanations.parts(analysis),
             legs.phases(analysis, steps),
             learning(analysis, steps.curves),
             tradeoffs.memory_and_speed(analysis),

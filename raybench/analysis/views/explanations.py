@@ -1,17 +1,37 @@
 """Where an arm's time goes, from its profiled leg: the parts of a step, and what explains the distance to the baseline.
 
-A profiled leg (`profile` in its row) is measured under a profiler, so it explains and never counts in a speedup.
+A profiled leg (`profiled` in its row) explains and never counts in a speedup. Its parts are told for the step as it is
+without a profiler. The words come from rules over measured parts; where no rule fits, the cause is not known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from raybench.analysis.columns import code_of, parse_object
 from raybench.analysis.legs import Legs
+from raybench.ledger.parts import OTHER, PARTS, WAITING, Kind
+
+_SAME: Final = 0.05  # of the baseline's step: parts of less are within what a profile of a few steps can tell
+_WORTH_NAMING: Final = 0.1  # of the whole difference
+_MOSTLY, _ALL = 0.6, 0.9  # shares of the difference that one kind of part makes
+_APART: Final = 0.25  # of a profiled leg's step from that of the measured legs: it saw another machine than they
+_PLACES: Final[Mapping[Kind, str]] = {
+    "host": "on the host", "computing": "in its operators", "communication": "in communication that nothing hides",
+    "data": "in the wait for data",
+}  # fmt: skip
+_HELPS: Final[Mapping[Kind, str]] = {
+    "host": "A larger batch would make it a smaller share of a step.",
+    "computing": "Why the operators take longer is not known from this; compare the two traces.",
+    "communication": "Fewer bytes, a faster link, or more to compute meanwhile would shorten it.",
+    "data": "More setting.loader_workers, or a larger prefetch_factor, may shorten it.",
+}
 
 
 @dataclass(frozen=True)
@@ -19,10 +39,29 @@ class Explanation:
     """One arm in one setting: a step's seconds by what they were spent on, and in words."""
 
     setting_id: str
+    setting: str
     arm: str
-    step_seconds: float  # of the profiled leg, mean of its measured steps
+    step_seconds: float  # of the profiled leg without its profiler, mean of its measured steps
     parts: dict[str, float]  # seconds a step by name, the largest first
+    log_ratio: dict[str, float]  # of baseline to arm, shared out over the parts: they add up; empty of the baseline
     sentence: str
+    profiled_step_seconds: float | None = None  # under the profiler
+    busy_share: float | None = None  # of the step, in which the accelerator did anything; None without one
+    kernels: float | None = None  # a step; None without an accelerator
+    host_calls: float | None = None  # operators a step
+    missing: tuple[str, ...] = ()  # what the profiler could not tell
+
+
+@dataclass(frozen=True)
+class _Profile:
+    seconds: float
+    parts: dict[str, float]
+    told: Mapping[str, object]
+    usual_seconds: float | None  # of the arm's measured legs in the setting
+
+    def number(self, name: str) -> float | None:
+        value = self.told.get(name)
+        return float(value) if isinstance(value, int | float) else None
 
 
 def profiled(legs: Legs) -> np.ndarray:
@@ -34,40 +73,134 @@ def profiled(legs: Legs) -> np.ndarray:
 
 def explain(legs: Legs, baseline: str) -> tuple[Explanation, ...]:
     """An explanation for each arm and setting with a profiled leg that says parts; of several the first."""
-    found: dict[tuple[str, str], tuple[float, dict[str, float]]] = {}
-    for row in np.flatnonzero(profiled(legs) & legs.ok):
+    under_profiler = profiled(legs)
+    usual: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in np.flatnonzero(~under_profiler & legs.ok) if under_profiler.any() else ():
+        usual[legs.text["setting_id"][row], legs.text["arm"][row]].append(float(legs.steps.mean_seconds[row]))
+    profiles: dict[tuple[str, str], _Profile] = {}
+    names: dict[str, str] = {}
+    for row in np.flatnonzero(under_profiler & legs.ok):
         key = (legs.text["setting_id"][row], legs.text["arm"][row])
-        parts = _parts(legs.text["profile"][row])
-        if parts:
-            found.setdefault(key, (float(legs.steps.mean_seconds[row]), parts))
+        told = parse_object(legs.text["profile"][row])
+        if parts := _parts(told):
+            seconds = float(legs.steps.mean_seconds[row])
+            measured = float(np.mean(usual[key])) if usual.get(key) else None
+            profiles.setdefault(key, _Profile(seconds, parts, told, measured))
+            names[key[0]] = legs.text["setting"][row]
     return tuple(
-        Explanation(setting_id, arm, seconds, parts, _sentence(arm, baseline, parts, found.get((setting_id, baseline))))
-        for (setting_id, arm), (seconds, parts) in found.items()
+        _explained(setting_id, names[setting_id], arm, baseline, profile, profiles.get((setting_id, baseline)))
+        for (setting_id, arm), profile in profiles.items()
     )
 
 
-def _parts(profile: str) -> dict[str, float]:
-    parts = parse_object(profile).get("parts")
+def _parts(told: Mapping[str, object]) -> dict[str, float]:
+    parts = told.get("parts")
     if not isinstance(parts, Mapping):
         return {}
     seconds = {str(name): float(value) for name, value in parts.items() if isinstance(value, int | float)}
     return dict(sorted(seconds.items(), key=lambda part: -part[1]))
 
 
-def _sentence(arm: str, baseline: str, parts: Mapping[str, float], base: tuple[float, dict[str, float]] | None) -> str:
-    """What most of the arm's step is, or what most of its distance to the baseline is."""
-    if base is None or arm == baseline:
-        largest, seconds = next(iter(parts.items()))
-        return f"{arm} spends most of a step on {largest}: {1e3 * seconds:,.4g} ms"
-    of_base = base[1]
-    apart = {name: parts.get(name, 0.0) - of_base.get(name, 0.0) for name in {*parts, *of_base}}
-    total = sum(apart.values())
-    same_sign = {name: value for name, value in apart.items() if value * total > 0}
-    if not same_sign:
-        return f"{arm} spends its steps as {baseline} does"
-    name = max(sorted(same_sign), key=lambda name: abs(same_sign[name]))
-    longer = "longer" if total > 0 else "shorter"
-    return (
-        f"a step of {arm} takes {1e3 * abs(total):.3g} ms {longer} than one of {baseline}, most of it for {name}: "
-        f"{1e3 * abs(same_sign[name]):.3g} ms {'more' if total > 0 else 'less'}"
+def _explained(
+    setting_id: str, setting: str, arm: str, baseline: str, profile: _Profile, base: _Profile | None
+) -> Explanation:
+    missing = profile.told.get("missing")
+    compared = base is not None and arm != baseline
+    return Explanation(
+        setting_id=setting_id,
+        setting=setting,
+        arm=arm,
+        step_seconds=profile.seconds,
+        parts=profile.parts,
+        log_ratio=shared_out(profile.parts, base.parts) if base is not None and compared else {},
+        sentence=f"{_compared(arm, baseline, profile, base) if base is not None and compared else _alone(arm, profile)}"
+        f"{_unlike_the_measured(profile)}",
+        profiled_step_seconds=profile.number("profiled_step_seconds"),
+        busy_share=profile.number("busy_share"),
+        kernels=profile.number("kernels"),
+        host_calls=profile.number("host_calls"),
+        missing=tuple(map(str, missing)) if isinstance(missing, list) else (),
     )
+
+
+def shared_out(parts: Mapping[str, float], base: Mapping[str, float]) -> dict[str, float]:
+    """The log ratio of the baseline's step to the arm's, each part's share in proportion to its difference.
+
+    They add up to it; the factor is the logarithmic mean of the two steps, which is their common value where they
+    are equal.
+    """
+    whole, base_whole = sum(parts.values()), sum(base.values())
+    if whole <= 0 or base_whole <= 0:
+        return {}
+    mean = whole if math.isclose(whole, base_whole) else (whole - base_whole) / math.log(whole / base_whole)
+    names = [name for name in PARTS if name in parts or name in base]
+    names += sorted({*parts, *base} - set(names))
+    return {name: (base.get(name, 0.0) - parts.get(name, 0.0)) / mean for name in names}
+
+
+def _alone(arm: str, profile: _Profile) -> str:
+    """What most of a step is."""
+    largest, seconds = next(iter(profile.parts.items()))
+    return f"{arm} spends most on {largest}: {_ms(seconds)} of {_ms(profile.seconds)} ms{_busy(profile)}."
+
+
+def _compared(arm: str, baseline: str, profile: _Profile, base: _Profile) -> str:
+    """What makes the arm's step longer or shorter than the baseline's."""
+    apart = {name: profile.parts.get(name, 0.0) - base.parts.get(name, 0.0) for name in {*profile.parts, *base.parts}}
+    whole, base_whole = sum(apart.values()), sum(base.parts.values())
+    if abs(whole) < _SAME * base_whole:
+        return f"{arm}: a step is as long as one of {baseline}, within {_SAME:.0%}; there is nothing to explain."
+    longer = whole > 0
+    begun = f"{arm} {'adds' if longer else 'takes'} {_ms(abs(whole))} ms {'to' if longer else 'off'} a step of "
+    begun += f"{_ms(base_whole)} ms"
+    kinds: dict[Kind, float] = defaultdict(float)
+    for name, seconds in apart.items():
+        if name in PARTS and name not in (OTHER, WAITING):  # nobody knows whose these are
+            kinds[PARTS[name]] += seconds / whole
+    kind = max(kinds, key=lambda one: kinds[one], default=None)
+    toward = sum(share for share in (*kinds.values(), *_unknown(apart, whole)) if share > 0)
+    if kind is None or kinds[kind] < _MOSTLY * toward:
+        return f"{begun}: {_listed(apart, whole)}. The cause is not known: no one kind of part makes most of it."
+    own = {name: seconds for name, seconds in apart.items() if PARTS.get(name) == kind}
+    others = {name: seconds for name, seconds in apart.items() if name not in own}
+    share = "all of it" if kinds[kind] >= _ALL * toward else "most of it"
+    advice = f" {_HELPS[kind]}" if longer else ""
+    return f"{begun}, {share} {_PLACES[kind]}: {_listed(own, whole)}{_beside(others, whole)}{_busy(profile)}.{advice}"
+
+
+def _unknown(apart: Mapping[str, float], whole: float) -> Iterator[float]:
+    """The shares of parts of which nobody knows what they belong to."""
+    yield from (seconds / whole for name, seconds in apart.items() if name not in PARTS or name in (OTHER, WAITING))
+
+
+def _beside(others: Mapping[str, float], whole: float) -> str:
+    """What else changed, and what changed the other way."""
+    more = _listed(others, whole)
+    less = _listed(others, -whole)
+    return (f"; beside it {more}" if more else "") + (f"; the other way {less}" if less else "")
+
+
+def _listed(apart: Mapping[str, float], whole: float) -> str:
+    """The parts that are worth naming, in ms, the largest first."""
+    named = {name: seconds / whole for name, seconds in apart.items() if seconds / whole >= _WORTH_NAMING}
+    texts = [f"{name} {_ms(abs(apart[name]))}" for name in sorted(named, key=lambda name: (-named[name], name))]
+    return ", ".join(texts)
+
+
+def _busy(profile: _Profile) -> str:
+    share = profile.number("busy_share")
+    return "" if share is None else f"; the accelerator is busy for {share:.0%} of the step"
+
+
+def _unlike_the_measured(profile: _Profile) -> str:
+    """A caution where the profiled leg's step is not as long as that of the measured legs."""
+    usual = profile.usual_seconds
+    if not usual or abs(profile.seconds / usual - 1) <= _APART:
+        return ""
+    return (
+        f" (Its measured legs take {_ms(usual)} ms a step, the profiled one {_ms(profile.seconds)}: read it with care.)"
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{float(f'{1e3 * seconds:.3g}'):,g}"

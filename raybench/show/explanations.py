@@ -1,0 +1,23 @@
+"""What profiled legs say, in sentences: where each arm's step goes, what the profiler cost, what it lacked."""
+
+from __future__ import annotations
+
+from raybench.analysis import Analysis
+
+
+def sentences(analysis: Analysis) -> list[str]:
+    """One for each arm and setting, what explains a difference first; then the cautions, each once."""
+    several = len({one.setting_id for one in analysis.explanations}) > 1
+    order = sorted(analysis.explanations, key=lambda one: (not one.log_ratio, one.setting, one.arm))
+    told = [(f"{one.setting}: " if several else "") + one.sentence for one in order]
+    costs = [
+        one.profiled_step_seconds / one.step_seconds - 1
+        for one in analysis.explanations
+        if one.profiled_step_seconds is not None and one.step_seconds
+    ]
+    if costs:
+        least, most = (f"{max(0.0, cost):.0%}" for cost in (min(costs), max(costs)))
+        span = least if least == most else f"{least} to {most}"
+        told.append(f"The profiler itself made steps {span} longer; that is taken out of the parts")
+    missing = dict.fromkeys(f"{text} ({one.arm})" for one in analysis.explanations for text in one.missing)
+    return [*told, *missing]
