@@ -7,6 +7,7 @@ not, the seconds of the whole command are what was measured, and the fact `timed
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -128,8 +129,10 @@ def _read(folder: Path) -> tuple[list[dict[str, Any]], str]:
                 raise ValueError("step_seconds are not seconds")
             if not isinstance(report["facts"], dict) or not isinstance(report["losses"], list):
                 raise ValueError("facts or losses are not what raybench.steps writes")
+            for key in ("setup_seconds", "peak_host_bytes"):
+                report[key] = max(0.0, float(report.get(key) or 0))
             reports.append(report)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             return [], f"{path.name}: {type(error).__name__}: {error}"
     return sorted(reports, key=lambda report: str(report.get("rank"))), ""
 
@@ -235,8 +238,8 @@ def _measured(
         "data_seconds": None,
         "samples_per_step": samples if isinstance(samples, int) and 0 < samples < 2**31 else leg.setting.global_batch,
         "peak_device_bytes": max(device, default=None),
-        "peak_host_bytes": max(int(report.get("peak_host_bytes") or 0) for report in reports),
-        "setup_seconds": max(float(report.get("setup_seconds") or 0.0) for report in reports),
+        "peak_host_bytes": max(int(report["peak_host_bytes"]) for report in reports),
+        "setup_seconds": max(report["setup_seconds"] for report in reports),
         "train_seconds": sum(slowest),
         "eval_seconds": 0.0,
         "first_loss": losses.get(0),
@@ -248,13 +251,15 @@ def _measured(
 
 
 def _losses(reports: Sequence[Mapping[str, Any]], number: int) -> dict[int, float]:
-    """Losses by step, the mean over the ranks that know them."""
-    found: dict[int, list[float]] = {}
+    """Losses by step, the mean over the ranks that know them. What is no number of a step is passed over."""
+    by_step: dict[int, list[float]] = {}
     for report in reports:
         for pair in report["losses"]:
-            if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int) and 0 <= pair[0] < number:
-                found.setdefault(pair[0], []).append(float(pair[1]))
-    return {step: sum(values) / len(values) for step, values in sorted(found.items())}
+            with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
+                step, loss = int(pair[0]), float(pair[1])
+                if 0 <= step < number:
+                    by_step.setdefault(step, []).append(loss)
+    return {step: sum(losses) / len(losses) for step, losses in sorted(by_step.items())}
 
 
 def _informative(ended: Iterable[Ended], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,14 @@ def test_the_steps_of_a_plain_loop_and_its_facts(tmp_path: Path) -> None:
     assert found.facts["informative"]["not_known"] == ["initial weights", "data", "autocast"]
 
 
+def test_losses_that_are_no_numbers_are_passed_over(tmp_path: Path) -> None:
+    losses = [[0, None], [1, "x"], [2, 0.5], ["", 1], [9, 1.0], 7, [3]]
+    report = json.dumps({"step_seconds": [0.1] * 6, "losses": losses, "facts": {}})
+    found = outcome(tmp_path, f"{WRITE}, 'w').write({report!r})")
+    assert isinstance(found, Measurement), found
+    assert (found.first_loss, found.final_loss, found.step_losses) == (None, 0.5, None)
+
+
 def test_without_steps_the_whole_command_is_timed(tmp_path: Path) -> None:
     found = outcome(tmp_path, "import time; time.sleep(0.3)")
     assert isinstance(found, Measurement), found
@@ -77,6 +86,7 @@ def test_without_steps_the_whole_command_is_timed(tmp_path: Path) -> None:
 
 
 WRITE = "import os; open(os.environ['RAYBENCH_STEPS_FOLDER'] + '/0-1.json'"
+ODD = json.dumps({"step_seconds": [1], "facts": {}, "losses": [], "setup_seconds": "x"})
 RECORD = "from raybench import steps\nrecorder = steps.Recorder(4)\n"
 
 
@@ -93,6 +103,7 @@ RECORD = "from raybench import steps\nrecorder = steps.Recorder(4)\n"
         (RECORD + "for _ in range(9): recorder.step(float('nan'))", "not_finite", "the loss of step 0 is nan"),
         (WRITE + ", 'wb').write(b'\\xff{')", "error", "0-1.json"),
         (WRITE + ", 'w').write('{\"step_seconds\": [-1]}')", "error", "step_seconds are not seconds"),
+        (WRITE + f", 'w').write({ODD!r})", "error", "0-1.json: ValueError"),
     ],
 )  # fmt: skip
 def test_every_way_to_fail_is_a_failure_with_its_cause(tmp_path: Path, code: str, kind: str, words: str) -> None:
