@@ -90,7 +90,10 @@ def offloads(config: Mapping[str, Any], what: str) -> bool:
 
 def resolve(arm: DeepSpeedArm, setting: Setting) -> Resolved:
     """The arm's config in this setting, with all that is wrong with it; usable where `problems` is empty."""
-    config, problems = checked(copy.deepcopy(arm.config))
+    given = copy.deepcopy(arm.config)
+    if given.get("steps_per_print") == math.inf:  # as Accelerate writes "never"
+        given["steps_per_print"] = _NEVER
+    config, problems = checked(given)
     found = Resolved(config, problems=[Problem(("config", *one.place), one.words) for one in problems])
     _rename_older(found)
     _take_what_raybench_owns(found, setting)
@@ -172,7 +175,11 @@ def _agrees(users: Any, written: Any) -> bool:
 
 
 def _enabled(section: Any) -> bool:
-    return isinstance(section, Mapping) and section.get("enabled") not in (None, False, 0, _AUTO, "false")
+    given = section.get("enabled") if isinstance(section, Mapping) else None
+    return (given.lower() if isinstance(given, str) else given) not in _OFF
+
+
+_OFF = (None, False, 0, _AUTO, "false", "no", "off", "0", "f", "n")  # as pydantic reads them
 
 
 def _join_shorthands(found: Resolved, arm: DeepSpeedArm, setting: Setting) -> None:
@@ -207,6 +214,14 @@ def _join_shorthands(found: Resolved, arm: DeepSpeedArm, setting: Setting) -> No
         )
     if arm.compile == "deepcompile":
         config["compile"] = {**config.get("compile", {}), "deepcompile": True}
+    if config.get("compile", {}).get("deepcompile") and not stage:
+        place = ("compile",) if arm.compile else ("config", "compile", "deepcompile")
+        found.refuse(place, "DeepCompile needs zero: 1, 2 or 3; DeepSpeed takes torch's compiler without")
+    for what in ("optimizer", "param"):
+        offload = zero.get(f"offload_{what}") or {}
+        if offload.get("device") == "nvme" and not offload.get("nvme_path"):
+            place = ("config", "zero_optimization", f"offload_{what}")
+            found.refuse(place, "device: nvme needs nvme_path, a folder on that disk")
 
 
 def _fill_precision(found: Resolved, setting: Setting) -> None:

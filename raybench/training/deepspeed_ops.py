@@ -17,12 +17,14 @@ import platform
 import re
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from raybench.declare.deepspeed_config import offloads
+from raybench.declare.setting import Setting
 from raybench.errors import Unsupported
 from raybench.machine.variables import RUN
 from raybench.training.ranks import Ranks
@@ -112,18 +114,45 @@ def build_adam(*, offloaded: bool) -> None:
 
 
 def build_optimizer_kernel(name: str, *, offloaded: bool) -> None:
-    """Build the kernel of an optimizer that a DeepSpeed config names; at once where it is built or has none.
+    """Build DeepSpeed's kernel of an optimizer; at once where it is built or there is none. Raises Unsupported."""
+    if builder_name := _KERNELS.get(name.lower(), {}).get(offloaded):
+        _build_named(builder_name)
 
-    Raises Unsupported where it cannot be built, or does not exist for this device.
-    """
+
+def build_operators(config: Mapping[str, Any], setting: Setting) -> None:
+    """Build all that a resolved config makes DeepSpeed load, which it would do inside a leg. Raises Unsupported."""
+    for name in needed_operators(config, setting):
+        _build_named(name)
+
+
+def needed_operators(config: Mapping[str, Any], setting: Setting) -> list[str]:
+    """DeepSpeed's names of the builders of what an arm loads."""
+    zero = config.get("zero_optimization") or {}
+    offloading = [zero.get(f"offload_{what}") or {} for what in ("optimizer", "param")]
+    optimizer = config.get("optimizer")
+    kernel: str = setting.optimizer.name if setting.optimizer.kernel == "deepspeed" else ""
+    if optimizer is not None:
+        kernel = "" if (optimizer.get("params") or {}).get("torch_adam") else str(optimizer.get("type"))
+    on_disk = any(section.get("device") == "nvme" for section in offloading)
+    pinned = any(section.get("pin_memory") for section in offloading)
+    on_gds = (config.get("aio") or {}).get("use_gds")
+    wanted = {
+        _KERNELS.get(kernel.lower(), {}).get(offloads(config, "optimizer"), ""): True,
+        "CPUAdamBuilder": bool(zero.get("zenflow")),
+        "GDSBuilder" if on_gds else "AsyncIOBuilder": on_disk,
+        "PinMemoryBuilder": pinned and os.environ.get("DS_PIN_MEMORY_BACKEND", "").strip().lower() == "native",
+        "QuantizerBuilder": bool(zero.get("zero_quantized_weights") or zero.get("zero_quantized_gradients")),
+        "DeepCompileBuilder": bool((config.get("compile") or {}).get("deepcompile")),
+    }
+    return [name for name, is_wanted in wanted.items() if name and is_wanted]
+
+
+def _build_named(name: str) -> None:
     from deepspeed.ops import op_builder
 
-    builder_name = _KERNELS.get(name.lower(), {}).get(offloaded)
-    if builder_name is None:
-        return
-    builder = getattr(op_builder, builder_name)()
-    if type(builder).__name__ == "NotImplementedBuilder":
-        raise Unsupported(f"DeepSpeed has no {builder_name.removesuffix('Builder')} for this device")
+    builder = getattr(op_builder, name)()
+    if builder is None or type(builder).__name__ == "NotImplementedBuilder":
+        raise Unsupported(f"DeepSpeed has no {name.removesuffix('Builder')} for this device")
     _build(builder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import importlib
 import os
@@ -12,10 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from raybench.declare.arms import DeepSpeedArm, ScriptArm
+from raybench.declare.deepspeed_config import deepspeed_config
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
-from raybench.errors import BadData, InvalidConfig, LegDied, ProbeFailed, RanksParted
+from raybench.errors import BadData, InvalidConfig, LegDied, ProbeFailed, RanksParted, Unsupported
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.machine.fingerprint import fingerprint
 from raybench.training import memory
@@ -47,9 +49,13 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     try:
         importlib.import_module("torch._dynamo")  # which the first optimizer of a process imports
         if any(isinstance(leg.arm, DeepSpeedArm) for leg in legs):
-            from raybench.training.deepspeed_ops import import_deepspeed
+            from raybench.training.deepspeed_ops import build_operators, import_deepspeed
 
             import_deepspeed(ranks)
+            for leg in legs:
+                if isinstance(leg.arm, DeepSpeedArm):
+                    with contextlib.suppress(Unsupported):  # the leg meets it again, at once, and records it
+                        build_operators(deepspeed_config(leg.arm, leg.setting), leg.setting)
         for arm in {leg.arm.engine: leg.arm for leg in legs}.values():
             engine_class(arm)  # imports its libraries
     except Exception:

@@ -456,6 +456,14 @@ CONFIGS: dict[str, Config] = {
     "wrong, both precisions": Config(
         {"fp16": {"enabled": True}, "bf16": {"enabled": True}}, "cannot both", differs=("precision",)
     ),
+    "launcher, never prints": Config({"steps_per_print": float("inf"), "zero_optimization": {"stage": 1}}),
+    "wrong, NVMe nowhere": Config(
+        {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, "needs nvme_path"
+    ),
+    "wrong, deepcompile without ZeRO": Config(
+        {"compile": {"deepcompile": True}}, "needs zero: 1, 2 or 3", differs=("compile",)
+    ),
+    "launcher, precisions switched off in words": Config({"fp16": {"enabled": "False"}, "bf16": {"enabled": "no"}}),
     "wrong, max_grad_norm": Config(
         {"optimizer": {"type": "AdamW", "params": {"lr": 0.001, "max_grad_norm": 1.0}}}, "setting.gradient_clipping"
     ),

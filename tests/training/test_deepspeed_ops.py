@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from raybench.declare.setting import Adam, Setting
 from raybench.errors import Unsupported
 from raybench.machine.variables import RUN
 from raybench.training import deepspeed_ops
@@ -70,6 +72,34 @@ def test_a_build_that_fails_is_told_in_a_line_and_not_tried_again_in_the_same_ru
 def test_a_build_that_fails_without_a_compilers_word(cache: Path) -> None:
     with pytest.raises(Unsupported, match="ninja not being installed"):
         deepspeed_ops._build(Builder(1, "Unable to JIT load the planted_op op due to ninja not being installed."))
+
+
+@pytest.mark.parametrize(
+    ("config", "operators"),
+    [
+        ({}, []),
+        ({"optimizer": {"type": "AdamW", "params": {"lr": 1}}}, ["FusedAdamBuilder"]),
+        ({"optimizer": {"type": "AdamW", "params": {"torch_adam": True}}}, []),
+        ({"optimizer": {"type": "Lion"}, "zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+         ["CPULionBuilder"]),
+        ({"zero_optimization": {"offload_param": {"device": "nvme"}}}, ["AsyncIOBuilder"]),
+        ({"zero_optimization": {"offload_param": {"device": "nvme"}}, "aio": {"use_gds": True}}, ["GDSBuilder"]),
+        ({"zero_optimization": {"zenflow": {"topk_ratio": 0.1}}}, ["CPUAdamBuilder"]),
+        ({"zero_optimization": {"zero_quantized_weights": True}}, ["QuantizerBuilder"]),
+        ({"compile": {"deepcompile": True}}, ["DeepCompileBuilder"]),
+    ],
+)  # fmt: skip
+def test_what_a_config_needs_is_known_before_its_leg(config: dict[str, Any], operators: list[str]) -> None:
+    setting = Setting(model="lenet", dataset="digits", batch_size=16)
+    assert deepspeed_ops.needed_operators(config, setting) == operators
+    kernel = setting.model_copy(update={"optimizer": Adam(name="adamw", kernel="deepspeed")})
+    assert "FusedAdamBuilder" in deepspeed_ops.needed_operators({}, kernel)
+
+
+def test_an_operator_that_the_device_has_not_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    with pytest.raises(Unsupported, match="no DeepCompile for this device"):
+        deepspeed_ops._build_named("DeepCompileBuilder")
 
 
 def test_only_locks_that_nobody_holds_are_cleared(cache: Path) -> None:

@@ -14,7 +14,7 @@ from raybench.declare.deepspeed_config import added_config, deepspeed_config, of
 from raybench.declare.setting import LossScale, Schedule, Setting
 from raybench.errors import InvalidConfig, NotReadable, Unsupported
 from raybench.training import memory
-from raybench.training.deepspeed_ops import build_communication, build_optimizer_kernel
+from raybench.training.deepspeed_ops import build_communication, build_operators
 from raybench.training.facts import dtype_names
 from raybench.training.gradients import Gradients
 from raybench.training.optimizers import (
@@ -64,13 +64,6 @@ def refuse(config: dict[str, Any], setting: Setting) -> None:
         raise Unsupported("fp16 by torch_autocast with clipping: ZeRO clips the gradients before they are unscaled")
 
 
-def _kernel_of(section: Any) -> str:
-    """The optimizer whose DeepSpeed kernel a config's own optimizer section asks for; empty for torch's."""
-    if not isinstance(section, dict) or (section.get("params") or {}).get("torch_adam", False):
-        return ""
-    return str(section.get("type"))
-
-
 # What DeepSpeed raises while it reads a config that it does not take.
 _REFUSALS = (ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError)
 
@@ -97,17 +90,15 @@ class DeepSpeedEngine:
         self.config = deepspeed_config(arm, setting)
         refuse(self.config, setting)
         build_communication()
+        build_operators(self.config, setting)  # built before the legs; here for what cannot be
         self.added = added_config(arm, setting)
         if device.type == "cpu":
             buckets = fit_buckets(self.config, sum(parameter.numel() for parameter in model.parameters()))
             self.added |= {"zero_optimization": buckets} if buckets else {}
         optimizer = None
-        offloaded = offloads(self.config, "optimizer")
-        own = self.config.get("optimizer")
-        if own is None:
+        if "optimizer" not in self.config:
+            offloaded = offloads(self.config, "optimizer")
             optimizer = build_optimizer(setting.optimizer, model.parameters(), offloaded=offloaded)
-        else:
-            build_optimizer_kernel(_kernel_of(own), offloaded=offloaded)  # by one rank, before all of them would
         scheduled = setting.schedule != Schedule()
         if setting.channels_last:
             model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -121,8 +112,11 @@ class DeepSpeedEngine:
             )
             if setting.channels_last:  # after its broadcast of the weights, which gloo does not do in this format
                 model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            if setting.compile or self.config.get("compile", {}).get("deepcompile"):
+            deepcompile = self.config.get("compile", {}).get("deepcompile")
+            if setting.compile or deepcompile:
                 self.engine.compile()
+            if deepcompile and not self.engine.is_deepcompile_active():
+                raise NotImplementedError("DeepCompile fell back to torch's compiler")
         except NotImplementedError as error:
             raise Unsupported(f"DeepSpeed: {error}") from error
         except RuntimeError as error:
