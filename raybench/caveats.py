@@ -147,6 +147,9 @@ KINDS: Final[dict[str, tuple[Weight, str]]] = {
     ),
     "mixed": (Weight.DOUBTS, "mixed {what}: {change}"),
     "unlike_nodes": (Weight.DOUBTS, "the nodes of a trial are not alike: {nodes}"),
+    "brought_along": (
+        Weight.DOUBTS, "the packages of {arm} brought another {what}: {own}, where {baseline} had {base}",
+    ),
     "not_steady": (
         Weight.DOUBTS, "{flagged} of {legs} legs were not steady in the measured window; a longer warm-up may help",
     ),
@@ -170,6 +173,11 @@ KINDS: Final[dict[str, tuple[Weight, str]]] = {
     # ---- of a comparison: how the number came about
     "few_trials": (
         Weight.TELLS, "few trials: the interval rests on {trials}, and on their being roughly normal",
+    ),
+    "own_processes": (
+        Weight.TELLS,
+        "{arm} and {baseline} did not share processes, which adds to their scatter (`calibrate isolation=both` "
+        "measures how much)",
     ),
     "also_differ": (Weight.TELLS, "arms also differ in {words!j}, as the space declares"),
     "legs_failed": (Weight.TELLS, "{failed} of {legs} legs of {arm} failed"),

@@ -43,6 +43,8 @@ def collect(pairs: Pairs, margin: float, alpha: float) -> list[list[Caveat]]:
         _batch_arithmetic,
         _cut_trials,
         _fleet,
+        _own_processes,
+        _versions_not_asked_for,
         _sweeps,
         _not_steady,
         _contaminated,
@@ -129,6 +131,34 @@ def _unlike_trials(pairs: Pairs) -> Found:
         blank = len(distinct) - 1 if len(distinct) and np.isnan(distinct[-1]) else -1
         for k, several in _several(pairs, codes, blank):
             yield k, caveat("trials_differ", what=name, values=[round(distinct[code]) for code in several])
+
+
+def _own_processes(pairs: Pairs) -> Found:
+    """Sides that ask for other packages than one another: each has processes of its own."""
+    packages, owner = pairs.legs.text["packages"].codes, pairs.comparison[pairs.round_trial]
+    group = pairs.legs.text["process_group"].codes
+    arm, base = pairs.arm_leg, pairs.base_leg
+    apart = (packages[arm] != packages[base]) & (group[arm] != group[base])
+    for k in np.unique(owner[apart]):
+        yield int(k), caveat("own_processes", arm=pairs.legs.text["arm"][pairs.example[k]], baseline=pairs.baseline)
+
+
+def _versions_not_asked_for(pairs: Pairs) -> Found:
+    """An environment of an arm's own that holds other versions than the baseline's, beside those it was made for."""
+    environment, packages = pairs.legs.text["environment"], pairs.legs.text["packages"]
+    owner, arm, base = pairs.comparison[pairs.round_trial], pairs.arm_leg, pairs.base_leg
+    asking = np.flatnonzero(packages.codes[arm] != packages.codes[base])
+    cases = np.stack([owner[asking], environment.codes[arm[asking]], environment.codes[base[asking]]])
+    told: dict[tuple[int, Caveat], None] = {}
+    for row in asking[np.unique(cases, axis=1, return_index=True)[1]]:
+        own, others = (versions_of(parse_object(environment[leg])) for leg in (arm[row], base[row]))
+        asked = parse_object(packages[arm[row]]).keys() | parse_object(packages[base[row]]).keys()
+        for name in sorted((own.keys() & others.keys()) - asked - {"raybench", "git_commit"}):
+            if own[name] != others[name]:
+                arm_name = pairs.legs.text["arm"][arm[row]]
+                values = {"own": own[name], "base": others[name], "baseline": pairs.baseline}
+                told.setdefault((int(owner[row]), caveat("brought_along", arm=arm_name, what=name, **values)))
+    yield from told
 
 
 def _batches(pairs: Pairs) -> Found:

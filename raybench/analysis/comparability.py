@@ -57,6 +57,7 @@ _LEAVES_LOSSES: Final = frozenset(
 _LOSS_TOLERANCE: Final = {("fp32", True): 5e-7, ("fp32", False): 1e-5, ("tf32", False): 1e-4}
 _LOW_PRECISION_TOLERANCE: Final = 2e-3
 _REPEATS: Final = 5.0
+_NORM_OF_LOSS: Final = 20.0  # the tolerance of a step's gradient norm over that of its loss
 _DIVERGING: Final = 1.5  # times the first loss: from there on a run is chaotic and is not compared
 
 
@@ -218,19 +219,15 @@ def parted_losses(pairs: Pairs) -> Iterator[tuple[int, str, Caveat]]:
     """Comparisons in whose rounds the losses of the first steps part."""
     losses, owner = pairs.legs.losses, pairs.comparison[pairs.round_trial]
     arm, base = losses[pairs.arm_leg], losses[pairs.base_leg]
-    tame = np.logical_and.accumulate(~(base > _DIVERGING * base[:, :1]), axis=1)
-    scatter = np.maximum.accumulate(_scatter_of_rounds(pairs), axis=1)
-    allowed = _loss_tolerances(pairs)[:, None] + _REPEATS * scatter
-    # A loss that is not a number on one side only has parted as well.
-    lone = np.isnan(arm) != np.isnan(base)
-    parted = tame & np.where(lone, _recorded(pairs), _relative(arm, base) > allowed[owner])
+    allowed = _allowed(pairs, losses, _loss_tolerances(pairs))
+    parted = _parted_losses(pairs, allowed)
     for k in np.unique(owner[parted.any(axis=1)]):
         rows = np.flatnonzero(owner == k)
-        leg = pairs.arm_leg[rows[0]]
-        if not set(declared(pairs.legs.text["differs"][leg])) <= _LEAVES_LOSSES:
+        if not _held_to_losses(pairs, int(k)):
             continue
         step = int(np.argmax(parted[rows].any(axis=0)))
         row = rows[np.argmax(parted[rows, step])]
+        leg = pairs.arm_leg[rows[0]]
         yield (
             int(k),
             "losses",
@@ -239,6 +236,50 @@ def parted_losses(pairs: Pairs) -> Iterator[tuple[int, str, Caveat]]:
                 own=float(arm[row, step]), arm=pairs.legs.text["arm"][leg], allowed=float(allowed[k, step]),
             ),
         )  # fmt: skip
+
+
+def training_parts_at(pairs: Pairs) -> dict[int, int]:
+    """By comparison, the first step, from 1, whose loss or gradient norm is another in the arm; 0 where none is.
+
+    Comparisons without recorded losses are left out, and those whose declared differences may move them.
+    """
+    owner, norms = pairs.comparison[pairs.round_trial], pairs.legs.norms
+    arm, base = norms[pairs.arm_leg], norms[pairs.base_leg]
+    allowed = _allowed(pairs, norms, _NORM_OF_LOSS * _loss_tolerances(pairs))
+    parted = _parted_losses(pairs, _allowed(pairs, pairs.legs.losses, _loss_tolerances(pairs)))
+    parted |= _tame(pairs) & (_relative(arm, base) > allowed[owner])
+    told = np.unique(owner[_recorded(pairs)[:, 0]])
+    steps = {}
+    for k in (int(k) for k in told if _held_to_losses(pairs, int(k))):
+        at = parted[owner == k].any(axis=0)
+        steps[k] = int(np.argmax(at)) + 1 if at.any() else 0
+    return steps
+
+
+def _parted_losses(pairs: Pairs, allowed: Floats) -> np.ndarray:
+    """Where the losses of a round's legs part by more than is `allowed`, (c, steps)."""
+    losses, owner = pairs.legs.losses, pairs.comparison[pairs.round_trial]
+    arm, base = losses[pairs.arm_leg], losses[pairs.base_leg]
+    # A loss that is not a number on one side only has parted as well.
+    lone = np.isnan(arm) != np.isnan(base)
+    return np.asarray(_tame(pairs) & np.where(lone, _recorded(pairs), _relative(arm, base) > allowed[owner]))
+
+
+def _tame(pairs: Pairs) -> np.ndarray:
+    """Steps, (c, steps), before which the baseline's loss did not diverge."""
+    base = pairs.legs.losses[pairs.base_leg]
+    return np.asarray(np.logical_and.accumulate(~(base > _DIVERGING * base[:, :1]), axis=1))
+
+
+def _allowed(pairs: Pairs, values: Floats, tolerance: Floats) -> Floats:
+    """The relative difference that is allowed in each comparison and step, (k, steps), of values (legs, steps)."""
+    scatter = np.maximum.accumulate(_scatter_of_rounds(pairs, values), axis=1)
+    return np.asarray(tolerance[:, None] + _REPEATS * scatter)
+
+
+def _held_to_losses(pairs: Pairs, comparison: int) -> bool:
+    """Whether what a comparison's space declares as different leaves the losses as they are."""
+    return set(declared(pairs.legs.text["differs"][pairs.example[comparison]])) <= _LEAVES_LOSSES
 
 
 def _recorded(pairs: Pairs) -> np.ndarray:
@@ -252,17 +293,19 @@ def _recorded(pairs: Pairs) -> np.ndarray:
 def _relative(one: Floats, other: Floats) -> Floats:
     """The relative difference, nan where one is missing."""
     size = np.maximum(np.maximum(np.abs(one), np.abs(other)), np.finfo(float).tiny)
-    return np.asarray(np.abs(one - other) / size)
+    with np.errstate(invalid="ignore"):  # norms of steps that overflowed are infinite
+        return np.asarray(np.abs(one - other) / size)
 
 
-def _scatter_of_rounds(pairs: Pairs) -> Floats:
-    """How far one arm's losses differ from round to round of a trial, relative: the most by step, (k, steps)."""
-    losses, owner = pairs.legs.losses, pairs.comparison[pairs.round_trial]
-    scatter = np.zeros((len(pairs.counts), losses.shape[1]))
+def _scatter_of_rounds(pairs: Pairs, values: Floats) -> Floats:
+    """How far one arm's values, (legs, steps), differ from round to round of a trial, relative: the most by step,
+    (k, steps)."""
+    owner = pairs.comparison[pairs.round_trial]
+    scatter = np.zeros((len(pairs.counts), values.shape[1]))
     for side in (pairs.base_leg, pairs.arm_leg):
         trial = dense(owner, pairs.leg_trial[side])
         first = np.unique(trial, return_index=True)[1]
-        apart = _relative(losses[side], losses[side[first]][trial])
+        apart = _relative(values[side], values[side[first]][trial])
         np.maximum.at(scatter, owner, np.nan_to_num(apart))
     return scatter
 

@@ -30,7 +30,8 @@ TEXTS: Final = tuple(name for name, quantity in QUANTITIES.items() if quantity.a
 NUMBERS: Final = tuple(name for name, quantity in QUANTITIES.items() if quantity.analysis == "number")
 _LISTS: Final = ("step_seconds", "data_seconds")
 _LOSSES: Final = "step_losses"
-NUM_LOSSES: Final = 10  # of each leg, that are compared between arms
+_NORMS: Final = "gradient_norms"
+NUM_LOSSES: Final = 10  # of each leg, that are compared between arms; and as many gradient norms
 _EPOCH_LISTS: Final = ("epoch_seconds", "epoch_accuracy", "epoch_loss")
 _TARGET: Final = "time_to_accuracy"  # seconds, infinity where the target was not reached
 _NEVER_NULL: Final = ("space", "sweep", "setting_id", "trial_id", "leg_id", "arm", "status", "is_baseline", "round")
@@ -47,6 +48,7 @@ class Legs:
     steps: StepStatistics
     hardware: Coded
     losses: Floats  # of the first steps, (legs, NUM_LOSSES); nan where there are none
+    norms: Floats  # of their gradients, the same
 
     def __len__(self) -> int:
         return len(self.text["arm"].codes)
@@ -64,6 +66,7 @@ class Legs:
             StepStatistics(**{f.name: getattr(self.steps, f.name)[rows] for f in fields(StepStatistics)}),
             self.hardware.take(rows),
             self.losses[rows],
+            self.norms[rows],
         )
 
 
@@ -75,9 +78,9 @@ def read_legs(paths: Sequence[AnyPath]) -> Legs:
     """
     if not paths:
         raise UserError("no ledger given; name the folder of a sweep, as in mlruns/ledger/<space>/<sweep>")
-    collected: dict[str, list[Any]] = {name: [] for name in (*TEXTS, *NUMBERS, _TARGET, _LOSSES, "steps")}
+    collected: dict[str, list[Any]] = {name: [] for name in (*TEXTS, *NUMBERS, _TARGET, _LOSSES, _NORMS, "steps")}
     files = [file for path in paths for file in ledger.ledger_files(path)]
-    tables = ledger.scan_files(files, [*TEXTS, *NUMBERS, *_LISTS, _LOSSES, *_EPOCH_LISTS], _BATCH_ROWS)
+    tables = ledger.scan_files(files, [*TEXTS, *NUMBERS, *_LISTS, _LOSSES, _NORMS, *_EPOCH_LISTS], _BATCH_ROWS)
     for lot in _ahead(_lots(tables)):
         _read_lot(lot, collected)
     if not sum(len(statistics.mean_seconds) for statistics in collected["steps"]):
@@ -88,7 +91,8 @@ def read_legs(paths: Sequence[AnyPath]) -> Legs:
     steps = StepStatistics(
         **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(StepStatistics)}
     )
-    legs = Legs(text, number, steps, _hardware(text), np.concatenate(collected.pop(_LOSSES)))
+    losses, norms = (np.concatenate(collected.pop(name)) for name in (_LOSSES, _NORMS))
+    legs = Legs(text, number, steps, _hardware(text), losses, norms)
     legs = legs.take(_first_of_each(legs))
     keys = [legs.number["position"], legs.number["round"], *(legs.text[name].codes for name in reversed(_SORTED))]
     return legs.take(np.lexsort([*keys, legs.hardware.codes]))
@@ -129,7 +133,8 @@ def _read_lot(lot: list[tuple[AnyPath, pa.Table]], collected: dict[str, list[Any
     for name in NUMBERS:
         collected[name].append(number_array(table, name))
     collected[_TARGET].append(_time_to_accuracy(table))
-    collected[_LOSSES].append(first_values(_list(table, _LOSSES), NUM_LOSSES))
+    for name in (_LOSSES, _NORMS):
+        collected[name].append(first_values(_list(table, name), NUM_LOSSES))
     try:
         collected["steps"].append(_step_statistics(table))
     except BadLeg as bad:

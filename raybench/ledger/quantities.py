@@ -261,6 +261,10 @@ class Measurement(Circumstances):
         metric="bits_per_byte", report="bits per byte",
     )  # fmt: skip
     step_losses: list[float] | None = measured("list<float64>", "of every step, the mean over ranks and micro-batches")
+    gradient_norms: list[float] | None = measured(
+        "list<float64>", "L2 norm of the averaged gradient before clipping, of as many steps as are warm-up, ten at "
+        "most; null where the engine does not show it, or of a script",
+    )  # fmt: skip
     epoch_seconds: list[float] | None = measured(
         "list<float64>", "of every epoch of a `train` protocol, its steps alone; null without epochs", unit="s",
         analysis="list",

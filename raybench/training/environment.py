@@ -19,7 +19,10 @@ from raybench.machine.versions import own_versions
 from raybench.training import machine
 from raybench.training.ranks import Ranks
 
-_PACKAGES = ("raybench", "torch", "torchvision", "deepspeed", "timm", "ray", "numpy")
+_PACKAGES = (
+    "raybench", "torch", "torchvision", "deepspeed", "timm", "transformers", "ray", "numpy",
+    "nvidia-nccl-cu12", "nvidia-nccl-cu13",
+)  # fmt: skip
 # Variables that change how a training step runs.
 _VARIABLES = (
     "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_BLOCKTIME",

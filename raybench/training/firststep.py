@@ -1,4 +1,5 @@
-"""What is looked at in a leg's first step, which is never measured: types, the gradient's norm, who holds memory.
+"""What is looked at in a leg's first step, which is never measured: types, the gradient's norm, who holds memory;
+and gradient norms again in the warm-up after it.
 
 None of it may cost the leg: what cannot be read is a fact that is missing, with its reason.
 """
@@ -20,6 +21,8 @@ from raybench.training.engines import Engine
 from raybench.training.failures import describe, print_traceback
 from raybench.training.ranks import Ranks
 
+_AT_A_TIME = 1 << 20  # values of a gradient, in double precision
+
 
 class Probed:
     """An engine for its first step: takes it as the engine does, and looks."""
@@ -29,6 +32,7 @@ class Probed:
         self.backward = engine.backward
         self.seen = facts.ForwardSeen(model, ranks.device.type)
         self.gradient_norm: float | None = None  # None: not readable
+        self.gradient_norms: list[float] = []  # of the steps looked at so far; nan: not readable
         self._gradient_dtype = ""
         self._missing: dict[str, str] = {}  # what could not be read -> why
         shows = not facts.is_compiled(model) and not num_checkpointed(model)
@@ -42,13 +46,19 @@ class Probed:
             return self._engine.forward(*inputs, last=last, **named)
 
     def step(self) -> None:
-        norm = self._readable("first_gradient_norm", lambda: _squares(self._engine))
-        self.gradient_norm, self._gradient_dtype, unreadable = _over_ranks(self._ranks, norm)
-        if unreadable:
-            self._missing.setdefault("first_gradient_norm", unreadable)
+        self.gradient_norm, self._gradient_dtype = self.look_at_norm()
         self._gradients = self._held()["gradients"]
         self._engine.step()
         self.seen.remove()
+
+    def look_at_norm(self) -> tuple[float | None, str]:
+        """Between a step's last backward and the engine's step: (the norm or None, the gradients' types)."""
+        name = "gradient_norms" if self.gradient_norms else "first_gradient_norm"
+        norm, dtypes, unreadable = _over_ranks(self._ranks, self._readable(name, lambda: _squares(self._engine)))
+        if unreadable:
+            self._missing.setdefault(name, unreadable)
+        self.gradient_norms.append(math.nan if norm is None else norm)
+        return norm, dtypes
 
     def memory_parts(self) -> dict[str, int | None]:
         """This rank's bytes by what they hold, after the leg's steps; gradients and activations are those of the first.
@@ -85,6 +95,18 @@ class Probed:
             return None
 
 
+class NormsAlone:
+    """An engine for later steps of the warm-up, of which only the gradients' norms are looked at."""
+
+    def __init__(self, engine: Engine, probed: Probed) -> None:
+        self._engine, self._probed = engine, probed
+        self.forward, self.backward = engine.forward, engine.backward
+
+    def step(self) -> None:
+        self._probed.look_at_norm()
+        self._engine.step()
+
+
 def gradient_norm(engine: Engine, ranks: Ranks) -> float | None:
     """L2 norm of the averaged gradient, between the last backward and `step`; None where it is not readable.
 
@@ -97,9 +119,18 @@ def _squares(engine: Engine) -> tuple[float, bool, set[str]]:
     """(the sum of squares of this rank's gradients, whether other ranks hold others, the names of their types)."""
     gradients = engine.gradients()
     values = [memory.dense_parts(tensor)[0] for tensor in gradients.tensors]
-    norms = [torch.linalg.vector_norm(value.float() if value.dtype.itemsize < 4 else value) for value in values]
-    total = sum(float(norm) ** 2 for norm in norms)
+    total = math.fsum(_norm(value) ** 2 for value in values)
     return total / gradients.scale**2, gradients.sharded, {facts.dtype_names([value.dtype]) for value in values}
+
+
+def _norm(values: torch.Tensor) -> float:
+    """The L2 norm, added up in double precision: in single, a processor's sum over a large partition is off by 1e-4.
+
+    Part by part, so that the look needs no memory of the gradient's size.
+    """
+    flat = (torch.view_as_real(values) if values.is_complex() else values).reshape(-1)
+    parts = [torch.linalg.vector_norm(part, dtype=torch.float64) for part in flat.split(_AT_A_TIME)]
+    return float(torch.linalg.vector_norm(torch.stack(parts))) if parts else 0.0
 
 
 def _over_ranks(ranks: Ranks, own: tuple[float, bool, set[str]] | None) -> tuple[float | None, str, str]:

@@ -86,6 +86,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
         first_loss=float(losses[0]),
         final_loss=float(losses[-1]),
         step_losses=losses.tolist(),
+        gradient_norms=None if np.isnan(run.gradient_norms).all() else run.gradient_norms,
         **_evaluated(run, times.step),
         steady_from_step=steady_from_step(times.step.tolist()),
         telemetry=reading.nodes,

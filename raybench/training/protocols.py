@@ -26,7 +26,7 @@ from raybench.training import facts
 from raybench.training.blocks import num_checkpointed
 from raybench.training.engines import Engine
 from raybench.training.evaluation import Evaluation, Evaluator
-from raybench.training.firststep import Probed
+from raybench.training.firststep import NormsAlone, Probed
 from raybench.training.loader import Batches
 from raybench.training.loop import LossOf, run_steps
 from raybench.training.profiling import ProfiledSteps, profile_steps
@@ -36,6 +36,8 @@ from raybench.training.tasks.task import Task
 from raybench.training.tasks.trees import Tree
 from raybench.training.telemetry import Telemetry
 
+_MOST_NORMS = 10  # as many steps as have their losses compared
+
 
 @dataclass(frozen=True)
 class Run:
@@ -43,6 +45,7 @@ class Run:
 
     times: StepTimes
     losses: list[float]  # mean over a step's micro-batches
+    gradient_norms: list[float]  # of the first steps of the warm-up; nan where they could not be read
     facts: dict[str, Any]
     memory_parts: dict[str, int | None]  # bytes by what they hold
     epochs: list[tuple[int, Evaluation | None]]  # steps up to an epoch's end, and its evaluation; none of throughput
@@ -134,7 +137,16 @@ class Procedure:
             found["evaluated_samples"] = evaluations[-1].num_samples
         if epochs:
             found = facts.for_an_epoch(found, len(epochs))
-        return Run(steps.joined(), steps.losses, found, probed.memory_parts(), epochs, evaluations, profiled)
+        return Run(
+            steps.joined(),
+            steps.losses,
+            probed.gradient_norms,
+            found,
+            probed.memory_parts(),
+            epochs,
+            evaluations,
+            profiled,
+        )
 
     def _profile(self, stream: Iterator[Tree]) -> ProfiledSteps:
         accumulation = self.leg.setting.accumulation
@@ -142,9 +154,14 @@ class Procedure:
             return profile_steps(self.engine, stream, self.task.loss, accumulation, self.ranks)
 
     def _warm_up(self, steps: Steps, probed: Probed, stream: Iterator[Tree]) -> None:
+        """The steps that are not measured; the gradients of the first ten, where there are so many, are looked at."""
+        num_steps = self.trial.protocol.warmup_steps
         steps.run(probed, stream, 1)  # type: ignore[arg-type]
-        if self.trial.protocol.warmup_steps > 1:
-            steps.run(self.engine, stream, self.trial.protocol.warmup_steps - 1)
+        num_looks = min(num_steps, _MOST_NORMS) if probed.gradient_norm is not None else 1
+        if num_looks > 1:
+            steps.run(NormsAlone(self.engine, probed), stream, num_looks - 1)  # type: ignore[arg-type]
+        if num_steps > num_looks:
+            steps.run(self.engine, stream, num_steps - num_looks)
 
     def _train(
         self, protocol: Train, steps: Steps, probed: Probed, stream: Iterator[Tree]

@@ -1,7 +1,8 @@
 """Versions of a library against each other: each against the baseline engine, and each against the first version.
 
 Against the baseline, what an upgrade does to both sides cancels. Raw, version against version, it does not; both are
-paired in the trial. Whether the training is the same is a verdict of its own: the losses of the first steps.
+paired in the trial. Whether the training is the same is a verdict of its own: losses and gradient norms of the first
+steps.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from raybench.analysis.analysis import analyse
-from raybench.analysis.comparability import parted_losses
+from raybench.analysis.comparability import training_parts_at
 from raybench.analysis.results import Analysis, Comparison
 from raybench.stores.storage import AnyPath
 
@@ -50,18 +49,14 @@ def compare_versions(folder: AnyPath, arms: Sequence[str]) -> tuple[Analysis, li
 
 
 def _training(analysis: Analysis) -> Mapping[tuple[str, str], str]:
-    """Whether each arm trained as the baseline did, by setting and arm; where losses were recorded."""
+    """Whether each arm trained as the baseline did, by setting and arm; where that was recorded."""
     pairs = analysis.pairs
-    legs = pairs.legs
-    told = np.isfinite(legs.losses[:, 0])[pairs.arm_leg]
-    recorded = set(np.unique(pairs.comparison[pairs.round_trial][told]).tolist())
-    parted = {k: dict(told.values)["step"] for k, _, told in parted_losses(pairs)}
-    verdicts = {}
-    for k in recorded:
-        leg = pairs.example[k]
-        key = (legs.text["setting_id"][leg], legs.text["arm"][leg])
-        verdicts[key] = f"differs from step {parted[k]}" if k in parted else SAME
-    return verdicts
+    text = pairs.legs.text
+    return {
+        (text["setting_id"][leg], text["arm"][leg]): f"differs from step {step}" if step else SAME
+        for k, step in training_parts_at(pairs).items()
+        for leg in [pairs.example[k]]
+    }
 
 
 def is_worse(version: VersionInSetting, kinds: Sequence[str]) -> bool:
