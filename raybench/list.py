@@ -1,10 +1,11 @@
-"""Name what a space may say and what has run: spaces, models, datasets, sweeps.
+"""Name what a space may say and what has run: spaces, models, datasets, sweeps; or print the JSON Schema of a space.
 
-python -m raybench.list [spaces|models|datasets|sweeps] [PART OF A NAME]
+python -m raybench.list [spaces|models|datasets|sweeps|schema] [PART OF A NAME]
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from raybench.cli import parse_arguments, run_command
@@ -16,7 +17,7 @@ from raybench.ledger.reading import ledger_files, read_ledger
 from raybench.stores.storage import AnyPath, to_path
 from raybench.text import suggest
 
-KINDS = ("spaces", "models", "datasets", "sweeps")
+KINDS = ("spaces", "models", "datasets", "sweeps", "schema")
 
 
 def main(argv: list[str]) -> int:
@@ -25,6 +26,11 @@ def main(argv: list[str]) -> int:
     kind, part = (*arguments.positionals, "", "")[:2]
     if kind and kind not in KINDS:
         raise UserError(f"{kind!r} cannot be listed; {suggest(kind, KINDS)}")
+    if kind == "schema":
+        from raybench.declare.space_schema import space_schema  # pydantic's models, which a list does without
+
+        print(json.dumps(space_schema(), indent=1))
+        return 0
     results = to_path(arguments.values.get("results", "mlruns/ledger"))
     listed = {
         "spaces": lambda: [(name, _purpose(name)) for name in known_spaces()],

@@ -95,10 +95,12 @@ Exit code 0: no errors (there may be warnings); 1: an error; 2: bad input.""",
     ),
     "list": Manual(
         "spaces, models, datasets, and sweeps that ran",
-        "Name what a space may say and what has run. Without words: the spaces and the sweeps.",
-        ("", "models resnet", "sweeps results=/data/ledger"),
+        """
+Name what a space may say and what has run. Without words: the spaces and the sweeps. `schema` prints the JSON Schema
+of a space, for editors.""",
+        ("", "models resnet", "sweeps results=/data/ledger", "schema"),
         (Key("results", "mlruns/ledger", "where sweeps are looked for"),),
-        positionals=Positionals("KIND [PART]", "spaces, models, datasets or sweeps; a part of the names", 0, 2),
+        positionals=Positionals("KIND [PART]", "spaces, models, datasets, sweeps or schema; a part of the names", 0, 2),
     ),
     "init": Manual(
         "write a space to begin with, from a few questions",
