@@ -228,7 +228,8 @@ class Measurement(Circumstances):
         metric="peak_host_mib",
     )  # fmt: skip
     setup_seconds: float = measured(
-        "float64", "building the leg, compilation included", unit="s", contract=True, required=True, analysis="number",
+        "float64", "engine, data and compilation; not the model", unit="s", contract=True, required=True,
+        analysis="number",
         metric="setup_seconds",
     )  # fmt: skip
     train_seconds: float = measured(

@@ -162,6 +162,12 @@ def _as_rgb(image: Any, name: str) -> Any:
     return Image.fromarray((values * (255 / most)).round().astype(np.uint8)).convert("RGB")
 
 
+def forget() -> None:
+    """Let go of the images in memory."""
+    _augmented.cache_clear()
+    _images.cache_clear()
+
+
 @lru_cache(maxsize=4)
 def _images(dataset: str, data_root: str, image_size: int, *, train: bool) -> Dataset[Any]:
     if dataset == "digits":

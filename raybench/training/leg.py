@@ -20,6 +20,7 @@ from raybench.training import facts, memory
 from raybench.training.blocks import checkpoint_activations
 from raybench.training.engines import build_engine
 from raybench.training.evaluation import Evaluator
+from raybench.training.initial import InitialModel
 from raybench.training.loader import Batches
 from raybench.training.profiling import combined
 from raybench.training.protocols import Procedure, Run
@@ -31,24 +32,27 @@ from raybench.training.telemetry import Telemetry
 _NO_HOST_PEAK = "host memory peak (it cannot be reset here: the size at a leg's end stands in its place)"
 
 
-def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measurement:
+def run_leg(
+    trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, initial: InitialModel | None = None
+) -> Measurement:
     """Run one leg on every rank of the group; every rank returns the same measurement.
 
     Raises NotFinite or NothingTrained when nothing was trained, InvalidConfig and Unsupported from the engine,
-    and whatever else the libraries raise.
+    and whatever else the libraries raise. `initial` holds the model of the trial's legs before this one.
     """
     started_at = time.time()
+    initial = initial or InitialModel()
     telemetry.begin_leg()
     seed_everything(trial.seed)
     set_kernels(leg.setting)
     peaks_reset = memory.begin_peaks(ranks.device)
-    begun = time.perf_counter()
     task = build_task(leg.setting)
-    model = adapt(task.build_model(), leg.setting)
+    model = adapt(initial.of(task, leg.setting, trial.seed), leg.setting)
     model_facts = facts.model_facts(model, task)
     sizes = model_facts["num_parameters"], model_facts["num_trainable_parameters"]
     shape, on_cpu = task.shape(model_facts), ranks.device.type == "cpu"
     predicted = predicted_bytes(leg.setting, leg.arm, *sizes, shape=shape, on_cpu=on_cpu)
+    begun = time.perf_counter()  # the model is built once for all arms: that is no arm's setup
     model.to(ranks.device).train()
     if leg.setting.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -61,7 +65,7 @@ def run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Measu
         ranks.barrier()
         setup_seconds = time.perf_counter() - begun
         run = Procedure(trial, leg, task, model, engine, batches, evaluator, ranks, telemetry).run()
-        peaks = memory.read_peaks(ranks.device, peaks_reset)
+        peaks = memory.read_peaks(ranks.device, peaks_reset, initial.num_bytes)
     finally:
         engine.destroy()
     everyone = ranks.gather((run.times, run.losses, setup_seconds, peaks, run.memory_parts))

@@ -48,11 +48,12 @@ def begin_peaks(device: torch.device) -> bool:
     return True
 
 
-def read_peaks(device: torch.device, was_reset: bool) -> Peaks:
-    """The peaks since `begin_peaks`, which said `was_reset`."""
+def read_peaks(device: torch.device, was_reset: bool, kept: int = 0) -> Peaks:
+    """The peaks since `begin_peaks`, which said `was_reset`; `kept` bytes on the host are not the leg's."""
     host = _largest_resident_set() if was_reset else None
     if host is None:
         host = int(psutil.Process().memory_info().rss)
+    host -= kept
     if device.type != "cuda":
         return Peaks(host)
     return Peaks(

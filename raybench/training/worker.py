@@ -20,17 +20,18 @@ from raybench.declare.setting import Setting
 from raybench.errors import BadData, InvalidConfig, LegDied, ProbeFailed, RanksParted, Unsupported
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.machine.fingerprint import fingerprint
-from raybench.training import memory
+from raybench.training import datasets, memory
 from raybench.training.engines import engine_class
 from raybench.training.environment import gather_environment
 from raybench.training.failures import classify, describe, print_traceback
+from raybench.training.initial import InitialModel
 from raybench.training.largest import LargestBatches
 from raybench.training.leg import run_leg, set_kernels
 from raybench.training.network import measured_network
 from raybench.training.peak import measured_tflops
 from raybench.training.ranks import Ranks
 from raybench.training.script import run_script
-from raybench.training.tasks import build_task
+from raybench.training.tasks import build_task, tokens
 from raybench.training.tasks.check import problem_of
 from raybench.training.telemetry import Telemetry
 
@@ -120,7 +121,12 @@ def run_legs(
     network = measured_network(ranks) if first.setting.nodes > 1 else None
     tflops: dict[str, float] = {}  # by precision, measured once a group
     with Telemetry(ranks, first.protocol.telemetry) as telemetry:
+        previous: Setting | None = None
         for trial, legs in block:
+            if previous is not None and _data_of(previous) != _data_of(trial.setting):
+                datasets.forget()  # else it would count among the peaks of the next setting's legs
+                tokens.forget()
+            previous = trial.setting
             unfit = prepare(trial, [leg for leg in legs if not isinstance(leg.arm, ScriptArm)], ranks)
             memory.freeze_imports()
             sought = any(leg.setting.batch_size == "max" for leg in legs)
@@ -130,13 +136,14 @@ def run_legs(
             if trial.protocol.telemetry and precision not in tflops:
                 set_kernels(trial.setting)
                 tflops[precision] = measured_tflops(ranks, precision)
+            initial = InitialModel()
             for leg in legs:
                 answer = begin(leg) if ranks.rank == 0 else None
                 if ranks.gather(answer)[0] is False:
                     return
                 measured = trial.as_measured(leg)
                 sampled = telemetry if measured.protocol.telemetry else Telemetry(ranks, False)
-                outcome = unfit.get(leg.leg_id) or _run_leg(measured, leg, ranks, sampled, largest)
+                outcome = unfit.get(leg.leg_id) or _run_leg(measured, leg, ranks, sampled, initial, largest)
                 outcome = replace(outcome, environment=environment)
                 if isinstance(outcome, Measurement):
                     outcome = replace(outcome, matmul_tflops=tflops.get(precision), network=network)
@@ -146,7 +153,15 @@ def run_legs(
                 ranks.barrier()
 
 
-def _run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, largest: LargestBatches | None) -> Outcome:
+def _data_of(setting: Setting) -> tuple[Any, ...]:
+    """What of a setting decides which data lie in memory."""
+    shape = setting.image_size, setting.augmentation, setting.tokenizer
+    return (setting.task, setting.dataset, setting.data_root, *shape)
+
+
+def _run_leg(
+    trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, initial: InitialModel, largest: LargestBatches | None
+) -> Outcome:
     """The leg's outcome within its limit of time, at the largest batch of its arm where its setting asks for that."""
     if isinstance(leg.arm, ScriptArm):
         return run_script(trial, leg, ranks, telemetry)  # it keeps the limit itself
@@ -158,7 +173,7 @@ def _run_leg(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, largest
         leg, found = sought
     faulthandler.dump_traceback_later(trial.leg_timeout_seconds, exit=True, file=2)
     try:
-        return replace(_outcome(trial, leg, ranks, telemetry), batch_probes=found)
+        return replace(_outcome(trial, leg, ranks, telemetry, initial), batch_probes=found)
     finally:
         faulthandler.cancel_dump_traceback_later()
 
@@ -177,12 +192,12 @@ def _with_largest(leg: Leg, largest: LargestBatches) -> tuple[Leg, dict[str, Any
     return leg.with_micro_batch(found["micro_batch"]), found
 
 
-def _outcome(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Outcome:
+def _outcome(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, initial: InitialModel) -> Outcome:
     """The leg's outcome, the same on every rank."""
     started_at = time.time()
     failure: Failure | None = None
     try:
-        measurement = run_leg(trial, leg, ranks, telemetry)
+        measurement = run_leg(trial, leg, ranks, telemetry, initial)
     except Exception as error:
         print_traceback()
         failure = Failure(classify(error), describe(error), started_at=started_at)

@@ -37,6 +37,12 @@ class Encoded:
     num_bytes: int  # of the text, ends of documents not counted
 
 
+def forget() -> None:
+    """Let go of the texts in memory."""
+    encoded.cache_clear()
+    corpus.cache_clear()
+
+
 @lru_cache(maxsize=4)
 def encoded(dataset: str, data_root: str, tokenizer: str | None, *, train: bool) -> Encoded:
     """The training or the held-out split in tokens. Raises BadData."""

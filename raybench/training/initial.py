@@ -1,0 +1,68 @@
+"""The model that the arms of a trial begin with: built once, copied for each leg.
+
+Building takes as long as its weights take to draw, seconds for a VGG and a minute for a large language model; a copy
+takes as long as memory does. Every leg's facts hold a hash of its weights, and arms that begin differently are not
+compared.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from raybench.declare import catalog
+from raybench.declare.setting import Setting
+from raybench.training.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class _Built:
+    question: tuple[str, int]  # the setting and the seed
+    model: nn.Module
+    options: dict[str, Any]
+    random_states: tuple[torch.Tensor, Any]  # torch's and NumPy's after the model was drawn
+
+
+class InitialModel:
+    """The last model built for a leg, on the host."""
+
+    def __init__(self) -> None:
+        self._built: _Built | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """What is kept here for later legs, which is no part of what a leg needs."""
+        if self._built is None:
+            return 0
+        model = self._built.model
+        storages = {
+            t.untyped_storage().data_ptr(): t.untyped_storage() for t in [*model.parameters(), *model.buffers()]
+        }
+        return sum(storage.nbytes() for storage in storages.values())
+
+    def of(self, task: Task, setting: Setting, seed: int) -> nn.Module:
+        """The model of a setting, as `task.build_model` gives it right after `seed_everything(seed)`; leaves the same
+        random states behind.
+
+        A model or task of the user's own is built each time: a copy of it may still hold on to the original.
+        """
+        if ":" in setting.task or catalog.origin(setting.model)[0] == "own":
+            self._built = None
+            return task.build_model()
+        question = setting.model_dump_json(), seed
+        if self._built is None or self._built.question != question:
+            self._built = None  # before the next one takes room
+            model = task.build_model()
+            self._built = _Built(
+                question, model, dict(task.model_options), (torch.get_rng_state(), np.random.get_state())
+            )
+        built = self._built
+        task.model_options = dict(built.options)
+        torch.set_rng_state(built.random_states[0])
+        np.random.set_state(built.random_states[1])
+        return copy.deepcopy(built.model)
