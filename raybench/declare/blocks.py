@@ -12,6 +12,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from statistics import fmean, median
+from typing import Self
 
 from raybench.declare.plan import Trial
 
@@ -31,6 +32,18 @@ class Pace:
         for key, seconds in (leg_seconds or {}).items():
             self._legs[key].append(seconds)
         self._starts = [] if start_seconds is None else [start_seconds]
+
+    def to_json(self) -> str:
+        """All that is known, to be read with `from_json` by another process."""
+        return json.dumps({"legs": [[*key, *seconds] for key, seconds in self._legs.items()], "starts": self._starts})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """What `to_json` wrote."""
+        written, pace = json.loads(text), cls()
+        pace._legs.update({(setting_id, arm): seconds for setting_id, arm, *seconds in written["legs"]})
+        pace._starts = written["starts"]
+        return pace
 
     def add_leg(self, setting_id: str, arm: str, seconds: float) -> None:
         """A leg took so long, from its beginning to its row."""

@@ -45,7 +45,7 @@ class Recorder:
         self,
         plan_json: str | Path,
         folder: str,
-        space_yaml: str,
+        space_yaml: str | Path,
         tracking_uri: str,
         artifact_root: str,
         variables: Mapping[str, str] | None = None,
@@ -54,23 +54,23 @@ class Recorder:
         wait_seconds: float = 1200.0,
         autoscaler: Autoscaler | None = None,
         slots: int = 1,
-        pace: Pace | None = None,
+        pace_file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`plan_json`: the plan, or the file that holds it, because Ray cannot start an actor again whose arguments are
-        large. `folder`: a path or a URI. `variables`: the driver's MLFLOW_* variables and its store's, which do not
-        reach an actor of a cluster by themselves.
+        """`plan_json` and `space_yaml`: the plan and its space, or the files that hold them, because Ray cannot start
+        an actor again whose arguments are larger than 100 KB. `folder`: a path or a URI. `variables`: the driver's
+        MLFLOW_* variables and its store's, which do not reach an actor of a cluster by themselves.
 
         `state_file`: where it keeps what runs (`raybench.driver.running`), beside the ledger unless told otherwise.
         Raises RuntimeError when it is started again and the ledger is gone. `wait_seconds`: how long nodes that are not
-        there are waited for; `autoscaler`: what can start some. `slots`: how many blocks may run at a time; `pace`: how
-        long trials like the plan's took on this machine before.
+        there are waited for; `autoscaler`: what can start some. `slots`: how many blocks may run at a time;
+        `pace_file`: holds how long trials like the plan's took on this machine before (`Pace.to_json`).
         """
         os.environ.update(variables or {})
         self.clock = clock
         self.plan = Plan.model_validate_json(plan_json.read_bytes() if isinstance(plan_json, Path) else plan_json)
         self.ledger = Ledger(to_path(folder))
-        self.space_yaml = space_yaml
+        self.space_yaml = space_yaml.read_text("utf-8") if isinstance(space_yaml, Path) else space_yaml
         self.legs: dict[str, tuple[Trial, Leg]] = {leg.leg_id: (trial, leg) for trial, leg in self.plan.legs()}
         self.trials = {trial.trial_id: trial for trial in self.plan.trials}
         self.queue = Queue(wait_seconds, autoscaler, clock)
@@ -81,7 +81,7 @@ class Recorder:
         self.unlogged: dict[str, list[dict[str, Any]]] = {}  # trial -> rows that MLflow does not have
         self.mlflow = MlflowThread(tracking_uri, artifact_root, self.plan.space, self.plan.sweep)
         self.batches: dict[str, dict[str, dict[str, Any]]] = {}  # setting -> arm -> how its largest batch was found
-        self.pace = pace or Pace()
+        self.pace = Pace() if pace_file is None else Pace.from_json(pace_file.read_bytes())
         self.ledger.finish_withdrawals()
         rows = self.ledger.rows()
         self.done = {row["leg_id"] for row in rows}

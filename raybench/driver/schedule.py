@@ -242,10 +242,14 @@ def _recorder(
         "name": name, "namespace": ACTOR_NAMESPACE, "num_cpus": 0, "resources": ON_HEAD, "max_concurrency": 1,
         "max_restarts": _RECORDER_RESTARTS, "max_task_retries": -1,
     }  # fmt: skip
-    state, plan_file = str(storage / "running.json"), storage / "plan.json"
+    state = str(storage / "running.json")
+    plan_file, space_file, pace_file = (storage / name for name in ("plan.json", "space.yaml", "pace.json"))
     plan_file.write_text(plan.model_dump_json(), encoding="utf-8")
+    space_file.write_text(space_yaml, encoding="utf-8")
+    pace = known_pace(plan, folder.parent.parent, elsewhere=not cluster.is_local)
+    pace_file.write_text(pace.to_json(), encoding="utf-8")
     variables = mlflow_variables() | store_variables(folder)
-    arguments = (plan_file, address(folder), space_yaml, *destination(), variables, state)
+    arguments = (plan_file, address(folder), space_file, *destination(), variables, state)
     return (
         ray.remote(Recorder)
         .options(**options)
@@ -254,7 +258,7 @@ def _recorder(
             wait_seconds=wait_seconds,
             autoscaler=cluster.autoscaler,
             slots=_at_once(plan, cluster),
-            pace=known_pace(plan, folder.parent.parent, elsewhere=not cluster.is_local),
+            pace_file=pace_file,
         )
     )
 

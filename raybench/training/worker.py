@@ -8,7 +8,7 @@ import importlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +37,8 @@ from raybench.training.telemetry import Telemetry
 
 # Whoever watches the processes looks every two seconds: time to see which one died before its peers complain of it.
 _SECONDS_TO_BE_SEEN = 5.0
+# For data that are fetched and operators that are compiled, beside a leg's own limit.
+_PREPARATION_SECONDS = 3600.0
 
 
 def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failure]:
@@ -46,6 +48,7 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     Returns the failures of legs whose data or model will not do, by leg_id, the same on every rank. Other errors are
     left to the legs, which meet them again and record them. What a script trains is its own.
     """
+    legs = [leg for leg in legs if not isinstance(leg.arm, ScriptArm)]
     warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed calls torch names that will change
     try:
         importlib.import_module("torch._dynamo")  # which the first optimizer of a process imports
@@ -61,7 +64,6 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
             engine_class(arm)  # imports its libraries
     except Exception:
         print_traceback()
-    legs = [leg for leg in legs if not isinstance(leg.arm, ScriptArm)]
     settings = {leg.setting.model_dump_json(): leg.setting for leg in legs}
     started_at = time.time()
     test_too = evaluates(trial.protocol)
@@ -127,7 +129,8 @@ def run_legs(
                 datasets.forget()  # else it would count among the peaks of the next setting's legs
                 tokens.forget()
             previous = trial.setting
-            unfit = prepare(trial, [leg for leg in legs if not isinstance(leg.arm, ScriptArm)], ranks)
+            with _ended_after(_PREPARATION_SECONDS + trial.leg_timeout_seconds):
+                unfit = prepare(trial, legs, ranks)
             memory.freeze_imports()
             sought = any(leg.setting.batch_size == "max" for leg in legs)
             known = (batches or {}).get(trial.setting_id)
@@ -171,9 +174,16 @@ def _run_leg(
         if isinstance(sought, Failure):
             return sought
         leg, found = sought
-    faulthandler.dump_traceback_later(trial.leg_timeout_seconds, exit=True, file=2)
-    try:
+    with _ended_after(trial.leg_timeout_seconds):
         return replace(_outcome(trial, leg, ranks, telemetry, initial), batch_probes=found)
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float) -> Iterator[None]:
+    """End this process, with the stacks of its threads on standard error, where what stands inside takes longer."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
+    try:
+        yield
     finally:
         faulthandler.cancel_dump_traceback_later()
 

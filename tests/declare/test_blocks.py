@@ -117,3 +117,15 @@ def test_only_so_many_trials_of_a_setting_as_are_wanted() -> None:
     ]
     blocks.want({some[0]: 3})  # after a look only this one is open
     assert [[(t.setting_id, t.repeat) for t in block] for block in all_blocks(blocks)] == [[(some[0], 2)]]
+
+
+def test_what_is_known_of_the_pace_travels_as_text() -> None:
+    pace = Pace({("a", "ddp"): 2.0}, 7.0)
+    pace.add_leg("a", "ddp", 4.0)
+    pace.add_start(9.0)
+    again = Pace.from_json(pace.to_json())
+    assert again.to_json() == pace.to_json()
+    assert again.start_seconds == 8.0
+    again.add_leg("b", "zero", 1.0)
+    assert again._legs["a", "ddp"] == [2.0, 4.0]
+    assert Pace.from_json(Pace().to_json()).start_seconds == Pace().start_seconds
