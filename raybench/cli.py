@@ -298,7 +298,6 @@ def _usage() -> str:
 
 _HEAD = """
 usage: raybench COMMAND [key=value ...] [--option ...]
-
 Does DeepSpeed help my model on my machines, by how much, and am I sure?
 """.lstrip()
 _TAIL = """

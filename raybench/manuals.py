@@ -347,6 +347,27 @@ baseline, and version against version; and whether the training is the same.""",
         ),
         takes_space=True,
     ),
+    "tune": Manual(
+        "the best of an arm's knobs, judged on fresh trials",
+        """
+Search an arm's knobs (ZeRO's buckets, overlap, prefetch ...; DDP's buckets; the micro-batch at an equal global batch)
+by short trials beside the arm as it is, then judge the best found against the baseline in a sweep of its own.""",
+        (
+            "space=zero size=small arm=zero3 setting.model=lenet setting.batch_size=32",
+            "space=gpt arm=zero2,ddp trials=24 minutes=120",
+        ),
+        (
+            Key("arm", "zero3", "the arm to tune, or several; default: the first with a DeepSpeed engine"),
+            Key("trials", "12", "choices to try of each arm, at most", number=True),
+            Key("minutes", "30", "of the search; what would not fit is not begun", number=True),
+            *_SPACE,
+            Key("sweep", "friday", "names the sweeps; the same name again resumes them"),
+            _RESULTS,
+            _WAIT,
+        ),
+        (_JSON,),
+        takes_space=True,
+    ),
     "predict": Manual(
         "the speedup to expect of a setting not measured yet",
         """
@@ -425,7 +446,7 @@ fish, in config.fish:     raybench completion fish | source""",
 # The list of commands, in groups, as `raybench --help` shows it.
 GROUPS = {
     "before": ("doctor", "list", "init", "plan", "calibrate"),
-    "measure": ("cluster", "sweep", "pair"),
+    "measure": ("cluster", "sweep", "pair", "tune"),
     "read": ("analysis", "report", "open", "compare", "versions", "predict"),
     "keep": ("sync", "verify", "completion"),
 }

@@ -18,7 +18,7 @@ from tests.conftest import ROOT, command_environment
 PACKAGE = ROOT / "raybench"
 COMMANDS = {
     "api", "calibrate", "compare", "completion", "init", "list", "open", "pair", "plan", "predict", "report", "sweep",
-    "sync", "verify", "versions", "__main__",
+    "sync", "tune", "verify", "versions", "__main__",
 }  # fmt: skip
 # What everybody may import: these lie at the bottom, and import only each other.
 GROUND = {"", "errors", "text", "caveats", "redaction", "child", "facts", "steps", "machine", "version"}
@@ -56,7 +56,7 @@ HEAVY = {"ray", "torch", "deepspeed", "mlflow", "timm", "torchvision"}
 RAY = {
     "raybench.cluster.authentication", "raybench.cluster.connection", "raybench.cluster.environments",
     "raybench.cluster.nodes", "raybench.cluster.orphans", "raybench.cluster.process_group",
-    "raybench.cluster.ray_private", "raybench.driver.deaths", "raybench.driver.endings",
+    "raybench.cluster.ray_private", "raybench.driver.deaths", "raybench.driver.endings", "raybench.driver.proposals",
     "raybench.driver.searcher", "raybench.driver.schedule", "raybench.driver.trial",
 }  # fmt: skip
 MLFLOW = {"raybench.tracking.mlflow_runs"}
