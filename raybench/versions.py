@@ -1,6 +1,7 @@
 """Did the upgrade make it slower, or wrong? Versions of a library as arms of one space.
 
 python -m raybench.versions deepspeed=0.18.4,0.18.6 [space=versions] [arm=zero2] [key=value ...] [--fail-on KINDS]
+python -m raybench.versions --bisect good=0.18.4 bad=0.18.6 [package=deepspeed] [checkout=../DeepSpeed] [key=value ...]
 """
 
 from __future__ import annotations
@@ -11,23 +12,32 @@ if __name__ == "__main__":
     answer_help("versions")
 
 import json
+import math
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from packaging.version import Version
 from rich.console import Console
+from rich.markup import escape
 
+from raybench.analysis.results import Analysis
+from raybench.analysis.views.bisection import Side, bisect, side_of
 from raybench.analysis.views.upgrade import VersionInSetting, compare_versions, is_worse
 from raybench.cli import parse_arguments, run_command
 from raybench.declare.packages import check_packages, is_version
 from raybench.declare.plan import build_plan
+from raybench.declare.repeats import Repeats
 from raybench.declare.space import Space, load_space
-from raybench.errors import UserError
+from raybench.errors import NothingMeasured, UserError
 from raybench.redaction import without_secrets
 from raybench.show.terminal import print_document
 from raybench.show.versions import build
-from raybench.stores.storage import to_path
+from raybench.stores.storage import AnyPath, to_path
 from raybench.sweep import Request, run_sweep, seconds_to_wait
 from raybench.text import suggest
 
@@ -42,27 +52,129 @@ def main(argv: list[str]) -> int:
     for kind in kinds:
         if kind not in KINDS:
             raise UserError(f"--fail-on {kind}: {suggest(kind, KINDS)}")
-    package, versions = _asked(values)
-    results = to_path(values.pop("results", "mlruns/ledger"))
-    wait, sweep, arm = seconds_to_wait(values.pop("wait", "20")), values.pop("sweep", ""), values.pop("arm", "")
-    name, space = load_space(values.pop("space", "versions"), size=values.pop("size", ""), overrides=values)
-    space, arms = with_versions(space, arm, package, versions)
-    plan = build_plan(name, space, sweep)
     command = without_secrets("python -m raybench.versions " + " ".join(shlex.quote(token) for token in argv))
     as_json = "json" in arguments.flags
-    console = Console(stderr=as_json, quiet=as_json)
-    request = Request(plan, space, (results / plan.space / plan.sweep).absolute(), command, "normal", wait)
-    run_sweep(request, console)
-    analysis, found = compare_versions(request.folder, arms)
+    if "bisect" in arguments.flags:
+        return _bisect(values, command, as_json)
+    if named := [key for key in ("good", "bad", "package", "checkout") if key in values]:
+        raise UserError(f"{named[0]}= belongs to --bisect, which is not given")
+    package, versions = _asked(values)
+    runner = _Runner.of(values, command, Console(stderr=as_json, quiet=as_json))
+    space, arms = with_versions(runner.space, runner.arm, package, versions)
+    analysis, found = runner.run(space, arms)
     if as_json:
         print(json.dumps({"schema_version": 1, "versions": [_plain(v) for v in found]}, allow_nan=False, indent=1))
     else:
         print_document(build(analysis, found, arms), Console(), full=True)
     worse = [version for version in found if is_worse(version, kinds)]
     if worse:
-        named = ", ".join(dict.fromkeys(version.arm for version in worse))
-        print(f"raybench: --fail-on: {named}", file=sys.stderr)
+        named = list(dict.fromkeys(version.arm for version in worse))
+        print(f"raybench: --fail-on: {', '.join(named)}", file=sys.stderr)
     return 1 if worse else 0
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """What a command line says of where, how and what to run, its versions apart."""
+
+    name: str
+    space: Space
+    arm: str  # the one to vary; empty: the first with a DeepSpeed engine
+    sweep: str
+    results: AnyPath
+    wait_seconds: float
+    command: str
+    console: Console
+
+    @classmethod
+    def of(cls, values: dict[str, str], command: str, console: Console) -> _Runner:
+        """Of the keys that are left once versions are taken out. Raises UserError."""
+        results = to_path(values.pop("results", "mlruns/ledger"))
+        wait, sweep, arm = seconds_to_wait(values.pop("wait", "20")), values.pop("sweep", ""), values.pop("arm", "")
+        name, space = load_space(values.pop("space", "versions"), size=values.pop("size", ""), overrides=values)
+        return cls(name, space, arm, sweep, results, wait, command, console)
+
+    def run(self, space: Space, arms: list[str], suffix: str = "") -> tuple[Analysis, list[VersionInSetting]]:
+        """Run what the ledger lacks of a space; raises as a sweep does, but where nothing at all was measured."""
+        plan = build_plan(self.name, space, f"{self.sweep}-{suffix}" if self.sweep and suffix else self.sweep)
+        folder = (self.results / plan.space / plan.sweep).absolute()
+        run_sweep(Request(plan, space, folder, self.command, "normal", self.wait_seconds), self.console)
+        return compare_versions(folder, arms)
+
+
+def _bisect(values: dict[str, str], command: str, as_json: bool) -> int:
+    """Find the first bad version. Returns 0, or 1 where it cannot be told from those beside it."""
+    package = values.pop("package", "deepspeed")
+    missing = [key for key in ("good", "bad") if key not in values]
+    if missing:
+        raise UserError(f"--bisect: {missing[0]}= is missing; give both, as in good=0.18.4 bad=0.18.6")
+    good, bad = values.pop("good"), values.pop("bad")
+    checkout = values.pop("checkout", "")
+    versions = commits_between(checkout, good, bad) if checkout else releases_between(package, good, bad)
+    console = Console(stderr=as_json, quiet=as_json)
+    runner = _Runner.of(values, command, console)
+    most = 1 + math.ceil(math.log2(max(len(versions) - 1, 1)))
+    console.print(f"{len(versions)} versions from {good} to {bad}; about {most} of them are measured against {good}")
+
+    def judge(version: str) -> Side:
+        space, arms = against(runner.space, runner.arm, package, versions[0], version, most)
+        try:
+            side = side_of(runner.run(space, arms[1:], suffix=version.rpartition("@")[2])[1])
+        except NothingMeasured as error:
+            console.print(f"{version}: {error}")
+            side = "unknown"
+        console.print(f"[bold]{escape(version)}[/]: {side}")
+        return side
+
+    if judge(versions[-1]) != "bad":
+        raise NothingMeasured(f"bad={bad} is not shown to be slower than good={good}, or to train differently")
+    found = bisect(versions, judge)
+    if as_json:
+        print(json.dumps({"schema_version": 1, **asdict(found)}, indent=1))
+    else:
+        among = f", or one of these, of which nothing is known: {', '.join(found.unknown)}" if found.unknown else ""
+        print(f"the first bad version is {found.first_bad}{among}; the last good one is {found.last_good}")
+    return 1 if found.unknown else 0
+
+
+def releases_between(package: str, good: str, bad: str) -> list[str]:
+    """The releases of a library from `good` to `bad`, as the index knows them. Raises UserError."""
+    asked = [sys.executable, "-m", "pip", "index", "versions", package, "--disable-pip-version-check"]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+    line = next((line for line in answer.stdout.splitlines() if line.startswith("Available versions:")), "")
+    if not line:
+        said = (answer.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise UserError(f"--bisect: pip finds no releases of {package}: {without_secrets(said)}")
+    known = sorted(line.partition(":")[2].replace(" ", "").split(","), key=Version)
+    for name, version in (("good", good), ("bad", bad)):
+        if version not in known:
+            raise UserError(f"{name}={version}: {suggest(version, known[-20:])}")
+    if Version(good) >= Version(bad):
+        raise UserError(f"good={good} is not older than bad={bad}")
+    return known[known.index(good) : known.index(bad) + 1]
+
+
+def commits_between(checkout: str, good: str, bad: str) -> list[str]:
+    """The commits of a checkout from `good` to `bad` along first parents, as URLs that installers take.
+
+    Raises UserError.
+    """
+    folder = Path(checkout).expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(f"checkout={checkout}: there is no such folder")
+
+    def git(*words: str) -> list[str]:
+        command = [shutil.which("git") or "git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+
+    ends = [git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}") for commit in (good, bad)]
+    for name, commit, known in (("good", good, ends[0]), ("bad", bad, ends[1])):
+        if not known:
+            raise UserError(f"{name}={commit}: checkout={checkout} has no such commit")
+    between = git("rev-list", "--reverse", "--first-parent", "--ancestry-path", f"{good}..{bad}")
+    if not between:
+        raise UserError(f"checkout={checkout}: good={good} is no ancestor of bad={bad}")
+    return [f"git+{folder.as_uri()}@{commit}" for commit in (*ends[0], *between)]
 
 
 def _asked(values: dict[str, str]) -> tuple[str, list[str]]:
@@ -100,6 +212,18 @@ def with_versions(space: Space, arm: str, package: str, versions: list[str]) -> 
     }
     arms = {space.baseline: space.arms[space.baseline], **varied}
     return space.model_copy(update={"arms": arms, "chain": False}), list(varied)
+
+
+def against(space: Space, arm: str, package: str, good: str, version: str, looks: int) -> tuple[Space, list[str]]:
+    """The space with two arms, a good version as the baseline and another; and their names.
+
+    It stops when settled. `looks` versions in all are judged so, and alpha is shared among them.
+    """
+    space, arms = with_versions(space, arm, package, [good, version])
+    question = space.question.model_copy(update={"alpha": space.question.alpha / looks})
+    repeats = space.repeats if isinstance(space.repeats, Repeats) else Repeats(min=3, max=max(8, space.repeats))
+    kept = {name: space.arms[name] for name in arms}
+    return space.model_copy(update={"arms": kept, "baseline": arms[0], "question": question, "repeats": repeats}), arms
 
 
 def _plain(version: VersionInSetting) -> Mapping[str, object]:

@@ -18,17 +18,17 @@ SECONDS = {"ddp": 0.5, OLD: 0.9, NEW: 1.2}
 STEPS = 12
 
 
-def versions(tmp_path: Path, **changes: np.ndarray) -> list[VersionInSetting]:
+def versions(tmp_path: Path, seconds: dict[str, float] | None = None, **changes: np.ndarray) -> list[VersionInSetting]:
     """Three trials; `losses` and `norms` are factors of the newer version's, one a step."""
     rows = []
     for trial in range(3):
-        for arm, seconds in SECONDS.items():
+        for arm, step in (seconds or SECONDS).items():
             factors = changes if arm == NEW else {}
             packages = None if arm == "ddp" else json.dumps({"deepspeed": arm.split()[1]})
             losses, norms = 2.3 * 0.97 ** np.arange(STEPS), 1.5 * 0.9 ** np.arange(STEPS)
             rows.append(
                 leg(
-                    arm, trial, seconds=[seconds * (1 + 0.001 * trial)] * STEPS, packages=packages,
+                    arm, trial, seconds=[step * (1 + 0.001 * trial)] * STEPS, packages=packages,
                     step_losses=(losses * factors.get("losses", 1.0)).tolist(),
                     gradient_norms=(norms * factors.get("norms", 1.0)).tolist()[:10],
                     facts=json.dumps({"device": "cpu"}), differs=["packages"], process_group=f"{arm} {trial}",
