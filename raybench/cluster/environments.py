@@ -6,6 +6,7 @@ installed. It keeps what it made for as long as it runs, and the installer keeps
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -23,6 +24,7 @@ from raybench.text import one_line
 
 _SETUP_SECONDS = 1800  # a checkout may have to be built
 _LONGEST_REASON = 400  # characters of what an installer said
+_IMPORTED = {"deepspeed", "torch", "transformers"}  # before a leg; torchvision needs help beside a torch without CUDA
 # What these need is not in the base environment, or in another version of it.
 _WITH_DEPENDENCIES = {"torch", "transformers", "torchvision", "timm"}
 
@@ -52,11 +54,16 @@ def own_operators(packages: Mapping[str, str]) -> dict[str, str]:
 def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str]) -> str:
     """Make the environment on each of these nodes, on one that Ray picks where none is given, before anything is timed.
 
-    Returns why it cannot be made, or what is in it instead; empty where it is there as asked for.
+    Returns why it cannot be made, what is in it instead, or why it cannot be imported; empty where it is there as asked
+    for. A node that had none of this is not asked again by this process.
     """
-    placed = [NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in dict.fromkeys(node_ids)]
+    name = content_hash(dict(packages))
+    asked_nodes = [node_id for node_id in dict.fromkeys(node_ids) if (name, node_id) not in _made]
+    if node_ids and not asked_nodes:
+        return ""
+    placed = [NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in asked_nodes]
     asked = [
-        ray.remote(_versions)
+        ray.remote(_look)
         .options(num_cpus=0, max_retries=0, runtime_env=runtime_env(packages), scheduling_strategy=strategy)
         .remote(list(packages))
         for strategy in placed or ["DEFAULT"]
@@ -68,15 +75,28 @@ def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str]) ->
         return f"no environment with {wanted}: {_installers_words(str(error))}"
     except RayError as error:
         return f"no environment with {wanted}: {one_line(without_secrets(str(error)))[:_LONGEST_REASON]}"
-    for found in answers:
-        for name, version in packages.items():
-            if is_version(version) and found[name] != version:
-                return f"an environment with {wanted} was asked for, and {name} {found[name]} is in it"
+    for versions, why in answers:
+        if why:
+            return f"the environment with {wanted} cannot be used: {without_secrets(why)[:_LONGEST_REASON]}"
+        for package, version in packages.items():
+            if is_version(version) and versions[package] != version:
+                return f"an environment with {wanted} was asked for, and {package} {versions[package]} is in it"
+    _made.update((name, node_id) for node_id in asked_nodes)
     return ""
 
 
-def _versions(names: Sequence[str]) -> dict[str, str]:
-    return {name: metadata.version(name) for name in names}
+_made: set[tuple[str, str]] = set()  # (environment, Ray's id of a node) that this process saw to be as asked for
+
+
+def _look(names: Sequence[str]) -> tuple[dict[str, str], str]:
+    """In the environment: its versions, and why one of them cannot be imported; empty where they can."""
+    versions = {name: metadata.version(name) for name in names}
+    for name in _IMPORTED & set(names):
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a library's import may raise
+            return versions, f"import {name}: {type(error).__name__}: {one_line(str(error))}"
+    return versions, ""
 
 
 def _installers_words(text: str) -> str:

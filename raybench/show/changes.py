@@ -22,16 +22,19 @@ def build(a: Analysis, b: Analysis, found: Sequence[Change], margin: float) -> D
         rows.append(
             row(
                 c.setting, c.arm, Cell(c.verdict, verdict=c.verdict), *sides, units.ratio(c.change),
-                units.between(c.verdict_low, c.verdict_high), f"{c.before_trials}, {c.after_trials}",
+                units.between(c.verdict_low, c.verdict_high), units.ratio(c.raw_change),
+                units.between(c.raw_low, c.raw_high), f"{c.before_trials}, {c.after_trials}",
             )
         )  # fmt: skip
-    numbers = ("A", "B", "change", "interval", "n")
+    numbers = ("A", "B", "change", "interval", "raw", "raw interval", "n")
     table = Table(
         "changes",
         "Change of the speedup, B over A",
         columns("setting", "arm", "verdict", *numbers, numbers=numbers),
         tuple(rows),
-        note=f"The interval is the one that the verdict came from, {words.multiplicity(a)}-corrected over all changes.",
+        note=f"The interval is the one that the verdict came from, {words.multiplicity(a)}-corrected over all changes. "
+        f"Raw is the change of the arm's own time, above 1 where it is faster in B: what moved {a.baseline} alike is "
+        "in it, so it has no verdict.",
     )
     sources = [
         Paragraph(
@@ -52,4 +55,6 @@ def in_words(found: Sequence[Change], margin: float) -> str:
         "disappeared": "disappeared", "not comparable": "are not comparable", "unchanged": "stayed without a number",
     }  # fmt: skip
     parts = [f"{tally[verdict]} {names[verdict]}" for verdict in VERDICTS if tally[verdict]]
+    if found and all(change.same_legs for change in found):
+        return f"A and B hold the same legs: nothing changed in {units.count(len(found), 'comparison')}."
     return f"Of {len(found)} comparisons, {', '.join(parts)}." if found else "The ledgers hold nothing to compare."

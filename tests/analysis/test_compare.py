@@ -13,6 +13,7 @@ from raybench.analysis import analyse
 from raybench.analysis.views.changes import changes
 from raybench.compare import main
 from raybench.errors import UserError
+from raybench.show.changes import in_words
 from raybench.statistics.claims import Rule, judge
 from tests.analysis.ledgers import leg, paired, write
 
@@ -139,3 +140,23 @@ def test_hardware_that_does_not_match(tmp_path: Path) -> None:
         found(paths)
     same = [one.verdict for one in found([paths[0], paths[0]])]
     assert same == ["no effect", "no effect"]
+
+
+def test_raw_times_stand_beside_what_cancels(tmp_path: Path) -> None:
+    """B's machine is three times as slow: the speedup over the baseline is as it was, the arm's own time is not."""
+    (one,) = found(ledgers(tmp_path, paired(A), paired(A, base=3.0)))
+    assert one.change == pytest.approx(1.0)
+    assert one.raw_change == pytest.approx(1 / 3)
+    logs = np.log(A)
+    half = stats.t.ppf(0.975, 4) * np.sqrt(2 * np.var(logs, ddof=1) / 5)
+    assert (one.raw_low, one.raw_high) == pytest.approx((np.exp(-half) / 3, np.exp(half) / 3))
+    assert not one.same_legs
+
+
+@pytest.mark.parametrize("ratios", [[0.7, 1.0, 1.4], [1.1]])
+def test_a_ledger_against_itself_did_not_change(tmp_path: Path, ratios: list[float]) -> None:
+    rows = paired(ratios)
+    (one,) = found(ledgers(tmp_path, rows, rows))
+    assert one.verdict == "no effect"
+    assert (one.change, one.raw_change, one.ci_low, one.raw_high) == (1.0, 1.0, 1.0, 1.0)
+    assert in_words([one], 0.03) == "A and B hold the same legs: nothing changed in 1 comparison."

@@ -7,12 +7,17 @@ little sharper, but it is liberal in the tails that Holm looks at: simulated, wi
 without a change, it claims one in 9 % of sweeps at a nominal 5 %, against 2 % (`tests/analysis/test_compare.py`). The
 verdict is about the *change*, by the same rule as any other here (`raybench.statistics.claims`), each change with its
 own variance.
+
+Beside it stands the raw change of the arm's own time, in which nothing cancels: the machine, its load and the
+baseline's libraries are in it too, so that it has an interval and no verdict. Two ledgers that hold the same legs did
+not change, whatever their scatter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,7 +25,7 @@ from raybench.analysis.results import Analysis, Comparison
 from raybench.errors import UserError
 from raybench.statistics.claims import Rule, judge
 from raybench.statistics.estimate import number, ratio
-from raybench.statistics.inference import p_against, t_interval
+from raybench.statistics.inference import Floats, p_against, t_interval
 
 VERDICTS = (
     "helps", "no effect", "hurts", "undecided", "gained", "lost", "appeared", "disappeared", "not comparable",
@@ -49,6 +54,10 @@ class Change:
     verdict_high: float | None
     before_trials: int
     after_trials: int
+    raw_change: float | None  # of the arm's own time, A's over B's: above 1 it is faster in B, whatever the baseline is
+    raw_low: float | None  # level 1 - alpha
+    raw_high: float | None
+    same_legs: bool  # both hold the same measured times, to the last digit
 
 
 def changes(a: Analysis, b: Analysis, margin: float, alpha: float) -> tuple[Change, ...]:
@@ -59,12 +68,22 @@ def changes(a: Analysis, b: Analysis, margin: float, alpha: float) -> tuple[Chan
     before, after = _by_key(a, b)
     keys = sorted(before.keys() | after.keys(), key=lambda key: _order(before.get(key) or after[key]))
     numeric = [key for key in keys if _kind(before.get(key), after.get(key)) == "number"]
-    estimates = [_difference(before[key], after[key]) for key in numeric]
-    mean, error, degrees = (np.array(column, dtype=float) for column in zip(*estimates, strict=True)) if estimates \
-        else (np.zeros(0),) * 3  # fmt: skip
-    # `judge` knows a mean by its count and deviation: these have the degrees of freedom and the error wanted.
-    count = np.where(np.isfinite(degrees), degrees + 1, 1.0)
-    deviation = error * np.sqrt(count)
+    times = _times(a), _times(b)
+    sides = [
+        tuple(
+            one[before[key].where.setting_id, key[1], before_or_after[key].where.hardware]
+            for one, before_or_after in zip(times, (before, after), strict=True)
+        )
+        for key in numeric
+    ]
+    same = [one == other for one, other in sides]
+    mean, count, deviation = _as_one_sample(
+        _SAME if equal else _difference(before[key], after[key]) for key, equal in zip(numeric, same, strict=True)
+    )
+    raw, raw_count, raw_deviation = _as_one_sample(
+        _SAME if one == other else _raw_difference(one[0], other[0]) for one, other in sides
+    )
+    raw_low, raw_high = t_interval(raw_count, raw, raw_deviation, alpha)
     found = judge(count, mean, deviation, Rule(float(np.log1p(margin)), alpha, a.multiplicity, "own"))
     low, high = t_interval(count, mean, deviation, alpha)
     p_value = p_against(count, mean, deviation)
@@ -94,9 +113,45 @@ def changes(a: Analysis, b: Analysis, margin: float, alpha: float) -> tuple[Chan
                 verdict_high=None if i is None else ratio(found.high[i]),
                 before_trials=one.n_trials if one else 0,
                 after_trials=other.n_trials if other else 0,
+                raw_change=None if i is None else ratio(raw[i]),
+                raw_low=None if i is None else ratio(raw_low[i]),
+                raw_high=None if i is None else ratio(raw_high[i]),
+                same_legs=i is not None and same[i],
             )
         )
     return tuple(result)
+
+
+_Estimate = tuple[float, float, float]  # (difference of logs, its standard error, degrees of freedom)
+_SAME: Final[_Estimate] = (0.0, 0.0, 1.0)
+_Logs = tuple[float, ...]  # of an arm's time, a trial each
+
+
+def _as_one_sample(estimates: Iterable[_Estimate]) -> tuple[Floats, Floats, Floats]:
+    """Means, counts and deviations of samples that have the degrees of freedom and the errors of these estimates."""
+    columns = np.array(list(estimates), dtype=float).reshape(-1, 3)
+    count = np.where(np.isfinite(columns[:, 2]), columns[:, 2] + 1, 1.0)
+    return columns[:, 0], count, columns[:, 1] * np.sqrt(count)
+
+
+def _times(analysis: Analysis) -> dict[tuple[str, str, str], tuple[_Logs, _Logs]]:
+    """By setting, arm and hardware: the logs of the arm's time and of the baseline's, a trial each."""
+    pairs, text = analysis.pairs, analysis.pairs.legs.text
+    found = {}
+    for k, leg in enumerate(pairs.example):
+        rows = slice(int(pairs.starts[k]), int(pairs.starts[k] + pairs.counts[k]))
+        key = text["setting_id"][leg], text["arm"][leg], pairs.legs.hardware[leg]
+        found[key] = tuple(pairs.log_arm[rows].tolist()), tuple(pairs.log_base[rows].tolist())
+    return found
+
+
+def _raw_difference(before: _Logs, after: _Logs) -> _Estimate:
+    """Of an arm's own time, A's over B's; no error under 2 trials a side."""
+    difference = float(np.mean(before) - np.mean(after))
+    if min(len(before), len(after)) < 2:
+        return difference, float("nan"), float("nan")
+    variance = np.var(before, ddof=1) / len(before) + np.var(after, ddof=1) / len(after)
+    return difference, float(np.sqrt(variance)), min(len(before), len(after)) - 1.0
 
 
 def _order(c: Comparison) -> tuple[str, str, str, str]:
@@ -137,7 +192,7 @@ def _arm_ran(c: Comparison) -> bool:
     return bool(c.n_trials) or all(cause.arm != c.arm for cause in c.failure_causes)
 
 
-def _difference(before: Comparison, after: Comparison) -> tuple[float, float, float]:
+def _difference(before: Comparison, after: Comparison) -> _Estimate:
     """(difference of log speedups, its standard error, degrees of freedom); nan under 2 trials a side."""
     assert before.speedup.value is not None
     assert after.speedup.value is not None
