@@ -56,8 +56,9 @@ def main(argv: list[str]) -> int:
     as_json = "json" in arguments.flags
     if "bisect" in arguments.flags:
         return _bisect(values, command, as_json)
-    if named := [key for key in ("good", "bad", "package", "checkout") if key in values]:
-        raise UserError(f"{named[0]}= belongs to --bisect, which is not given")
+    alone = next((key for key in ("good", "bad", "package", "checkout") if key in values), None)
+    if alone is not None:
+        raise UserError(f"{alone}= belongs to --bisect, which is not given")
     package, versions = _asked(values)
     runner = _Runner.of(values, command, Console(stderr=as_json, quiet=as_json))
     space, arms = with_versions(runner.space, runner.arm, package, versions)
