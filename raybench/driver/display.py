@@ -7,7 +7,7 @@ own, no reading of the ledger. Failures are printed as they happen and stay. Ver
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Literal, Self
 
@@ -46,6 +46,7 @@ class Display:
         self._clock = clock
         self._begun = clock()
         self._running: list[RunningLeg] = []
+        self._due: Mapping[str, int] | None = None
         self._missed: list[Missed] = []  # nodes that are waited for
         self._waits_told: dict[str, float] = {}  # what is waited for -> after how many seconds that was told last
         self._failures: set[tuple[str, str, str]] = set()
@@ -66,8 +67,15 @@ class Display:
         if self._live:
             self._live.stop()
 
+    def expect(self, due: Mapping[str, int]) -> None:
+        """How many trials each setting should have until the next look; from another thread than `update`."""
+        self._due = due
+
     def update(self, news: News) -> None:
         """Take in the recorder's news, and show them."""
+        if self._due is not None:
+            self.progress.limit(self._due)
+            self._due = None
         self._running = news.running
         for event in news.events:
             if isinstance(event, Note):
@@ -124,7 +132,7 @@ class Display:
         if self._by_leg:
             self.say(f"[dim]{self._time_left()}[/]")
         elif self._clock() - self._told_at >= _SECONDS_BETWEEN_LINES:
-            trials = f"{self.progress.num_trials_done} of {len(self.progress.plan.trials)} trials"
+            trials = f"{self.progress.num_trials_done} of {self.progress.num_trials} trials"
             self.say(f"{self._count()} {trials}; {self._time_left()}")
             self._told_at = self._clock()
 
@@ -134,7 +142,9 @@ class Display:
 
     def _time_left(self) -> str:
         left = self.progress.seconds_left(self._clock() - self._begun)
-        return "time left: known after the first leg" if left is None else f"about {duration(left)} left"
+        if left is None:
+            return "time left: known after the first leg"
+        return f"about {duration(left)} {'to the next look' if self.progress.until_a_look else 'left'}"
 
     def _draw(self) -> None:
         if self._live:
@@ -154,7 +164,7 @@ class Display:
         failed = f"; [red]{progress.num_failed} legs failed[/]" if progress.num_failed else ""
         elapsed = duration(self._clock() - self._begun)
         state = (
-            f"trials {progress.num_trials_done}/{len(progress.plan.trials)}{failed}; {elapsed} so far, "
+            f"trials {progress.num_trials_done}/{progress.num_trials}{failed}; {elapsed} so far, "
             f"{self._time_left()}"
         )
         parts: list[RenderableType] = ["", head, Text.from_markup(state), *self._now()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,7 +60,8 @@ class Progress:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.num_legs = sum(not leg.profiled for _, leg in plan.legs())
+        self.num_legs = sum(not leg.profiled for _, leg in plan.legs())  # until the next look, where there are looks
+        self.until_a_look = False
         self.alpha = plan.question.alpha
         self.num_done = 0  # legs with an outcome
         self.num_failed = 0
@@ -78,6 +79,22 @@ class Progress:
         self._attempts: dict[tuple[str, int], int] = {}  # trial -> how often it has begun anew
         self._seconds_run = 0.0  # of legs run by this command
         self._starts: dict[tuple[str, int], float] = {}  # trial begun by this command -> seconds that were no leg's
+
+    def limit(self, due: Mapping[str, int]) -> None:
+        """Count only the trials that each setting should have by now, `due` in all: more may never be needed."""
+        trials = [trial for trial in self.plan.trials if trial.repeat < due.get(trial.setting_id, 0)]
+        self.until_a_look = len(trials) < len(self.plan.trials)
+        self._trials = {(trial.setting_id, trial.repeat): trial for trial in trials}
+        legs = [(trial, leg) for trial in trials for leg in trial.legs if not leg.profiled]
+        self.num_legs = len(legs)
+        self._left.clear()
+        for trial, leg in legs:
+            self._left[trial.setting_id, leg.arm_name] += leg.leg_id not in self._known
+
+    @property
+    def num_trials(self) -> int:
+        """Trials that are counted on."""
+        return len(self._trials)
 
     def has(self, event: LegEvent) -> bool:
         """Whether a leg's outcome was taken in already."""

@@ -156,8 +156,10 @@ def run_trials(
     def want() -> bool:
         """Tell the recorder which trials are wanted until the next look. Returns whether the sweep goes on."""
         assert stopping is not None
+        due = stopping.due(settings)
+        display.expect(due)
         try:
-            return bool(ray.get(recorder.want.remote(stopping.due(settings))))
+            return bool(ray.get(recorder.want.remote(due)))
         except ray.exceptions.RayActorError:
             return False
 

@@ -21,7 +21,7 @@ from raybench.driver.progress import Progress
 MODELS = "setting.model"
 
 
-def make_plan(repeats: int = 3, models: str = "lenet") -> Plan:
+def make_plan(repeats: int | str = 3, models: str = "lenet") -> Plan:
     return build_plan(*load_space("quickstart", {MODELS: models, "repeats": str(repeats)}), sweep="s")
 
 
@@ -209,3 +209,26 @@ def test_what_a_recorder_tells_again_is_shown_once() -> None:
     lines = console.file.getvalue().splitlines()
     assert [line[:6] for line in lines if line.startswith("[")] == [f"[{n:>2}/18" for n in (1, 2, 3, 4)]
     assert lines[-1] == "note: the recorder was killed, and goes on from the ledger"
+
+
+def test_a_sweep_that_stops_when_settled_counts_the_trials_up_to_the_next_look() -> None:
+    plan = make_plan(repeats="{min: 3, max: 16}")
+    progress, out = Progress(plan), io.StringIO()
+    now = [0.0]
+    display = Display(progress, Console(file=out, width=100), "normal", clock=lambda: now[0])
+    (setting,) = {trial.setting_id for trial in plan.trials}
+    legs = len(plan.trials[0].legs)
+    display.expect({setting: 3})
+    now[0] = 22.0
+    feed = events(plan)
+    display.update(News(events=feed[:legs]))  # the first trial: 10 s of starting, legs of 2 s
+    assert (progress.num_trials, progress.num_legs, progress.num_done) == (3, 3 * legs, legs)
+    assert progress.seconds_left(22.0) == pytest.approx(44.0)  # two trials more, and not fifteen
+    assert "to the next look" in out.getvalue()
+    display.update(News(events=feed[legs : 3 * legs]))
+    assert progress.seconds_left(66.0) == pytest.approx(0.0)
+    display.expect({setting: 16})
+    display.update(News())
+    assert (progress.num_trials, progress.num_legs, progress.num_done) == (16, 16 * legs, 3 * legs)
+    assert progress.seconds_left(66.0) == pytest.approx(13 * 22.0)
+    assert not progress.until_a_look
