@@ -1,6 +1,7 @@
 """raybench's timed loop against a bare hand-written one: the same LeNet, batch 4, SGD, data and weights.
 
-    python benchmarks/overhead.py [processes=10] [rounds=40] [steps=100] [workers=1] [engine=torch|deepspeed] [out=FILE]
+    python benchmarks/overhead.py [processes=10] [rounds=40] [steps=100] [workers=1] [engine=torch|deepspeed]
+                                  [variants=3] [out=FILE]
 
 LeNet at batch 4 is the hardest case: a step is shorter than any other's. Where a process happens to put its models and
 buffers in memory shifts a loop by a per cent or so for as long as it lives, so several fresh processes are asked, and
@@ -9,7 +10,8 @@ outside; a process's ratio is the median over rounds of a block to the geometric
 the geometric mean over processes and its 95 % t interval, for phases and telemetry off and on and for the control, and
 by how much raybench's own clock differs from the outside one. `workers=2` asks torchrun for two ranks a process, with
 DistributedDataParallel in all loops. `engine=deepspeed` has a bare loop around a DeepSpeed engine (ZeRO-1) instead.
-Where torch sees a GPU all of it runs there; `out` gets the geometric means as JSON.
+Where torch sees a GPU all of it runs there; `out` gets the geometric means as JSON, anew after each process.
+`variants=1` leaves out phases and telemetry: a DeepSpeed step takes ten times as long, and all of it most of an hour.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -26,6 +29,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from alone import environment_of_one
 from scipy import stats
 from torch.nn.functional import cross_entropy
 
@@ -36,7 +40,9 @@ from raybench.declare.plan import Leg
 from raybench.declare.setting import Setting
 from raybench.errors import UserError
 from raybench.text import suggest
+from raybench.training.deepspeed_ops import import_deepspeed
 from raybench.training.engines import build_engine
+from raybench.training.engines.deepspeed_engine import fit_buckets
 from raybench.training.loader import Batches
 from raybench.training.loop import run_steps
 from raybench.training.ranks import Ranks
@@ -92,10 +98,12 @@ def _deepspeed_step(model: torch.nn.Module, setting: Setting) -> Callable[[torch
     import deepspeed
 
     config = deepspeed_config(ARMS["deepspeed"], setting)
+    if DEVICE.type == "cpu":
+        fit_buckets(config, sum(parameter.numel() for parameter in model.parameters()))
     optimizer = torch.optim.SGD(
         model.parameters(), lr=setting.optimizer.lr, momentum=setting.optimizer.momentum, foreach=True
     )
-    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> None:
         engine.backward(cross_entropy(engine(images), labels))
@@ -152,15 +160,20 @@ def median_ratios(bare: Block, ours: Block, again: Block, ranks: Ranks, rounds: 
 
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
-    """The ranks of torchrun's processes."""
-    dist.init_process_group("nccl" if DEVICE.type == "cuda" else "gloo")
+    """The ranks of the processes that `compare` started."""
+    if DEVICE.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
     try:
         yield Ranks.joined(DEVICE, 600)
     finally:
         dist.destroy_process_group()
 
 
-def measure(number: int, rounds: int, steps: int, workers: int, engine: str) -> None:
+def measure(number: int, rounds: int, steps: int, workers: int, engine: str, variants: int) -> None:
     """One process: print its ratios as JSON. Odd processes build raybench's loop before the bare ones."""
     torch.set_num_threads(1)
     setting = Setting(
@@ -168,7 +181,9 @@ def measure(number: int, rounds: int, steps: int, workers: int, engine: str) -> 
     )
     found: dict[str, float] = {}
     with joined() as ranks:
-        for name, (phases, sampled) in VARIANTS.items():
+        if engine == "deepspeed":
+            import_deepspeed(ranks)
+        for name, (phases, sampled) in list(VARIANTS.items())[:variants]:
             clock_ratios: list[float] = []
             with Telemetry(ranks, sampled) as telemetry:
                 telemetry.begin_leg()
@@ -189,22 +204,27 @@ def measure(number: int, rounds: int, steps: int, workers: int, engine: str) -> 
             print(json.dumps(found), flush=True)
 
 
-def compare(processes: int, rounds: int, steps: int, workers: int, engine: str) -> dict[str, float]:
-    """Ask fresh processes one after another, and print a line for each variant. Returns their geometric means."""
+def compare(
+    processes: int, rounds: int, steps: int, workers: int, engine: str, variants: int, out: Path | None
+) -> None:
+    """Ask fresh processes one after another, and print a line for each variant; `out` gets the geometric means."""
     found: dict[str, list[float]] = {}
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={workers}"]
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={workers}"] if workers > 1 else []
+    keys = {"rounds": rounds, "steps": steps, "workers": workers, "engine": engine, "variants": variants}
     for number in range(processes):
-        words = [f"number={number}", f"rounds={rounds}", f"steps={steps}", f"workers={workers}", f"engine={engine}"]
+        words = [f"number={number}", *(f"{key}={value}" for key, value in keys.items())]
         done = subprocess.run(
-            [sys.executable, *launcher, __file__, *words], stdout=subprocess.PIPE, text=True, check=True
-        )
+            [sys.executable, *launcher, __file__, *words], stdout=subprocess.PIPE, text=True, check=True,
+            env=environment_of_one() if workers == 1 else None,
+        )  # fmt: skip
         for name, ratio in json.loads(done.stdout.strip().splitlines()[-1]).items():
             found.setdefault(name, []).append(ratio)
-    print(f"{processes} processes, {rounds} rounds of {steps} steps each, {workers} workers")
+        if out is not None:
+            out.write_text(json.dumps({name: _interval(ratios)[1] for name, ratios in found.items()}))
+    print(f"{engine}: {processes} processes, {rounds} rounds of {steps} steps each, {workers} workers")
     for name, ratios in found.items():
         low, mean, high = _interval(ratios)
         print(f"{name:<34} {mean:.4f}   95 % [{low:.4f}, {high:.4f}]   {min(ratios):.4f} to {max(ratios):.4f}")
-    return {name: _interval(ratios)[1] for name, ratios in found.items()}
 
 
 def _interval(ratios: list[float]) -> tuple[float, float, float]:
@@ -219,17 +239,18 @@ def _interval(ratios: list[float]) -> tuple[float, float, float]:
 
 def main(argv: list[str]) -> int:
     """Compare the loops, or measure one process's. Returns 0."""
-    defaults = {"processes": 10, "rounds": 40, "steps": 100, "workers": 1, "engine": "torch", "out": "", "number": -1}
+    defaults = {
+        "processes": 10, "rounds": 40, "steps": 100, "workers": 1, "engine": "torch", "variants": len(VARIANTS),
+        "out": "", "number": -1,
+    }  # fmt: skip
     values = parse_script(__doc__ or "", defaults, argv)
     if values["engine"] not in ARMS:
         raise UserError(f"engine={values['engine']}: {suggest(values['engine'], ARMS)}")
     number, processes, out = values.pop("number"), values.pop("processes"), values.pop("out")
     if number >= 0:
         measure(number, **values)
-        return 0
-    means = compare(processes, **values)
-    if out:
-        Path(out).write_text(json.dumps(means))
+    else:
+        compare(processes, **values, out=Path(out) if out else None)
     return 0
 
 

@@ -52,7 +52,8 @@ def build(plan: Plan, space: Space, results: AnyPath, price: float | None = None
     if price is not None:
         answer.append(Paragraph(cost_in_words(expected, price), lead="Cost:"))
     answer.append(Paragraph(detection(plan, space, results).sentence(), lead="Detects:"))
-    memory, unfit = _memory(needs(plan, gpu_bytes()))
+    in_order = sorted(needs(plan, gpu_bytes()), key=lambda need: list(space.arms).index(need.arm))
+    memory, unfit = _memory(in_order)
     answer += [Paragraph(text, lead="Memory:") for text in unfit]
     by_name = {leg.arm_name: leg for leg in plan.trials[0].legs}
     first = {name: by_name[name] for name in space.arms}

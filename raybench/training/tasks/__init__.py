@@ -33,5 +33,5 @@ def _own_task(setting: Setting) -> Task:
     module, _, name = setting.task.partition(":")
     kind = getattr(importlib.import_module(module), name, None)
     if not (isinstance(kind, type) and issubclass(kind, Task)):
-        raise InvalidConfig(f"task: {setting.task} is not a class derived from raybench.training.tasks.Task")
+        raise InvalidConfig(f"{setting.task} is not a class derived from raybench.training.tasks.Task")
     return kind(setting)
