@@ -18,6 +18,7 @@ from pathlib import Path
 
 from raybench.calibration.detection import half_width
 from raybench.cli import parse_script, run_command
+from raybench.errors import NothingMeasured, UserError
 
 REACH, ALPHA, MOST = 0.03, 0.05, 1000
 
@@ -35,7 +36,9 @@ def main(argv: list[str]) -> int:
         folder = Path(values.pop("folder") or temporary).absolute()
         words = [f"{key}={value}" for key, value in values.items()]
         command = [sys.executable, "-m", "raybench.calibrate", *words, "isolation=both", f"results={folder}", "--json"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:  # it has said why
+            raise (UserError if done.returncode == 2 else NothingMeasured)("the calibration did not end well")
     for setting in json.loads(done.stdout)["settings"]:
         found = setting["isolation"]
         print(f"{setting['setting']}, {setting['n_trials']} trials")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from raybench.analysis import analyse
 from raybench.cli import parse_script, run_command
+from raybench.errors import NothingMeasured, UserError
 
 HERE = Path(__file__).parents[1]
 
@@ -26,6 +27,10 @@ def main(argv: list[str]) -> int:
     """Print the table. Returns 0."""
     defaults = {"space": "paper", "size": "small", "repeats": 1, "before": "", "rounds": 1}
     values = parse_script(__doc__ or "", defaults, argv)
+    if values["rounds"] < 1:
+        raise UserError(f"rounds={values['rounds']}: at least 1")
+    if values["before"] and not (Path(values["before"]) / "raybench").is_dir():
+        raise UserError(f"before={values['before']}: no checkout of raybench lies there")
     checkouts = [HERE, *([Path(values["before"]).absolute()] if values["before"] else [])]
     words = [f"{key}={values[key]}" for key in ("space", "size", "repeats") if values[key]]
     shares: dict[Path, list[float]] = {checkout: [] for checkout in checkouts}
@@ -47,8 +52,10 @@ def run(checkout: Path, words: list[str], folder: Path) -> float:
     environment = {**os.environ, "PYTHONPATH": str(checkout), "RAY_ADDRESS": "local"}
     command = [sys.executable, "-m", "raybench.sweep", *words, "sweep=share", f"results={folder}", "--quiet"]
     begun = time.perf_counter()
-    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=folder, env=environment, check=False, stdout=subprocess.DEVNULL)
     wall = time.perf_counter() - begun
+    if done.returncode:  # it has said why
+        raise (UserError if done.returncode == 2 else NothingMeasured)(f"the sweep of {checkout} did not end well")
     (ledger,) = folder.glob("*/share")
     costs = analyse([ledger]).costs
     measured, legs = costs.measured_seconds, costs.wall_seconds

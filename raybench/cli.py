@@ -121,7 +121,7 @@ def build_parser(program: str, manual: Manual) -> argparse.ArgumentParser:
         group.add_argument(
             f"--{key.name}", dest=key.name, metavar=key.example, help=key.help.replace("%", "%%"), action=_KeyAction
         )
-    if manual.takes_space:
+    if manual.takes_space and "setting.model" not in {key.name for key in manual.keys}:
         group.add_argument(
             "--setting.model", dest="setting.model", metavar="lenet", action=_KeyAction,
             help="any other key=value overrides that field of the space, as in setting.batch_size=[64,128]",

@@ -73,6 +73,10 @@ def test_a_command_without_a_space_knows_all_its_keys(token: str, words: str) ->
 def test_the_keys_of_a_script_are_checked_and_typed() -> None:
     defaults = {"steps": 100, "pause": 0.5, "folder": ""}
     assert cli.parse_script("", defaults, ["steps=3"]) == {"steps": 3, "pause": 0.5, "folder": ""}
+    of_a_space = cli.parse_script(
+        "", {"setting.model": "lenet"}, ["setting.model=alexnet", "repeats=3"], takes_space=True
+    )
+    assert of_a_space == {"setting.model": "alexnet", "repeats": "3"}
     for token, words in [("step=3", "did you mean steps"), ("steps=x", "steps=x is not a whole number")]:
         with pytest.raises(UserError, match=words):
             cli.parse_script("", defaults, [token])

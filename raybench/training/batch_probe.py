@@ -1,7 +1,8 @@
-"""One rank's process of a probe (see `raybench.training.largest`): a few real steps of a leg at one micro-batch.
+"""One rank's process of a search (see `raybench.training.largest`): a few real steps of a leg at each size asked for.
 
-Reads its request as JSON on standard input, and writes `{"state": "fits", "peak_bytes": ...}` to the file that it
-names, or the state `out of memory` or `failed` with a message. It may as well die.
+Reads requests on standard input, a line of JSON each, until it ends, and writes to the file that each names
+`{"state": "fits", "peak_bytes": ...}`, or the state `out of memory` or `failed` with a message. It outlives running out
+of memory where torch says so. It may as well die.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch.distributed as dist
 
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import Throughput
+from raybench.training import memory
 from raybench.training.failures import classify, describe, print_traceback
 from raybench.training.leg import run_leg
 from raybench.training.ranks import Ranks
@@ -31,29 +33,35 @@ _STEPS = Throughput(warmup_steps=1, steps=2, rounds=1, phases=False, telemetry=F
 
 
 def main() -> None:
-    """Run the request on standard input and end the process, whatever its libraries still hold."""
+    """Run the requests on standard input and end the process, whatever its libraries still hold."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the process that started it
-    request = json.load(sys.stdin)
-    answer = Path(request["answer"])
-    try:
-        said = _run(request)
-    except Exception as error:
-        print_traceback()
-        kind = classify(error)
-        said = {"state": "failed", "kind": kind, "message": describe(error)}
-        if kind == "out_of_memory":
-            said = {"state": "out of memory", "message": describe(error)}
-    aside = answer.with_suffix(".writing")
-    aside.write_text(json.dumps(said), encoding="utf-8")
-    aside.replace(answer)
+    ranks: Ranks | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = Path(request["answer"])
+        try:
+            trial = Trial.model_validate(request["trial"]).model_copy(update={"protocol": _STEPS})
+            leg = next(leg for leg in trial.legs if leg.leg_id == request["leg_id"])
+            ranks = ranks or _joined(request, trial, leg)
+            said = _run(trial, leg.with_micro_batch(request["micro_batch"]), ranks)
+        except Exception as error:
+            print_traceback()
+            kind = classify(error)
+            said = {"state": "failed", "kind": kind, "message": describe(error)}
+            if kind == "out_of_memory":
+                said = {"state": "out of memory", "message": describe(error)}
+        if ranks is not None:
+            memory.release(ranks.device)
+        aside = answer.with_suffix(".writing")
+        aside.write_text(json.dumps(said), encoding="utf-8")
+        aside.replace(answer)
     sys.stderr.flush()
     os._exit(0)
 
 
-def _run(request: dict[str, Any]) -> dict[str, Any]:
-    trial = Trial.model_validate(request["trial"]).model_copy(update={"protocol": _STEPS})
-    leg = next(leg for leg in trial.legs if leg.leg_id == request["leg_id"])
+def _joined(request: dict[str, Any], trial: Trial, leg: Leg) -> Ranks:
+    """The ranks of the search, with everything imported that the leg's own process holds, other arms' libraries too."""
     device = torch.device(request["device"])
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -62,9 +70,14 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
         on_gpu = device.type == "cuda"
         dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     ranks = Ranks.joined(device, trial.leg_timeout_seconds)
-    prepare(trial, trial.legs, ranks)  # all that the leg's own process holds, other arms' libraries included
-    measured = run_leg(trial, leg.with_micro_batch(request["micro_batch"]), ranks, Telemetry(ranks, False))
-    peak = measured.peak_host_bytes if device.type == "cpu" else measured.peak_device_bytes
+    prepare(trial, trial.legs, ranks)
+    memory.freeze_imports()
+    return ranks
+
+
+def _run(trial: Trial, leg: Leg, ranks: Ranks) -> dict[str, Any]:
+    measured = run_leg(trial, leg, ranks, Telemetry(ranks, False))
+    peak = measured.peak_host_bytes if ranks.device.type == "cpu" else measured.peak_device_bytes
     return {"state": "fits", "peak_bytes": peak}
 
 

@@ -1,13 +1,15 @@
-"""The largest micro-batch that fits: by doubling, then bisection, each probe in processes that may die.
+"""The largest micro-batch that fits: by doubling, then bisection, in processes that may die.
 
-A probe is a whole set of processes beside the group's own, one a rank, that runs a few real steps of the arm with
-its engine (`raybench.training.batch_probe`). It does not fit when a process runs out of memory, is killed, or, where
-the setting has a `memory_limit`, takes more: on a GPU the allocator is held to it, on a CPU the resident memory is.
-Every rank calls what is here, and every rank gets the same answer.
+An arm's search has a set of processes beside the group's own, one a rank, that runs a few real steps of the arm with
+its engine at each size (`raybench.training.batch_probe`). A size does not fit when a process runs out of memory, is
+killed, or, where the setting has a `memory_limit`, takes more: on a GPU the allocator is held to it, on a CPU the
+resident memory is. The processes go on with the next size; those that died, or of which one of several ran out of
+memory while the others waited for it, are started anew. Every rank calls what is here, and gets the same answer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -83,16 +85,14 @@ class LargestBatches:
         others = [found["micro_batch"] for found in self._found.values() if found["micro_batch"]]
         start = others[-1] if others else _START  # another arm's is a good first guess
         most = build_task(leg.setting).num_samples(train=True) // leg.setting.workers
-        size, probes = find_largest(self._probe(leg), most, start)
+        with Prober(self._trial, leg, self._ranks) as prober:
+            size, probes = find_largest(prober.probe, most, start)
         return {
             "micro_batch": size or None,
             "memory_limit": limit,
             "machine": self._machine,
             "probes": [asdict(probe) for probe in probes],
         }
-
-    def _probe(self, leg: Leg) -> Callable[[int], Probe]:
-        return lambda micro_batch: run_probe(self._trial, leg, micro_batch, self._ranks)
 
 
 def find_largest(probe: Callable[[int], Probe], most: int, start: int = _START) -> tuple[int, list[Probe]]:
@@ -113,16 +113,66 @@ def find_largest(probe: Callable[[int], Probe], most: int, start: int = _START) 
     return fits, probes
 
 
+class Prober:
+    """One rank's process of an arm's search, kept from probe to probe while it lives. Left, it is ended."""
+
+    def __init__(self, trial: Trial, leg: Leg, ranks: Ranks) -> None:
+        self._trial, self._leg, self._ranks = trial, leg, ranks
+        self._child: subprocess.Popen[bytes] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="raybench-probe-")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+        self._folder.cleanup()
+
+    def probe(self, micro_batch: int) -> Probe:
+        """Run a few steps of the leg with this micro-batch. Raises ProbeFailed."""
+        child = self._child = self._child or _start(self._ranks)
+        answer = Path(self._folder.name) / f"{micro_batch}.json"
+        self._ask(child, micro_batch, answer)
+        limit, seconds = self._leg.setting.memory_limit, self._trial.leg_timeout_seconds
+        states = _watch(child, answer, limit, seconds, self._ranks)
+        together = self._ranks.world == 1 or all(state["state"] == "fits" for state in states)
+        if not all(self._ranks.gather(together and answer.exists() and child.poll() is None)):
+            self._end()
+        return _judged(micro_batch, states)
+
+    def _ask(self, child: subprocess.Popen[bytes], micro_batch: int, answer: Path) -> None:
+        request = {
+            "trial": self._trial.model_dump(mode="json"),
+            "leg_id": self._leg.leg_id,
+            "micro_batch": micro_batch,
+            "device": str(self._ranks.device),
+            "distributed": self._ranks.control is not None,
+            "answer": str(answer),
+        }
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died, which is seen when it is looked at
+            child.stdin.write(json.dumps(request).encode() + b"\n")
+            child.stdin.flush()
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        child.wait()
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+
+
 def run_probe(trial: Trial, leg: Leg, micro_batch: int, ranks: Ranks) -> Probe:
     """Run a few steps of a leg with this micro-batch in processes of their own. Raises ProbeFailed."""
-    with tempfile.TemporaryDirectory(prefix="raybench-probe-") as folder:
-        answer = Path(folder) / "answer.json"
-        child = _start(trial, leg, micro_batch, ranks, answer)
-        try:
-            states = _watch(child, answer, leg.setting.memory_limit, trial.leg_timeout_seconds, ranks)
-        finally:
-            child.kill()
-            child.wait()
+    with Prober(trial, leg, ranks) as prober:
+        return prober.probe(micro_batch)
+
+
+def _judged(micro_batch: int, states: list[dict[str, Any]]) -> Probe:
+    """What the ranks' states say together. Raises ProbeFailed."""
     where = "" if len(states) == 1 else "rank {}: "
     for word in ("out of memory", "failed"):
         for rank, state in enumerate(states):
@@ -134,29 +184,17 @@ def run_probe(trial: Trial, leg: Leg, micro_batch: int, ranks: Ranks) -> Probe:
     return Probe(micro_batch, True, max(state["peak_bytes"] for state in states), None)
 
 
-def _start(trial: Trial, leg: Leg, micro_batch: int, ranks: Ranks, answer: Path) -> subprocess.Popen[bytes]:
-    """This rank's process of a probe; rank 0 says where they meet."""
+def _start(ranks: Ranks) -> subprocess.Popen[bytes]:
+    """This rank's process of a search; rank 0 says where they meet."""
     address, port = ranks.gather(_meeting_point())[0]
     variables = {key: value for key, value in os.environ.items() if not key.startswith("TORCHELASTIC_")}
     variables |= {
         "MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.world),
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }  # fmt: skip
-    request = {
-        "trial": trial.model_dump(mode="json"),
-        "leg_id": leg.leg_id,
-        "micro_batch": micro_batch,
-        "device": str(ranks.device),
-        "distributed": ranks.control is not None,
-        "answer": str(answer),
-    }
-    child = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "raybench.training.batch_probe"], stdin=subprocess.PIPE, stdout=sys.stderr, env=variables
     )
-    assert child.stdin is not None
-    child.stdin.write(json.dumps(request).encode())
-    child.stdin.close()
-    return child
 
 
 def _meeting_point() -> tuple[str, int]:
@@ -168,7 +206,7 @@ def _meeting_point() -> tuple[str, int]:
 def _watch(
     child: subprocess.Popen[bytes], answer: Path, limit: int | None, seconds: float, ranks: Ranks
 ) -> list[dict[str, Any]]:
-    """Every rank's state when all processes have ended well, or one of them has not. Never raises."""
+    """Every rank's state when all processes have answered, or one of them has not. Never raises."""
     on_cpu = ranks.device.type == "cpu"
     deadline, settled = time.monotonic() + seconds, None
     own: dict[str, Any] = {"state": "running"}
@@ -194,9 +232,9 @@ def _state(child: subprocess.Popen[bytes], answer: Path, limit: int | None) -> d
         child.kill()
         return _too_large(resident, limit)
     code = child.poll()
-    if code is None:
-        return {"state": "running"}
     if not answer.exists():
+        if code is None:
+            return {"state": "running"}
         if code == -signal.SIGKILL:
             return {
                 "state": "out of memory",

@@ -15,7 +15,7 @@ from raybench.declare.space import load_space
 from raybench.errors import ProbeFailed, UserError
 from raybench.ledger.columns import build_row
 from raybench.ledger.outcome import Failure, Measurement
-from raybench.training.largest import LargestBatches, Probe, find_largest, run_probe
+from raybench.training.largest import LargestBatches, Probe, Prober, find_largest, run_probe
 from raybench.training.ranks import Ranks
 from raybench.training.worker import run_legs
 
@@ -129,6 +129,25 @@ def test_a_known_appetite_is_found_to_the_sample(tmp_path: Path) -> None:
     largest = LargestBatches(trial, alone(trial), first["machine"], known)
     assert largest.of(next(leg for leg in trial.legs if leg.arm_name == "plain"))["micro_batch"] == 17
     assert "twin" not in largest._found
+
+
+@pytest.mark.slow
+def test_one_process_serves_probe_after_probe_until_it_dies(tmp_path: Path) -> None:
+    trial = plan(tmp_path, mebibytes=256).trials[0]
+    with Prober(trial, trial.legs[0], alone(trial)) as prober:
+        first = prober.probe(1)
+        assert first.peak_bytes is not None
+        child = prober._child
+        second = prober.probe(3)
+        assert prober._child is child
+        assert second.peak_bytes == pytest.approx(first.peak_bytes + 2 * 256 * 2**20, rel=0.1)
+        assert child is not None
+        child.kill()
+        killed = prober.probe(2)
+        assert not killed.fits
+        assert "was killed" in str(killed.reason)
+        assert prober._child is None
+        assert prober.probe(2).fits  # in a new one
 
 
 @pytest.mark.slow
