@@ -59,14 +59,14 @@ class Ended:
 def main() -> int:
     """Answer one request. Returns 0."""
     request = Request(**json.loads(sys.stdin.buffer.readline()))
-    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+    be_reaper()
     print(json.dumps(asdict(run(request, sys.stdin.fileno()))), flush=True)
     return 0
 
 
 def run(request: Request, lifeline: int) -> Ended:
     """Run the command to its end; `lifeline` is a descriptor that ends when nobody waits for the answer any more."""
-    kills, begun = _oom_kills(), time.monotonic()
+    kills, begun = oom_kills(), time.monotonic()
     try:
         process = subprocess.Popen(
             request.words, env=request.environment, cwd=request.folder, stdin=subprocess.DEVNULL,
@@ -87,7 +87,7 @@ def run(request: Request, lifeline: int) -> Ended:
         exit_code=exit_code,
         timed_out=timed_out,
         peak_bytes=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
-        oom_kills=_oom_kills() - kills,
+        oom_kills=oom_kills() - kills,
         left_behind=max(0, left_behind),
         tail=output.tail(),
     )
@@ -148,6 +148,11 @@ class _Output:
         return self._kept.decode("utf-8", errors="replace")
 
 
+def be_reaper() -> None:
+    """Have whatever this process starts, however far down, become its child when the parent in between ends."""
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+
+
 def kill_descendants() -> int:
     """Kill and wait for everything below this process, again and again until nothing is left. Returns how many."""
     own, killed, deadline = psutil.Process(), set(), time.monotonic() + _KILL_SECONDS
@@ -176,7 +181,7 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _oom_kills() -> int:
+def oom_kills() -> int:
     """How often this machine's kernel has killed for want of memory; 0 where it does not say."""
     with contextlib.suppress(OSError, ValueError):
         lines = Path("/proc/vmstat").read_text().splitlines()

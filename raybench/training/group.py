@@ -1,0 +1,121 @@
+"""One process of a group that torchrun's processes start (`supervisor`): the legs that the ledger lacks, to their end.
+
+    python -m raybench.training.group PLAN.json [ledger=FOLDER] ...
+
+Rank 0 writes a row for each leg, and says in the group's store which one has begun, for whoever has to write its row
+when it ends the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raybench.declare.plan import Leg, Plan, Trial
+from raybench.errors import LegDied, UserError
+from raybench.ledger.dataset import Ledger
+from raybench.ledger.outcome import Outcome
+from raybench.training.ranks import Ranks
+from raybench.training.supervisor import BEGUN, FAILED, GROUP, end_with_parent, part_of, store_of_torchrun
+from raybench.training.work import read_work
+from raybench.training.worker import run_legs
+
+
+def main(argv: list[str]) -> int:
+    """Run the legs of a plan that its ledger lacks, in the group that the environment names."""
+    end_with_parent()
+    file, *values = argv
+    work = read_work(file, dict(value.split("=", 1) for value in values))
+    device = _device(work.plan)
+    store, rank, world = store_of_torchrun()
+    own = part_of(store, os.environ[GROUP])
+    longest = timedelta(seconds=max(trial.leg_timeout_seconds for trial in work.trials) + 60)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=part_of(own, "torch"),
+        rank=rank,
+        world_size=world,
+        timeout=longest,
+        device_id=device if device.type == "cuda" else None,  # torch warns at every barrier otherwise
+    )
+    try:
+        _run(work.plan, work.trials, work.ledger, device, own)
+    except LegDied as error:  # the others hang in it, so nobody is waited for
+        own.compare_set(FAILED, "", json.dumps({"kind": error.kind, "message": error.message}))
+        return 1
+    dist.destroy_process_group()
+    return 0
+
+
+def _run(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.device, store: Any) -> None:
+    done = ledger.leg_ids()
+    dist.barrier()
+    ranks = Ranks.joined(device, max(trial.leg_timeout_seconds for trial in trials))
+    for trial in trials:
+        if trial.setting.workers != ranks.world and ranks.rank == 0:
+            print(f"passed over: {trial.label} wants {trial.setting.workers} workers, torchrun started {ranks.world}")
+    fitting = [trial for trial in trials if trial.setting.workers == ranks.world]
+    if len({trial.repeat for trial in fitting}) > 1 and ranks.rank == 0:
+        print("several repeats in one set of processes count as one sample; start one torchrun for each, with repeat=K")
+    block = [(trial, [leg for leg in trial.legs if leg.leg_id not in done]) for trial in fitting]
+    trial_of = {leg.leg_id: trial for trial, legs in block for leg in legs}
+
+    def begin(leg: Leg) -> None:
+        trial = trial_of[leg.leg_id]
+        store.set(BEGUN, json.dumps({"leg_id": leg.leg_id, "at": time.time()}))
+        now = time.strftime("%H:%M:%S")
+        print(f"{now} {trial.label} repeat {trial.repeat}: {leg.arm_name} round {leg.round}", flush=True)
+
+    def record(leg: Leg, outcome: Outcome) -> None:
+        outcome = replace(outcome, process_group=os.environ[GROUP])
+        ledger.add(plan.sweep, plan.space, trial_of[leg.leg_id], leg, outcome)
+
+    run_legs([work for work in block if work[1]], ranks, begin, record, _largest_batches(ledger))
+
+
+def _largest_batches(ledger: Ledger) -> dict[str, dict[str, dict[str, Any]]]:
+    """What the ledger's rows say of the largest batches, by setting and arm."""
+    batches: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in ledger.rows(["setting_id", "arm", "batch_probes"]):
+        if row.get("batch_probes"):
+            batches.setdefault(row["setting_id"], {})[row["arm"]] = json.loads(row["batch_probes"])
+    return batches
+
+
+def _device(plan: Plan) -> torch.device:
+    wanted = {trial.setting.device for trial in plan.trials}
+    if "cpu" in wanted or not torch.cuda.is_available():
+        if "cuda" in wanted:
+            raise UserError("setting.device: cuda, but this torch sees no CUDA device here")
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _exit_code() -> int:
+    try:
+        return main(sys.argv[1:])
+    except UserError as error:
+        print(f"raybench: {error}", file=sys.stderr)
+        return 2
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+if __name__ == "__main__":
+    code = _exit_code()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # whatever an engine left running is not waited for

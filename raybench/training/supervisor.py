@@ -1,0 +1,147 @@
+"""Groups of processes that train, one after another: each of torchrun's processes starts one, watches it, and starts
+the next where a leg ended it before its time.
+
+torchrun's processes meet in torchrun's own store. The first of them to see its child end badly says so there, and the
+others end theirs; rank 0 then writes the row of the leg that had begun. They sleep otherwise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from raybench.errors import UserError
+from raybench.ledger.outcome import Failure, FailureKind
+from raybench.machine.variables import RUN
+from raybench.training.command import be_reaper, kill_descendants, oom_kills, signal_name
+from raybench.training.work import Work
+
+GROUP: Final = "RAYBENCH_GROUP"  # names the group that a process belongs to, and its part of the store
+# Keys of a group's part of the store.
+BEGUN: Final = "begun"  # the leg under way
+FAILED: Final = "failed"  # a leg that failed on one rank alone, and how
+_DOWN: Final = "down"  # some process of the group ended badly
+_SECONDS_BETWEEN_LOOKS = 1.0
+_PATIENCE = timedelta(minutes=30)  # for the others' end, which follows within seconds
+_PR_SET_PDEATHSIG = 1
+
+
+def supervise(work: Work, argv: list[str]) -> int:
+    """Run group after group until the ledger holds every leg that fits. Returns the exit code, that of every rank."""
+    be_reaper()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    store, rank, world = store_of_torchrun()
+    if rank == 0:
+        store.set("raybench", uuid.uuid4().hex[:8])
+    run = store.get("raybench").decode()
+    number = 0
+    while True:
+        name = f"torchrun-{run}-{number}"
+        group = part_of(store, name)
+        held, kills = len(work.ledger.leg_ids()), oom_kills()
+        codes = _run_group(group, rank, world, argv, {GROUP: name, RUN: os.environ.get(RUN, run)})
+        if not any(codes):
+            return 0
+        if rank == 0:
+            group.set("goes_on", str(int(_record(work, group, name, codes, oom_kills() - kills) or _more(work, held))))
+        if group.get("goes_on") == b"0":
+            return next(code for code in codes if code) if 2 in codes else 1
+        number += 1
+
+
+def store_of_torchrun() -> tuple[Any, int, int]:
+    """The store of torchrun's processes, this one's rank, and how many there are. Raises UserError outside of it."""
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise UserError(
+            f"{missing[0]} is not set: start it by torchrun --nproc-per-node N -m raybench.training PLAN.json"
+        )
+    store, rank, world = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+    return store, rank, world
+
+
+def part_of(store: Any, name: str) -> Any:
+    """The part of a store whose keys are below a name."""
+    return dist.PrefixStore(name, store)  # type: ignore[attr-defined]
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it ends, however that comes about."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _run_group(store: Any, rank: int, world: int, argv: list[str], variables: Mapping[str, str]) -> list[int]:
+    """Run this rank's process of a group to its end, with everything that it started. Returns all ranks' exit codes:
+    negative for a signal, 0 also for those that were ended because another one had failed."""
+    # Whoever hosts the store, torchrun or rank 0 of its processes, it is not the child.
+    environment = {**os.environ, **variables, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    child = subprocess.Popen([sys.executable, "-m", "raybench.training.group", *argv], env=environment)
+    try:
+        while (code := child.poll()) is None and not store.check([_DOWN]):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        if code:
+            store.set(_DOWN, str(rank))
+    finally:
+        kill_descendants()
+    store.set(f"code{rank}", str(code or 0))
+    keys = [f"code{other}" for other in range(world)]
+    store.wait(keys, _PATIENCE)
+    return [int(store.get(key)) for key in keys]
+
+
+def _record(work: Work, store: Any, name: str, codes: list[int], kills: int) -> bool:
+    """Write the row of the leg that ended the group of this name; whether there was one."""
+    if not store.check([BEGUN]):
+        return False
+    begun = json.loads(store.get(BEGUN))
+    if begun["leg_id"] in work.ledger.leg_ids():
+        return False
+    trial, leg = next((trial, leg) for trial, leg in work.plan.legs() if leg.leg_id == begun["leg_id"])
+    seconds = time.time() - begun["at"]
+    kind, message = _cause(codes, kills)
+    if store.check([FAILED]):
+        told = json.loads(store.get(FAILED))
+        kind, message = told["kind"], told["message"]
+    elif seconds >= trial.leg_timeout_seconds:
+        limit = trial.leg_timeout_seconds
+        kind, message = "timeout", f"no end after {seconds:.0f} s; the limit is {limit:.0f} s"
+    failure = Failure(
+        kind,
+        message,
+        started_at=begun["at"],
+        environment={"node": socket.gethostname()},
+        process_group=name,
+    )
+    work.ledger.add(work.plan.sweep, work.plan.space, trial, leg, failure)
+    print(f"{leg.arm_name} round {leg.round}: {message}", flush=True)
+    return True
+
+
+def _cause(codes: list[int], kills: int) -> tuple[FailureKind, str]:
+    """What a group's exit codes say of its end."""
+    rank, code = next((rank, code) for rank, code in enumerate(codes) if code)
+    if kills and code == -signal.SIGKILL:
+        return "out_of_memory", f"rank {rank}: its process was killed while the kernel's OOM killer was at work"
+    how = f"died of {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+    return "crashed", f"rank {rank}: its process {how}"
+
+
+def _more(work: Work, held: int) -> bool:
+    """Whether the ledger has more legs than it had, so that another group does not end where this one did."""
+    if len(work.ledger.leg_ids()) > held:
+        return True
+    print("the processes ended before a leg began; what they said is above", file=sys.stderr, flush=True)
+    return False
