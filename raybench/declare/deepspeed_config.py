@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +57,7 @@ class Resolved:
     """A DeepSpeed config for one arm in one setting."""
 
     config: dict[str, Any]  # what deepspeed.initialize is given
+    known: Mapping[str, Any]  # the schema that it was checked against
     added: dict[str, Any] = field(default_factory=dict)  # the part of it that raybench wrote
     notes: list[str] = field(default_factory=list)  # what was left out, or is without effect, a sentence each
     problems: list[Problem] = field(default_factory=list)  # places are the arm's: ("config", "bf16") or ("offload",)
@@ -93,8 +95,15 @@ def resolve(arm: DeepSpeedArm, setting: Setting) -> Resolved:
     given = copy.deepcopy(arm.config)
     if given.get("steps_per_print") == math.inf:  # as Accelerate writes "never"
         given["steps_per_print"] = _NEVER
-    config, problems = checked(given)
-    found = Resolved(config, problems=[Problem(("config", *one.place), one.words) for one in problems])
+    known = schema(arm.packages.get("deepspeed", ""))
+    config, problems, unchecked = checked(given, known)
+    found = Resolved(config, known, problems=[Problem(("config", *one.place), one.words) for one in problems])
+    if config and known.get("assumed"):
+        beyond = f"; not checked: {', '.join(unchecked)}" if unchecked else ""
+        found.notes.append(
+            f"config is checked against DeepSpeed {known['version']}, because the keys of {known['assumed']} are not "
+            f"known here before its first leg{beyond}"
+        )
     _rename_older(found)
     _take_what_raybench_owns(found, setting)
     _join_shorthands(found, arm, setting)
@@ -295,7 +304,7 @@ def _fill_optimizer(found: Resolved, setting: Setting) -> None:
     ours = setting.optimizer.model_dump(mode="json")
     if section.get("type") == _AUTO:
         section["type"] = "SGD" if ours["name"] == "sgd" else ours["name"]
-    known = schema()["optimizers"]
+    known = _built(found, "optimizers")
     name = section.get("type")
     key = name.lower() if isinstance(name, str) and name.lower() in known else name
     if not _names_one(found, "optimizer", key, known):
@@ -317,7 +326,7 @@ def _fill_scheduler(found: Resolved, setting: Setting) -> None:
     section = found.config.get("scheduler")
     if section is None:
         return
-    known, name = schema()["schedulers"], section.get("type")
+    known, name = _built(found, "schedulers"), section.get("type")
     if not _names_one(found, "scheduler", name, known):
         found.config.pop("scheduler")
         return
@@ -336,14 +345,22 @@ def _fill_scheduler(found: Resolved, setting: Setting) -> None:
         _know_parameters(found, "scheduler", section["params"], known[name])
 
 
+def _built(found: Resolved, what: str) -> Mapping[str, list[str]]:
+    """The parameters of each class that a section's type can name; of any name none, where they are another version's
+    and not known."""
+    known: Mapping[str, list[str]] = found.known[what]
+    return defaultdict(list, known) if found.known.get("assumed") else known
+
+
 def _names_one(found: Resolved, what: str, name: Any, known: Mapping[str, Any]) -> bool:
     """Whether a section's type is one that DeepSpeed has; a problem where it is not."""
     if name is None:
         found.refuse(("config", what), f"names no type; write one, as in {what}: {{type: {next(iter(known))}}}")
-    elif not isinstance(name, str) or name not in known:
+    elif not isinstance(name, str) or (name not in known and not isinstance(known, defaultdict)):
         told = f"{suggest(str(name), known)}"
-        found.refuse(("config", what, "type"), f"DeepSpeed {schema()['version']} has no {what} {name!r:.60}; {told}")
-    return isinstance(name, str) and name in known
+        found.refuse(("config", what, "type"), f"DeepSpeed {found.known['version']} has no {what} {name!r:.60}; {told}")
+        return False
+    return name is not None
 
 
 def _know_parameters(found: Resolved, what: str, parameters: Mapping[str, Any], known: list[str]) -> None:
@@ -390,7 +407,7 @@ def _fill_the_rest(found: Resolved) -> None:
         inside = found.config
         for key in place[:-1]:
             inside = inside[key]
-        if reads_auto_as_default(place):
+        if reads_auto_as_default(place, found.known):
             del inside[place[-1]]
             by_default.append(".".join(place))
         elif not any(one.place == ("config", *place) for one in found.problems):

@@ -7,6 +7,7 @@ version is asked of it once, in a child process, and kept in the user's cache.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench.child import ask_child
+from raybench.declare.packages import is_version
 from raybench.machine.kept import kept
 from raybench.text import suggest
 
@@ -35,64 +37,77 @@ class Problem:
 
 
 @cache
-def schema() -> dict[str, Any]:
-    """The installed DeepSpeed's: `version`, `keys`, `removed`, `optimizers`, `schedulers`; else the shipped one.
+def schema(wanted: str = "") -> dict[str, Any]:
+    """A DeepSpeed's `version`, `keys`, `removed`, `optimizers`, `schedulers`: the installed one's, or those of the
+    version that is `wanted`, where it was installed here once. Else the shipped ones, `assumed` for another version.
 
     `keys` maps each key to `kinds` of values (see `_fits`), and for sections to their own `keys`; `model` marks those
     in which DeepSpeed reads "auto" as the default, `free` those whose keys are not known.
     """
     shipped: dict[str, Any] = json.loads(_SHIPPED.read_text(encoding="utf-8"))
-    try:
+    installed = ""
+    with contextlib.suppress(PackageNotFoundError):
         installed = version("deepspeed")
-    except PackageNotFoundError:
+    number = wanted or installed or shipped["version"]
+    if number == shipped["version"]:
         return shipped
-    return shipped if installed == shipped["version"] else _of_another(installed) or shipped
+    return _of_another(number, installed=number == installed) or {**shipped, "assumed": number}
 
 
-def _of_another(installed: str) -> dict[str, Any] | None:
-    """The schema of a DeepSpeed that is not the pinned one; None where it cannot be asked."""
+def _of_another(number: str, *, installed: bool) -> dict[str, Any] | None:
+    """The schema of a DeepSpeed that is not the pinned one; None where it neither was asked here nor can be."""
 
     def ask() -> dict[str, Any] | None:
-        answer = ask_child(["raybench.training.deepspeed_schema"], _CHILD_SECONDS)
+        answer = ask_child(["raybench.training.deepspeed_schema"], _CHILD_SECONDS) if installed else {}
         return answer if "keys" in answer else None
 
-    return kept(f"deepspeed_schema-{installed}", ask)
+    return kept(f"deepspeed_schema-{number}", ask) if is_version(number) else None
 
 
-def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """A copy of a config without what DeepSpeed does not know or cannot read, and a problem for each of these.
+def checked(config: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem], list[str]]:
+    """A copy of a config without what DeepSpeed does not know or cannot read, a problem for each of these, and the
+    keys that passed unchecked: where the schema is assumed, a key that is not in it may be the other version's.
 
     "auto" passes everywhere; whoever knows the setting says what it stands for.
     """
-    known = schema()
     problems: list[Problem] = []
-    copy = _section(config, {"keys": known["keys"]}, (), known, problems)
-    return copy, problems
+    unchecked: list[str] = []
+    copy = _section(config, {"keys": known["keys"]}, (), known, problems, unchecked)
+    return copy, problems, unchecked
 
 
-def reads_auto_as_default(place: Path_) -> bool:
+def reads_auto_as_default(place: Path_, known: Mapping[str, Any]) -> bool:
     """Whether DeepSpeed itself takes "auto" at this place for the key's default."""
-    spec: Mapping[str, Any] = {"keys": schema()["keys"]}
+    spec: Mapping[str, Any] = {"keys": known["keys"]}
     for key in place[:-1]:
         spec = spec.get("keys", {}).get(key, {})
     return bool(spec.get("model"))
 
 
 def _section(
-    values: Mapping[str, Any], spec: Mapping[str, Any], place: Path_, known: Mapping[str, Any], problems: list[Problem]
+    values: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    place: Path_,
+    known: Mapping[str, Any],
+    problems: list[Problem],
+    unchecked: list[str],
 ) -> dict[str, Any]:
     copy = {}
     for key, value in values.items():
         here = (*place, str(key))
         if not spec.get("free") and key not in spec["keys"]:
-            problems.append(Problem(here, _unknown(here, spec["keys"], known)))
+            if known.get("assumed"):
+                unchecked.append(".".join(here))
+                copy[key] = value
+            else:
+                problems.append(Problem(here, _unknown(here, spec["keys"], known)))
             continue
         inner = spec.get("keys", {}).get(key, {"kinds": ["any"]})
         words = _misfit(value, inner)
         if words:
             problems.append(Problem(here, words))
         elif isinstance(value, Mapping) and "keys" in inner:
-            copy[key] = _section(value, inner, here, known, problems)
+            copy[key] = _section(value, inner, here, known, problems, unchecked)
         else:
             copy[key] = value
     return copy

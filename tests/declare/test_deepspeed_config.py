@@ -182,3 +182,25 @@ def test_the_shipped_schema_is_what_the_installed_deepspeed_says() -> None:
     from raybench.child import ask_child
 
     assert ask_child(["raybench.training.deepspeed_schema"], 180) == json.loads(schema._SHIPPED.read_text())
+
+
+def test_an_arm_of_another_version_is_checked_against_that_versions_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    schema.schema.cache_clear()
+    theirs = {"elasticity": {"enabled": True}, "optimizer": {"type": "OneBitAdam", "params": {"freeze_step": 2}}}
+    assert [problem.place[1] for problem in resolved(theirs).problems] == ["elasticity", "optimizer"]
+    not_known = resolved(theirs, packages={"deepspeed": "0.17.1"})
+    assert not_known.problems == []
+    assert {key: not_known.config[key] for key in theirs} == theirs
+    assert "0.17.1 are not known here" in not_known.notes[0]
+    assert not_known.notes[0].endswith("not checked: elasticity")
+    known = {**schema.schema(), "version": "0.17.1", "removed": {}}
+    known["keys"] = {**known["keys"], "elasticity": {"kinds": ["mapping"], "free": True}}
+    (tmp_path / "raybench").mkdir()
+    (tmp_path / "raybench/deepspeed_schema-0.17.1.json").write_text(json.dumps(known))
+    schema.schema.cache_clear()
+    after_a_leg = resolved({**theirs, "zero_optimisation": {}}, packages={"deepspeed": "0.17.1"})
+    assert [problem.place[1] for problem in after_a_leg.problems] == ["zero_optimisation", "optimizer"]
+    schema.schema.cache_clear()

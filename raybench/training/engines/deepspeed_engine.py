@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from raybench.declare.arms import DeepSpeedArm
-from raybench.declare.deepspeed_config import added_config, deepspeed_config, offloads
+from raybench.declare.deepspeed_config import added_config, deepspeed_config, offloads, resolve
 from raybench.declare.setting import LossScale, Schedule, Setting
 from raybench.errors import InvalidConfig, NotReadable, Unsupported
 from raybench.training import memory
@@ -87,6 +87,9 @@ class DeepSpeedEngine:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.model = model
         self.workers = setting.workers
+        # Of an arm with a version of its own, this process is the first to know the keys.
+        if problems := resolve(arm, setting).problems:
+            raise InvalidConfig("; ".join(f"{'.'.join(problem.place)}: {problem.words}" for problem in problems))
         self.config = deepspeed_config(arm, setting)
         refuse(self.config, setting)
         build_communication()
