@@ -180,6 +180,8 @@ def _build(builder: Any) -> None:
             builder.load(verbose=False)  # verbose: the compiler's words would go to a log file, not to the exception
         except Exception as error:  # compilers fail in their own ways
             words = _compilers_words(str(error)) or type(error).__name__
+            if "hardware/software issue" in words:  # DeepSpeed's own words, which say not which
+                words = f"DeepSpeed finds it incompatible with this machine{_NEEDED.get(name, '')}"
             message = (
                 f"DeepSpeed's operator {name} cannot be built on {platform.node()}: {words} (all that was said: {told})"
             )
@@ -187,6 +189,9 @@ def _build(builder: Any) -> None:
             raise Unsupported(message) from error
         told.unlink(missing_ok=True)
     _loaded.add(name)
+
+
+_NEEDED = {"async_io": "; it needs libaio with its headers (apt install libaio-dev)"}
 
 
 def _compilers_words(text: str) -> str:

@@ -120,7 +120,8 @@ def _squares(engine: Engine) -> tuple[float, bool, set[str]]:
     gradients = engine.gradients()
     values = [memory.dense_parts(tensor)[0] for tensor in gradients.tensors]
     total = math.fsum(_norm(value) ** 2 for value in values)
-    return total / gradients.scale**2, gradients.sharded, {facts.dtype_names([value.dtype]) for value in values}
+    dtypes = gradients.added_up_in | {value.dtype for value in values}
+    return total / gradients.scale**2, gradients.sharded, {facts.dtype_names([dtype]) for dtype in dtypes}
 
 
 def _norm(values: torch.Tensor) -> float:

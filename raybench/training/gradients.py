@@ -14,3 +14,4 @@ class Gradients:
     tensors: list[torch.Tensor]
     sharded: bool  # each rank holds a part of its own; else each holds all of them
     scale: float = 1.0  # the loss was multiplied by it
+    added_up_in: frozenset[torch.dtype] = frozenset()  # other types in which those of micro-batches were added up

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from raybench.training.engines.deepspeed_engine import refusal
+import pytest
+from torch import nn
+
+from raybench.declare.setting import Setting
+from raybench.errors import Unsupported
+from raybench.training.engines.deepspeed_engine import refusal, refuse
 from raybench.training.failures import classify, describe
 
 
@@ -40,3 +45,11 @@ def test_a_refusal_with_words_is_told_by_them_alone() -> None:
     told = refusal(raised_by("None.items()"))
     assert "'NoneType' object has no attribute 'items'" in told
     assert "refusing.py:1" in told
+
+
+def test_zenflow_over_a_convolution_is_unsupported_by_name() -> None:
+    setting = Setting(model="lenet", dataset="digits", batch_size=16)
+    config = {"zero_optimization": {"stage": 2, "zenflow": {"topk_ratio": 0.1}}}
+    refuse(config, setting, nn.Linear(4, 2))
+    with pytest.raises(Unsupported, match=r"0.weight has more dimensions"):
+        refuse(config, setting, nn.Sequential(nn.Conv2d(1, 2, 3)))

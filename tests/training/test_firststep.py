@@ -59,6 +59,11 @@ def test_norm_and_types_come_from_where_the_engine_keeps_its_gradients() -> None
     assert facts["informative"] == {}
 
 
+def test_the_type_in_which_micro_batches_were_added_up_is_told() -> None:
+    added_up = Gradients([torch.tensor(5.0)], sharded=False, added_up_in=frozenset({torch.bfloat16}))
+    assert looked_at(Engine(added_up)).facts()["gradient_dtype"] == "bfloat16,float32"
+
+
 def test_sparse_complex_and_strided_gradients_have_a_norm() -> None:
     twice = torch.tensor([1.0, 2.0, 4.0])  # the first two at one place: 3 and 4
     sparse = torch.sparse_coo_tensor([[1, 1, 3]], twice, (5,), check_invariants=True)

@@ -46,9 +46,13 @@ def fit_buckets(config: dict[str, Any], num_parameters: int) -> dict[str, Any]:
     return added
 
 
-def refuse(config: dict[str, Any], setting: Setting) -> None:
-    """Raise Unsupported for what DeepSpeed 0.19.8 would accept and then compute something else than was asked."""
-    stage = config.get("zero_optimization", {}).get("stage", 0)
+def refuse(config: dict[str, Any], setting: Setting, model: nn.Module) -> None:
+    """Raise Unsupported for what DeepSpeed 0.19.8 would accept and then fail at, or compute something else instead."""
+    zero = config.get("zero_optimization", {})
+    stage = zero.get("stage", 0)
+    many = next((name for name, parameter in model.named_parameters() if parameter.dim() > 2), None)
+    if zero.get("zenflow") and many is not None:
+        raise Unsupported(f"ZenFlow chooses columns of matrices, and {many} has more dimensions, as convolutions have")
     if setting.optimizer.name == "lamb" and stage and "optimizer" not in config:
         raise Unsupported(
             "LAMB under ZeRO: its trust ratio belongs to one parameter tensor, and ZeRO hands the optimizer flat "
@@ -91,7 +95,7 @@ class DeepSpeedEngine:
         if problems := resolve(arm, setting).problems:
             raise InvalidConfig("; ".join(f"{'.'.join(problem.place)}: {problem.words}" for problem in problems))
         self.config = deepspeed_config(arm, setting)
-        refuse(self.config, setting)
+        refuse(self.config, setting, model)
         build_communication()
         build_operators(self.config, setting)  # built before the legs; here for what cannot be
         self.added = added_config(arm, setting)
@@ -160,7 +164,10 @@ class DeepSpeedEngine:
             flat = getattr(self.optimizer, "fp32_groups_gradients_flat", None)  # its BF16_Optimizer
             whole = flat or [parameter.grad for parameter in self.model.parameters()]
             return Gradients([gradient for gradient in whole if gradient is not None], sharded=False, scale=scale)
-        return Gradients(self._gradient_partitions(), sharded=True, scale=scale)
+        # ZeRO-1 adds up in the config's grad_accum_dtype, and hands on the sum in another type.
+        apart = getattr(self.optimizer, "use_grad_accum_attribute", False)
+        dtypes = frozenset({self.optimizer.gradient_accumulation_dtype} if apart else ())
+        return Gradients(self._gradient_partitions(), sharded=True, scale=scale, added_up_in=dtypes)
 
     def _gradient_partitions(self) -> list[torch.Tensor]:
         """This rank's part of ZeRO's gradients, each element once over all ranks. Raises NotReadable."""
