@@ -163,6 +163,7 @@ _KERNELS = {
     "adagrad": {True: "CPUAdagradBuilder"},
     "lamb": {True: "FusedLambBuilder", False: "FusedLambBuilder"},
     "lion": {True: "CPULionBuilder", False: "FusedLionBuilder"},
+    "muon": {True: "CPUAdamBuilder", False: "FusedAdamBuilder"},  # for what is no matrix
 }
 
 

@@ -80,6 +80,7 @@ def test_a_build_that_fails_without_a_compilers_word(cache: Path) -> None:
         ({}, []),
         ({"optimizer": {"type": "AdamW", "params": {"lr": 1}}}, ["FusedAdamBuilder"]),
         ({"optimizer": {"type": "AdamW", "params": {"torch_adam": True}}}, []),
+        ({"optimizer": {"type": "Muon", "params": {"lr": 1}}}, ["FusedAdamBuilder"]),
         ({"optimizer": {"type": "Lion"}, "zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
          ["CPULionBuilder"]),
         ({"zero_optimization": {"offload_param": {"device": "nvme"}}}, ["AsyncIOBuilder"]),
