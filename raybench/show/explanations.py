@@ -20,4 +20,5 @@ def sentences(analysis: Analysis) -> list[str]:
         span = least if least == most else f"{least} to {most}"
         told.append(f"The profiler itself made steps {span} longer; that is taken out of the parts")
     missing = dict.fromkeys(f"{text} ({one.arm})" for one in analysis.explanations for text in one.missing)
-    return [*told, *missing]
+    links = [(f"{one.setting}: " if several else "") + one.link for one in order if one.link]
+    return [*told, *links, *missing]

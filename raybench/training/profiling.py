@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from raybench.ledger.parts import PARTS
 from raybench.training.engines import Engine
 from raybench.training.failures import describe, print_traceback
+from raybench.training.links import measured_links
 from raybench.training.loop import LossOf, run_steps
 from raybench.training.ranks import Ranks
 from raybench.training.tasks.trees import Tree
@@ -62,6 +63,7 @@ class ProfiledSteps:
         self.fold: Fold | None = None
         self.missing: list[str] = []
         self.trace: str = ""  # gzip, base64
+        self.links: dict[str, Any] | None = None
 
     @contextlib.contextmanager
     def _attempt(self, what: str) -> Iterator[None]:
@@ -126,6 +128,8 @@ def profile_steps(
 
     ranks.barrier()
     profiled.run(step, ranks, accumulation)
+    profiled.links = measured_links(ranks)
+    profiled.missing += (profiled.links or {}).pop("missing", [])
     return profiled
 
 
@@ -136,7 +140,13 @@ def combined(everyone: Sequence[ProfiledSteps], step_seconds: float) -> dict[str
     """
     missing = list(dict.fromkeys(text for one in everyone for text in one.missing))
     folds = [one.fold for one in everyone if one.fold is not None]
-    told: dict[str, Any] = {"steps": STEPS, "missing": missing, "trace": None, "parts": None}
+    told: dict[str, Any] = {
+        "steps": STEPS,
+        "missing": missing,
+        "trace": None,
+        "parts": None,
+        "links": everyone[0].links,
+    }
     if everyone[0].trace:
         told["trace_content"] = everyone[0].trace
     if len(folds) < len(everyone):

@@ -16,7 +16,8 @@ import numpy as np
 
 from raybench.analysis.columns import code_of, parse_object
 from raybench.analysis.legs import Legs
-from raybench.ledger.parts import OTHER, PARTS, WAITING, Kind
+from raybench.analysis.views.links import LinkFloor, link_floor
+from raybench.ledger.parts import COMMUNICATION, OTHER, PARTS, WAITING, Kind
 
 _SAME: Final = 0.05  # of the baseline's step: parts of less are within what a profile of a few steps can tell
 _WORTH_NAMING: Final = 0.1  # of the whole difference
@@ -50,6 +51,7 @@ class Explanation:
     kernels: float | None = None  # a step; None without an accelerator
     host_calls: float | None = None  # operators a step
     missing: tuple[str, ...] = ()  # what the profiler could not tell
+    link: str = ""  # what the arm's step moves over its link, and how long that takes at least
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class _Profile:
     parts: dict[str, float]
     told: Mapping[str, object]
     usual_seconds: float | None  # of the arm's measured legs in the setting
+    link_floor: LinkFloor | None
 
     def number(self, name: str) -> float | None:
         value = self.told.get(name)
@@ -85,7 +88,7 @@ def explain(legs: Legs, baseline: str) -> tuple[Explanation, ...]:
         if parts := _parts(told):
             seconds = float(legs.steps.mean_seconds[row])
             measured = float(np.mean(usual[key])) if usual.get(key) else None
-            profiles.setdefault(key, _Profile(seconds, parts, told, measured))
+            profiles.setdefault(key, _Profile(seconds, parts, told, measured, link_floor(legs, int(row), told)))
             names[key[0]] = legs.text["setting"][row]
     return tuple(
         _explained(setting_id, names[setting_id], arm, baseline, profile, profiles.get((setting_id, baseline)))
@@ -120,6 +123,7 @@ def _explained(
         kernels=profile.number("kernels"),
         host_calls=profile.number("host_calls"),
         missing=tuple(map(str, missing)) if isinstance(missing, list) else (),
+        link=_linked(arm, profile),
     )
 
 
@@ -190,6 +194,19 @@ def _listed(apart: Mapping[str, float], whole: float) -> str:
 def _busy(profile: _Profile) -> str:
     share = profile.number("busy_share")
     return "" if share is None else f"; the accelerator is busy for {share:.0%} of the step"
+
+
+def _linked(arm: str, profile: _Profile) -> str:
+    """What the step moves over its link; empty where that is not known."""
+    floor = profile.link_floor
+    if floor is None:
+        return ""
+    exposed = profile.parts.get(COMMUNICATION, 0.0)
+    moved, rate = f"{floor.moved_bytes / 1e6:,.3g} MB", f"{floor.bytes_per_second / 1e9:,.3g} GB/s"
+    return (
+        f"{arm} moves {moved} or more a step over a link of {rate}: at least {_ms(floor.seconds)} ms; communication "
+        f"that nothing hides takes {_ms(exposed)} ms"
+    )
 
 
 def _unlike_the_measured(profile: _Profile) -> str:

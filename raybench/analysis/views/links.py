@@ -1,0 +1,58 @@
+"""What a data-parallel step must move over the link between its ranks, and how long that takes at the least.
+
+However an engine does it, gradients are reduced and what was reduced reaches every rank again: 2 (n - 1) / n of the
+model's bytes for each rank (an all-reduce, or a reduce-scatter and an all-gather). ZeRO-3 and FSDP gather the weights
+more often than that, unless they keep them; this is a floor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from raybench.analysis.columns import parse_object
+from raybench.analysis.legs import Legs
+
+_BYTES_OF: Final = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+_COLLECTIVES: Final = ("all_reduce", "all_gather", "reduce_scatter")
+
+
+@dataclass(frozen=True)
+class LinkFloor:
+    """The bytes of a step that cross a rank's link, and the most that the link was seen to carry."""
+
+    moved_bytes: float
+    bytes_per_second: float
+
+    @property
+    def seconds(self) -> float:
+        return self.moved_bytes / self.bytes_per_second
+
+
+def link_floor(legs: Legs, row: int, profile: Mapping[str, object]) -> LinkFloor | None:
+    """The floor of a profiled leg; None for one rank, or where its facts or its links are not known."""
+    facts, workers = parse_object(legs.text["facts"][row]), legs.number["workers"][row]
+    parameters = facts.get("num_trainable_parameters")
+    reduced = _smallest(facts.get("communication_dtype"))
+    sharded = legs.text["engine"][row] in ("deepspeed", "fsdp")
+    gathered = _smallest(facts.get("parameter_dtype")) if sharded else reduced
+    rate = _fastest(profile.get("links"))
+    if not isinstance(parameters, int) or reduced is None or gathered is None or rate is None or not workers > 1:
+        return None
+    return LinkFloor((workers - 1) / workers * parameters * (reduced + gathered), rate)
+
+
+def _smallest(dtypes: object) -> int | None:
+    """Bytes of an element; of several types named in one text those of the smallest."""
+    known = [_BYTES_OF[name] for name in re.findall(r"\w+", str(dtypes)) if name in _BYTES_OF]
+    return min(known, default=None)
+
+
+def _fastest(links: object) -> float | None:
+    """Bytes a second of the collective and size that got most of the link."""
+    if not isinstance(links, Mapping):
+        return None
+    sizes = [size for name in _COLLECTIVES for size in links.get(name) or [] if isinstance(size, Mapping)]
+    return max((float(size["busbw"]) for size in sizes if size.get("busbw")), default=None)

@@ -1,0 +1,97 @@
+"""What the links of a leg's ranks carry: collectives by size, and copies between host and accelerator.
+
+Measured beside a profile, outside everything that is timed, through the process group that the engines use. Bandwidths
+are nccl-tests' `busbw` (doc/PERFORMANCE.md): of an all-reduce bytes x 2 (n - 1) / n, of an all-gather and a
+reduce-scatter bytes x (n - 1) / n, over the seconds; `bytes` is the whole buffer's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+
+from raybench.training.failures import describe, print_traceback
+from raybench.training.ranks import Ranks
+
+BYTES: Final = (1 << 16, 1 << 20, 1 << 25)  # a layer's gradient, a small network's, a bucket of DDP
+_CALLS: Final = 3  # the fastest counts: a link is not slower than what it carried once
+
+
+def measured_links(ranks: Ranks) -> dict[str, Any] | None:
+    """By name of a collective, or `to_device` and `from_device`, for each size `bytes`, `seconds` and `busbw` in bytes
+    a second; `missing` names what could not be measured. None in one process without an accelerator.
+
+    Every rank calls it, and gets the same.
+    """
+    if ranks.world == 1 and ranks.device.type != "cuda":
+        return None
+    try:
+        room: dict[str, Any] | None = _buffers(ranks)
+    except (RuntimeError, MemoryError):
+        print_traceback()
+        room = None
+    if any(ranks.gather(room is None)):  # a rank alone in a collective would wait for the others
+        return {"missing": ["links: no room for the buffers"]}
+    assert room is not None
+    found: dict[str, Any] = {"missing": []}
+    for name, (call, share) in _calls(room, ranks).items():
+        try:
+            found[name] = [_measured(call, size, share, ranks) for size in BYTES]
+        except RuntimeError as error:  # of a backend that lacks it, on every rank alike
+            found["missing"].append(f"links: {name}: {describe(error)}")
+    return found
+
+
+def _buffers(ranks: Ranks) -> dict[str, Any]:
+    largest = max(BYTES) // 4
+    pinned = ranks.device.type == "cuda"
+    return {
+        "whole": torch.ones(largest, device=ranks.device),
+        "part": torch.ones(largest // ranks.world, device=ranks.device),
+        "host": torch.ones(largest, pin_memory=True) if pinned else None,
+    }
+
+
+def _calls(room: dict[str, Any], ranks: Ranks) -> dict[str, tuple[Callable[[int], object], float]]:
+    """What is measured: a call for a number of elements, and the share of its bytes that the link carries."""
+    whole, part, host, world = room["whole"], room["part"], room["host"], ranks.world
+    calls: dict[str, tuple[Callable[[int], object], float]] = {}
+    if world > 1:
+        share = (world - 1) / world
+        calls |= {
+            "all_reduce": (lambda n: dist.all_reduce(whole[:n], op=dist.ReduceOp.MAX), 2 * share),
+            "all_gather": (lambda n: dist.all_gather_into_tensor(whole[: n - n % world], part[: n // world]), share),
+            "reduce_scatter": (
+                lambda n: dist.reduce_scatter_tensor(part[: n // world], whole[: n - n % world], op=dist.ReduceOp.MAX),
+                share,
+            ),
+        }
+    if host is not None:
+        calls |= {
+            "to_device": (lambda n: whole[:n].copy_(host[:n], non_blocking=True), 1.0),
+            "from_device": (lambda n: host[:n].copy_(whole[:n], non_blocking=True), 1.0),
+        }
+    return calls
+
+
+def _measured(call: Callable[[int], object], size: int, share: float, ranks: Ranks) -> dict[str, float]:
+    call(size // 4)
+    seconds = []
+    for _ in range(_CALLS):
+        ranks.barrier()
+        _settle(ranks.device)
+        begun = time.perf_counter()
+        call(size // 4)
+        _settle(ranks.device)
+        seconds.append(time.perf_counter() - begun)
+    slowest = [max(one) for one in zip(*ranks.gather(seconds), strict=True)]
+    return {"bytes": size, "seconds": min(slowest), "busbw": size * share / min(slowest)}
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
