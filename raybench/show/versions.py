@@ -24,8 +24,8 @@ def build(analysis: Analysis, versions: Sequence[VersionInSetting], arms: Sequen
             for v in versions
         ),
         note=f"Above 1 the version is faster; against {analysis.baseline} what an upgrade does to both cancels. "
-        "Training: the losses of the first steps against the baseline's. Versions ran in processes of their own, each "
-        "in its own environment, so that they scatter more than arms that share processes.",
+        "Training: losses and gradient norms of the first steps against the baseline's. Versions ran in processes of "
+        "their own, each in its own environment, so that they scatter more than arms that share processes.",
     )  # fmt: skip
     answer = [Paragraph(_sentence(name, [v for v in versions if v.arm == name], arms[0])) for name in arms]
     return Document("Versions", tuple(answer), (Section("versions", "Versions", (table,)),))
