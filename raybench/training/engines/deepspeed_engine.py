@@ -17,6 +17,7 @@ from raybench.training import memory
 from raybench.training.deepspeed_ops import build_communication, build_operators
 from raybench.training.facts import dtype_names
 from raybench.training.gradients import Gradients
+from raybench.training.lowering import lower_statistics
 from raybench.training.optimizers import (
     StepCounter,
     build_optimizer,
@@ -66,6 +67,12 @@ def refuse(config: dict[str, Any], setting: Setting, model: nn.Module) -> None:
         raise Unsupported("loss_scale: DeepSpeed's torch_autocast has torch's defaults only; use mixed_precision: cast")
     if scaled and setting.gradient_clipping and stage:
         raise Unsupported("fp16 by torch_autocast with clipping: ZeRO clips the gradients before they are unscaled")
+
+
+def _is_lowered(module: nn.Module, dtype: torch.dtype) -> bool:
+    """Not so where the config keeps a module's weights in fp32 (`keep_in_fp32_modules`)."""
+    weight = getattr(module, "weight", None)
+    return not isinstance(weight, torch.Tensor) or weight.dtype == dtype
 
 
 # What DeepSpeed raises while it reads a config that it does not take.
@@ -143,6 +150,8 @@ class DeepSpeedEngine:
         self.initial_scale = self._scale()
         low_precision, _ = self.engine.get_data_types()
         self.input_dtype = low_precision if low_precision != torch.float32 else None
+        if self.input_dtype is not None:
+            lower_statistics((m for m in model.modules() if _is_lowered(m, self.input_dtype)), self.input_dtype)
 
     def forward(self, *inputs: Any, last: bool, **named: Any) -> Any:
         inputs, named = cast((inputs, named), self.input_dtype)

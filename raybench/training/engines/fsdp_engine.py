@@ -15,6 +15,7 @@ from raybench.errors import InvalidConfig, Unsupported
 from raybench.training.blocks import blocks_of
 from raybench.training.engines.torch_engine import DTYPES, TorchEngine
 from raybench.training.facts import dtype_names
+from raybench.training.lowering import lower_statistics
 from raybench.training.optimizers import build_optimizer
 
 _REDUCE_DTYPES = {**DTYPES, "fp32": torch.float32}
@@ -27,7 +28,8 @@ class FsdpEngine(TorchEngine):
         if arm.cpu_offload and device.type == "cpu":
             raise Unsupported("cpu_offload: the model is on the CPU already")
         self.reduce_dtype = _REDUCE_DTYPES.get(arm.reduce_dtype)
-        # With cast, the sharded weights stay fp32 and are gathered in the lower type.
+        if self.input_dtype is not None:  # the sharded weights stay fp32 and are gathered in the lower type
+            lower_statistics(self.model.modules(), self.input_dtype)
         policy = MixedPrecisionPolicy(param_dtype=self.input_dtype, reduce_dtype=self.reduce_dtype)
         options: dict[str, Any] = {
             "mesh": init_device_mesh(device.type, (setting.workers,)),

@@ -19,6 +19,7 @@ from raybench.errors import Unsupported
 from raybench.training import memory
 from raybench.training.facts import dtype_names
 from raybench.training.gradients import Gradients
+from raybench.training.lowering import lower_parameters, lower_statistics
 from raybench.training.optimizers import (
     StepCounter,
     build_optimizer,
@@ -67,7 +68,8 @@ class TorchEngine:
         if self.input_dtype == torch.float16:
             raise Unsupported("fp16 by cast: torch's GradScaler cannot unscale fp16 gradients; use autocast")
         if self.input_dtype is not None:
-            self.model.to(self.input_dtype)
+            lower_parameters(self.model, self.input_dtype)
+            lower_statistics(self.model.modules(), self.input_dtype)
         if setting.compile:
             self.model.compile()
         if setting.workers == 1:
