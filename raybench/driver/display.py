@@ -220,6 +220,8 @@ _HOW = "Ctrl-C: finish the running legs and stop; twice: stop now. Both can be r
 
 def leg_name(event: LegEvent | RunningLeg) -> str:
     """A leg as a person names it."""
+    if event.profiled:
+        return f"{event.setting} | {event.arm} | profiled"
     return f"{event.setting} | {event.arm} | repeat {event.repeat} round {event.round}"
 
 

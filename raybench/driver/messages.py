@@ -121,6 +121,7 @@ class RunningLeg:
     round: int
     seconds: float
     node: str
+    profiled: bool = False
 
 
 @dataclass(frozen=True)

@@ -407,7 +407,9 @@ class Recorder:
         is another one), what runs now, what is waited for, and the `trouble` that nothing can be kept."""
         now = self.clock()
         running = [
-            RunningLeg(trial.label, leg.arm_name, trial.repeat, leg.round, now - state.leg_began, state.node)
+            RunningLeg(
+                trial.label, leg.arm_name, trial.repeat, leg.round, now - state.leg_began, state.node, leg.profiled
+            )
             for state in self.running.active.values()
             if state.leg_id and state.leg_id not in self.done
             for trial, leg in [self.legs[state.leg_id]]

@@ -101,6 +101,12 @@ def test_what_else_changed_is_said_and_what_changed_the_other_way(tmp_path: Path
     )
 
 
+def test_steps_that_were_shorter_under_the_profiler_are_a_caution(tmp_path: Path) -> None:
+    told = {**BASE, "data": 1.1}
+    assert "machine was not the same" in explained(tmp_path / "a", told, profiled_step_seconds=2.0).sentence
+    assert "machine was not the same" not in explained(tmp_path / "b", told, profiled_step_seconds=2.9).sentence
+
+
 def test_a_shorter_step_is_explained_without_advice(tmp_path: Path) -> None:
     found = explained(tmp_path, {**BASE, "matrix products": 0.4})
     assert (

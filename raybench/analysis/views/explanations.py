@@ -210,8 +210,12 @@ def _linked(arm: str, profile: _Profile) -> str:
 
 
 def _unlike_the_measured(profile: _Profile) -> str:
-    """A caution where the profiled leg's step is not as long as that of the measured legs."""
-    usual = profile.usual_seconds
+    """A caution where the steps under the profiler were shorter than those without it, or the leg's unlike others'."""
+    usual, under_it = profile.usual_seconds, profile.number("profiled_step_seconds")
+    if under_it is not None and under_it < (1 - _APART) * profile.seconds:
+        return (
+            f" (The steps under the profiler took {_ms(under_it)} ms: the machine was not the same; read it with care.)"
+        )
     if not usual or abs(profile.seconds / usual - 1) <= _APART:
         return ""
     return (
