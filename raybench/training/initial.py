@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 
 from raybench.declare import catalog
 from raybench.declare.setting import Setting
 from raybench.training.tasks.task import Task
+
+# Every process of a node keeps one, beside what offloading arms need of the same memory.
+_MOST_OF_FREE_MEMORY: Final = 1 / 20
 
 
 @dataclass(frozen=True)
@@ -37,19 +41,14 @@ class InitialModel:
     @property
     def num_bytes(self) -> int:
         """What is kept here for later legs, which is no part of what a leg needs."""
-        if self._built is None:
-            return 0
-        model = self._built.model
-        storages = {
-            t.untyped_storage().data_ptr(): t.untyped_storage() for t in [*model.parameters(), *model.buffers()]
-        }
-        return sum(storage.nbytes() for storage in storages.values())
+        return _num_bytes(self._built.model) if self._built is not None else 0
 
     def of(self, task: Task, setting: Setting, seed: int) -> nn.Module:
         """The model of a setting, as `task.build_model` gives it right after `seed_everything(seed)`; leaves the same
         random states behind.
 
-        A model or task of the user's own is built each time: a copy of it may still hold on to the original.
+        A model or task of the user's own is built each time: a copy of it may still hold on to the original. So is one
+        too large to keep.
         """
         if ":" in setting.task or catalog.origin(setting.model)[0] == "own":
             self._built = None
@@ -58,6 +57,8 @@ class InitialModel:
         if self._built is None or self._built.question != question:
             self._built = None  # before the next one takes room
             model = task.build_model()
+            if _num_bytes(model) > psutil.virtual_memory().available * _MOST_OF_FREE_MEMORY:
+                return model
             self._built = _Built(
                 question, model, dict(task.model_options), (torch.get_rng_state(), np.random.get_state())
             )
@@ -66,3 +67,9 @@ class InitialModel:
         torch.set_rng_state(built.random_states[0])
         np.random.set_state(built.random_states[1])
         return copy.deepcopy(built.model)
+
+
+def _num_bytes(model: nn.Module) -> int:
+    """Bytes of parameters and buffers, tied ones once."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in [*model.parameters(), *model.buffers()]}
+    return sum(storage.nbytes() for storage in storages.values())

@@ -65,6 +65,15 @@ def test_another_seed_and_another_setting_are_other_models() -> None:
     assert weights_hash(begun(initial, LENET, 1)[0]) in hashes
 
 
+def test_a_model_too_large_to_keep_is_built_each_time_and_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = begun(InitialModel(), LENET)
+    monkeypatch.setattr("raybench.training.initial._MOST_OF_FREE_MEMORY", 0.0)
+    initial = InitialModel()
+    for model, _, numbers in (begun(initial, LENET), begun(initial, LENET)):
+        assert (weights_hash(model), numbers) == (weights_hash(kept[0]), kept[2])
+    assert initial.num_bytes == 0
+
+
 def test_a_users_model_is_built_each_time() -> None:
     """It may hold on to itself where a copy does not reach: in a closure, say."""
     initial = InitialModel()
