@@ -42,9 +42,16 @@ class Caveat:
 
 
 def caveat(kind: str, **values: Any) -> Caveat:
-    """A caveat of that kind; lists among the values become tuples."""
+    """A caveat of that kind. It can be hashed: plain lists among the values become tuples, what is nested its text."""
     assert kind in KINDS, kind
-    return Caveat(kind, tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in values.items()))
+    return Caveat(kind, tuple((name, _hashable(value)) for name, value in values.items()))
+
+
+def _hashable(value: Any) -> Any:
+    if not isinstance(value, list | dict):
+        return value
+    plain = isinstance(value, list) and not any(isinstance(one, list | dict) for one in value)
+    return tuple(value) if plain else shown(value)
 
 
 class _Writer(string.Formatter):
@@ -79,7 +86,8 @@ _WRITER: Final = _Writer()
 
 
 def shown(value: Any) -> str:
-    """A value of any type in at most 60 characters."""
+    """A value of any type in at most 60 characters; a tuple as the list that it was."""
+    value = list(value) if isinstance(value, tuple) else value
     text = f"{value:.6g}" if isinstance(value, float) and abs(value - round(value, 6)) > 1e-9 else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

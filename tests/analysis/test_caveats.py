@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from raybench.analysis import analyse
 from raybench.caveats import KINDS, Weight, caveat, ranked
 from tests.analysis.ledgers import leg, paired, texts, write
@@ -37,3 +39,10 @@ def test_a_caveat_that_changes_the_verdict_comes_before_those_that_do_not(tmp_pa
     assert weights == sorted(weights)
     assert {Weight.DOUBTS, Weight.TELLS} <= set(weights)
     assert any(text.startswith("1 of 4 legs of zero1 failed") for text in texts(found))
+
+
+@pytest.mark.parametrize("value", [[0.9, 0.95], {"stem": {"width": 3}}, [{"flip": 0.5}, [1, 2]], "text", None, 2])
+def test_a_value_of_any_type_is_told_as_the_facts_write_it(value: Any) -> None:
+    one = caveat("unequal", what="fact", base=value, own=1, baseline="ddp", arm="zero1")
+    assert one.text == f"fact: {value} in ddp, 1 in zero1"
+    assert len({one, one}) == 1
