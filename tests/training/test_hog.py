@@ -80,5 +80,7 @@ def test_an_a_a_sweep_with_a_hog_in_it_claims_no_effect_of_the_arm(ledger: Path)
     assert len(Ledger(ledger).leg_ids()) == 16
     (comparison,) = analyse([ledger], alpha=0.01).comparisons
     assert comparison.verdict in ("undecided", "no effect")
-    assert any("are contaminated: foreign CPU use in" in one.text for one in comparison.caveats)
-    assert "clean legs only" in [other.kind for other in comparison.sensitivity]
+    (contaminated,) = (one.text for one in comparison.caveats if one.kind == "contaminated")
+    assert "foreign CPU use in" in contaminated
+    if not contaminated.startswith("16 of 16 "):  # as where other work goes on all the time
+        assert "clean legs only" in [other.kind for other in comparison.sensitivity]
