@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -28,6 +29,8 @@ def one_gpu(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if os.environ.get("RAYBENCH_TEST_STAGES") != "1":
+        pytest.skip("make test-stages runs it")
     folder: Path = tmp_path_factory.mktemp("gpu") / "seen"
     done = one_gpu("minutes=100", f"out={folder}")
     logs = "\n".join(f"{log}:\n{log.read_text()[-1500:]}" for log in folder.glob("*/log.txt"))
