@@ -28,7 +28,7 @@ def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     file = tmp_path_factory.mktemp("file") / "bad.yaml"
     done = subprocess.run(
         [sys.executable, "-m", "tests.hostile.run", str(file)],
-        cwd=folder, env=command_environment(), capture_output=True, text=True, timeout=500, check=True,
+        cwd=folder, env=command_environment(), capture_output=True, text=True, timeout=900, check=True,
     )  # fmt: skip
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return {line["name"]: line for line in lines}

@@ -8,7 +8,7 @@ import sys
 from tests.conftest import ROOT, command_environment
 
 
-def torchrun(workers: int, module: str, *arguments: str, timeout: float = 500) -> str:
+def torchrun(workers: int, module: str, *arguments: str, timeout: float = 900) -> str:
     """Run `module` in `workers` processes over gloo and return what they printed. Raises AssertionError on failure."""
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers),
