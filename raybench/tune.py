@@ -33,6 +33,7 @@ from raybench.declare.space import Space, load_space
 from raybench.driver.proposals import Proposals
 from raybench.errors import UserError
 from raybench.redaction import without_secrets
+from raybench.show import units
 from raybench.stores.storage import AnyPath, to_path
 from raybench.sweep import Request, measure, run_sweep, seconds_to_wait
 from raybench.text import suggest
@@ -226,8 +227,8 @@ def _say(search: Search, own: str, baseline: str, comparison: Comparison | None,
     )
     if comparison is not None and comparison.speedup.value is not None:
         speedup = comparison.speedup
-        between = "" if speedup.low is None else f" ({speedup.low:.3f} to {speedup.high:.3f})"
-        print(f"on fresh trials, {own} against {baseline}: {comparison.verdict}, {speedup.value:.3f}{between}")
+        between = f" ({units.interval(speedup)})" if speedup.low is not None else ""
+        print(f"on fresh trials, {own} against {baseline}: {comparison.verdict}, {units.ratio(speedup.value)}{between}")
     print(f"{own}: {json.dumps(config)}")
 
 

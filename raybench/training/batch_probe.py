@@ -7,11 +7,8 @@ of memory where torch says so. It may as well die.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ import torch.distributed as dist
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import Throughput
 from raybench.training import memory
+from raybench.training.command import end_with_parent
 from raybench.training.failures import classify, describe, print_traceback
 from raybench.training.leg import run_leg
 from raybench.training.ranks import Ranks
@@ -34,8 +32,7 @@ _STEPS = Throughput(warmup_steps=1, steps=2, rounds=1, phases=False, telemetry=F
 
 def main() -> None:
     """Run the requests on standard input and end the process, whatever its libraries still hold."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the process that started it
+    end_with_parent()
     ranks: Ranks | None = None
     for line in sys.stdin:
         request = json.loads(line)

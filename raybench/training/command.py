@@ -27,6 +27,7 @@ from typing import Any
 import psutil
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _TAIL_BYTES = 1 << 16  # of what the command prints, kept for a failure's message
 _MOST_FORWARDED = 1 << 23  # bytes of it that go on to the worker's log
 _KILL_SECONDS = 10.0
@@ -151,6 +152,12 @@ class _Output:
 def be_reaper() -> None:
     """Have whatever this process starts, however far down, become its child when the parent in between ends."""
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it ends, however that comes about."""
+    with contextlib.suppress(OSError, AttributeError):  # a system without it
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
 
 
 def kill_descendants() -> int:

@@ -25,8 +25,9 @@ from raybench.declare.plan import Leg, Plan, Trial
 from raybench.errors import LegDied, UserError
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Outcome
+from raybench.training.command import end_with_parent
 from raybench.training.ranks import Ranks
-from raybench.training.supervisor import BEGUN, FAILED, GROUP, end_with_parent, part_of, store_of_torchrun
+from raybench.training.supervisor import BEGUN, FAILED, GROUP, part_of, store_of_torchrun
 from raybench.training.work import read_work
 from raybench.training.worker import run_legs
 

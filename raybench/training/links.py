@@ -7,7 +7,6 @@ reduce-scatter bytes x (n - 1) / n, over the seconds; `bytes` is the whole buffe
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from raybench.training.failures import describe, print_traceback
+from raybench.training.network import timed
 from raybench.training.ranks import Ranks
 
 BYTES: Final = (1 << 16, 1 << 20, 1 << 25)  # a layer's gradient, a small network's, a bucket of DDP
@@ -80,18 +80,5 @@ def _calls(room: dict[str, Any], ranks: Ranks) -> dict[str, tuple[Callable[[int]
 
 def _measured(call: Callable[[int], object], size: int, share: float, ranks: Ranks) -> dict[str, float]:
     call(size // 4)
-    seconds = []
-    for _ in range(_CALLS):
-        ranks.barrier()
-        _settle(ranks.device)
-        begun = time.perf_counter()
-        call(size // 4)
-        _settle(ranks.device)
-        seconds.append(time.perf_counter() - begun)
-    slowest = [max(one) for one in zip(*ranks.gather(seconds), strict=True)]
-    return {"bytes": size, "seconds": min(slowest), "busbw": size * share / min(slowest)}
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    seconds = min(timed(lambda: call(size // 4), 1, ranks) for _ in range(_CALLS))
+    return {"bytes": size, "seconds": seconds, "busbw": size * share / seconds}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import psutil
@@ -42,10 +43,14 @@ def measured_network(ranks: Ranks) -> dict[str, Any]:
 
 def _all_reduce(size: int, ranks: Ranks) -> dict[str, Any]:
     buffer = torch.ones(size // 4, dtype=torch.float32, device=ranks.device)
-    _timed(buffer, 2, ranks)
-    first = _timed(buffer, 1, ranks)
+
+    def call() -> None:
+        dist.all_reduce(buffer, op=dist.ReduceOp.MAX)  # ones stay ones, however often
+
+    timed(call, 2, ranks)
+    first = timed(call, 1, ranks)
     calls = max(3, min(_MOST_CALLS, int(_SECONDS / max(first, 1e-6))))
-    seconds = _timed(buffer, calls, ranks) / calls
+    seconds = timed(call, calls, ranks) / calls
     algbw = size / seconds
     return {
         "bytes": size,
@@ -56,14 +61,14 @@ def _all_reduce(size: int, ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def _timed(buffer: torch.Tensor, calls: int, ranks: Ranks) -> float:
-    """Seconds of some all-reduces back to back, of the slowest rank; the same on every rank."""
+def timed(call: Callable[[], object], calls: int, ranks: Ranks) -> float:
+    """Seconds of some calls back to back, of the slowest rank; the same on every rank, and every rank calls it."""
     ranks.barrier()
-    _settle(ranks.device)
+    ranks.settle()
     begun = time.perf_counter()
     for _ in range(calls):
-        dist.all_reduce(buffer, op=dist.ReduceOp.MAX)  # ones stay ones, however often
-    _settle(ranks.device)
+        call()
+    ranks.settle()
     return float(max(ranks.gather(time.perf_counter() - begun)))
 
 
@@ -107,8 +112,3 @@ def _route_to(host: str) -> str | None:
             return str(probe.getsockname()[0])
     except OSError:
         return None
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -23,18 +23,13 @@ def measured_tflops(ranks: Ranks, precision: str) -> float:
     ranks.barrier()
     best, begun = float("inf"), time.perf_counter()
     while best == float("inf") or time.perf_counter() - begun < _SECONDS:
-        _settle(ranks.device)
+        ranks.settle()
         start = time.perf_counter()
         torch.mm(left, right)
-        _settle(ranks.device)
+        ranks.settle()
         best = min(best, time.perf_counter() - start)
     del left, right
     if ranks.device.type == "cuda":
         torch.cuda.empty_cache()  # the first leg's peak of reserved memory is its own
     slowest: float = min(ranks.gather(2 * side**3 / best / 1e12))
     return slowest
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from raybench.ledger.parts import PARTS
@@ -83,8 +82,7 @@ class ProfiledSteps:
         clock = RangeClock()
         try:
             step(clock)
-            if ranks.device.type == "cuda":
-                torch.cuda.synchronize()
+            ranks.settle()
         finally:
             clock.close()
             if profiler is not None and not self.missing:

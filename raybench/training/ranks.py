@@ -42,6 +42,11 @@ class Ranks:
         if self.control is not None:
             dist.barrier(group=self.control)
 
+    def settle(self) -> None:
+        """Wait until this rank's device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def meet(self, failed: bool) -> None:
         """Wait at a leg's end until every rank is here; a rank that failed waits half a minute only.
 

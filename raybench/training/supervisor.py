@@ -7,7 +7,6 @@ others end theirs; rank 0 then writes the row of the leg that had begun. They sl
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -36,7 +35,6 @@ FAILED: Final = "failed"  # a leg that failed on one rank alone, and how
 _DOWN: Final = "down"  # some process of the group ended badly
 _SECONDS_BETWEEN_LOOKS = 1.0
 _PATIENCE = timedelta(minutes=30)  # for the others' end, which follows within seconds
-_PR_SET_PDEATHSIG = 1
 
 
 def supervise(work: Work, argv: list[str]) -> int:
@@ -76,11 +74,6 @@ def store_of_torchrun() -> tuple[Any, int, int]:
 def part_of(store: Any, name: str) -> Any:
     """The part of a store whose keys are below a name."""
     return dist.PrefixStore(name, store)  # type: ignore[attr-defined]
-
-
-def end_with_parent() -> None:
-    """Have the kernel end this process when the one that started it ends, however that comes about."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _run_group(store: Any, rank: int, world: int, argv: list[str], variables: Mapping[str, str]) -> list[int]:
