@@ -26,6 +26,7 @@ Path_ = tuple[str, ...]
 _SHIPPED = Path(__file__).with_name("deepspeed_schema.json")
 _CHILD_SECONDS = 180.0  # importing torch and deepspeed from a cold disk
 _AUTO = "auto"
+_RENAMED = {"aio.thread_count": "intra_op_parallelism"}  # too far apart for a suggestion; many configs have the older
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ def _section(
 def _unknown(place: Path_, keys: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     if (told := known["removed"].get(".".join(place))) is not None:
         return f"DeepSpeed {known['version']} refuses it: {' '.join(told.split())}"
+    if (newer := _RENAMED.get(".".join(place))) in keys:
+        return f"unknown key; DeepSpeed {known['version']} calls it {newer}"
     close = suggest(place[-1], keys)
     told = close if close.endswith("?") else f"DeepSpeed {known['version']} reads no such key"
     elsewhere = [name for name, spec in known["keys"].items() if place[-1] in spec.get("keys", {})]

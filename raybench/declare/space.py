@@ -123,7 +123,7 @@ class Space(Strict):
         """`8 trials`, or `3 to 16 trials, until settled`."""
         if isinstance(self.repeats, Repeats):
             return f"{self.repeats.min} to {self.repeats.max} trials, until settled,"
-        return f"{self.repeats} trials"
+        return f"{self.repeats} trial{'s' * (self.repeats > 1)}"
 
     def settings(self) -> Iterator[dict[str, Any]]:
         """The plain field values of every setting, variant by variant."""

@@ -244,12 +244,12 @@ def _leg_in_words(protocol: Protocol, num_legs: int) -> str:
             until += f", or until a loss of {protocol.target_loss:g}"
         every = f"every {protocol.evaluate_every} epochs" if protocol.evaluate_every > 1 else "every epoch"
         return (
-            f"{protocol.epochs} epochs{until}, evaluated after {every}; {protocol.rounds} rounds; at most "
+            f"{protocol.epochs} epochs{until}, evaluated after {every}; {units.count(protocol.rounds, 'round')}; at most "
             f"{protocol.epochs * num_legs:,} epochs in all."
         )
     steps = protocol.warmup_steps + protocol.steps
     return (
-        f"{protocol.warmup_steps} warm-up steps, {protocol.steps} measured; {protocol.rounds} rounds; "
+        f"{protocol.warmup_steps} warm-up steps, {protocol.steps} measured; {units.count(protocol.rounds, 'round')}; "
         f"{steps * num_legs:,} steps in all."
     )
 

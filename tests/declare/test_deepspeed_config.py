@@ -129,7 +129,7 @@ def test_all_refusals_come_in_one_message_each_with_its_line(tmp_path: Path) -> 
     with pytest.raises(UserError, match="did you mean zero_optimization"):
         loaded(tmp_path, "commented.json")
     (tmp_path / "ds.json").write_text(
-        '{\n\t"train_batch_size": 99,\n\t"fp16": true,\n\t"zero_optimization": {\n"stge": 1}}'
+        '{\n\t"train_batch_size": 99,\n\t"fp16": true,\n\t"zero_optimization": {\n"stge": 1},\n"aio": {"thread_count": 1}}'
     )
     with pytest.raises(UserError) as refusal:
         loaded(tmp_path, "ds.json")
@@ -138,6 +138,7 @@ def test_all_refusals_come_in_one_message_each_with_its_line(tmp_path: Path) -> 
         (2, "train_batch_size: is 99"),
         (3, "fp16: is a section"),
         (5, "stge: unknown key; did you mean stage?"),
+        (6, "thread_count: unknown key; DeepSpeed 0.19.8 calls it intra_op_parallelism"),
     ):
         assert f"[{tmp_path / 'ds.json'}:{line}]" in told
         assert words in told
