@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayError, RuntimeEnvSetupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybench.declare.packages import is_version, requirement
+from raybench.declare.packages import is_version, local_contents, requirement
 from raybench.declare.plan import content_hash
 from raybench.redaction import without_secrets
 from raybench.text import one_line
@@ -36,6 +36,9 @@ def runtime_env(packages: Mapping[str, str]) -> dict[str, Any]:
     options = ["--no-build-isolation"]
     if not _WITH_DEPENDENCIES & set(packages):
         options.append("--no-deps")  # those of the base environment
+    for name, content in local_contents(packages).items():
+        # The installer would take the wheel that it built of a checkout before it was edited, and Ray the environment.
+        options += ["--refresh-package", name, f"--config-setting=raybench={content}"]
     wanted = [requirement(name, version) for name, version in packages.items()]
     return {
         "config": {"setup_timeout_seconds": _SETUP_SECONDS},
@@ -57,7 +60,7 @@ def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str]) ->
     Returns why it cannot be made, what is in it instead, or why it cannot be imported; empty where it is there as asked
     for. A node that had none of this is not asked again by this process.
     """
-    name = content_hash(dict(packages))
+    name = content_hash(dict(packages), local_contents(packages))
     asked_nodes = [node_id for node_id in dict.fromkeys(node_ids) if (name, node_id) not in _made]
     if node_ids and not asked_nodes:
         return ""

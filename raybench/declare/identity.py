@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from raybench.declare.arms import Arm, DeepSpeedArm
 from raybench.declare.deepspeed_config import deepspeed_config
+from raybench.declare.packages import local_contents
 from raybench.declare.setting import Setting
 
 # The arm's own option for a key of zero_optimization.
@@ -26,6 +27,8 @@ def arm_identity(arm: Arm, setting: Setting) -> dict[str, Any]:
     """The arm's options that are not the usual ones; of a DeepSpeed config, what the resolved one has beyond raybench's
     own part, in shorthands where there are some."""
     given = arm.model_dump(mode="json", exclude_defaults=True)
+    if contents := local_contents(arm.packages):
+        given["package_contents"] = contents
     if not isinstance(arm, DeepSpeedArm):
         return given
     usual = deepspeed_config(DeepSpeedArm(engine="deepspeed"), setting)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -12,6 +14,7 @@ from packaging.version import InvalidVersion, Version
 
 # They run the trial itself, the same for all arms.
 _OF_THE_TRIAL = {"ray", "raybench", "python", "pip", "setuptools"}
+_NO_SOURCE = {"__pycache__", "build", "dist"}  # and what begins with a dot, as .git, or ends in .egg-info
 _REMOTE = re.compile(r"(git\+(https|ssh|file)|https|file)://")
 
 
@@ -37,8 +40,8 @@ def requirement(name: str, wanted: str) -> str:
     """
     if _REMOTE.match(wanted):
         text = f"{name} @ {wanted}"
-    elif "/" in wanted or wanted.endswith(".whl"):
-        path = Path(wanted).expanduser().absolute()
+    elif _is_local(wanted):
+        path = _path(wanted)
         if not path.exists():
             raise ValueError(f"{name}: there is no {wanted}")
         if path.is_dir() and not any((path / file).is_file() for file in ("pyproject.toml", "setup.py")):
@@ -60,4 +63,32 @@ def requirement(name: str, wanted: str) -> str:
 
 def is_version(wanted: str) -> bool:
     """Whether it names a release, whose number an import can be checked against."""
-    return not _REMOTE.match(wanted) and "/" not in wanted and not wanted.endswith(".whl")
+    return not _REMOTE.match(wanted) and not _is_local(wanted)
+
+
+def local_contents(packages: Mapping[str, str]) -> dict[str, str]:
+    """Of each package that is a wheel or a checkout here, a hash of its files: an edited checkout is another one.
+
+    A process reads each of them once.
+    """
+    return {name: _content(_path(wanted)) for name, wanted in packages.items() if _is_local(wanted)}
+
+
+def _is_local(wanted: str) -> bool:
+    return not _REMOTE.match(wanted) and ("/" in wanted or wanted.endswith(".whl"))
+
+
+def _path(wanted: str) -> Path:
+    return Path(wanted).expanduser().absolute()
+
+
+@cache
+def _content(path: Path) -> str:
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        folders = file.relative_to(path).parts
+        if any(f in _NO_SOURCE or f.startswith(".") or f.endswith(".egg-info") for f in folders) or not file.is_file():
+            continue
+        digest.update(f"{'/'.join(folders)} {file.stat().st_size} ".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -244,8 +244,8 @@ def _leg_in_words(protocol: Protocol, num_legs: int) -> str:
             until += f", or until a loss of {protocol.target_loss:g}"
         every = f"every {protocol.evaluate_every} epochs" if protocol.evaluate_every > 1 else "every epoch"
         return (
-            f"{protocol.epochs} epochs{until}, evaluated after {every}; {units.count(protocol.rounds, 'round')}; at most "
-            f"{protocol.epochs * num_legs:,} epochs in all."
+            f"{protocol.epochs} epochs{until}, evaluated after {every}; {units.count(protocol.rounds, 'round')}; "
+            f"at most {protocol.epochs * num_legs:,} epochs in all."
         )
     steps = protocol.warmup_steps + protocol.steps
     return (

@@ -129,7 +129,8 @@ def test_all_refusals_come_in_one_message_each_with_its_line(tmp_path: Path) -> 
     with pytest.raises(UserError, match="did you mean zero_optimization"):
         loaded(tmp_path, "commented.json")
     (tmp_path / "ds.json").write_text(
-        '{\n\t"train_batch_size": 99,\n\t"fp16": true,\n\t"zero_optimization": {\n"stge": 1},\n"aio": {"thread_count": 1}}'
+        '{\n\t"train_batch_size": 99,\n\t"fp16": true,\n\t"zero_optimization": {\n"stge": 1},\n'
+        '"aio": {"thread_count": 1}}'
     )
     with pytest.raises(UserError) as refusal:
         loaded(tmp_path, "ds.json")

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from raybench.cluster.environments import runtime_env
+from raybench.declare import packages as packages_module
 from raybench.declare.arms import DeepSpeedArm
+from raybench.declare.identity import arm_identity
 from raybench.declare.packages import check_packages, requirement
+from raybench.declare.setting import Setting
 
 
 def test_a_version_a_url_a_wheel_and_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,3 +59,26 @@ def test_only_what_differs_is_installed() -> None:
     assert uv["packages"] == ["deepspeed==0.18.6"]
     assert "--no-deps" in uv["uv_pip_install_options"]
     assert "--no-deps" not in runtime_env({"torch": "2.12.0"})["uv"]["uv_pip_install_options"]
+
+
+def test_an_edited_checkout_is_another_arm_and_another_environment(tmp_path: Path) -> None:
+    (tmp_path / "deepspeed").mkdir()
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "deepspeed/engine.py").write_text("a = 1")
+    arm = DeepSpeedArm.model_validate({"engine": "deepspeed", "packages": {"deepspeed": str(tmp_path)}})
+    setting = Setting.model_validate({"model": "lenet", "dataset": "digits", "batch_size": 8})
+
+    def seen() -> tuple[object, object]:
+        packages_module._content.cache_clear()  # as in a command of its own
+        return arm_identity(arm, setting), runtime_env(arm.packages)["uv"]
+
+    first = seen()
+    (tmp_path / "deepspeed/__pycache__").mkdir()
+    (tmp_path / "deepspeed/__pycache__/engine.pyc").write_text("made by an import")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/index").write_text("made by a look at it")
+    assert seen() == first
+    (tmp_path / "deepspeed/engine.py").write_text("a = 2")
+    identity, environment = seen()
+    assert identity != first[0]
+    assert environment != first[1]
