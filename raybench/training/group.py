@@ -59,9 +59,10 @@ def main(argv: list[str]) -> int:
 
 
 def _run(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.device, store: Any) -> None:
-    done = ledger.leg_ids()
     dist.barrier()
     ranks = Ranks.joined(device, max(trial.leg_timeout_seconds for trial in trials))
+    # Rank 0 writes the ledger, and other nodes need not see its folder.
+    done, largest = ranks.gather((ledger.leg_ids(), _largest_batches(ledger)))[0]
     for trial in trials:
         if trial.setting.workers != ranks.world and ranks.rank == 0:
             print(f"passed over: {trial.label} wants {trial.setting.workers} workers, torchrun started {ranks.world}")
@@ -81,7 +82,7 @@ def _run(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.devi
         outcome = replace(outcome, process_group=os.environ[GROUP])
         ledger.add(plan.sweep, plan.space, trial_of[leg.leg_id], leg, outcome)
 
-    run_legs([work for work in block if work[1]], ranks, begin, record, _largest_batches(ledger))
+    run_legs([work for work in block if work[1]], ranks, begin, record, largest)
 
 
 def _largest_batches(ledger: Ledger) -> dict[str, dict[str, dict[str, Any]]]:

@@ -50,6 +50,8 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     """
     legs = [leg for leg in legs if not isinstance(leg.arm, ScriptArm)]
     warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed calls torch names that will change
+    # Ray makes the process group without a device_id. It has set this rank's device, which DeepSpeed's barriers use.
+    warnings.filterwarnings("ignore", r"barrier\(\): using the device under current context")
     try:
         importlib.import_module("torch._dynamo")  # which the first optimizer of a process imports
         if any(isinstance(leg.arm, DeepSpeedArm) for leg in legs):
