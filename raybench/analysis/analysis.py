@@ -27,6 +27,7 @@ from raybench.analysis.question import (
 )
 from raybench.analysis.results import Analysis, Comparison
 from raybench.analysis.views.costs import account
+from raybench.analysis.views.enough import enough_batches
 from raybench.analysis.views.explanations import explain, profiled
 from raybench.analysis.views.further import further_quantities, networks
 from raybench.analysis.views.ladder import declared_chain, decompose, find_chain
@@ -105,6 +106,7 @@ def analyse(
         profiles=performance_profiles(legs, logs),
         scaling=scaling_efficiency(legs, logs, alpha) if chosen.per == "step" else (),
         best=best_against_best(legs, logs, baseline, alpha) if chosen.per == "step" else (),
+        enough_batches=enough_batches(pairs, comparisons, margin, alpha) if chosen.per == "step" else (),
         carry_over=follows,
         dependence=alike,
         largest=largest_batches(legs),

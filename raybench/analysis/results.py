@@ -20,6 +20,7 @@ from raybench.statistics.multiplicity import Multiplicity
 if TYPE_CHECKING:
     from raybench.analysis.order import CarryOver, Dependence
     from raybench.analysis.views.costs import Costs
+    from raybench.analysis.views.enough import EnoughBatch
     from raybench.analysis.views.explanations import Explanation
     from raybench.analysis.views.further import Further, Network
     from raybench.analysis.views.ladder import Ladder
@@ -317,6 +318,7 @@ class Analysis:
     profiles: tuple[Profile, ...]
     scaling: tuple[Efficiency, ...]
     best: tuple[BestBatch, ...]
+    enough_batches: tuple[EnoughBatch, ...]  # at which a fixed cost falls under the margin; where batches tell it
     carry_over: tuple[CarryOver, ...]  # from leg to leg, by the engine of the leg before
     dependence: Dependence | None  # of trials that are neighbours in time
     largest: tuple[LargestBatch, ...]  # how each arm's largest batch was found, where it was sought

@@ -10,7 +10,7 @@ import numpy as np
 
 from raybench.analysis import Analysis, ArmSummary, Comparison, Sensitivity
 from raybench.caveats import Weight, ranked
-from raybench.show import costs, explanations, findings, further, memory, units, words
+from raybench.show import costs, enough, explanations, findings, further, memory, units, words
 from raybench.show.document import (
     Answer,
     Answers,
@@ -375,6 +375,7 @@ def _why(analysis: Analysis, plots: Sequence[Plot]) -> Iterable[Block]:
         "Who holds memory": _said(analysis, words.memory_held),
         "Work": _said(analysis, words.work_done),
         "Where a step's time goes (profiled legs)": explanations.sentences(analysis),
+        "What batch would be enough": enough.sentences(analysis),
         "Set-up": _said(analysis, words.break_even),
         "The largest batch": [words.largest_in_words(one) for one in analysis.largest],
         "Best batch against best batch": [words.best_in_words(one) for one in analysis.best],

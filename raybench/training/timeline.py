@@ -44,6 +44,7 @@ _MATRIX_KERNEL: Final = re.compile(
 )
 _DEVICE: Final = {"kernel", "gpu_memcpy", "gpu_memset"}
 _RUNTIME: Final = {"cuda_runtime", "cuda_driver"}
+_MOST_AN_EVENT: Final = 20e-6  # seconds; torch.profiler costs about 2 us an event on a quiet processor, 17 as it starts
 _LASTING: Final = {COMMUNICATION, DATA, OPTIMIZER, ENGINE_STEP, WAITING}  # what lies inside belongs to it
 _IDLE: Final = {FORWARD, BACKWARD, HOOKS, ENGINE_STEP, OTHER}  # of the host, while something is communicated: a wait
 
@@ -96,10 +97,11 @@ def without_overhead(parts: Mapping[str, float], events: Mapping[str, float], se
     """The parts of a step that takes `seconds` without the profiler: they add up to it.
 
     What the profiler costs is taken out of each part by the events that it recorded there, not by the part's length:
-    a sleep is one event, and is as long under a profiler as without.
+    a sleep is one event, and is as long under a profiler as without. What is longer than events can cost is the
+    machine's doing (another program ran), and is taken out of all parts alike.
     """
-    cost = max(0.0, sum(parts.values()) - seconds)
     num_events = sum(events.values())
+    cost = min(max(0.0, sum(parts.values()) - seconds), _MOST_AN_EVENT * num_events)
     left = {
         part: max(0.0, value - (cost * events.get(part, 0.0) / num_events if num_events else 0.0))
         for part, value in parts.items()

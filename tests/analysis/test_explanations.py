@@ -81,6 +81,19 @@ def test_the_sentence_names_the_cause_and_no_other(tmp_path: Path, cause: str) -
     assert without.sentence.endswith("there is nothing to explain.")
 
 
+@pytest.mark.parametrize(("rate", "bytes_are_it"), [(1e6, True), (1e9, False)])
+def test_a_faster_link_is_advised_where_bytes_take_that_long(tmp_path: Path, rate: float, bytes_are_it: bool) -> None:
+    """800 kB of 400 kB of parameters: 0.8 s at 1 MB/s and 0.8 ms at 1 GB/s, where a second is exposed."""
+    facts = {"num_trainable_parameters": 100_000, "communication_dtype": "float32", "parameter_dtype": "float32"}
+    links = {"all_reduce": [{"bytes": 1, "seconds": 1.0, "busbw": rate}]}
+    rows = [*paired([1.0, 1.0]), profiled("ddp", BASE), profiled("zero1", {**BASE, "communication": 1.0}, links=links)]
+    rows = [{**row, "facts": json.dumps(facts)} for row in rows]
+    _, zero1 = analyse([write(tmp_path / "ledger.parquet", rows)]).explanations
+    assert "in communication that nothing hides: communication 1,000. " in zero1.sentence
+    assert ("a faster link" in zero1.sentence) == bytes_are_it
+    assert ("ranks that wait for one another" in zero1.sentence) != bytes_are_it
+
+
 def test_what_no_kind_of_part_makes_is_not_known(tmp_path: Path) -> None:
     spread = {**BASE, "data": 0.6, "gradient hooks": 0.7}
     assert explained(tmp_path / "a", spread).sentence == (

@@ -91,10 +91,18 @@ def test_micro_batches_of_a_step_are_one_step() -> None:
 
 
 def test_the_profilers_cost_is_taken_out_by_events_and_not_by_length() -> None:
-    """A sleep of 50 is one event; 99 operators of 0.5 were slowed to 1 each: what is left is 50 and 49.5."""
+    """A sleep of 50 ms is one event; 99 operators of 5 us were slowed to 10 each: what is left is 50 ms and 495 us."""
     left = without_overhead(
-        {"gradient hooks": 50.5, "other operators": 99.0}, {"gradient hooks": 1, "other operators": 99}, 99.5
+        {"gradient hooks": 50.005e-3, "other operators": 990e-6},
+        {"gradient hooks": 1, "other operators": 99},
+        50.495e-3,
     )
-    assert left["gradient hooks"] == pytest.approx(50.0, rel=1e-6)
-    assert sum(left.values()) == pytest.approx(99.5)
+    assert left["gradient hooks"] == pytest.approx(50e-3, rel=1e-6)
+    assert sum(left.values()) == pytest.approx(50.495e-3)
     assert without_overhead({"data": 1.0}, {}, 2.0) == {"data": 2.0}
+
+
+def test_what_no_profiler_costs_is_taken_out_of_all_parts_alike() -> None:
+    """Another program made all of it twice as long: the parts of 100 short events are not thereby nothing."""
+    left = without_overhead({"communication": 1.0, "optimizer": 0.1}, {"communication": 1, "optimizer": 99}, 0.55)
+    assert left == pytest.approx({"communication": 0.5, "optimizer": 0.05}, rel=0.02)

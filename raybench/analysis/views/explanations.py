@@ -23,6 +23,9 @@ _SAME: Final = 0.05  # of the baseline's step: parts of less are within what a p
 _WORTH_NAMING: Final = 0.1  # of the whole difference
 _MOSTLY, _ALL = 0.6, 0.9  # shares of the difference that one kind of part makes
 _APART: Final = 0.25  # of a profiled leg's step from that of the measured legs: it saw another machine than they
+_OF_BYTES: Final = (
+    0.25  # of exposed communication: where the link could carry the bytes in less, they are not the cause
+)
 _PLACES: Final[Mapping[Kind, str]] = {
     "host": "on the host", "computing": "in its operators", "communication": "in communication that nothing hides",
     "data": "in the wait for data",
@@ -168,8 +171,19 @@ def _compared(arm: str, baseline: str, profile: _Profile, base: _Profile) -> str
     own = {name: seconds for name, seconds in apart.items() if PARTS.get(name) == kind}
     others = {name: seconds for name, seconds in apart.items() if name not in own}
     share = "all of it" if kinds[kind] >= _ALL * toward else "most of it"
-    advice = f" {_HELPS[kind]}" if longer else ""
+    advice = f" {_advice(kind, profile)}" if longer else ""
     return f"{begun}, {share} {_PLACES[kind]}: {_listed(own, whole)}{_beside(others, whole)}{_busy(profile)}.{advice}"
+
+
+def _advice(kind: Kind, profile: _Profile) -> str:
+    """What would help; of communication faster links only where its bytes can be what takes so long."""
+    floor = profile.link_floor
+    if kind == "communication" and floor and floor.seconds < _OF_BYTES * profile.parts.get(COMMUNICATION, 0.0):
+        return (
+            f"The link carries its bytes in about {_ms(floor.seconds)} ms: the rest is many small messages, or ranks "
+            "that wait for one another."
+        )
+    return _HELPS[kind]
 
 
 def _unknown(apart: Mapping[str, float], whole: float) -> Iterator[float]:

@@ -1,0 +1,140 @@
+"""What would it take: the batch at which an arm's fixed cost a step falls under the margin.
+
+Over batches of one setting, what an arm adds to the baseline's step is taken as a fixed cost and a part in proportion
+to that step, and the step as a straight line in the batch. An arm's distance to the margin, its seconds less
+(1 + margin) times the baseline's, is then a line too, `over - gain x batch`, and the batch in question is over / gain.
+Each repeat that holds all the batches gives one such line. The interval is Fieller's (1954) for the ratio of their
+means: it asks nothing of how trials of the batches scatter or hang together but that repeats are independent and their
+lines normal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy.stats import ttest_1samp
+
+from raybench.analysis.pairs import Pairs
+from raybench.analysis.results import Comparison
+from raybench.analysis.tradeoffs import repayment_interval
+from raybench.statistics.estimate import Estimate, estimates
+from raybench.statistics.inference import Floats, t_interval, t_quantile
+
+_BATCH = re.compile(r" b\d+(?= )")  # in a setting's name
+
+
+@dataclass(frozen=True)
+class EnoughBatch:
+    """One arm over batches of a setting, where it `hurts` or is `undecided` at one of them."""
+
+    hardware: str
+    setting: str  # its name without the batch
+    arm: str
+    batches: tuple[int, ...]  # measured, global
+    fixed: Estimate  # seconds that the arm adds to a step, whatever the batch
+    batch: Estimate  # from which on the arm is within the margin; no value where no batch is enough by the lines
+
+    COLUMNS: ClassVar[Mapping[str, str]] = {
+        "hardware": "hardware",
+        "setting": "setting",
+        "arm": "arm",
+        "batches": "batches",
+        "n_trials": "batch.n",
+        "fixed_seconds": "fixed.value",
+        "fixed_low": "fixed.low",
+        "fixed_high": "fixed.high",
+        "batch": "batch.value",
+        "batch_low": "batch.low",
+        "batch_high": "batch.high",
+    }
+
+
+def enough_batches(
+    pairs: Pairs, comparisons: tuple[Comparison, ...], margin: float, alpha: float
+) -> tuple[EnoughBatch, ...]:
+    """One for each arm and setting with several batches whose fixed cost is positive; the others are left out."""
+    places = _places(pairs)
+    groups: dict[tuple[object, ...], list[Comparison]] = defaultdict(list)
+    for one in comparisons:
+        k = places[one.where.setting_id, one.arm, one.where.hardware]
+        if one.verdict not in ("not comparable", "failed") and one.n_trials > 1 and not pairs.per_sample[k]:
+            name, legs, leg = _BATCH.sub("", one.where.setting, count=1), pairs.legs, pairs.example[k]
+            same = one.where.hardware, legs.text["space"][leg], float(legs.number["accumulation"][leg])
+            groups[*same, name, one.arm].append(one)
+    found = []
+    for (*_, name, arm), members in groups.items():
+        members.sort(key=lambda one: one.where.global_batch or 0)
+        batches = tuple(one.where.global_batch or 0 for one in members)
+        unsettled = any(one.verdict in ("hurts", "undecided") for one in members)
+        if not unsettled or len(set(batches)) < max(2, len(batches)):
+            continue
+        of_each = [places[one.where.setting_id, one.arm, one.where.hardware] for one in members]
+        if lines := enough(np.array(batches), *_seconds(pairs, of_each), margin, alpha):
+            found.append(EnoughBatch(members[0].where.hardware, str(name), str(arm), batches, *lines))
+    return tuple(found)
+
+
+def _places(pairs: Pairs) -> dict[tuple[str, str, str], int]:
+    """The number of each comparison in `pairs`, by setting_id, arm, and hardware, which is empty of pooled hardware."""
+    legs, places = pairs.legs, {}
+    for k, leg in enumerate(pairs.example.tolist()):
+        names = legs.text["setting_id"][leg], legs.text["arm"][leg]
+        places[*names, ""] = places[*names, legs.hardware[leg]] = k
+    return places
+
+
+def _seconds(pairs: Pairs, members: list[int]) -> tuple[Floats, Floats]:
+    """A step of the baseline and of the arm, (repeats, batches), in the repeats that every comparison has."""
+    rows = [np.flatnonzero(pairs.comparison == k) for k in members]
+    repeats = [pairs.repeat[trials] for trials in rows]
+    shared = [repeat for repeat in np.unique(repeats[0]) if all((own == repeat).sum() == 1 for own in repeats)]
+    chosen = [trials[np.isin(own, shared)] for trials, own in zip(rows, repeats, strict=True)]
+    chosen = [trials[np.argsort(pairs.repeat[trials])] for trials in chosen]
+    table = np.array(chosen, dtype=int).reshape(len(members), -1).T
+    return np.exp(pairs.log_base[table]), np.exp(pairs.log_arm[table])
+
+
+def enough(batches: Floats, base: Floats, arm: Floats, margin: float, alpha: float) -> tuple[Estimate, Estimate] | None:
+    """The fixed cost in seconds, and the batch at which the arm is within the margin, each at level 1 - alpha.
+
+    `batches` has shape (batches,), seconds a step shape (repeats, batches). None with fewer than two repeats or
+    batches, where the fixed cost is not above 0, where it is within the margin at any batch, and where three batches
+    or more do not lie on a line: a t test of the square's coefficient over repeats rejects it at alpha.
+    """
+    count = len(base)
+    if count < 2 or len(batches) < 2:
+        return None
+    scatter = np.exp(np.log(base).mean(axis=0))  # noise is in proportion to the step
+    distance = arm - (1 + margin) * base
+    if len(batches) > 2 and ttest_1samp(_polynomials(batches, distance, scatter, 2)[:, 2], 0.0).pvalue < alpha:
+        return None
+    over, slope = _polynomials(batches, distance, scatter, 1).T
+    gain, fixed = -slope, _fixed(*(_polynomials(batches, values, scatter, 1) for values in (arm - base, base)))
+    x, y = over.mean(), gain.mean()
+    if x <= 0 or fixed.mean() <= 0:
+        return None
+    ends = t_interval(count, fixed.mean(), fixed.std(ddof=1), alpha)
+    spread = np.cov(over, gain) * t_quantile(count, alpha / 2) ** 2 / count
+    low, high = repayment_interval(*map(np.array, (x, y, spread[0, 0], spread[1, 1], spread[0, 1])))
+    value = x / y if y > 0 else np.inf
+
+    def estimate(value: float, low: Floats, high: Floats, unit: str) -> Estimate:
+        return estimates(np.array([value]), low, high, unit=unit, level=1 - alpha, n=count)[0]
+
+    return estimate(float(fixed.mean()), *ends, "s"), estimate(value, low, high, "samples")
+
+
+def _fixed(added: Floats, base: Floats) -> Floats:
+    """What of an added line is not in proportion to the baseline's, (repeats,): its value where the latter is 0."""
+    return np.asarray(added[:, 0] - added[:, 1] * base[:, 0] / base[:, 1])
+
+
+def _polynomials(batches: Floats, seconds: Floats, scatter: Floats, degree: int) -> Floats:
+    """Coefficients of a weighted least-squares polynomial in the batch for each repeat, (repeats, 1 + degree)."""
+    powers = np.vander(batches, degree + 1, increasing=True).astype(float)
+    return np.asarray(np.linalg.lstsq(powers / scatter[:, None], (seconds / scatter).T, rcond=None)[0].T)
