@@ -67,7 +67,7 @@ def enough_batches(
             same = one.where.hardware, legs.text["space"][leg], float(legs.number["accumulation"][leg])
             groups[*same, name, one.arm].append(one)
     found = []
-    for (*_, name, arm), members in groups.items():
+    for (*_, setting, arm), members in groups.items():
         members.sort(key=lambda one: one.where.global_batch or 0)
         batches = tuple(one.where.global_batch or 0 for one in members)
         unsettled = any(one.verdict in ("hurts", "undecided") for one in members)
@@ -75,7 +75,7 @@ def enough_batches(
             continue
         of_each = [places[one.where.setting_id, one.arm, one.where.hardware] for one in members]
         if lines := enough(np.array(batches), *_seconds(pairs, of_each), margin, alpha):
-            found.append(EnoughBatch(members[0].where.hardware, str(name), str(arm), batches, *lines))
+            found.append(EnoughBatch(members[0].where.hardware, str(setting), str(arm), batches, *lines))
     return tuple(found)
 
 
