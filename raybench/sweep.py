@@ -41,6 +41,7 @@ from raybench.ledger.outcome import FAILURE_KINDS
 from raybench.redaction import without_secrets
 from raybench.show import answer
 from raybench.show.terminal import print_document
+from raybench.show.units import count
 from raybench.stores.storage import AnyPath, hidden_folder, to_path, write_problem
 from raybench.text import suggest
 from raybench.tracking.publishing import destination, publish
@@ -156,7 +157,8 @@ def _counts(plan: Plan) -> str:
     arms = len({leg.arm_name for _, leg in plan.legs()})
     profiled = sum(leg.profiled for _, leg in plan.legs())
     more = f", {profiled} of them profiled" if profiled else ""
-    return f"{settings} settings x {arms} arms, {len(plan.trials)} trials, {len(plan.legs())} legs{more}"
+    trials, legs = count(len(plan.trials), "trial"), count(len(plan.legs()), "leg")
+    return f"{count(settings, 'setting')} x {count(arms, 'arm')}, {trials}, {legs}{more}"
 
 
 def outcomes_there(plan: Plan, ledger: Ledger) -> list[LegEvent]:

@@ -235,4 +235,5 @@ def leg_line(event: LegEvent) -> str:
     """A leg and what came of it, as rich markup."""
     if event.failure:
         return f"{escape(leg_name(event))}: [red]failed[/]: {escape(event.failure)}"
-    return f"{escape(leg_name(event))}: {1e3 * event.mean_step_seconds:.2f} ms a step"
+    of_what = "in all" if event.num_steps == 1 else "a step"
+    return f"{escape(leg_name(event))}: {1e3 * event.mean_step_seconds:.2f} ms {of_what}"

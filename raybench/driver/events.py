@@ -28,6 +28,7 @@ def leg_event(row: Mapping[str, Any]) -> LegEvent:
     return replace(
         event,
         mean_step_seconds=measured_mean(row["step_seconds"], row["warmup_steps"]),
+        num_steps=len(row["step_seconds"]) - row["warmup_steps"],
         samples_per_step=row["samples_per_step"],
         seconds=sum(row[key] or 0.0 for key in ("setup_seconds", "train_seconds", "eval_seconds")),
     )

@@ -89,6 +89,7 @@ class LegEvent:
     failure: str = ""  # empty where the leg was measured
     profiled: bool = False  # it explains, and counts in no speedup
     mean_step_seconds: float = 0.0
+    num_steps: int = 0  # measured; one where a script recorded none, and the whole command was timed
     samples_per_step: int = 0
     seconds: float | None = None  # that the leg took; None for a failure that is in the ledger already
     trial_seconds: float | None = None  # since the trial's turn came; None where another command ran the leg

@@ -124,8 +124,8 @@ def _answer(analysis: Analysis) -> Iterable[Block]:
     told = f" {units.count(lighter, 'caveat')} {'changes' if lighter == 1 else 'change'} no verdict." if lighter else ""
     yield Paragraph(
         f"Speedup is {analysis.baseline}'s time over the arm's; effects within {units.percent(analysis.margin)} count "
-        f"as none. {units.count(analysis.num_legs, 'leg')}, {len(analysis.comparisons)} comparisons, corrected by "
-        f"{words.multiplicity(analysis)}.{_where(analysis)}{differ}{told}",
+        f"as none. {units.count(analysis.num_legs, 'leg')}, {units.count(len(analysis.comparisons), 'comparison')}, "
+        f"corrected by {words.multiplicity(analysis)}.{_where(analysis)}{differ}{told}",
         quiet=True,
     )
 

@@ -57,4 +57,6 @@ def in_words(found: Sequence[Change], margin: float) -> str:
     parts = [f"{tally[verdict]} {names[verdict]}" for verdict in VERDICTS if tally[verdict]]
     if found and all(change.same_legs for change in found):
         return f"A and B hold the same legs: nothing changed in {units.count(len(found), 'comparison')}."
-    return f"Of {len(found)} comparisons, {', '.join(parts)}." if found else "The ledgers hold nothing to compare."
+    if not found:
+        return "The ledgers hold nothing to compare."
+    return f"Of {units.count(len(found), 'comparison')}, {', '.join(parts)}."

@@ -113,7 +113,7 @@ def test_exit_codes_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main([*paths, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["changes"][0]["verdict"] == "hurts"
-    assert report["answer"] == "Of 1 comparisons, 1 got worse."
+    assert report["answer"] == "Of 1 comparison, 1 got worse."
     assert main([*paths, "--fail-on", "hurts"]) == 1
     assert "--fail-on: 1 hurts" in capsys.readouterr().err
     assert main([*paths, "--fail-on=disappeared,appeared"]) == 0
