@@ -46,6 +46,9 @@ _OURS = re.compile(
     r"|RAY_.*|TUNE_.*|SPT_NOENV)"
 )
 _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError|\bMemoryError\b|can't allocate memory|bad_alloc", re.I)
+_ERROR = re.compile(r"(\[\w+\d+\]: ?)*[\w.]*(Error|Exception|Exit)\b")
+# torchrun, and Accelerate's and DeepSpeed's launchers: that a process of theirs failed, below what that process said.
+_OF_A_LAUNCHER = re.compile(r"torch\.distributed\.elastic\.|subprocess\.CalledProcessError")
 _MOST_STEPS = 10_000_000
 _LONGEST = 2000  # characters of a message
 
@@ -193,8 +196,9 @@ def _last_words(tail: str) -> str:
         for line in without_secrets(tail).splitlines()
     ]
     said = [line for line in lines if line]
-    errors = [line for line in said if re.match(r"(\[rank\d+\]: )?[\w.]*(Error|Exception|Exit)\b", line)]
-    last = (errors or said or [""])[-1]
+    errors = [line for line in said if _ERROR.match(line)]
+    causes = [line for line in errors if not _OF_A_LAUNCHER.match(line)]
+    last = (causes or errors or said or [""])[-1]
     return f": {last[:_LONGEST]}" if last else "; it printed nothing"
 
 

@@ -87,6 +87,11 @@ def test_without_steps_the_whole_command_is_timed(tmp_path: Path) -> None:
 
 WRITE = "import os; open(os.environ['RAYBENCH_STEPS_FOLDER'] + '/0-1.json'"
 ODD = json.dumps({"step_seconds": [1], "facts": {}, "losses": [], "setup_seconds": "x"})
+# As torchrun ends.
+LAUNCHED = """
+print("[rank1]: ImportError: needs accelerate", "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:",
+      "train.py FAILED", sep="\\n")
+"""
 RECORD = "from raybench import steps\nrecorder = steps.Recorder(4)\n"
 
 
@@ -96,6 +101,7 @@ RECORD = "from raybench import steps\nrecorder = steps.Recorder(4)\n"
         ("raise SystemExit(3)", "error", "exit code 3; it printed nothing"),
         ("raise ValueError('no such file')", "error", "exit code 1: ValueError: no such file"),
         ("import os; os.kill(os.getpid(), 9)", "crashed", "SIGKILL"),
+        (LAUNCHED + "raise SystemExit(1)", "error", "exit code 1: [rank1]: ImportError: needs accelerate"),
         ("raise MemoryError('no room')", "out_of_memory", "MemoryError: no room"),
         ("print('torch.OutOfMemoryError: CUDA out of memory.'); raise SystemExit(1)", "out_of_memory", "CUDA out of"),
         ("import os; os.write(2, bytes(range(256)) * 999); raise SystemExit(2)", "error", "exit code 2"),
