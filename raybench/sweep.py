@@ -114,7 +114,7 @@ def run_sweep(request: Request, console: Console) -> None:
 def measure(request: Request, console: Console) -> tuple[list[str], bool]:
     """Run what the ledger lacks of a plan. Returns what could not be run, a line a trial, and whether any leg was.
 
-    Raises as `run_sweep` does, but for NothingMeasured.
+    Raises as `run_sweep` does.
     """
     plan = request.plan
     check_surroundings()
@@ -172,7 +172,10 @@ def outcomes_there(plan: Plan, ledger: Ledger) -> list[LegEvent]:
 
 
 def _run_missing(request: Request, there: list[LegEvent], console: Console) -> list[str]:
-    """Run the missing legs on Ray. Returns what could not be run, a line a trial. Raises Interrupted."""
+    """Run the missing legs on Ray. Returns what could not be run, a line a trial.
+
+    Raises Interrupted, and NothingMeasured where leg after leg failed of one cause.
+    """
     if request.level != "quiet":
         console.print("starting Ray ...")
     from raybench.cluster import connection as clusters
@@ -212,6 +215,9 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
     if ended.trouble:
         where = f" at {request.folder}; make room there" if isinstance(request.folder, Path) else ""
         raise Interrupted(f"the ledger cannot be written: {ended.trouble}{where}; {_how_to_go_on(request)}", 1)
+    if ended.one_cause:
+        told = f"every leg failed of one cause, and the rest was not begun: {ended.one_cause}"
+        raise NothingMeasured(f"{told}; when that is mended, {_how_to_go_on(request)}")
     if ended.recorder_died:
         raise Interrupted(f"the recorder died ({ended.recorder_died}); {_how_to_go_on(request)}", 1)
     if stopped and _wanted(plan, stopping_of(request), _leg_ids(outcomes_there(plan, Ledger(request.folder)))):

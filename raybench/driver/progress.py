@@ -9,6 +9,7 @@ stopping when it pleases, is how false ones are made.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ class Progress:
         self._ratios: dict[tuple[str, str], _Cell] = {}  # (setting's label, arm), the latest last
         self._known: set[str] = set()  # legs taken in
         self._attempts: dict[tuple[str, int], int] = {}  # trial -> how often it has begun anew
+        self._lost: list[list[LegEvent]] = []  # trials run by this command of which every leg failed
         self._seconds_run = 0.0  # of legs run by this command
         self._starts: dict[tuple[str, int], float] = {}  # trial begun by this command -> seconds that were no leg's
 
@@ -137,8 +139,26 @@ class Progress:
         if len(trial.events) < self._to_measure[key]:
             return False
         self.num_trials_done += 1
-        self._compare(self._open.pop(key).events)
+        events = self._open.pop(key).events
+        self._compare(events)
+        if all(e.failure and e.seconds is not None for e in events):
+            self._lost.append(events)
         return True
+
+    def one_cause(self) -> str:
+        """The failure that ends every leg, so that those to come would tell nothing new; empty where there is none.
+
+        None was measured, and this command ran all legs of two trials or more, of two settings where the plan has
+        several. Too little memory or time is no such cause: another setting may need less.
+        """
+        settings = {events[0].setting_id for events in self._lost}
+        enough = len(self._lost) > 1 and len(settings) >= min(2, len({key[0] for key in self._trials}))
+        if self.num_done > self.num_failed or self.num_done == self.num_legs or not enough:
+            return ""
+        failures = [event.failure for events in self._lost for event in events]
+        alike = {re.sub(r"0x[0-9a-f]+|\d+", "0", failure) for failure in failures}
+        by_size = failures[0].startswith(("out_of_memory", "timeout"))
+        return failures[0] if len(alike) == 1 and not by_size else ""
 
     def _compare(self, events: list[LegEvent]) -> None:
         """Add a complete trial's log ratios, each the mean over its rounds."""

@@ -79,6 +79,7 @@ class Ended:
     unrun: list[str] = field(default_factory=list)
     recorder_died: str = ""  # why, where it did
     trouble: str = ""  # why the ledger cannot be written, where it cannot
+    one_cause: str = ""  # of which every leg failed, so that the others were not run
 
 
 def run_trials(
@@ -217,7 +218,7 @@ def run_trials(
         ray.get(recorder.finish.remote())  # its troubles come up again, and are told, when the sweep is published
     except ray.exceptions.RayActorError as error:
         return replace(_without_recorder(error, lost), unrun=unrun)
-    return Ended(unrun)
+    return Ended([] if watch.one_cause else unrun, one_cause=watch.one_cause)
 
 
 def _variables(cluster: Cluster) -> dict[str, str]:
@@ -277,6 +278,7 @@ class _Watch:
         grow: Callable[[], None] | None,
     ) -> None:
         self.over = False  # no trial is to go on
+        self.one_cause = ""  # of which every leg fails
         self.ended: Ended | None = None  # where something other than the trials' end or the user ended it
         self._head = str(ray.get_runtime_context().gcs_address)
         self._head_answered = time.monotonic()
@@ -307,7 +309,8 @@ class _Watch:
             try:
                 if self._grow is not None and number % _LOOKS_BETWEEN_COUNTS == 0 and not ended:
                     self._grow()
-                if self._interruption.requested and not draining:
+                self.one_cause = self.one_cause or self._display.progress.one_cause()
+                if (self._interruption.requested or self.one_cause) and not draining:
                     ray.get(self._recorder.drain.remote(), timeout=_ANSWER_SECONDS)
                     draining = True
                     self._display.stop()

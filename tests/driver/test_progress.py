@@ -97,6 +97,35 @@ def test_what_the_ledger_had_counts_as_done_and_not_as_run() -> None:
     assert progress.num_done == 6
 
 
+def cause_after(plan: Plan, number: int, **changes: str) -> str:
+    """What `one_cause` says after a number of legs that all failed, those of an arm in `changes` with its words."""
+    progress = Progress(plan)
+    for event in events(plan)[:number]:
+        progress.add(failed(event, changes.get(event.arm, f"error: no file for rank {event.repeat}")))
+    return progress.one_cause()
+
+
+def test_legs_that_all_fail_alike_have_one_cause_once_two_trials_say_so() -> None:
+    plan = make_plan()
+    assert cause_after(plan, 6) == cause_after(plan, 11) == ""
+    assert cause_after(plan, 12) == "error: no file for rank 0"
+    assert cause_after(plan, 18) == ""  # nothing is left to spare
+    assert cause_after(plan, 12, zero3="error: other") == ""
+    assert cause_after(plan, 12, ddp="timeout: x", zero1="timeout: x", zero3="timeout: x") == ""
+    two = make_plan(repeats=1, models="[lenet,test_resnet]")
+    assert cause_after(make_plan(repeats=2, models="[lenet,test_resnet]"), 12) != ""
+    assert cause_after(two, 6) == ""
+
+
+def test_a_measured_leg_or_failures_of_an_earlier_command_are_no_reason_to_stop() -> None:
+    plan = make_plan()
+    progress, resumed = Progress(plan), Progress(plan)
+    for number, event in enumerate(events(plan)[:12]):
+        progress.add(event if number == 3 else failed(event))
+        resumed.add(replace(failed(event), seconds=None, trial_seconds=None))
+    assert progress.one_cause() == resumed.one_cause() == ""
+
+
 def test_the_time_left_is_exact_where_every_trial_is_alike() -> None:
     plan = make_plan(repeats=4)
     progress = Progress(plan)
