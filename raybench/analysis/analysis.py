@@ -31,6 +31,7 @@ from raybench.analysis.views.enough import enough_batches
 from raybench.analysis.views.explanations import explain, profiled
 from raybench.analysis.views.further import further_quantities, networks
 from raybench.analysis.views.ladder import declared_chain, decompose, find_chain
+from raybench.analysis.views.roofline import rooflines
 from raybench.analysis.views.scaling import best_against_best, largest_batches, performance_profiles, scaling_efficiency
 from raybench.caveats import Caveat, caveat
 from raybench.declare.repeats import Look
@@ -111,6 +112,7 @@ def analyse(
         dependence=alike,
         largest=largest_batches(legs),
         explanations=explain(every_leg, baseline),
+        rooflines=rooflines(legs, baseline),
         costs=account(every_leg, baseline),
         further=further_quantities(legs),
         networks=networks(legs),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from raybench.analysis.views.explanations import Explanation
     from raybench.analysis.views.further import Further, Network
     from raybench.analysis.views.ladder import Ladder
+    from raybench.analysis.views.roofline import Roofline
     from raybench.analysis.views.scaling import BestBatch, Efficiency, LargestBatch, Profile
 
 SCHEMA_VERSION = 1
@@ -323,6 +324,7 @@ class Analysis:
     dependence: Dependence | None  # of trials that are neighbours in time
     largest: tuple[LargestBatch, ...]  # how each arm's largest batch was found, where it was sought
     explanations: tuple[Explanation, ...]  # of profiled legs; empty where there are none
+    rooflines: tuple[Roofline, ...]  # a step's floor on the machine; empty where neither rates nor energy are known
     costs: Costs  # where the machines' time went
     further: tuple[Further, ...]  # what else was measured: the quantities that have a heading
     networks: tuple[Network, ...]  # between the nodes of trials; empty where every trial had one node

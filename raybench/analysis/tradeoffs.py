@@ -229,13 +229,14 @@ def achieved(
 
 def _flops(pairs: Pairs, legs: Integers) -> list[float | None]:
     """FLOPs of a training step a sample, of these legs."""
+    return _of_each(pairs, "facts", legs, training_flops)
 
-    def read(facts: Mapping[str, Any]) -> float | None:
-        whole, forward = facts.get("training_flops_per_sample"), facts.get("flops_per_image")
-        flops = whole if whole else TRAINING_OVER_FORWARD * forward if isinstance(forward, int | float) else None
-        return float(flops) if isinstance(flops, int | float) and flops > 0 else None
 
-    return _of_each(pairs, "facts", legs, read)
+def training_flops(facts: Mapping[str, Any]) -> float | None:
+    """FLOPs of a training step a sample, as a leg's facts state them."""
+    whole, forward = facts.get("training_flops_per_sample"), facts.get("flops_per_image")
+    flops = whole if whole else TRAINING_OVER_FORWARD * forward if isinstance(forward, int | float) else None
+    return float(flops) if isinstance(flops, int | float) and flops > 0 else None
 
 
 @dataclass(frozen=True)

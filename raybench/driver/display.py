@@ -164,8 +164,7 @@ class Display:
         failed = f"; [red]{progress.num_failed} legs failed[/]" if progress.num_failed else ""
         elapsed = duration(self._clock() - self._begun)
         state = (
-            f"trials {progress.num_trials_done}/{progress.num_trials}{failed}; {elapsed} so far, "
-            f"{self._time_left()}"
+            f"trials {progress.num_trials_done}/{progress.num_trials}{failed}; {elapsed} so far, {self._time_left()}"
         )
         parts: list[RenderableType] = ["", head, Text.from_markup(state), *self._now()]
         shown = self._rows()

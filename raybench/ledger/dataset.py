@@ -7,6 +7,7 @@ reading verifies. Imports pyarrow, and no ray, torch or mlflow.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -159,6 +160,8 @@ class Ledger:
             (self.folder / TRACES / name).write_bytes(base64.b64decode(content))
             profile["trace"] = name
         except (OSError, StorageError) as error:  # the row is what counts
+            with contextlib.suppress(OSError, StorageError):  # of half a trace
+                (self.folder / TRACES / name).unlink(missing_ok=True)
             profile["missing"] = [*profile.get("missing", ()), f"the trace could not be written: {error}"]
         return replace(outcome, profile=profile)
 

@@ -313,6 +313,10 @@ class Measurement(Circumstances):
         "float64", "what a worker reached in a matrix product of the setting's precision",
         unit="TFLOP/s", analysis="number",
     )  # fmt: skip
+    copy_bytes_per_second: float | None = measured(
+        "float64", "what a worker read and wrote in a copy within its device's memory (the host's on a CPU)",
+        unit="bytes/s", analysis="number",
+    )  # fmt: skip
     network: dict[str, Any] | None = measured(
         "string", "JSON, where a trial spans nodes: backend, interfaces, and what an all-reduce gets", json=True,
         analysis="text",

@@ -10,7 +10,7 @@ import numpy as np
 
 from raybench.analysis import Analysis, ArmSummary, Comparison, Sensitivity
 from raybench.caveats import Weight, ranked
-from raybench.show import costs, enough, explanations, findings, further, memory, units, words
+from raybench.show import costs, enough, explanations, findings, further, memory, roofline, units, words
 from raybench.show.document import (
     Answer,
     Answers,
@@ -387,6 +387,8 @@ def _why(analysis: Analysis, plots: Sequence[Plot]) -> Iterable[Block]:
         if items:
             yield Items(title, tuple(items[:MOST_ROWS]), most=6)
     if table := memory.prediction_table(analysis):
+        yield table
+    if table := roofline.table(analysis):
         yield table
     yield from further.blocks(analysis)
     if not figures and not any(lists.values()):

@@ -28,7 +28,7 @@ from raybench.training.initial import InitialModel
 from raybench.training.largest import LargestBatches
 from raybench.training.leg import run_leg, set_kernels
 from raybench.training.network import measured_network
-from raybench.training.peak import measured_tflops
+from raybench.training.peak import measured_copy, measured_tflops
 from raybench.training.ranks import Ranks
 from raybench.training.script import run_script
 from raybench.training.tasks import build_task, tokens
@@ -124,6 +124,7 @@ def run_legs(
     environment = gather_environment(ranks)
     network = measured_network(ranks) if first.setting.nodes > 1 else None
     tflops: dict[str, float] = {}  # by precision, measured once a group
+    copied = measured_copy(ranks) if first.protocol.telemetry else None
     with Telemetry(ranks, first.protocol.telemetry) as telemetry:
         previous: Setting | None = None
         for trial, legs in block:
@@ -151,7 +152,8 @@ def run_legs(
                 outcome = unfit.get(leg.leg_id) or _run_leg(measured, leg, ranks, sampled, initial, largest)
                 outcome = replace(outcome, environment=environment)
                 if isinstance(outcome, Measurement):
-                    outcome = replace(outcome, matmul_tflops=tflops.get(precision), network=network)
+                    rates = replace(outcome, matmul_tflops=tflops.get(precision), copy_bytes_per_second=copied)
+                    outcome = replace(rates, network=network)
                 memory.release(ranks.device)
                 if ranks.rank == 0:
                     record(leg, outcome)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,22 @@ def test_a_measurement_comes_back_as_it_went(tmp_path: Path) -> None:
     assert row["started_at"].timestamp() == 1.75e9
     assert row["leg_id"] == leg.leg_id
     assert row["forward_seconds"] is None
+
+
+def test_a_trace_that_cannot_be_written_costs_itself_alone(tmp_path: Path) -> None:
+    told = {"parts": {"data": 1.0}, "missing": [], "trace": None, "trace_content": "AAAA"}
+    profiled = replace(MEASUREMENT, profile=told)
+    for number, (hindered, words) in enumerate([(False, None), (True, "the trace could not be written")]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if hindered:
+            (folder / "_traces").write_text("a file where the folder should be")
+        row = Ledger(folder).add("s", "quickstart", *first_leg(), profiled)
+        profile = json.loads(row["profile"])
+        assert "trace_content" not in profile
+        assert profile["parts"] == {"data": 1.0}
+        assert (profile["trace"] is None) == hindered
+        assert [text.partition(":")[0] for text in profile["missing"]] == [words] * hindered
 
 
 def test_a_failure_has_no_numbers(tmp_path: Path) -> None:

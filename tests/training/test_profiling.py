@@ -19,6 +19,7 @@ from raybench.ledger.dataset import Ledger
 from raybench.ledger.parts import PARTS
 from raybench.training import profiling
 from raybench.training.ranks import Ranks
+from raybench.training.timeline import Fold
 from raybench.training.worker import run_legs
 from raybench.verify import main as verify
 from tests.training.fake import FakeEngine, FakeTime, batches, loss_of
@@ -88,13 +89,17 @@ def test_profiled_legs_explain_and_count_nowhere_else(tmp_path: Path, capsys: py
     assert "ids     holds" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("broken", ["start", "trace", "limit"])
+@pytest.mark.parametrize("broken", ["start", "end", "trace", "size", "limit"])
 def test_a_profiler_that_fails_costs_the_explanation_alone(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise MemoryError("no room for events")
 
     if broken == "start":
         monkeypatch.setattr(profiling, "profile", fail)
+    elif broken == "end":
+        monkeypatch.setattr(torch.profiler.profile, "__exit__", fail)
+    elif broken == "size":
+        monkeypatch.setattr(profiling, "_MOST_RAW_BYTES", 100)
     elif broken == "trace":
         monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", fail)
     else:
@@ -105,7 +110,43 @@ def test_a_profiler_that_fails_costs_the_explanation_alone(monkeypatch: pytest.M
     profiled = profiling.profile_steps(engine, batches(time, 0.0), loss_of, 1, ranks)
     assert engine.calls.count(("step",)) == profiling.STEPS + 1  # the other ranks wait for these steps
     told = profiling.combined([profiled], 1.0)
-    words = {"start": "the profiler did not start: MemoryError: no room", "trace": "the trace could not be read"}
+    words = {
+        "start": "the profiler did not start: MemoryError: no room",
+        "end": "the profiler did not end: MemoryError: no room",
+        "trace": "the trace could not be read",
+        "size": "too much to be read",
+    }
     assert words.get(broken, "and was not kept") in told["missing"][0]
     assert "trace_content" not in told
     assert (told["parts"] is not None) == (broken == "limit")
+
+
+def test_a_rank_without_a_fold_leaves_the_leg_without_parts() -> None:
+    whole, lost = profiling.ProfiledSteps(), profiling.ProfiledSteps()
+    whole.fold, lost.missing = Fold(1.0, {"data": 1.0}, {"data": 1.0}, 0.0, 1.0), ["the profiler did not start"]
+    told = profiling.combined([whole, lost], 1.0)
+    assert (told["parts"], told["missing"]) == (None, ["the profiler did not start"])
+
+
+@pytest.mark.parametrize("sees_kernels", [True, False])
+def test_without_cupti_the_hosts_side_alone_is_told_and_that_is_said(sees_kernels: bool) -> None:
+    """Ranks of a GPU, whose profiler exports this trace."""
+    kernel = {"ph": "X", "cat": "kernel", "name": "sgemm", "ts": 12.0, "dur": 5.0, "tid": 7}
+    phases = ("data", "forward", "backward", "step") * 2 + ("data",)
+    events: list[dict[str, Any]] = [
+        {"ph": "X", "cat": "user_annotation", "name": f"raybench::{name}", "ts": 10.0 * place, "dur": 10.0, "tid": 1}
+        for place, name in enumerate(phases)
+    ]
+
+    class Profiler:
+        def export_chrome_trace(self, path: str) -> None:
+            shown = [*events, kernel | {"ts": 52.0}] if sees_kernels else events
+            Path(path).write_text(json.dumps({"traceEvents": shown}))
+
+    profiled = profiling.ProfiledSteps()
+    profiled._read(Profiler(), 1, Ranks(0, 1, torch.device("cuda"), None))
+    told = profiling.combined([profiled], 40e-6)
+    assert sum(told["parts"].values()) == pytest.approx(40e-6)
+    assert (told["kernels"] == 1.0) == sees_kernels
+    assert [text for text in told["missing"] if "it lacks CUPTI" in text] == ([] if sees_kernels else told["missing"])
+    assert bool(told["missing"]) != sees_kernels

@@ -35,17 +35,17 @@ def link_floor(legs: Legs, row: int, profile: Mapping[str, object]) -> LinkFloor
     """The floor of a profiled leg; None for one rank, or where its facts or its links are not known."""
     facts, workers = parse_object(legs.text["facts"][row]), legs.number["workers"][row]
     parameters = facts.get("num_trainable_parameters")
-    reduced = _smallest(facts.get("communication_dtype"))
+    reduced = smallest_element(facts.get("communication_dtype"))
     sharded = legs.text["engine"][row] in ("deepspeed", "fsdp")
-    gathered = _smallest(facts.get("parameter_dtype")) if sharded else reduced
+    gathered = smallest_element(facts.get("parameter_dtype")) if sharded else reduced
     rate = _fastest(profile.get("links"))
     if not isinstance(parameters, int) or reduced is None or gathered is None or rate is None or not workers > 1:
         return None
     return LinkFloor((workers - 1) / workers * parameters * (reduced + gathered), rate)
 
 
-def _smallest(dtypes: object) -> int | None:
-    """Bytes of an element; of several types named in one text those of the smallest."""
+def smallest_element(dtypes: object) -> int | None:
+    """Bytes of an element of the named type; of several types named in one text those of the smallest."""
     known = [_BYTES_OF[name] for name in re.findall(r"\w+", str(dtypes)) if name in _BYTES_OF]
     return min(known, default=None)
 
