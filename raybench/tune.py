@@ -153,10 +153,9 @@ def round_space(space: Space, arm: str, choices: list[Choice]) -> Space:
     like = space.arms[arm]
     arms = {arm: like, **{f"choice {i}": turned(like, choice) for i, choice in enumerate(choices)}}
     protocol = space.protocol
-    steps = min(protocol.steps, _STEPS) if isinstance(protocol, Throughput) else _STEPS
-    short = Throughput(
-        warmup_steps=min(protocol.warmup_steps, _WARMUP), steps=steps, rounds=1, phases=False, telemetry=False
-    )
+    steps = protocol.steps if isinstance(protocol, Throughput) and protocol.steps != "auto" else _STEPS
+    steps, warmup_steps = min(steps, _STEPS), min(protocol.warmup_steps, _WARMUP)
+    short = Throughput(warmup_steps=warmup_steps, steps=steps, rounds=1, phases=False, telemetry=False)
     return _with_arms(space, arms, arm, protocol=short, repeats=_REPEATS)
 
 

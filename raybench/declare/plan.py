@@ -206,7 +206,7 @@ def _build_trial(space: Space, cell: _Cell, repeat: int) -> Trial:
 
 def _beside_a_profile(protocol: Protocol) -> Throughput:
     """The steps that a profiled leg takes without its profiler, which tell what the profiler costs."""
-    steps = protocol.steps if isinstance(protocol, Throughput) else _STEPS_BESIDE_A_PROFILE
+    steps = protocol.steps if isinstance(protocol, Throughput) and protocol.steps != "auto" else _STEPS_BESIDE_A_PROFILE
     return Throughput(
         warmup_steps=protocol.warmup_steps, steps=min(steps, _STEPS_BESIDE_A_PROFILE), rounds=1, phases=False,
         telemetry=False,

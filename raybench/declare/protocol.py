@@ -14,14 +14,19 @@ from pydantic import BeforeValidator, Field
 from raybench.declare.setting import Positive, Strict
 
 MOST_STEPS = 1_000_000  # of one window: every step's time is kept, in memory and in a row
+NumSteps = Annotated[int, Field(ge=2, le=MOST_STEPS)]
 
 
 class Throughput(Strict):
-    """Measure steps: `warmup_steps` kept but not measured, then `steps` measured, in each of `rounds` rounds."""
+    """Measure steps: `warmup_steps` kept but not measured, then `steps` measured, in each of `rounds` rounds.
+
+    With `steps: auto` the number is each setting's own, chosen from the baseline's steps
+    (`raybench.statistics.num_steps`).
+    """
 
     kind: Literal["throughput"] = "throughput"
     warmup_steps: int = Field(default=20, ge=1, le=MOST_STEPS)
-    steps: int = Field(default=100, ge=2, le=MOST_STEPS)
+    steps: NumSteps | Literal["auto"] = 100
     rounds: Positive = 2
     phases: bool = True  # time forward, backward and optimizer step apart
     telemetry: bool = True  # sample the machine in a process of its own while steps are measured

@@ -55,7 +55,7 @@ def _values(setting: Setting, protocol: Protocol, place: Place) -> dict[str, Any
     if setting.batch_size != "max":
         values["micro_batch"] = setting.micro_batch
     values["workers_per_node"] = setting.workers_per_node
-    steps = protocol.steps if isinstance(protocol, Throughput) else 0
+    steps = protocol.steps if isinstance(protocol, Throughput) and protocol.steps != "auto" else 0
     return values | {
         "seed": place.seed,
         "node_rank": place.node_rank,
@@ -105,6 +105,8 @@ def problem(arm: ScriptArm, setting: Setting, protocol: Protocol, *, here: bool)
         return "a script cannot be asked for its largest batch; write setting.batch_size"
     if not isinstance(protocol, Throughput) or protocol.evaluate:
         return "a script records steps alone: take protocol kind throughput, without evaluate"
+    if protocol.steps == "auto":
+        return "a script decides itself how many steps it takes: write protocol.steps as a number"
     if not here:
         return ""
     folder = folder_of(arm)

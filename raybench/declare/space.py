@@ -327,7 +327,7 @@ def _explained(
     error: ValidationError, model: type[BaseModel], file: SpaceFile, prefixes: tuple[Place, ...]
 ) -> UserError:
     """The first of pydantic's findings as one line with file, line and key."""
-    first = error.errors(include_url=False)[0]
+    first, *others = error.errors(include_url=False)
     prefix = file.written_under(prefixes, *(str(part) for part in first["loc"][:1]))
     where = file.existing((*prefix, *(str(part) for part in first["loc"])))
     message = first["msg"].removeprefix("Value error, ")
@@ -341,7 +341,11 @@ def _explained(
     elif first["type"] == "missing":
         message = f"{str(first['loc'][-1])!r} is missing"
     elif first["type"] not in ("value_error", "union_tag_not_found"):
-        message = f"{message[:1].lower()}{message[1:]}, not {first['input']!r:.60}"
+        words = [other["ctx"]["expected"] for other in others if other["type"] == "literal_error"]  # `auto`, `max`
+        if first["type"].startswith("int_"):
+            message = message.partition(",")[0]  # and not how it tried to read it
+        message = " or ".join([f"{message[:1].lower()}{message[1:]}", *words])
+        message = f"{message}, not {first['input']!r:.60}"
     return file.error(where, message)
 
 

@@ -31,6 +31,7 @@ from raybench.ledger import outcome as outcomes
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Failure, Outcome
 from raybench.redaction import without_secrets
+from raybench.statistics.num_steps import Pilot, StepChoices
 from raybench.stores.storage import hidden_folder, to_path
 from raybench.tracking.mlflow_thread import MlflowThread
 
@@ -81,6 +82,7 @@ class Recorder:
         self.unlogged: dict[str, list[dict[str, Any]]] = {}  # trial -> rows that MLflow does not have
         self.mlflow = MlflowThread(tracking_uri, artifact_root, self.plan.space, self.plan.sweep)
         self.batches: dict[str, dict[str, dict[str, Any]]] = {}  # setting -> arm -> how its largest batch was found
+        self.steps = StepChoices(self.running.steps)
         self.pace = Pace() if pace_file is None else Pace.from_json(pace_file.read_bytes())
         self.ledger.finish_withdrawals()
         rows = self.ledger.rows()
@@ -89,6 +91,7 @@ class Recorder:
         self.placements: dict[str, Any] = {}  # trial with outcomes -> where they come from; None where not known
         for row in rows:
             self._note_batch(row)
+            self.steps.note(row)
             self.attempts[row["trial_id"]] = row.get("attempt") or 0
             if row.get("process_group") != "":  # that of legs for which no environment could be made: they ran nowhere
                 self.placements[row["trial_id"]] = json.loads(row.get("placement") or "null")
@@ -296,6 +299,14 @@ class Recorder:
         if row.get("batch_probes"):
             self.batches.setdefault(row["setting_id"], {})[row["arm"]] = json.loads(row["batch_probes"])
 
+    def choose_steps(self, setting_id: str, pilot: Pilot | None = None) -> dict[str, Any] | None:
+        """How many steps the legs of a setting measure (`StepChoices.of`), the same for all who ask."""
+        choice = self.steps.of(setting_id, pilot)
+        if choice is not None and setting_id not in self.running.steps:
+            self.running.steps[setting_id] = choice
+            self.running.save()
+        return choice
+
     def drain(self) -> None:
         """Begin no further leg: those that run end, and what is left waits for the same command again."""
         self.running.draining = True
@@ -383,6 +394,7 @@ class Recorder:
         if state.placement is not None:
             self.placements[trial.trial_id] = state.placement
         self._note_batch(row)
+        self.steps.note(row)
         self.unlogged.setdefault(trial.trial_id, []).append(row)
         now = self.clock()
         seconds = now - (state.leg_began if state.leg_id == leg_id else now)

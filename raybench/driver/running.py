@@ -45,6 +45,7 @@ class Running:
     blocks: list[list[str]] = field(default_factory=list)  # by number, the trials of each that was handed out
     active: dict[int, RunningBlock] = field(default_factory=dict)  # by number
     wanted: dict[str, int] | None = None  # how many trials of each setting are to run; None: all of the plan's
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)  # by setting, what `steps: auto` came to
     trouble: str = ""  # why nothing can be kept, as on a full disk
 
     def stop_for(self, error: OSError | StorageError) -> None:
@@ -61,14 +62,15 @@ class Running:
         state: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         active = {int(number): RunningBlock(**values) for number, values in state["active"].items()}
         return cls(
-            path, state["incarnation"] + 1, state["wrote"], state["draining"], state["blocks"], active, state["wanted"]
-        )
+            path, state["incarnation"] + 1, state["wrote"], state["draining"], state["blocks"], active, state["wanted"],
+            state["steps"],
+        )  # fmt: skip
 
     def save(self) -> None:
         """Write it, whole or not at all. It has to outlive this process, not the machine: nothing is flushed."""
         state = {
             "incarnation": self.incarnation, "wrote": self.wrote, "draining": self.draining,
-            "blocks": self.blocks, "wanted": self.wanted,
+            "blocks": self.blocks, "wanted": self.wanted, "steps": self.steps,
             "active": {number: asdict(block) for number, block in self.active.items()},
         }  # fmt: skip
         aside = self.path.with_name(f".{self.path.name}.writing")

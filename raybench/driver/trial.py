@@ -271,10 +271,13 @@ def run_group(
     def record(leg: Leg, outcome: Outcome) -> None:
         ray.get(recorder.record.remote(name, leg.leg_id, outcome))
 
+    def choose_steps(setting_id: str, pilot: Any = None) -> Any:
+        return ray.get(recorder.choose_steps.remote(setting_id, pilot))
+
     work = [(trial, [leg for leg in trial.legs if leg.leg_id in wanted]) for trial in block.trials]
     work = [(trial, legs) for trial, legs in work if legs]
     if work:
-        run_legs(work, ranks, begin, record, ray.get(recorder.largest_batches.remote(block.number)))
+        run_legs(work, ranks, begin, record, ray.get(recorder.largest_batches.remote(block.number)), choose_steps)
     return ""
 
 

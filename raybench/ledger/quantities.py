@@ -190,6 +190,10 @@ class Circumstances:
         "or why it did not fit; with `batch_size: max` alone, and the batch columns are null where none fits",
         json=True, analysis="text",
     )  # fmt: skip
+    steps_choice: dict[str, Any] | None = measured(
+        "string", "JSON, with `steps: auto` alone: `steps`, how many every leg of the setting measures, and what that "
+        "was chosen from: a pilot of the baseline, the scatter of legs", json=True,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         self.check(CIRCUMSTANCES)

@@ -22,6 +22,7 @@ from raybench.declare.space import Space
 from raybench.machine.gpus import gpu_bytes
 from raybench.show import units
 from raybench.show.document import Block, Document, Items, Paragraph, Section, Table, columns, row
+from raybench.statistics.num_steps import LEAST, MOST
 from raybench.stores.storage import AnyPath
 
 MOST_VALUES: Final = 12  # of an axis
@@ -246,6 +247,12 @@ def _leg_in_words(protocol: Protocol, num_legs: int) -> str:
         return (
             f"{protocol.epochs} epochs{until}, evaluated after {every}; {units.count(protocol.rounds, 'round')}; "
             f"at most {protocol.epochs * num_legs:,} epochs in all."
+        )
+    if protocol.steps == "auto":
+        return (
+            f"{protocol.warmup_steps} warm-up steps, then {LEAST} to {MOST} measured: as many in all legs of a setting "
+            "as a short leg of its baseline, run first and not counted, says to be worth their time; "
+            f"{protocol.rounds} rounds."
         )
     steps = protocol.warmup_steps + protocol.steps
     return (

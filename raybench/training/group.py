@@ -25,6 +25,7 @@ from raybench.declare.plan import Leg, Plan, Trial
 from raybench.errors import LegDied, UserError
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Outcome
+from raybench.statistics.num_steps import StepChoices
 from raybench.training.command import end_with_parent
 from raybench.training.ranks import Ranks
 from raybench.training.supervisor import BEGUN, FAILED, GROUP, part_of, store_of_torchrun
@@ -80,9 +81,12 @@ def _run(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.devi
 
     def record(leg: Leg, outcome: Outcome) -> None:
         outcome = replace(outcome, process_group=os.environ[GROUP])
-        ledger.add(plan.sweep, plan.space, trial_of[leg.leg_id], leg, outcome)
+        choices.note(ledger.add(plan.sweep, plan.space, trial_of[leg.leg_id], leg, outcome))
 
-    run_legs([work for work in block if work[1]], ranks, begin, record, largest)
+    choices = StepChoices()
+    for row in ledger.rows(StepChoices.COLUMNS) if ranks.rank == 0 else ():
+        choices.note(row)
+    run_legs([work for work in block if work[1]], ranks, begin, record, largest, choices.of)
 
 
 def _largest_batches(ledger: Ledger) -> dict[str, dict[str, dict[str, Any]]]:

@@ -22,6 +22,7 @@ from torch import nn
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import Throughput, Train
 from raybench.errors import InvalidConfig, NothingTrained
+from raybench.statistics.num_steps import pilot_steps
 from raybench.training import facts
 from raybench.training.blocks import num_checkpointed
 from raybench.training.engines import Engine
@@ -117,8 +118,9 @@ class Procedure:
         epochs: list[tuple[int, Evaluation | None]] = []
         if isinstance(protocol, Throughput):
             self._warm_up(steps, probed, stream)
+            num_steps = self._pilot_steps(steps) if protocol.steps == "auto" else protocol.steps
             with _no_garbage_collection(), self.telemetry.window():
-                steps.run(self.engine, stream, protocol.steps)
+                steps.run(self.engine, stream, num_steps)
             evaluations = [self._evaluate()] if protocol.evaluate else []
         else:
             epochs = self._train(protocol, steps, probed, stream)
@@ -152,6 +154,10 @@ class Procedure:
         accumulation = self.leg.setting.accumulation
         with _no_garbage_collection():
             return profile_steps(self.engine, stream, self.task.loss, accumulation, self.ranks)
+
+    def _pilot_steps(self, steps: Steps) -> int:
+        """The steps of a pilot, which the pace of its warm-up decides; rank 0's for all."""
+        return int(self.ranks.gather(pilot_steps(float(steps.times[-1].step.mean())))[0])
 
     def _warm_up(self, steps: Steps, probed: Probed, stream: Iterator[Tree]) -> None:
         """The steps that are not measured; the gradients of the first ten, where there are so many, are looked at."""

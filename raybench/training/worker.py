@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import importlib
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raybench.declare.arms import DeepSpeedArm, ScriptArm
@@ -20,6 +21,7 @@ from raybench.declare.setting import Setting
 from raybench.errors import BadData, InvalidConfig, LegDied, ProbeFailed, RanksParted, Unsupported
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.machine.fingerprint import fingerprint
+from raybench.statistics.num_steps import StepChoices
 from raybench.training import datasets, memory
 from raybench.training.engines import engine_class
 from raybench.training.environment import gather_environment
@@ -29,6 +31,7 @@ from raybench.training.largest import LargestBatches
 from raybench.training.leg import run_leg, set_kernels
 from raybench.training.network import measured_network
 from raybench.training.peak import measured_copy, measured_tflops
+from raybench.training.pilot import Choose, asks_for_steps, choose_steps, with_steps
 from raybench.training.ranks import Ranks
 from raybench.training.script import run_script
 from raybench.training.tasks import build_task, tokens
@@ -108,6 +111,7 @@ def run_legs(
     begin: Callable[[Leg], bool | None],
     record: Callable[[Leg, Outcome], None],
     batches: Mapping[str, Mapping[str, dict[str, Any]]] | None = None,
+    choose: Choose | None = None,
 ) -> None:
     """Run the legs of one trial after another, in their order. On rank 0, `begin` is called before each and `record`
     with its outcome after it.
@@ -117,10 +121,16 @@ def run_legs(
     others are caught in it. A leg that takes longer than the trial's limit ends the process, with the stacks of its
     threads on standard error.
     `batches` holds what earlier trials found to be the largest batches, by setting and arm (`LargestBatches`).
+    `choose`, which rank 0 asks, says how many steps their legs measure where the protocol leaves that open
+    (`StepChoices.of`).
     """
     if not block:
         return
-    first = block[0][0]
+    first, choose = block[0][0], choose or StepChoices().of
+
+    def begins(leg: Leg) -> bool:
+        return ranks.gather(begin(leg) if ranks.rank == 0 else None)[0] is not False
+
     environment = gather_environment(ranks)
     network = measured_network(ranks) if first.setting.nodes > 1 else None
     tflops: dict[str, float] = {}  # by precision, measured once a group
@@ -142,19 +152,21 @@ def run_legs(
             if trial.protocol.telemetry and precision not in tflops:
                 set_kernels(trial.setting)
                 tflops[precision] = measured_tflops(ranks, precision)
-            initial = InitialModel()
-            for leg in legs:
-                answer = begin(leg) if ranks.rank == 0 else None
-                if ranks.gather(answer)[0] is False:
+            shared = _Shared(ranks, telemetry, InitialModel(), largest, unfit)
+            run = functools.partial(_run_leg, shared=shared)
+            choice = None
+            if asks_for_steps(trial):
+                choice = choose_steps(trial, ranks, begins, run, choose)
+                if choice is None:
                     return
-                measured = trial.as_measured(leg)
-                sampled = telemetry if measured.protocol.telemetry else Telemetry(ranks, False)
-                outcome = unfit.get(leg.leg_id) or _run_leg(measured, leg, ranks, sampled, initial, largest)
-                outcome = replace(outcome, environment=environment)
+            for leg in legs:
+                if not begins(leg):
+                    return
+                outcome = run(with_steps(trial.as_measured(leg), choice), leg)
+                outcome = replace(outcome, environment=environment, steps_choice=choice)
                 if isinstance(outcome, Measurement):
                     rates = replace(outcome, matmul_tflops=tflops.get(precision), copy_bytes_per_second=copied)
                     outcome = replace(rates, network=network)
-                memory.release(ranks.device)
                 if ranks.rank == 0:
                     record(leg, outcome)
                 ranks.barrier()
@@ -166,7 +178,27 @@ def _data_of(setting: Setting) -> tuple[Any, ...]:
     return (setting.task, setting.dataset, setting.data_root, *shape)
 
 
-def _run_leg(
+@dataclass(frozen=True)
+class _Shared:
+    """What the legs of a trial have in common."""
+
+    ranks: Ranks
+    telemetry: Telemetry
+    initial: InitialModel
+    largest: LargestBatches | None
+    unfit: Mapping[str, Failure]  # by leg_id, as of `prepare`
+
+
+def _run_leg(trial: Trial, leg: Leg, shared: _Shared) -> Outcome:
+    """The leg's outcome; its memory is free again."""
+    telemetry = shared.telemetry if trial.protocol.telemetry else Telemetry(shared.ranks, False)
+    outcome: Outcome | None = shared.unfit.get(leg.leg_id)
+    outcome = outcome or _run_fit_leg(trial, leg, shared.ranks, telemetry, shared.initial, shared.largest)
+    memory.release(shared.ranks.device)
+    return outcome
+
+
+def _run_fit_leg(
     trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, initial: InitialModel, largest: LargestBatches | None
 ) -> Outcome:
     """The leg's outcome within its limit of time, at the largest batch of its arm where its setting asks for that."""

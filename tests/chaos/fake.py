@@ -56,6 +56,7 @@ def run_legs(
     begin: Callable[[Leg], bool | None],
     record: Callable[[Leg, Outcome], None],
     batches: Mapping[str, Mapping[str, dict[str, Any]]] | None = None,
+    choose_steps: Callable[..., dict[str, Any] | None] | None = None,
 ) -> None:
     """As `raybench.training.worker.run_legs`."""
     script = json.loads((Path(os.environ[WORKING_TREE]) / SCRIPT).read_text(encoding="utf-8"))
