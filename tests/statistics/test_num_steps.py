@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raybench.ledger.reading import read_ledger
 from raybench.statistics.num_steps import (
     LEAST,
     MOST,
@@ -22,6 +23,7 @@ from raybench.statistics.num_steps import (
     mean_variance,
     pilot_steps,
 )
+from tests.conftest import ROOT
 
 
 def correlated(rho: float, size: int, seed: int = 0) -> Any:
@@ -120,6 +122,15 @@ def test_the_scatter_of_legs_is_learned_from_the_baseline_alone() -> None:
     for changes in ({"is_baseline": False}, {"profiled": True}, {"protocol": json.dumps({"steps": 30})}):
         choices.note(row("trial 0", 77.0, **changes))
     assert choices.leg_scatter() == (scatter, degrees)
+
+
+@pytest.mark.parametrize(("name", "scatter"), [("paper/h200", 0.06), ("paper/small", 0.12), ("zero/small", 0.09)])
+def test_the_scatter_of_the_ledgers_that_ship(name: str, scatter: float) -> None:
+    choices = StepChoices()
+    columns = [column for column in StepChoices.COLUMNS if column != "protocol"]
+    for ledger_row in read_ledger(ROOT / "results" / name, columns).to_pylist():
+        choices.note({**ledger_row, "protocol": json.dumps({"steps": "auto"})})
+    assert choices.leg_scatter()[0] == pytest.approx(scatter, abs=0.006)
 
 
 def test_the_first_choice_counts_and_is_read_from_the_ledger_alone() -> None:
