@@ -82,6 +82,7 @@ class Recorder:
         self.unlogged: dict[str, list[dict[str, Any]]] = {}  # trial -> rows that MLflow does not have
         self.mlflow = MlflowThread(tracking_uri, artifact_root, self.plan.space, self.plan.sweep)
         self.batches: dict[str, dict[str, dict[str, Any]]] = {}  # setting -> arm -> how its largest batch was found
+        self.handed_out: dict[int, float] = {}  # block -> when
         self.steps = StepChoices(self.running.steps)
         self.pace = Pace() if pace_file is None else Pace.from_json(pace_file.read_bytes())
         self.ledger.finish_withdrawals()
@@ -125,6 +126,7 @@ class Recorder:
         trials = [] if number < len(blocks) or self.running.draining else self.blocks.next_block(self._bound_to)
         if trials:
             blocks.append([trial.trial_id for trial in trials])
+            self.handed_out[number] = self.clock()
             self.running.save()
         return self._block(number) if number < len(blocks) else None
 
@@ -159,7 +161,7 @@ class Recorder:
         """
         state = self.running.active.get(number)
         if state is None:
-            self.running.active[number] = RunningBlock(self.clock(), process)
+            self.running.active[number] = RunningBlock(self.handed_out.pop(number, 0.0) or self.clock(), process)
         elif state.process != process:
             state.process = process
             self._cut(number, "its trial process was killed")
@@ -321,7 +323,8 @@ class Recorder:
         if (state.group, state.leg_id) != (process_group, leg_id):
             now = self.clock()
             if not state.leg_began and not state.last_cut:
-                self.pace.add_start(now - state.began)
+                state.start_seconds = now - state.began
+                self.pace.add_start(state.start_seconds)
             state.group, state.leg_id, state.node = process_group, leg_id, node
             state.leg_began, state.leg_started_at = now, time.time()
             self.running.save()
@@ -375,6 +378,7 @@ class Recorder:
             process_group=process_group,
             attempt=self.attempts.get(trial.trial_id, 0),
             placement=state.placement,
+            start_seconds=state.start_seconds,
         )
         arrived = time.monotonic()
         try:
@@ -391,6 +395,7 @@ class Recorder:
             self.running.wrote = True
             self.running.save()
         self.done.add(leg_id)
+        state.start_seconds = None
         if state.placement is not None:
             self.placements[trial.trial_id] = state.placement
         self._note_batch(row)

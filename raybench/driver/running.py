@@ -21,7 +21,7 @@ from raybench.redaction import first_line
 class RunningBlock:
     """A block that has processes, or asked for them; at most one leg of it runs."""
 
-    began: float  # when its processes were asked for; once they run, when the turn of the trial came that runs
+    began: float  # when it was handed out, or its nodes were there; once it runs, when the turn of its trial came
     process: str = ""  # its trial process, a new one after the first was killed
     group: str = ""  # the process group whose word counts
     last_cut: str = ""  # the last process group that was lost
@@ -29,6 +29,7 @@ class RunningBlock:
     node_ids: list[str] = field(default_factory=list)  # Ray's, of the nodes of that group
     leg_id: str = ""  # the leg that the group has begun and not ended
     leg_began: float = 0.0
+    start_seconds: float | None = None  # until its first leg began; kept until a row holds it
     leg_started_at: float = 0.0  # by the calendar, seconds since the epoch
     node: str = ""  # of that leg, as people name it
     given_up: list[str] = field(default_factory=list)  # its trials of which nothing more is run

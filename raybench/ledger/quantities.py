@@ -185,6 +185,10 @@ class Circumstances:
         json=True,
         analysis="text",
     )
+    start_seconds: float | None = measured(
+        "float64", "from when Ray Tune chose the leg's block, or its nodes were there, to the leg: of the first leg of "
+        "a block alone, and null without Ray", unit="s", analysis="number",
+    )  # fmt: skip
     batch_probes: dict[str, Any] | None = measured(
         "string", "JSON: how the largest batch was found: micro-batch, limit, machine, every probe with its peak bytes "
         "or why it did not fit; with `batch_size: max` alone, and the batch columns are null where none fits",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 from typing import Final
 
 from raybench.analysis import Analysis
@@ -24,7 +25,20 @@ _PARTS: Final = {
 
 def section(analysis: Analysis, price: float | None = None) -> Section:
     """Time, energy and (with the price of a machine's hour) money, and what each verdict took."""
-    return Section("costs", "Where the machine time went", tuple(blocks(analysis, price)))
+    whole = *blocks(analysis, price), *_gaps(analysis.costs)
+    return Section("costs", "Where the machine time went", whole)
+
+
+def _gaps(costs: Costs) -> Iterator[Paragraph]:
+    """How long blocks took to start, and what a leg takes beside its steps, set-up and evaluation."""
+    if costs.num_between:
+        each = units.cost(costs.between_seconds / costs.num_between, "leg")
+        yield Paragraph(f"Between legs stand models, facts, hashes, checks, tear-down and rows: {each} a leg.")
+    if starts := costs.block_starts:
+        usual = units.cost(median(starts), "start")
+        longest = f", at most {units.cost(max(starts), 'start')}" if len(starts) > 1 else ""
+        of = units.count(len(starts), "block")
+        yield Paragraph(f"From Ray Tune's choice of a block to its first leg: {usual}{longest} ({of}).")
 
 
 def blocks(analysis: Analysis, price: float | None = None) -> Iterator[Block]:

@@ -41,6 +41,16 @@ def test_each_second_of_one_machine_is_accounted_for_once(tmp_path: Path) -> Non
     assert sum(parts) == found.wall_seconds
 
 
+def test_starts_of_blocks_and_what_stands_between_legs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [at(0, "ddp", start_seconds=9.0), at(6, "zero1"), at(20, "zero1", 1, start_seconds=5.0), at(27, "ddp", 1)]
+    found = costs(tmp_path, rows)
+    assert (found.block_starts, found.between_seconds, found.num_between) == ((9.0, 5.0), 5, 2)
+    assert main([str(tmp_path / "x.parquet"), "--costs"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "From Ray Tune's choice of a block to its first leg: 7 s, at most 9 s (2 blocks)." in shown
+    assert "2.5 s a leg" in shown
+
+
 def test_a_sweep_that_stood_still_costs_nothing(tmp_path: Path) -> None:
     assert costs(tmp_path, [at(0, "ddp"), at(4 + 900, "zero1")]).wall_seconds == 8 + 900
     assert costs(tmp_path, [at(0, "ddp"), at(4 + 901, "zero1")]).wall_seconds == 8

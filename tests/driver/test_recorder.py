@@ -16,6 +16,7 @@ from raybench.driver.recorder import Recorder
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Failure
 from raybench.ledger.reading import read_ledger
+from raybench.statistics.num_steps import Pilot
 from tests.ledger.test_dataset import MEASUREMENT
 
 
@@ -69,6 +70,37 @@ def test_a_recorded_leg_is_durable_and_no_longer_left(recorder: Recorder, plan: 
     assert (tmp_path / "led/_space.yaml").read_text() == "question: {}\n"
     assert left(recorder, trial) == [leg.leg_id for leg in trial.legs[1:]]
     assert recorder.unfinished("group").leg_id is None
+
+
+def test_the_first_leg_of_a_block_says_how_long_its_start_took(plan: Plan, tmp_path: Path) -> None:
+    now = [100.0]
+    recorder = Recorder(
+        plan.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/m.db", str(tmp_path / "a"),
+        clock=lambda: now[0],
+    )  # fmt: skip
+    first, second, *_ = plan.trials[0].legs
+    recorder.next_block(0)  # Ray Tune chooses it
+    now[0] += 2
+    recorder.block_began(0, "process")
+    now[0] += 3
+    for leg in (first, second):
+        recorder.begin("group", leg.leg_id)
+        recorder.record("group", leg.leg_id, MEASUREMENT)
+        now[0] += 1
+    starts = {row["leg_id"]: row["start_seconds"] for row in Ledger(tmp_path / "led").rows()}
+    assert starts == {first.leg_id: 5.0, second.leg_id: None}
+
+
+def test_how_many_steps_a_setting_has_outlives_a_recorder(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
+    setting = plan.trials[0].setting_id
+    assert recorder.choose_steps(setting) is None
+    choice = recorder.choose_steps(setting, Pilot((0.01, 0.02) * 20, 1.0))
+    assert choice is not None
+    assert choice["steps"] >= 10
+    killed = Recorder(
+        plan.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/m.db", str(tmp_path / "a")
+    )
+    assert killed.choose_steps(setting, Pilot((1.0, 1.1) * 20, 1.0)) == choice
 
 
 def test_the_leg_that_a_dead_group_had_begun(recorder: Recorder, plan: Plan) -> None:

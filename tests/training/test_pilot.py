@@ -125,8 +125,8 @@ def test_a_profiled_leg_needs_no_choice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (SPACE.replace("steps: auto", "steps: automatic"), "mine.yaml:5: protocol.steps: input should be a valid integer "
-         "or 'auto', not 'automatic'"),
+        (SPACE.replace("steps: auto", "steps: automatic"), "mine.yaml:5: protocol.steps: input should be a valid "
+         "integer or 'auto', not 'automatic'"),
         (SPACE.replace("warmup_steps: 2, steps: auto, rounds: 2", "kind: train, epochs: 2, steps: auto"),
          "protocol.steps: unknown key"),
         ("arms: {a: {engine: script, command: ls}, b: {engine: script, command: ls}}\nprotocol: {steps: auto}",

@@ -3,7 +3,7 @@
 A leg occupies the machines of its placement from `started_at` for its set-up, steps and evaluation. The time between
 two legs of a machine is the start of processes where they belong to different sets of processes, and belongs to the
 failure where the earlier leg failed. A gap of over 15 minutes counts for nothing: the sweep stood still.
-Legs that ran at the same time share their machine's time. The start before a machine's first leg is not known.
+Legs that ran at the same time share their machine's time. The start before a machine's first leg counts nowhere.
 """
 
 from __future__ import annotations
@@ -45,9 +45,11 @@ class Costs:
     measured_share: float | None  # of the wall time; None without any
     eval_seconds: float
     failed_seconds: float  # between the begin of a leg that failed and the next leg's
-    between_seconds: float  # between legs of one set of processes
+    between_seconds: float  # between legs of one set of processes: models, facts, hashes, checks, tear-down, rows
+    num_between: int  # such gaps
     num_machines: int
     energy_joules: float | None  # of the GPUs in the measured steps, as far as they were read
+    block_starts: tuple[float, ...]  # seconds from Ray Tune's choice of a block to its first leg, in order of time
     verdicts: tuple[VerdictCost, ...]
 
 
@@ -68,7 +70,7 @@ def account(legs: Legs, baseline: str) -> Costs:
     busy = parts["setup_seconds"] + parts["step_seconds"] + parts["eval_seconds"]
     totals = dict.fromkeys([*parts, "start_seconds", "failed_seconds", "between_seconds"], 0.0)
     of_leg = np.zeros(len(legs))
-    begin, group, num_machines = number["started_at"], _process_groups(legs), 0
+    begin, group, num_machines, num_between = number["started_at"], _process_groups(legs), 0, 0
     for rows in _legs_of_machines(legs):
         num_machines += 1
         gaps, share = _timeline(begin[rows], busy[rows])
@@ -79,15 +81,19 @@ def account(legs: Legs, baseline: str) -> Costs:
         totals["failed_seconds"] += float(gaps[after_failure].sum())
         totals["start_seconds"] += float(gaps[~after_failure & new_processes].sum())
         totals["between_seconds"] += float(gaps[~after_failure & ~new_processes].sum())
+        num_between += int((gaps[~after_failure & ~new_processes] > 0).sum())
         np.add.at(of_leg, rows, busy[rows] * share + gaps)
     wall = float(of_leg.sum())
     share_measured = totals["measured_seconds"] / wall if wall else None
     energy = legs.number["energy_joules"]
+    starts = legs.number["start_seconds"][np.argsort(begin, kind="stable")]
     return Costs(
         wall_seconds=wall,
         measured_share=share_measured,
         num_machines=num_machines,
+        num_between=num_between,
         energy_joules=_known_sum(energy),
+        block_starts=tuple(starts[np.isfinite(starts)].tolist()),
         verdicts=tuple(_verdicts(legs, of_leg, baseline)),
         **totals,
     )
