@@ -37,14 +37,23 @@ class _Shown:
         raise NotImplementedError
 
     def _repr_html_(self) -> str:
-        console = Console(file=io.StringIO(), width=100, record=True)
+        console = _aside()
         self._print(console)
         return console.export_html(inline_styles=True, code_format=_PRE)
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=100)
+        console = _aside()
         self._print(console)
         return cast(io.StringIO, console.file).getvalue()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What IPython shows in a terminal."""
+        printer.text("..." if cycle else str(self))
+
+
+def _aside() -> Console:
+    """A console whose text is taken from it; inside a notebook rich would show it there by itself."""
+    return Console(file=io.StringIO(), width=100, record=True, force_jupyter=False, force_terminal=False)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ def shown(cells: list[Any], source: str) -> dict[str, str]:
 def test_the_notebook_shows_answer_table_and_figure(cells: list[Any]) -> None:
     answer = " ".join(shown(cells, "answer = analyse")["text/html"].split())
     assert "hurts: it takes 1.25 times as long as ddp" in answer
+    assert answer.count("it takes 1.25 times") == 1
+    assert "it takes 1.25 times" in shown(cells, "print(analyse(")["stdout"]
     assert "<table" in shown(cells, "table[columns]")["text/html"]
     assert "image/png" in shown(cells, 'figures["forest"]')
     assert shown(cells, "value_counts")["text/plain"] == "({'undecided': 25, 'hurts': 2}, 'hurts', 0.802)"

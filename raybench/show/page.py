@@ -62,7 +62,9 @@ def render_page(document: Document, drawings: Mapping[str, str]) -> str:
 def _drawing(figure: Figure, drawings: Mapping[str, str]) -> Markup:
     """matplotlib's drawing, in which matplotlib escapes every name."""
     plot = figure.plot
-    return Markup(inline_svg(drawings[plot.name], plot.name, escape(plot.title), plot.tips))  # noqa: S704
+    inches = plot.figure.get_figwidth()
+    size = f"max-width: {108 * inches:.0f}px" + (f"; min-width: {72 * inches:.0f}px" if plot.is_wide else "")
+    return Markup(inline_svg(drawings[plot.name], plot.name, escape(plot.title), plot.tips, size))  # noqa: S704
 
 
 def groups(table: Table) -> list[tuple[str, str, bool, list[int]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -55,7 +56,7 @@ def _noted(plot: Plot, notes: Sequence[str]) -> Plot:
     if not notes:
         return plot
     note = f"{'; '.join(notes)}."
-    plot.figure.supxlabel(note, x=0.01, ha="left", fontsize="small")
+    plot.figure.supxlabel(textwrap.fill(note, 72), x=0.01, ha="left", fontsize=8.5)
     return replace(plot, caption=f"{plot.caption} {note[:1].upper()}{note[1:]}")
 
 

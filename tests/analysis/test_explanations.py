@@ -67,7 +67,7 @@ def test_a_profiled_leg_explains_and_does_not_count(tmp_path: Path) -> None:
     with drawing():
         plot = parts(found)
     assert plot is not None
-    assert len(plot.figure.axes[0].patches) == 2 * len(BASE)
+    assert len(plot.figure.axes[0].patches) == 2 * len(BASE) + 1  # and the band of the heading
     assert len(found.to_json()["explanations"]) == 2
 
 

@@ -36,6 +36,22 @@ function look(frame, width) {
     .filter((e) => e.getBoundingClientRect().right > frame.contentWindow.innerWidth + 1)
     .map((e) => e.outerHTML.slice(0, 90));
   const drawn = [...page.querySelectorAll("figure svg")].map((e) => e.getBoundingClientRect().height);
+  const texts = [...page.querySelectorAll("figure svg")].flatMap((svg) => {
+    const found = [...svg.querySelectorAll("text")].filter((e) => e.textContent.trim()).map((e) => {
+      const matrix = e.getScreenCTM(), size = parseFloat(page.defaultView.getComputedStyle(e).fontSize);
+      return [e.textContent, e.getBoundingClientRect(), size * Math.hypot(matrix.a, matrix.b)];
+    });
+    const name = svg.closest("figure").id, frame = svg.getBoundingClientRect();
+    const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
+      && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4;
+    return [
+      ...found.filter(([, , size]) => size < 8).map(([text, , size]) => `${name}: '${text}' is of ${size} px`),
+      ...found.filter(([, box]) => box.left < frame.left - 1 || box.right > frame.right + 1)
+        .map(([text]) => `${name}: '${text}' is cut off`),
+      ...found.flatMap(([text, box], place) => found.slice(place + 1).filter(([, other]) => over(box, other))
+        .map(([other]) => `${name}: '${text}' over '${other}'`)),
+    ];
+  });
   const filter = page.querySelector(".filter input");
   let shown = -1;
   if (filter) {
@@ -43,7 +59,7 @@ function look(frame, width) {
     filter.dispatchEvent(new Event("input"));
     shown = [...page.querySelectorAll("#table-comparisons tbody tr")].filter((row) => !row.hidden).length;
   }
-  seen[width] = { overflow, focused, up, down, order, clipped, drawn, shown };
+  seen[width] = { overflow, focused, up, down, order, clipped, drawn, texts, shown };
   document.getElementById("seen").textContent = JSON.stringify(seen);
 }
 for (const width of [390, 1280]) {
@@ -88,6 +104,7 @@ def test_nothing_is_cut_off_and_the_filter_leaves_what_was_asked_for(
     seen = opened[0][width]
     assert seen["overflow"] <= 0
     assert seen["clipped"] == []
+    assert seen["texts"] == []
     assert seen["shown"] == 1
     assert len(seen["drawn"]) == 12
     assert min(seen["drawn"]) > 50

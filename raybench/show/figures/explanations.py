@@ -6,7 +6,7 @@ from typing import Final
 
 from raybench.analysis import Analysis
 from raybench.ledger.parts import PARTS
-from raybench.show.figures.style import COLOURS, Plot, new_figure, shorten
+from raybench.show.figures.style import COLOURS, Plot, heading, legend, new_figure, shorten
 from raybench.show.units import cost
 
 _MOST_BARS: Final = 40
@@ -43,7 +43,7 @@ def parts(analysis: Analysis) -> Plot | None:
     for one in found:
         if one.setting != last:
             y, last = y + 1.2, one.setting
-            axes.text(0, y, shorten(one.setting, 80), va="center", fontsize=8.5, fontweight="bold")
+            heading(axes, y, one.setting)
         y += 1
         left = 0.0
         for name in (*PARTS, *sorted(set(one.parts) - set(PARTS))):
@@ -56,15 +56,15 @@ def parts(analysis: Analysis) -> Plot | None:
             axes.barh(y, width, left=left, height=0.75, color=COLOURS[colour], hatch=hatch, edgecolor="#ffffff",
                       linewidth=0.4, label=label)  # fmt: skip
             left += width
-        axes.text(left + 0.01, y, cost(one.step_seconds, "step"), va="center", fontsize=8)
-        ticks.append((y, shorten(one.arm, 24)))
+        axes.text(left + 0.01, y, cost(one.step_seconds, "step"), va="center", fontsize=8.5)
+        ticks.append((y, shorten(one.arm, 20)))
     axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
-    axes.set_ylim(y + 0.7, -0.7)
+    axes.set_ylim(y + 0.7, -0.3)
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
     axes.set_xlabel("step, the baseline's being 1")
     axes.grid(axis="x")
-    figure.legend(loc="outside lower center", ncols=4)
+    legend(figure, axes, 3)
     caption = (
         "One profiled leg of each arm, which counts in no speedup. The parts add up to a step without the profiler, "
         "whose cost is taken out by the events that it recorded in each part. On an accelerator, a moment in which it "

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from raybench.analysis import Analysis
-from raybench.show.figures.style import COLOURS, Plot, arm_style, new_figure, shorten
+from raybench.show.figures.style import COLOURS, Plot, arm_style, legend, new_figure, shorten
 
 COLUMNS: Final = ("step_losses", "epoch_seconds", "epoch_accuracy", "protocol")
 _MOST_POINTS: Final = 200
@@ -77,7 +78,7 @@ def learning(analysis: Analysis, curves: Sequence[Curve]) -> Plot | None:
     target = curves[0].target
     if target is not None:
         right.axhline(100 * target, color=COLOURS["quiet"], linewidth=0.9, linestyle="--")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside upper left", ncols=6, handletextpad=0.4)
+    legend(figure, right)
     caption = (
         f"Every leg of {curves[0].setting}, a line each, over its seconds of training; evaluation is not counted. Lines"
         " of one arm that lie apart were slower or learned otherwise in another trial; arms whose lines end at"
@@ -97,4 +98,5 @@ def _finish(axes: Axes, title: str, name: str) -> None:
     axes.set_xlabel("seconds of training")
     axes.set_ylabel(name)
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.grid()

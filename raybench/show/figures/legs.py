@@ -13,7 +13,7 @@ from raybench.analysis import Analysis
 from raybench.analysis.caveats import INPUT_BOUND_SHARE
 from raybench.analysis.pairs import mean_by
 from raybench.show.figures.steps import PHASES, Steps
-from raybench.show.figures.style import COLOURS, Plot, arm_style, new_figure, shorten
+from raybench.show.figures.style import COLOURS, Plot, arm_style, heading, legend, new_figure, shorten
 from raybench.show.units import cost, percent
 
 _MOST_POINTS = 1000
@@ -49,7 +49,7 @@ def traces(analysis: Analysis, steps: Steps) -> Plot | None:
         axes.hlines(
             mean * 1e3, leg.warmup_steps - 0.5, len(leg.step_seconds) - 0.5, color=COLOURS["ink"], linewidth=0.8
         )
-        axes.set_title(f"{shorten(leg.arm)}: measured mean {cost(mean, 'step')} a step", loc="left")
+        axes.set_title(f"{shorten(leg.arm, 28)}: measured mean {cost(mean, 'step')} a step", loc="left")
         axes.grid(axis="y")
         axes.set_ylabel("ms")
     tops = np.concatenate([leg.step_seconds[leg.warmup_steps :] for leg in legs]) * 1e3
@@ -93,7 +93,7 @@ def phases(analysis: Analysis, steps: Steps) -> Plot | None:
     for one in rows:
         if one.setting_id != last:
             y += 1.2
-            axes.text(0, y, shorten(one.setting, 80), va="center", fontsize=8.5, fontweight="bold")
+            heading(axes, y, one.setting)
             last = one.setting_id
         y += 1
         left = 0.0
@@ -106,14 +106,14 @@ def phases(analysis: Analysis, steps: Steps) -> Plot | None:
                       label=phase if len(ticks) == 0 else None)  # fmt: skip
             left += width
         _after(axes, left, y, cost(whole, "step"))
-        ticks.append((y, shorten(one.arm, 24)))
+        ticks.append((y, shorten(one.arm, 20)))
     axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
-    axes.set_ylim(y + 0.7, -0.6)
+    axes.set_ylim(y + 0.7, -0.3)
     axes.set_xlim(0, axes.get_xlim()[1] * 1.1)
     axes.axvline(1.0, color=COLOURS["quiet"], linewidth=0.8)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(f"seconds a step, as multiples of {shorten(analysis.baseline)}'s step")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=5)
+    legend(figure, axes, 5)
     caption = (
         "What a step's time goes to, next to the baseline's step, which is 1; the whole step is written at the end."
         " The longest extra piece says why an arm is slower. Arithmetic means over all measured steps and legs; each"
@@ -141,7 +141,8 @@ def order_and_drift(analysis: Analysis) -> Plot | None:
     centre = mean_by(cell[ok], logs[ok], int(cell.max()) + 1)
     deviation = 100 * np.expm1(logs - centre[cell])
     names = [name for name in arms_of(analysis) if name in arm.names]
-    figure, (left, right) = new_figure(max(3.3, 1.0 + 0.2 * len(names)), 1, 2)
+    low = max(1.8, 0.6 + 0.2 * len(names))
+    figure, (left, right) = new_figure(3.2 + low, 2, 1, height_ratios=[2.4, low])
     many = int(np.count_nonzero(ok)) > 2000
     for place, name in enumerate(names):
         rows = np.flatnonzero(ok & (arm.codes == arm.names.index(name)))
@@ -171,8 +172,8 @@ def order_and_drift(analysis: Analysis) -> Plot | None:
     left.set_xlabel("the leg's place in its trial")
     left.set_ylabel("step against the arm's mean, %")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(names) <= 8:
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=8, handletextpad=0.1)
+    if len(names) <= 12:
+        legend(figure, left)
     right.axvspan(-100 * analysis.margin, 100 * analysis.margin, color=COLOURS["band"], linewidth=0, zorder=0)
     right.set_title("within a leg", loc="left")
     right.set_yticks(range(len(names)), [shorten(name, 20) for name in names])
@@ -181,9 +182,9 @@ def order_and_drift(analysis: Analysis) -> Plot | None:
     for axes in (left, right):
         axes.grid()
     caption = (
-        "Left: each leg's mean step against the mean of its arm in its setting, by its place in the trial; the line is"
+        "Above: each leg's mean step against the mean of its arm in its setting, by its place in the trial; the line is"
         " the mean of all. A slope is a drift of the machine, which the mirrored order of the second round cancels; a"
-        " step for one arm alone is carry-over, which it does not. Right: each leg's second half against its first; the"
+        " step for one arm alone is carry-over, which it does not. Below: each leg's second half against its first; the"
         f" black bar is the median, and outside the grey band it is above the margin of {percent(analysis.margin)}:"
         " that leg had not settled, and a longer warm-up is due."
     )
@@ -216,7 +217,7 @@ def failures(analysis: Analysis) -> Plot | None:
     axes.set_xlim(0, axes.get_xlim()[1] * 1.15)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("failed legs")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    legend(figure, axes)
     caption = (
         "Legs that gave no measurement, by arm and cause, out of all that were started. A failed leg is a row of the"
         " ledger like any other; what the speedups rest on is the trials in which both sides ran. The messages are in"

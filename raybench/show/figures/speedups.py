@@ -16,12 +16,17 @@ from raybench.show import units, words
 from raybench.show.figures.style import (
     COLOURS,
     VERDICT_STYLE,
+    WIDEST,
+    WIDTH,
     Plot,
     arm_style,
+    heading,
     is_hollow,
+    legend,
     new_figure,
     ratio_axis,
     shorten,
+    two_lines,
 )
 from raybench.statistics.estimate import Estimate
 
@@ -81,7 +86,7 @@ def forest(analysis: Analysis) -> Plot | None:
     if len(analysis.comparisons) > MOST_ROWS and 1 < len(names) <= MOST_ARMS:
         return None
     rows = _sorted_rows(analysis) if len(names) == 1 else _grouped_rows(analysis)
-    named = len(rows) <= 1.6 * MOST_ROWS
+    named = len(rows) <= 2 * MOST_ROWS
     height = 0.75 + (0.2 * len(rows) if named else min(_HIGHEST, 0.06 * len(rows)))
     figure, (axes,) = new_figure(height)
     shown = [c for _, c in rows if c is not None]
@@ -100,8 +105,11 @@ def forest(analysis: Analysis) -> Plot | None:
             tips[f"row-{y}"] = _told(c)
         if named:
             number = f"{units.ratio(c.speedup.value)}  " if c.speedup.value is not None else ""
-            _right(axes, y, f"{number}{c.verdict}, n = {c.n_trials}")
-    _rows(axes, [text for text, _ in rows], bold=[c is None for _, c in rows], named=named)
+            _right(axes, y, f"{number}{c.verdict}")
+    _rows(axes, [c.arm if c is not None and len(names) > 1 else "" for _, c in rows], named=named)
+    for y, (text, c) in enumerate(rows if named else ()):
+        if c is None:
+            heading(axes, y, text)
     _finish(axes, analysis)
     caption = (
         "Each mark is one arm in one setting. Right of the grey band, which is the margin of"
@@ -115,9 +123,11 @@ def forest(analysis: Analysis) -> Plot | None:
 
 
 def _sorted_rows(analysis: Analysis) -> list[tuple[str, Comparison | None]]:
-    """One row a comparison, the fastest first; those without a speedup last."""
+    """A row with a setting's name, then its comparison, the fastest first; those without a speedup last."""
     found = sorted(analysis.comparisons, key=lambda c: -(c.speedup.value or 0.0))
-    return [(label(c, analysis), c) for c in found]
+    if len(found) > MOST_ROWS:
+        return [("", c) for c in found]
+    return [row for c in found for row in ((label(c, analysis), None), ("", c))]
 
 
 def _grouped_rows(analysis: Analysis) -> list[tuple[str, Comparison | None]]:
@@ -155,12 +165,9 @@ def _finish(axes: Axes, analysis: Analysis) -> None:
     axes.tick_params(axis="y", length=0, pad=8)
 
 
-def _rows(axes: Axes, names: Sequence[str], bold: Sequence[bool] = (), named: bool = True) -> None:
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_yticks(range(len(names)) if named else [], [shorten(name) for name in names] if named else [])
-    if named and any(bold):
-        for text, heavy in zip(axes.get_yticklabels(), bold, strict=True):
-            text.set_fontweight("bold" if heavy else "normal")
+def _rows(axes: Axes, names: Sequence[str], named: bool = True) -> None:
+    axes.set_ylim(len(names) - 0.4, -0.5)
+    axes.set_yticks(range(len(names)) if named else [], [shorten(name, 20) for name in names] if named else [])
 
 
 def _margin_band(axes: Axes, margin: float, axis: str = "x") -> None:
@@ -222,7 +229,8 @@ def heat_map(analysis: Analysis) -> Plot | None:
     reach = max(float(np.quantile(logs, 0.98)) if len(logs) else 0.0, float(np.log(1.1)))
     colours = LinearSegmentedColormap.from_list("speedup", ["#b34700", "#f7f7f7", "#00599c"])
     norm = Normalize(-reach, reach)
-    figure, (axes,) = new_figure(0.9 + (0.26 * len(rows) if named else min(_HIGHEST, 0.07 * len(rows))))
+    width = min(WIDEST, max(WIDTH, 1.9 + 0.31 * len(names)))
+    figure, (axes,) = new_figure(0.9 + (0.34 * len(rows) if named else min(_HIGHEST, 0.07 * len(rows))), width=width)
     faces = np.where(np.isfinite(values)[..., None], colours(norm(np.log(values))), to_rgba("#c9ced4"))
     tips = {}
     if not named:
@@ -238,7 +246,7 @@ def heat_map(analysis: Analysis) -> Plot | None:
     axes.set_xticks(range(len(names)), [shorten(arm, 18) for arm in names], rotation=90 if len(names) > 6 else 0)
     axes.xaxis.tick_top()
     if named:
-        axes.set_yticks(range(len(rows)), [shorten(name) for name, _, _ in rows])
+        axes.set_yticks(range(len(rows)), [two_lines(name) for name in _told_apart([name for name, _, _ in rows])], fontsize=8.5)
     else:
         _families(axes, [family for _, family, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -251,7 +259,7 @@ def heat_map(analysis: Analysis) -> Plot | None:
         " factors, grey was not measured."
         + (
             f" + and − are verdicts (helps, hurts), = is no effect within {units.percent(analysis.margin)}, ?"
-            " undecided, ≠ not comparable."
+            f" undecided, ≠ not comparable{_letters(analysis, len(names))}."
             if named
             else " Settings stand by family; the table has their names."
         )
@@ -266,8 +274,16 @@ def _cell_text(axes: Axes, column: int, row: int, c: Comparison, num_arms: int, 
     if c.speedup.value is None:
         text = c.verdict if num_arms <= 5 else _SHORT.get(c.verdict, "x")
     else:
-        text = sign if num_arms > 12 else f"{c.speedup.value:.2f} {sign}".strip()
-    axes.text(column, row, text, ha="center", va="center", fontsize=8, color=_LIGHT if dark else "black")
+        gap = " " if num_arms <= 4 else "\n"
+        text = sign if num_arms > 16 else f"{c.speedup.value:.2f}{gap}{sign}".strip()
+    axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=_LIGHT if dark else "black")
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The names; of long ones without the words that all share, so that what differs is not cut off."""
+    words = [name.split() for name in names]
+    shared = set.intersection(*map(set, words)) if max(map(len, names)) > 44 else set()
+    return [" ".join(word for word in one if word not in shared) or name for one, name in zip(words, names, strict=True)]
 
 
 def _families(axes: Axes, families: Sequence[str]) -> None:
@@ -281,6 +297,12 @@ def _families(axes: Axes, families: Sequence[str]) -> None:
         if start < len(families):
             axes.axhline(start - 0.5, color=COLOURS["ink"], linewidth=0.8)
     axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
+
+
+def _letters(analysis: Analysis, num_arms: int) -> str:
+    """What the letters in narrow cells stand for, of those that are there."""
+    present = {c.verdict for c in analysis.comparisons if c.speedup.value is None} if num_arms > 5 else ()
+    return "".join(f", {letter} {verdict}" for verdict, letter in _SHORT.items() if verdict in present)
 
 
 _SIGNS: Final = {"helps": "+", "hurts": "−", "no effect": "=", "undecided": "?", "not comparable": "≠"}
@@ -297,7 +319,7 @@ def distribution(analysis: Analysis) -> Plot | None:
     if max((arm.n_compared for arm in summaries), default=0) < words.MIN_SETTINGS:
         return None
     several = len(analysis.hardware) > 1
-    figure, (left, right) = new_figure(0.95 + 0.34 * len(summaries), 1, 2, width_ratios=[3, 1.3], sharey=True)
+    figure, (left, right) = new_figure(1.1 + 0.34 * len(summaries), 1, 2, width_ratios=[3, 1.3], sharey=True)
     everything = [c.speedup.value for c in analysis.comparisons if c.speedup.value is not None]
     ratio_axis(left, min(everything) / 1.03, max(everything) * 1.03)
     _margin_band(left, analysis.margin)
@@ -330,16 +352,16 @@ def distribution(analysis: Analysis) -> Plot | None:
                 present[verdict] = name
                 at += share
     names = [f"{arm.arm} ({arm.hardware})" if several else arm.arm for arm in summaries]
-    left.set_yticks(range(len(names)), [shorten(name, 30) for name in names])
+    left.set_yticks(range(len(names)), [shorten(name, 20) for name in names])
     left.set_ylim(len(names) - 0.4, -0.6)
     left.grid(axis="x")
     left.tick_params(axis="y", length=0)
     right.tick_params(axis="y", length=0, labelleft=False)
     right.set_xlim(0, 1)
     right.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    right.set_xticks([0, 0.5, 1])
+    right.set_xticks([0, 1])
     right.set_xlabel("share of settings")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=5)
+    legend(figure, right, 4, "outside upper right")
     caption = (
         "Left: each dot is a setting's speedup, the bar the middle half of them, the stroke their median; the band is"
         f" the margin of {units.percent(analysis.margin)}. Settings without a speedup have no dot. Right: how many of"

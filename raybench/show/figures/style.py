@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -91,9 +92,11 @@ _TICKS: Final = (
     *(1, 10, 0.1, 100, 0.01, 1000, 0.001, 2, 0.5, 5, 0.2, 20, 0.05, 50, 0.02),
     *(1.5, 0.7, 3, 0.3, 1.2, 0.8, 1.1, 0.9, 1.3, 0.6, 1.05, 0.95, 1.4, 1.02, 0.98, 1.01, 0.99),
 )
-WIDTH: Final = 8.0  # inches
+# Inches: on a telephone a figure is drawn at about its own size, so that its text can be read there without scrolling.
+WIDTH: Final = 5.0
+WIDEST: Final = 8.0  # of a figure with many columns; a telephone scrolls it
 _SETTINGS: Final[dict[str, Any]] = {
-    "font.size": 9.0,
+    "font.size": 9.5,
     "axes.titlesize": 9.5,
     "axes.edgecolor": COLOURS["quiet"],
     "axes.labelcolor": COLOURS["ink"],
@@ -109,7 +112,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "grid.color": COLOURS["grid"],
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9.0,
     "svg.fonttype": "none",
     "svg.hashsalt": "raybench",
     "pdf.fonttype": 42,
@@ -127,6 +130,11 @@ class Plot:
     figure: Figure
     caption: str
     tips: Mapping[str, str] = field(default_factory=dict)  # what hovering over an artist says, by its gid
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a telephone's page must scroll it for its text to be read."""
+        return bool(self.figure.get_figwidth() > WIDTH)
 
 
 @contextmanager
@@ -148,7 +156,7 @@ def is_hollow(verdict: str) -> bool:
 def new_figure(
     height: float, rows: int = 1, columns: int = 1, *, width: float = WIDTH, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of the page's width with its axes in reading order."""
+    """A figure with its axes in reading order; as wide as a telephone's page unless told otherwise."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(axes.ravel())
@@ -195,6 +203,27 @@ def shorten(text: str, most: int = 42) -> str:
     return line[: sum(width < most for width in widths)] + "…"
 
 
+def two_lines(text: str, most: int = 24) -> str:
+    """A name that fits beside an axis: wrapped once, then cut."""
+    first, *rest = textwrap.wrap(shorten(text, 10 * most), most) or [""]
+    return "\n".join([first, *([shorten(" ".join(rest), most)] if rest else [])])
+
+
+def heading(axes: Axes, row: float, text: str) -> None:
+    """A name over the rows below it, across the axes: lines and bands stop at it, so that nothing crosses the name."""
+    axes.axhspan(row - 0.5, row + 0.5, facecolor="white", edgecolor="none", zorder=2.5)
+    axes.annotate(
+        shorten(text, 60), (0, row), xycoords=("figure fraction", "data"), xytext=(2, 0), textcoords="offset points",
+        va="center", fontsize=8.5, fontweight="bold", zorder=3, annotation_clip=False,
+    ).set_in_layout(False)  # fmt: skip
+
+
+def legend(figure: Figure, axes: Axes, ncols: int = 4, place: str = "outside lower left") -> None:
+    """The legend of an axes outside of it, so that it lies over no mark."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc=place, ncols=ncols, columnspacing=1.2, handletextpad=0.5)
+
+
 def settle(figure: Figure) -> None:
     """Lay the figure out once, for all formats."""
     FigureCanvasAgg(figure)
@@ -220,9 +249,9 @@ def _title(text: str | None) -> str:
     return "" if text is None else f"<title>{escape(text)}</title>"
 
 
-def inline_svg(svg: str, name: str, title: str, tips: Mapping[str, str]) -> str:
+def inline_svg(svg: str, name: str, title: str, tips: Mapping[str, str], size: str = "") -> str:
     """An SVG file's text to stand inside a page: ids of its own, colours as CSS variables, a name for a reader, and
-    what hovering over an artist says. `title` is escaped already, `tips` are not."""
+    what hovering over an artist says. `title` is escaped already, `tips` are not; `size` is CSS."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     if tips:
@@ -236,4 +265,4 @@ def inline_svg(svg: str, name: str, title: str, tips: Mapping[str, str]) -> str:
     body = body.replace("fill: #ffffff", "fill: var(--paper)")  # hollow marks
     opening, rest = body.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*pt"', "", opening)
-    return f'{opening} role="img" aria-label="{title}">{rest}'
+    return f'{opening} role="img" aria-label="{title}" style="{size}">{rest}'

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from raybench.analysis import Analysis
@@ -19,9 +18,11 @@ from raybench.show.figures.style import (
     Plot,
     arm_style,
     is_hollow,
+    legend,
     new_figure,
     ratio_axis,
     shorten,
+    two_lines,
 )
 from raybench.show.words import MIN_SETTINGS
 
@@ -34,7 +35,7 @@ def memory_and_speed(analysis: Analysis) -> Plot | None:
     if not found or all(abs((c.memory.ratio.value or 1) - 1) < 1e-3 for c in found):
         return None
     names = list(dict.fromkeys(c.arm for c in found))
-    figure, (axes,) = new_figure(3.9 + 0.2 * -(-len(names) // 5))
+    figure, (axes,) = new_figure(3.6 + 0.18 * -(-len(names) // 3))
     x = np.array([c.memory.ratio.value for c in found], dtype=float)
     y = np.array([c.speedup.value for c in found], dtype=float)
     ratio_axis(axes, float(x.min()) / 1.05, float(x.max()) * 1.05, name="peak memory, arm over baseline (left: less)")
@@ -53,7 +54,7 @@ def memory_and_speed(analysis: Analysis) -> Plot | None:
                     f"{units.ratio(c.memory.ratio.value, 2)}, {c.verdict}"
                 )
     axes.grid()
-    _legend_below(figure, axes)
+    legend(figure, axes, 3)
     kinds = " and ".join(sorted({c.memory.of for c in found if c.memory.of}))
     caption = (
         f"Each mark is one arm in one setting: left of the line it needs less {kinds} memory than the baseline at its"
@@ -69,18 +70,13 @@ def _dot(axes: Axes, x: float, y: float, marker: str, colour: str, *, hollow: bo
     axes.plot([x], [y], marker, color=colour, markerfacecolor=face, markersize=5.5, alpha=0.9, gid=gid)
 
 
-def _legend_below(figure: Figure, axes: Axes, ncols: int = 5) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=ncols)
-
-
 def ladder(analysis: Analysis) -> Plot | None:
     """A chain of arms as a waterfall: what each rung brought, on a log scale, so that they add up."""
     found = [one for one in analysis.ladders if one.total.value is not None and all(r.ratio.value for r in one.rungs)]
     if not found:
         return None
     one = next((ladder for ladder in found if not ladder.setting), found[0])
-    figure, (axes,) = new_figure(1.1 + 0.36 * (len(one.rungs) + 1))
+    figure, (axes,) = new_figure(0.9 + 0.36 * (len(one.rungs) + 1))
     level, ends = 1.0, [1.0]
     for row, rung in enumerate(one.rungs):
         gain = rung.ratio.value
@@ -94,8 +90,8 @@ def ladder(analysis: Analysis) -> Plot | None:
     axes.barh(len(one.rungs), level - 1, left=1.0, height=0.6, color=COLOURS["quiet"])
     _beside(axes, len(one.rungs), f"{units.ratio(one.total.value)} in all")
     ratio_axis(axes, min(ends) / 1.05, max(ends) * 1.05, name=f"speedup against {shorten(one.rungs[0].before)}")
-    names = [shorten(rung.arm + (f" ({rung.change})" if rung.change else "")) for rung in one.rungs]
-    axes.set_yticks(range(len(one.rungs) + 1), [*names, "all together"])
+    names = [two_lines(rung.arm + (f" ({rung.change})" if rung.change else "")) for rung in one.rungs]
+    axes.set_yticks(range(len(one.rungs) + 1), [*names, "all together"], fontsize=8.5)
     axes.set_ylim(len(one.rungs) + 0.6, -0.6)
     axes.axvline(1.0, color=COLOURS["ink"], linewidth=0.8)
     axes.grid(axis="x")
@@ -138,13 +134,13 @@ def scaling(analysis: Analysis) -> Plot | None:
             axes.errorbar(x, y, reach, color=colour, linestyle=dashes, marker=marker, markersize=4, capsize=2,
                           label=shorten(arm, 20))  # fmt: skip
         axes.axhline(1.0, color=COLOURS["quiet"], linewidth=0.8)
-        axes.set_title(shorten(name), loc="left")
+        axes.set_title(shorten(name, 28), loc="left")
         axes.grid()
         axes.set_xlabel("workers")
         axes.set_ylabel("efficiency")
     for axes in panels[len(names) :]:
         axes.set_visible(False)
-    _legend_below(figure, panels[0])
+    legend(figure, panels[0], 3)
     workers = sorted({int(point[0]) for points in lines.values() for point in points})
     panels[0].set_xscale("log")
     panels[0].xaxis.set_major_locator(FixedLocator(workers))
@@ -165,15 +161,16 @@ def profile(analysis: Analysis) -> Plot | None:
     machines = list(dict.fromkeys(one.hardware for one in found))[:4]
     if not found:
         return None
-    figure, panels = new_figure(1.0 + 2.5 * len(machines), len(machines), 1)
+    most = min(_MOST_LINES, max(len([one for one in found if one.hardware == machine]) for machine in machines))
+    figure, panels = new_figure((2.9 + 0.18 * -(-most // 3)) * len(machines), len(machines), 1)
     hidden = 0
     for axes, machine in zip(panels, machines, strict=True):
         mine = sorted((one for one in found if one.hardware == machine), key=_area, reverse=True)
         hidden = max(hidden, len(mine) - _MOST_LINES)
         _profile_lines(axes, mine[:_MOST_LINES], analysis)
         if len(machines) > 1:
-            axes.set_title(shorten(machine, 70), loc="left")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+            axes.set_title(shorten(machine, 56), loc="left")
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.2), borderaxespad=0.0, ncols=3, columnspacing=1.2)
     caption = (
         "How often an arm is the best (where its line starts, at 1), and how often it is at most that much slower than"
         " the best (to the right); lines step where a setting is reached. A line that stays below 1 is an arm that"
