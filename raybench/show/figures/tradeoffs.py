@@ -26,6 +26,7 @@ from raybench.show.figures.style import (
 )
 from raybench.show.words import MIN_SETTINGS
 
+_MOST_MARKS: Final = 1000  # as vectors; more are a picture, which a page loads faster
 _MOST_LINES: Final = 10  # of a profile; more cannot be told apart
 
 
@@ -43,12 +44,16 @@ def memory_and_speed(analysis: Analysis) -> Plot | None:
     axes.axhspan(1 / (1 + analysis.margin), 1 + analysis.margin, color=COLOURS["band"], linewidth=0, zorder=0)
     axes.axvline(1.0, color=COLOURS["quiet"], linewidth=0.8)
     tips: dict[str, str] = {}
+    many = len(found) > _MOST_MARKS
     for arm in names:
         colour, marker, _ = arm_style(arm, arms_of(analysis), analysis.baseline)
         axes.plot([], [], marker, color=colour, linestyle="none", label=shorten(arm, 24))
         for row, c in enumerate(found):
             if c.arm == arm:
-                _dot(axes, x[row], y[row], marker, colour, hollow=is_hollow(c.verdict), gid=f"memory-{row}")
+                axes.plot(
+                    [x[row]], [y[row]], marker, color=colour, markersize=5.5, alpha=0.9, rasterized=many,
+                    markerfacecolor="white" if is_hollow(c.verdict) else colour, gid=f"memory-{row}",
+                )  # fmt: skip
                 tips[f"memory-{row}"] = (
                     f"{c.arm}, {c.where.setting}: speedup {units.ratio(c.speedup.value)}, memory × "
                     f"{units.ratio(c.memory.ratio.value, 2)}, {c.verdict}"
@@ -63,11 +68,6 @@ def memory_and_speed(analysis: Analysis) -> Plot | None:
         " that of the rank that needed most."
     )
     return Plot("memory_and_speed", "Memory against speed", "why", figure, caption, tips)
-
-
-def _dot(axes: Axes, x: float, y: float, marker: str, colour: str, *, hollow: bool, gid: str) -> None:
-    face = "white" if hollow else colour
-    axes.plot([x], [y], marker, color=colour, markerfacecolor=face, markersize=5.5, alpha=0.9, gid=gid)
 
 
 def ladder(analysis: Analysis) -> Plot | None:
