@@ -105,7 +105,7 @@ def phases(analysis: Analysis, steps: Steps) -> Plot | None:
             axes.barh(y, width, left=left, height=0.75, color=COLOURS[_PHASE_COLOURS[phase]],
                       label=phase if len(ticks) == 0 else None)  # fmt: skip
             left += width
-        _after(axes, left, y, cost(whole, "step"))
+        _after(axes, max(left, 1.0), y, cost(whole, "step"))  # right of the baseline's line
         ticks.append((y, shorten(one.arm, 20)))
     axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
     axes.set_ylim(y + 0.7, -0.3)

@@ -246,7 +246,8 @@ def heat_map(analysis: Analysis) -> Plot | None:
     axes.set_xticks(range(len(names)), [shorten(arm, 18) for arm in names], rotation=90 if len(names) > 6 else 0)
     axes.xaxis.tick_top()
     if named:
-        axes.set_yticks(range(len(rows)), [two_lines(name) for name in _told_apart([name for name, _, _ in rows])], fontsize=8.5)
+        beside = _told_apart([name for name, _, _ in rows])
+        axes.set_yticks(range(len(rows)), [two_lines(name) for name in beside], fontsize=8.5)
     else:
         _families(axes, [family for _, family, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -283,7 +284,7 @@ def _told_apart(names: Sequence[str]) -> list[str]:
     """The names; of long ones without the words that all share, so that what differs is not cut off."""
     words = [name.split() for name in names]
     shared = set.intersection(*map(set, words)) if max(map(len, names)) > 44 else set()
-    return [" ".join(word for word in one if word not in shared) or name for one, name in zip(words, names, strict=True)]
+    return [" ".join(word for word in one if word not in shared) or " ".join(one) for one in words]
 
 
 def _families(axes: Axes, families: Sequence[str]) -> None:
@@ -346,8 +347,9 @@ def distribution(analysis: Analysis) -> Plot | None:
             share = getattr(arm.tally, verdict.replace(" ", "_"), 0) / arm.n_settings
             if share:
                 name, _ = VERDICT_STYLE[verdict]
-                right.barh(y, share, left=at, height=0.62, color="white" if is_hollow(verdict) else COLOURS[name],
-                           edgecolor=COLOURS[name], linewidth=1.0, hatch=_HATCHES.get(verdict, ""),
+                face, edge = ("white", COLOURS[name]) if is_hollow(verdict) else (COLOURS[name], "white")
+                right.barh(y, share, left=at, height=0.62, color=face, edgecolor=edge, linewidth=1.0,
+                           hatch=_HATCHES.get(verdict, ""),
                            label=verdict if verdict not in present else None)  # fmt: skip
                 present[verdict] = name
                 at += share

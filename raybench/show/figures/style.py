@@ -211,6 +211,7 @@ def two_lines(text: str, most: int = 24) -> str:
 
 def heading(axes: Axes, row: float, text: str) -> None:
     """A name over the rows below it, across the axes: lines and bands stop at it, so that nothing crosses the name."""
+    axes.spines["left"].set_visible(False)
     axes.axhspan(row - 0.5, row + 0.5, facecolor="white", edgecolor="none", zorder=2.5)
     axes.annotate(
         shorten(text, 60), (0, row), xycoords=("figure fraction", "data"), xytext=(2, 0), textcoords="offset points",
