@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, Literal
 from unicodedata import east_asian_width
 
 import matplotlib
@@ -137,6 +137,9 @@ class Plot:
         return bool(self.figure.get_figwidth() > WIDTH)
 
 
+_Place = Literal["outside lower left", "outside upper right"]
+
+
 @contextmanager
 def drawing() -> Iterator[None]:
     """The style, for the time of drawing or saving, whatever the user's own matplotlib settings are."""
@@ -219,7 +222,7 @@ def heading(axes: Axes, row: float, text: str) -> None:
     ).set_in_layout(False)  # fmt: skip
 
 
-def legend(figure: Figure, axes: Axes, ncols: int = 4, place: str = "outside lower left") -> None:
+def legend(figure: Figure, axes: Axes, ncols: int = 4, place: _Place = "outside lower left") -> None:
     """The legend of an axes outside of it, so that it lies over no mark."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc=place, ncols=ncols, columnspacing=1.2, handletextpad=0.5)
