@@ -51,8 +51,9 @@ def smallest_element(dtypes: object) -> int | None:
 
 
 def _fastest(links: object) -> float | None:
-    """Bytes a second of the collective and size that got most of the link."""
+    """Bytes a second of the collective that got most of the link, with the largest buffer that was tried."""
     if not isinstance(links, Mapping):
         return None
     sizes = [size for name in _COLLECTIVES for size in links.get(name) or [] if isinstance(size, Mapping)]
-    return max((float(size["busbw"]) for size in sizes if size.get("busbw")), default=None)
+    largest = max((size.get("bytes") or 0 for size in sizes), default=0)  # a shaped link lets a short burst through
+    return max((float(s["busbw"]) for s in sizes if s.get("busbw") and s.get("bytes") == largest), default=None)
