@@ -81,15 +81,17 @@ MANUALS: dict[str, Manual] = {
 Is this machine fit for sweeps? Looks at Python, the compiler, the libraries and whether they fit each other,
 DeepSpeed's operators, accelerators, memory, disk, limits, Ray and its token, and MLflow. Each is ok, a warning, or
 an error with what to do about it. Takes some seconds and changes nothing.""",
-        ("", "--build-ops", "--json"),
-        (_RESULTS,),
+        ("", "--build-ops", "--links nvme=/local_nvme", "--json"),
+        (_RESULTS, Key("nvme", "FOLDER", "measure the disk of a folder to which arms offload (nvme_path)")),
         (
+            Flag("links", "measure links between processes, to a GPU and back, and CPU Adam (about half a minute)"),
             Flag("build-ops", "build DeepSpeed's operators now (a minute or two), and clear locks of killed builds"),
             _JSON,
         ),
         notes="""
 The surroundings count: run it with the environment variables that the sweep will have (RAY_ADDRESS, RAY_AUTH_MODE,
-MLFLOW_TRACKING_URI), in the same folder, and on a cluster on every kind of node.
+MLFLOW_TRACKING_URI), in the same folder, and on a cluster on every kind of node. What --links measures is slower
+where something else runs.
 
 Exit code 0: no errors (there may be warnings); 1: an error; 2: bad input.""",
     ),

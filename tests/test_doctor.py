@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from raybench.doctor import hardware, services, software
+from raybench.doctor import hardware, links, services, software
 from tests.conftest import ROOT, command_environment
 
 
@@ -205,3 +206,31 @@ def test_a_cluster_file_without_an_image_is_told(tmp_path: Path, monkeypatch: py
     assert (finding.status, "raybench.cluster aws" in finding.remedy) == ("warning", True)
     Path("cluster.yaml").write_text("ImageId: ami-0123")
     assert services.cluster_file() == []
+
+
+def test_links_and_adam_in_words() -> None:
+    sizes = [{"bytes": 1, "seconds": 1.0, "busbw": rate} for rate in (1e8, 2e9)]
+    answer = {"world": 2, "backend": "gloo", "links": {"all_reduce": sizes, "missing": ["links: all_gather: no"]}}
+    answer["adam"] = {"parameters_per_second": 5e8, "threads": 4}
+    found = {one.name + one.status: one.found for one in links.told(answer)}
+    assert found["linksok"] == "2 processes over gloo: all-reduce 2 GB/s (bus bandwidth)"
+    assert found["linkswarning"] == "links: all_gather: no"
+    assert found["host and acceleratorok"] == "no accelerator"
+    assert (
+        found["CPU Adamok"]
+        == "500 million parameters a second with 4 threads: 2 s a step for each billion that is offloaded"
+    )
+    one_gpu = {"world": 1, "backend": "nccl", "links": {"to_device": sizes, "from_device": sizes, "missing": []}}
+    by_name = {one.name: one for one in links.told({**one_gpu, "adam": {"missing": "not built yet"}})}
+    assert by_name["host and accelerator"].found == "2 GB/s to it, 2 GB/s from it, pinned"
+    assert "links" not in by_name
+    assert by_name["CPU Adam"].status == "warning"
+    assert links.told({"error": "no answer within 120 s"})[0].status == "warning"
+
+
+def test_the_disk_of_an_offload_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "_FILE_BYTES", 2 * links._BLOCK_BYTES)
+    found = links.disk(tmp_path)
+    assert re.fullmatch(r".*: [\d.e+]+ GB/s written, [\d.e+]+ GB/s read, one thread", found.found)
+    assert list(tmp_path.iterdir()) == []
+    assert links.disk(tmp_path / "nowhere").status == "error"

@@ -62,7 +62,7 @@ RAY = {
 MLFLOW = {"raybench.tracking.mlflow_runs"}
 DEEPSPEED = {
     "raybench.training.deepspeed_ops", "raybench.training.engines.deepspeed_engine", "raybench.training.optimizers",
-    "raybench.training.deepspeed_schema", "raybench.training.probe",
+    "raybench.training.deepspeed_schema", "raybench.training.links_probe", "raybench.training.probe",
 }  # fmt: skip
 
 

@@ -6,13 +6,14 @@ import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from raybench.cli import parse_arguments, run_command
-from raybench.doctor import hardware, services, software
+from raybench.doctor import hardware, links, services, software
 from raybench.doctor.finding import Finding
 from raybench.stores.storage import AnyPath, to_path
 
@@ -23,6 +24,10 @@ def main(argv: list[str]) -> int:
     """Print the diagnosis. Returns 0, or 1 where there is an error; raises UserError for bad input."""
     arguments = parse_arguments("doctor", argv)
     findings = diagnose(to_path(arguments.values.get("results", "mlruns/ledger")), "build-ops" in arguments.flags)
+    if "links" in arguments.flags:  # after the other checks, which would take its processors
+        findings += links.measured()
+    if folder := arguments.values.get("nvme"):
+        findings.append(links.disk(Path(folder)))
     counts: Counter[str] = Counter(finding.status for finding in findings)
     if "json" in arguments.flags:
         report = {"schema_version": 1, "errors": counts["error"], "warnings": counts["warning"]}
