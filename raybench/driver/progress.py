@@ -148,11 +148,11 @@ class Progress:
     def one_cause(self) -> str:
         """The failure that ends every leg, so that those to come would tell nothing new; empty where there is none.
 
-        None was measured, and this command ran all legs of two trials or more, of two settings where the plan has
-        several. Too little memory or time is no such cause: another setting may need less.
+        None was measured, and this command ran all legs of two trials or more, one of every setting among them.
+        Too little memory or time is no such cause: another trial may find more.
         """
         settings = {events[0].setting_id for events in self._lost}
-        enough = len(self._lost) > 1 and len(settings) >= min(2, len({key[0] for key in self._trials}))
+        enough = len(self._lost) > 1 and settings == {key[0] for key in self._trials}
         if self.num_done > self.num_failed or self.num_done == self.num_legs or not enough:
             return ""
         failures = [event.failure for events in self._lost for event in events]

@@ -112,9 +112,8 @@ def test_legs_that_all_fail_alike_have_one_cause_once_two_trials_say_so() -> Non
     assert cause_after(plan, 18) == ""  # nothing is left to spare
     assert cause_after(plan, 12, zero3="error: other") == ""
     assert cause_after(plan, 12, ddp="timeout: x", zero1="timeout: x", zero3="timeout: x") == ""
-    two = make_plan(repeats=1, models="[lenet,test_resnet]")
     assert cause_after(make_plan(repeats=2, models="[lenet,test_resnet]"), 12) != ""
-    assert cause_after(two, 6) == ""
+    assert cause_after(make_plan(repeats=2, models="[lenet,test_resnet,lenet5]"), 12) == ""  # the third may do
 
 
 def test_a_measured_leg_or_failures_of_an_earlier_command_are_no_reason_to_stop() -> None:
