@@ -18,7 +18,7 @@ with contextlib.suppress(ImportError):  # a CPU build of torch beside PyPI's tor
     from raybench.training.torchvision_ops import declare_missing
 
     declare_missing()
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
 
 from raybench import steps  # <- raybench
 
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="sequences a rank")
     parser.add_argument("--deepspeed", default=None, help="a DeepSpeed config")
     arguments = parser.parse_args()
+    set_seed(0)  # before the model is made: the Trainer's own comes after it, and arms would begin with other weights
     config = LlamaConfig(
         vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=64,
