@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -82,10 +84,22 @@ def _path(wanted: str) -> Path:
     return Path(wanted).expanduser().absolute()
 
 
+def _files(path: Path) -> Iterable[Path]:
+    """The files of a wheel or a checkout; of a git checkout without what git ignores, such as what a build writes."""
+    if path.is_file():
+        return [path]
+    if (path / ".git").exists() and (git := shutil.which("git")):
+        asked = [git, "-C", str(path), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if not listed.returncode:
+            return [path / name for name in listed.stdout.split("\0") if name]
+    return path.rglob("*")
+
+
 @cache
 def _content(path: Path) -> str:
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+    for file in sorted(set(_files(path))):
         folders = file.relative_to(path).parts
         if any(f in _NO_SOURCE or f.startswith(".") or f.endswith(".egg-info") for f in folders) or not file.is_file():
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,14 @@ def test_an_edited_checkout_is_another_arm_and_another_environment(tmp_path: Pat
     identity, environment = seen()
     assert identity != first[0]
     assert environment != first[1]
+
+
+def test_what_a_build_writes_into_a_git_checkout_is_not_its_content(tmp_path: Path) -> None:
+    (tmp_path / "engine.py").write_text("a = 1")
+    (tmp_path / ".gitignore").write_text("installed.py")
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    first = packages_module._content.__wrapped__(tmp_path)
+    (tmp_path / "installed.py").write_text("version = 2")  # as DeepSpeed's setup.py does
+    assert packages_module._content.__wrapped__(tmp_path) == first
+    (tmp_path / "new.py").write_text("b = 1")
+    assert packages_module._content.__wrapped__(tmp_path) != first
