@@ -27,7 +27,7 @@ from raybench.cli import parse_arguments, run_command
 from raybench.declare.arms import Arm
 from raybench.declare.knobs import ACCUMULATION, Choice, Knob, knobs_of, turned
 from raybench.declare.plan import Plan, build_plan, check_name
-from raybench.declare.protocol import Throughput
+from raybench.declare.protocol import Throughput, steps_or
 from raybench.declare.setting import Setting
 from raybench.declare.space import Space, load_space
 from raybench.driver.proposals import Proposals
@@ -153,8 +153,7 @@ def round_space(space: Space, arm: str, choices: list[Choice]) -> Space:
     like = space.arms[arm]
     arms = {arm: like, **{f"choice {i}": turned(like, choice) for i, choice in enumerate(choices)}}
     protocol = space.protocol
-    steps = protocol.steps if isinstance(protocol, Throughput) and protocol.steps != "auto" else _STEPS
-    steps, warmup_steps = min(steps, _STEPS), min(protocol.warmup_steps, _WARMUP)
+    steps, warmup_steps = min(steps_or(protocol, _STEPS), _STEPS), min(protocol.warmup_steps, _WARMUP)
     short = Throughput(warmup_steps=warmup_steps, steps=steps, rounds=1, phases=False, telemetry=False)
     return _with_arms(space, arms, arm, protocol=short, repeats=_REPEATS)
 

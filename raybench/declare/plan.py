@@ -18,7 +18,7 @@ from raybench.declare import catalog
 from raybench.declare.arms import Arm, DeepSpeedArm, ScriptArm
 from raybench.declare.deepspeed_config import resolve
 from raybench.declare.identity import arm_identity
-from raybench.declare.protocol import Protocol, Throughput
+from raybench.declare.protocol import Protocol, Throughput, steps_or
 from raybench.declare.setting import Setting
 from raybench.declare.space import Question, Space, load_space
 from raybench.errors import UserError
@@ -206,10 +206,9 @@ def _build_trial(space: Space, cell: _Cell, repeat: int) -> Trial:
 
 def _beside_a_profile(protocol: Protocol) -> Throughput:
     """The steps that a profiled leg takes without its profiler, which tell what the profiler costs."""
-    steps = protocol.steps if isinstance(protocol, Throughput) and protocol.steps != "auto" else _STEPS_BESIDE_A_PROFILE
+    steps = min(steps_or(protocol, _STEPS_BESIDE_A_PROFILE), _STEPS_BESIDE_A_PROFILE)
     return Throughput(
-        warmup_steps=protocol.warmup_steps, steps=min(steps, _STEPS_BESIDE_A_PROFILE), rounds=1, phases=False,
-        telemetry=False,
+        warmup_steps=protocol.warmup_steps, steps=steps, rounds=1, phases=False, telemetry=False,
     )  # fmt: skip
 
 

@@ -68,3 +68,8 @@ Protocol = Annotated[Throughput | Train, Field(discriminator="kind"), BeforeVali
 def evaluates(protocol: Throughput | Train) -> bool:
     """Whether a leg is evaluated on the test split."""
     return isinstance(protocol, Train) or protocol.evaluate
+
+
+def steps_or(protocol: Throughput | Train, otherwise: int) -> int:
+    """The measured steps of a protocol that names their number; `otherwise` where it leaves them open or has epochs."""
+    return protocol.steps if isinstance(protocol, Throughput) and protocol.steps != "auto" else otherwise

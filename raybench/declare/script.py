@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench.declare.arms import ScriptArm
-from raybench.declare.protocol import Protocol, Throughput
+from raybench.declare.protocol import Protocol, Throughput, steps_or
 from raybench.declare.setting import Setting
 from raybench.machine.variables import WORKING_TREE
 from raybench.text import suggest
@@ -55,7 +55,7 @@ def _values(setting: Setting, protocol: Protocol, place: Place) -> dict[str, Any
     if setting.batch_size != "max":
         values["micro_batch"] = setting.micro_batch
     values["workers_per_node"] = setting.workers_per_node
-    steps = protocol.steps if isinstance(protocol, Throughput) and protocol.steps != "auto" else 0
+    steps = steps_or(protocol, 0)
     return values | {
         "seed": place.seed,
         "node_rank": place.node_rank,

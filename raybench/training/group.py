@@ -63,7 +63,7 @@ def _run(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.devi
     dist.barrier()
     ranks = Ranks.joined(device, max(trial.leg_timeout_seconds for trial in trials))
     # Rank 0 writes the ledger, and other nodes need not see its folder.
-    done, largest = ranks.gather((ledger.leg_ids(), _largest_batches(ledger)))[0]
+    done, largest = ranks.gather((ledger.leg_ids(), _largest_batches(ledger)) if ranks.rank == 0 else None)[0]
     for trial in trials:
         if trial.setting.workers != ranks.world and ranks.rank == 0:
             print(f"passed over: {trial.label} wants {trial.setting.workers} workers, torchrun started {ranks.world}")
