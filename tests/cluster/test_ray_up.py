@@ -194,7 +194,7 @@ def test_a_cluster_from_ray_up_to_nothing_left(machines: tuple[Laptop, list[Host
     _say("resumed", began)
     planned = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", laptop.exec(PLAN)).split())
     assert "a Ray cluster of 3 nodes" in planned
-    assert re.search(r"cost: about \d", planned), planned
+    assert re.search(r"Cost: about \d", planned), planned
 
     fetched = laptop.folder / "fetched"
     fetched.mkdir()
