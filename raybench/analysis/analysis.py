@@ -103,7 +103,7 @@ def analyse(
         comparisons=comparisons,
         arms=summarize_arms(comparisons, rule, stops=looks is not None),
         groups=summarize_groups(comparisons, by, rule, stops=looks is not None) if by else (),
-        ladders=decompose(legs, logs, chain, alpha) if chain else (),
+        ladders=decompose(pairs, cost, chain, alpha, of_steps=chosen.per == "step") if chain else (),
         profiles=performance_profiles(legs, logs),
         scaling=scaling_efficiency(legs, logs, alpha) if chosen.per == "step" else (),
         best=best_against_best(legs, logs, baseline, alpha) if chosen.per == "step" else (),

@@ -12,6 +12,7 @@ of samples a step, it is divided by them: seconds a sample.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +114,15 @@ class Pairs:
             seconds[base], seconds[arm], np.where(by_sample, samples[base], 1.0), np.where(by_sample, samples[arm], 1.0)
         )
 
+    def rounds_of(self, arms: Sequence[str]) -> Integers:
+        """The legs of the rounds that measured every one of these arms, (rounds, arms)."""
+        place, names = _places(self.legs, self.leg_trial), self.legs.text["arm"]
+        table = np.full((int(place.max()) + 1, len(arms)), -1, dtype=np.int64)
+        for column, arm in enumerate(arms):
+            chosen = np.flatnonzero((names.codes == code_of(names, arm)) & self.measured)
+            table[place[chosen], column] = chosen
+        return table[(table >= 0).all(axis=1)]
+
     def by_trial(self, values: Floats) -> Floats:
         """The mean over rounds of (c,) values, one entry a trial, (t,)."""
         return mean_by(self.round_trial, values, len(self.differences))
@@ -141,7 +151,7 @@ def pair_trials(
     trial = dense(block, hardware, text["space"].codes, text["sweep"].codes, text["trial_id"].codes)
     samples_of = find_samples(legs, block, trial)
     sample = samples_of.sample
-    place = dense(trial, np.unique(legs.number["round"], return_inverse=True)[1])  # a round of a trial
+    place = _places(legs, trial)
     is_base = text["arm"].codes == code_of(text["arm"], baseline)
     comparison = np.full(len(legs), -1, dtype=np.int64)
     comparison[~is_base] = dense(block[~is_base], text["arm"].codes[~is_base])
@@ -188,6 +198,11 @@ def pair_trials(
         samples=samples_of,
         measured=measured,
     )
+
+
+def _places(legs: Legs, trial: Integers) -> Integers:
+    """The round of its trial that each leg is of, (legs,)."""
+    return dense(trial, np.unique(legs.number["round"], return_inverse=True)[1])
 
 
 def find_samples(legs: Legs, block: Integers, trial: Integers) -> Samples:

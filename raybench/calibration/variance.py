@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from raybench.analysis.pairs import log_speedup, mean_by
 from raybench.statistics.inference import Floats, Integers
 
 
@@ -93,7 +94,7 @@ def one_way(values: Floats, group: Integers) -> tuple[float | None, float | None
 class Rounds:
     """The paired rounds of one setting's A/A trials; arrays of shape (rounds,)."""
 
-    trial: Integers
+    trial: Integers  # numbered from 0
     difference: Floats  # log seconds of the baseline's mean step - the same of `again`
     level: Floats  # mean of the two logs
     step_variance: Floats  # of log step seconds within the two legs, their mean
@@ -101,8 +102,7 @@ class Rounds:
 
     def of_trials(self, values: Floats) -> Floats:
         """The mean of each trial's rounds, (trials,)."""
-        owner = np.unique(self.trial, return_inverse=True)[1]
-        return np.asarray(np.bincount(owner, values) / np.bincount(owner))
+        return mean_by(self.trial, values, int(self.trial.max(initial=-1)) + 1)
 
     def components(self) -> Components:
         """The variance components, see the module's docstring."""
@@ -131,11 +131,11 @@ def read_rounds(rows: Iterable[Mapping[str, Any]], baseline: str, again: str) ->
     both = [key[:2] for key in legs if key[2] == baseline and (*key[:2], again) in legs]
     numbers = {trial: number for number, trial in enumerate(dict.fromkeys(trial for trial, _ in both))}
     pairs = [(legs[(*key, baseline)], legs[(*key, again)]) for key in both]
-    costs = np.array([[np.log(np.mean(np.exp(logs))) for logs in pair] for pair in pairs]).reshape(-1, 2)
+    base, arm = np.array([[np.mean(np.exp(logs)) for logs in pair] for pair in pairs]).reshape(-1, 2).T
     return Rounds(
         trial=np.array([numbers[trial] for trial, _ in both], dtype=np.int64),
-        difference=costs[:, 0] - costs[:, 1],
-        level=costs.mean(axis=1),
+        difference=log_speedup(base, arm),
+        level=np.log(base * arm) / 2,
         step_variance=np.array([np.mean([np.var(logs, ddof=1) for logs in pair]) for pair in pairs]),
         num_steps=np.array([np.mean([len(logs) for logs in pair]) for pair in pairs]),
     )

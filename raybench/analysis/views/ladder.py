@@ -15,9 +15,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from raybench.analysis.columns import code_of, dense, parse_object
+from raybench.analysis.columns import dense, parse_object
 from raybench.analysis.legs import Legs
-from raybench.analysis.pairs import mean_by
+from raybench.analysis.pairs import Pairs, log_speedup, mean_by
 from raybench.errors import UserError
 from raybench.statistics.estimate import Estimate, ratio_estimates
 from raybench.statistics.inference import Floats, t_interval
@@ -89,53 +89,35 @@ def declared_chain(legs: Legs) -> tuple[str, ...]:
     return chain if len(chain) > 1 else ()
 
 
-def decompose(legs: Legs, log_cost: Floats, arms: Sequence[str], alpha: float) -> tuple[Ladder, ...]:
+def decompose(pairs: Pairs, cost: Floats, arms: Sequence[str], alpha: float, *, of_steps: bool) -> tuple[Ladder, ...]:
     """The chain in every setting in which all its arms were measured, then over the settings by hardware.
 
-    `log_cost` has shape (legs,), nan where there is none: see `raybench.analysis.metrics.log_cost`.
+    `cost` is that of `pairs` by leg, (legs,); a cost `of_steps` is taken by sample.
     """
-    logs, row = complete_rounds(legs, log_cost, arms)
-    if not len(logs):
+    legs, rounds = pairs.legs, pairs.rounds_of(arms)
+    if not len(rounds):
         return ()
-    block, trial = (
-        dense(legs.hardware.codes, legs.text["setting_id"].codes)[row],
-        dense(*(legs.text[name].codes for name in ("setting_id", "space", "sweep", "trial_id")), legs.hardware.codes)[
-            row
-        ],
-    )
-    keys, of_round = np.unique(block * (int(trial.max()) + 1) + trial, return_inverse=True)
+    samples = legs.number["samples_per_step"]
+    known = np.where((samples > 0) & of_steps, samples, 1.0)
+    before, after, leg = rounds[:, :-1], rounds[:, 1:], rounds[:, -1]
+    logs = log_speedup(cost[before], cost[after], known[before], known[after])
+    block, sample = dense(legs.hardware.codes, legs.text["setting_id"].codes)[leg], pairs.samples.sample[leg]
+    width = int(sample.max()) + 1
+    keys, of_round = np.unique(block * width + sample, return_inverse=True)
     trials = np.stack([mean_by(of_round, column, len(keys)) for column in logs.T], axis=1)
-    owner = keys // (int(trial.max()) + 1)
     ladders = []
     means: dict[str, list[Floats]] = {}
-    for one in np.unique(owner):
-        leg = int(row[np.argmax(block == one)])
-        d = -np.diff(trials[owner == one], axis=1)
-        changes = _changes(legs, block == one, row, arms)
-        text, hardware = legs.text, legs.hardware[leg]
-        ladders.append(_ladder(hardware, text["setting_id"][leg], text["setting"][leg], d, arms, changes, alpha))
+    for one in np.unique(block):
+        example = rounds[np.argmax(block == one)]
+        d = trials[keys // width == one]
+        text, hardware = legs.text, legs.hardware[example[0]]
+        place = hardware, text["setting_id"][example[0]], text["setting"][example[0]]
+        ladders.append(_ladder(*place, d, arms, _changes(legs, example), alpha))
         means.setdefault(hardware, []).append(d.mean(axis=0))
     for hardware, members in means.items():
         if len(members) > 1:
             ladders.append(_ladder(hardware, "", "", np.stack(members), arms, [""] * (len(arms) - 1), alpha))
     return tuple(ladders)
-
-
-def complete_rounds(legs: Legs, log_cost: Floats, arms: Sequence[str]) -> tuple[Floats, np.ndarray]:
-    """(log cost, (r, arms); a leg of each round, (r,)) of the rounds that measured every arm."""
-    place = dense(
-        *(legs.text[name].codes for name in ("setting_id", "space", "sweep", "trial_id")),
-        legs.hardware.codes,
-        np.unique(legs.number["round"], return_inverse=True)[1],
-    )
-    table = np.full((int(place.max()) + 1, len(arms)), np.nan)
-    rows = np.zeros((int(place.max()) + 1), dtype=np.int64)
-    for column, arm in enumerate(arms):
-        chosen = np.flatnonzero((legs.text["arm"].codes == code_of(legs.text["arm"], arm)) & np.isfinite(log_cost))
-        table[place[chosen], column] = log_cost[chosen]
-        rows[place[chosen]] = chosen
-    complete = np.isfinite(table).all(axis=1)
-    return table[complete], rows[complete]
 
 
 def _ladder(
@@ -152,14 +134,9 @@ def _ladder(
     return Ladder(hardware, setting_id, setting, n, total, rungs)
 
 
-def _changes(legs: Legs, chosen: np.ndarray, row: np.ndarray, arms: Sequence[str]) -> list[str]:
-    """What the ledger says changed from each arm to the next, in words."""
-    trial = legs.text["trial_id"].codes[row[np.argmax(chosen)]]
-    example = {}
-    for arm in arms:
-        mask = (legs.text["trial_id"].codes == trial) & (legs.text["arm"].codes == code_of(legs.text["arm"], arm))
-        example[arm] = int(np.argmax(mask))
-    return [", ".join(_differences(legs, example[before], example[after])) for before, after in pairwise(arms)]
+def _changes(legs: Legs, example: Sequence[int]) -> list[str]:
+    """What the ledger says changed from each arm to the next, in words; `example` is a leg of each."""
+    return [", ".join(_differences(legs, int(before), int(after))) for before, after in pairwise(example)]
 
 
 def _differences(legs: Legs, before: int, after: int) -> Iterator[str]:
