@@ -90,12 +90,14 @@ def hand_over(block: Any, name: str, sweep: Any, _node_ids: tuple[str, ...]) -> 
     import ray
 
     from raybench.cluster.connection import ACTOR_NAMESPACE
+    from raybench.machine.places import RankPlace, RankReport
 
     recorder = ray.get_actor(sweep.recorder, namespace=ACTOR_NAMESPACE)
-    place = {"node": f"node{int(block.first.trial_id, 16) % 100}", "node_id": "0", "gpus": []}
-    wanted = ray.get(recorder.group_placed.remote(block.number, name, [place] * block.first.setting.workers))
+    node = f"node{int(block.first.trial_id, 16) % 100}"
+    reports = [RankReport(RankPlace(node), "0")] * block.first.setting.workers
+    wanted = ray.get(recorder.group_placed.remote(block.number, name, reports))
     for number, leg_id in enumerate(wanted):
-        ray.get(recorder.begin.remote(name, leg_id, place["node"]))
+        ray.get(recorder.begin.remote(name, leg_id, node))
         ray.get(recorder.record.remote(name, leg_id, made_up(int(leg_id, 16) % 2**32 + number)))
     return ""
 

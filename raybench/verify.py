@@ -30,9 +30,10 @@ from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.errors import DamagedFile, UserError
 from raybench.ledger.dataset import Ledger
-from raybench.ledger.outcome import FAILURE_KINDS, machines
+from raybench.ledger.outcome import FAILURE_KINDS
 from raybench.ledger.quantities import QUANTITIES
 from raybench.ledger.reading import ledger_files, scan_file
+from raybench.machine.places import machines, read_placement
 from raybench.statistics.looks import LOOKS_FILE
 from raybench.stores.storage import AnyPath, address, to_path
 
@@ -130,7 +131,7 @@ def check_placements(rows: list[dict[str, Any]]) -> Iterator[str]:
         if not row.get("placement"):
             continue
         try:
-            one = (row.get("attempt") or 0, machines(json.loads(row["placement"])))
+            one = (row.get("attempt") or 0, machines(read_placement(row["placement"]) or ()))
         except (ValueError, KeyError, TypeError):
             yield f"leg {row['leg_id']}: placement {row['placement']!r:.80} is none"
             continue

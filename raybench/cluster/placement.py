@@ -30,6 +30,7 @@ from raybench.declare.plan import Plan, Trial
 from raybench.declare.setting import Setting
 from raybench.declare.texts import check_text
 from raybench.errors import BadData, UserError
+from raybench.machine.places import RankReport
 from raybench.machine.versions import version_differences
 
 _CONNECT_SECONDS = 3.0
@@ -193,31 +194,30 @@ def threads_per_worker(trial: Trial, cluster: Cluster) -> int:
     return max(1, cpus // (trial.setting.workers_per_node * trial.slots_per_node))
 
 
-def check_placement(places: Sequence[Mapping[str, Any]], setting: Setting, versions: Mapping[str, str | None]) -> str:
+def check_placement(reports: Sequence[RankReport], setting: Setting, versions: Mapping[str, str | None]) -> str:
     """Why a group of processes is not where its setting wants it, or not of the sweep's versions; empty where it is.
 
-    `places`: by rank, `node` (a name), `node_id` (Ray's), `gpus` (UUIDs), and where known `gpu` (their model),
-    `foreign_processes` on them, `versions`. `versions`: the driver's (`raybench.machine.versions.own_versions`).
+    `reports`: by rank. `versions`: the driver's (`raybench.machine.versions.own_versions`).
     """
-    of_node = Counter(place["node_id"] for place in places)
-    names = ", ".join(dict.fromkeys(place["node"] for place in places))
+    of_node = Counter(report.node_id for report in reports)
+    names = ", ".join(dict.fromkeys(report.place.node for report in reports))
     if len(of_node) != setting.nodes:
         return f"its {setting.workers} workers are on {len(of_node)} nodes ({names}), and should be on {setting.nodes}"
     if set(of_node.values()) != {setting.workers_per_node}:
         counts = ", ".join(map(str, of_node.values()))
         return f"its workers are unevenly placed on {names}: {counts}, and should be {setting.workers_per_node} a node"
-    uuids = Counter(uuid for place in places for uuid in place["gpus"])
-    models = dict.fromkeys(place["gpu"] for place in places if place.get("gpu"))
+    uuids = Counter(uuid for report in reports for uuid in report.place.gpus)
+    models = dict.fromkeys(report.gpu for report in reports if report.gpu)
     if len(models) > 1:
         return f"its GPUs are not alike: {', '.join(models)} (on {names})"
-    for rank, place in enumerate(places):
-        where = f"rank {rank} on {place['node']}"
-        shared = [uuid for uuid in place["gpus"] if uuids[uuid] > 1]
+    for rank, report in enumerate(reports):
+        where = f"rank {rank} on {report.place.node}"
+        shared = [uuid for uuid in report.place.gpus if uuids[uuid] > 1]
         if shared:
             return f"{where} shares its GPU {shared[0]} with another rank"
-        if place.get("foreign_processes"):
-            return f"{where}: {place['foreign_processes']} other processes use its GPU {place['gpus'][0]}"
-        if "versions" in place and (differing := version_differences(place["versions"], versions)):
+        if report.foreign_processes:
+            return f"{where}: {report.foreign_processes} other processes use its GPU {report.place.gpus[0]}"
+        if report.versions and (differing := version_differences(report.versions, versions)):
             return f"{where}: {differing}"
     return ""
 

@@ -7,6 +7,7 @@ target. A mapping without `kind` is `throughput`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
@@ -52,6 +53,22 @@ class Train(Strict):
     target_loss: float | None = Field(default=None, gt=0)  # mean held-out loss, for a task without an accuracy
     stop_at_target: bool = True
     evaluate_every: Positive = 1  # epochs
+
+
+@dataclass(frozen=True)
+class StepChoice:
+    """What `steps: auto` came to for a setting, and what it was chosen from; None where there was no pilot."""
+
+    steps: int
+    pilot_steps: int = 0
+    step_seconds: float | None = None  # mean of the pilot's
+    step_scatter: float | None = None  # relative standard deviation of a step
+    autocorrelation_steps: float | None = None  # tau
+    leg_scatter: float | None = None  # L
+    leg_scatter_degrees: int = 0  # pairs of rounds that the sweep had shown
+    beside_seconds: float | None = None  # C
+    optimum: float | None = None  # n before its limits
+    problem: str = ""
 
 
 # The fields that switch an instrument on, whose price a calibration measures.

@@ -11,7 +11,6 @@ in the ledger and in `raybench.driver.running`, and every method may be called t
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -23,13 +22,15 @@ from raybench.cluster.admission import Answer, Queue, Stop, Wait
 from raybench.cluster.fleet import Autoscaler, Need, Node
 from raybench.declare.blocks import Blocks, Pace
 from raybench.declare.plan import Leg, Plan, Trial
+from raybench.declare.protocol import StepChoice
 from raybench.driver.events import leg_event
 from raybench.driver.messages import BeginsAnew, Block, Group, LegEvent, News, Note, RunningLeg, Unfinished
 from raybench.driver.running import Running, RunningBlock
 from raybench.errors import StorageError
-from raybench.ledger import outcome as outcomes
+from raybench.ledger.batches import LargestBatch, LargestBatches, note_batch
 from raybench.ledger.dataset import Ledger
-from raybench.ledger.outcome import Failure, Outcome
+from raybench.ledger.outcome import Failure, Measurement, Outcome
+from raybench.machine.places import Placement, RankReport, machines, read_placement
 from raybench.redaction import without_secrets
 from raybench.statistics.num_steps import Pilot, StepChoices
 from raybench.stores.storage import hidden_folder, to_path
@@ -81,7 +82,7 @@ class Recorder:
         self.events: list[LegEvent | Note] = []
         self.unlogged: dict[str, list[dict[str, Any]]] = {}  # trial -> rows that MLflow does not have
         self.mlflow = MlflowThread(tracking_uri, artifact_root, self.plan.space, self.plan.sweep)
-        self.batches: dict[str, dict[str, dict[str, Any]]] = {}  # setting -> arm -> how its largest batch was found
+        self.batches: dict[str, dict[str, LargestBatch]] = {}  # by setting_id and arm
         self.handed_out: dict[int, float] = {}  # block -> when
         self.steps = StepChoices(self.running.steps)
         self.pace = Pace() if pace_file is None else Pace.from_json(pace_file.read_bytes())
@@ -89,13 +90,13 @@ class Recorder:
         rows = self.ledger.rows()
         self.done = {row["leg_id"] for row in rows}
         self.attempts: dict[str, int] = {}  # trial -> how often it has begun anew
-        self.placements: dict[str, Any] = {}  # trial with outcomes -> where they come from; None where not known
+        self.placements: dict[str, Placement | None] = {}  # trial with outcomes -> their place; None: not known
         for row in rows:
-            self._note_batch(row)
+            note_batch(self.batches, row)
             self.steps.note(row)
             self.attempts[row["trial_id"]] = row.get("attempt") or 0
             if row.get("process_group") != "":  # that of legs for which no environment could be made: they ran nowhere
-                self.placements[row["trial_id"]] = json.loads(row.get("placement") or "null")
+                self.placements[row["trial_id"]] = read_placement(row.get("placement"))
             event = leg_event(row)
             if event.seconds is not None and not event.profiled:
                 self.pace.add_leg(event.setting_id, event.arm, event.seconds)
@@ -147,8 +148,8 @@ class Recorder:
 
     def _bound_to(self, trial: Trial) -> Hashable:
         """The machines on which a trial's legs ran, else the kind of those that its setting's other trials had."""
-        if self.placements.get(trial.trial_id):
-            return tuple(sorted({place["node"] for place in self.placements[trial.trial_id]}))
+        if placement := self.placements.get(trial.trial_id):
+            return tuple(sorted({place.node for place in placement}))
         return self.queue.kind_of_setting(trial.setting_id)
 
     def _block(self, number: int) -> Block:
@@ -182,7 +183,7 @@ class Recorder:
         nodes = (self.placements.get(self.legs[legs[0]][0].trial_id) or []) if legs else []
         return Group(
             tuple(legs),
-            tuple(dict.fromkeys(place["node"] for place in nodes)),
+            tuple(dict.fromkeys(place.node for place in nodes)),
             bool(state and state.group == _NOBODY),
             self.legs[legs[0]][1].arm.packages if legs else {},
         )
@@ -239,19 +240,19 @@ class Recorder:
         self,
         number: int,
         group: str,
-        places: Sequence[Mapping[str, Any]],
+        reports: Sequence[RankReport],
         packages: Mapping[str, str] | None = None,
     ) -> list[str]:
-        """A group's processes are up, one at each of `places`, in the order of ranks. Returns the legs to run.
+        """A group's processes are up, as each reports in the order of ranks. Returns the legs to run.
 
-        A place has `node`, a name, `node_id`, Ray's, and `gpus`, a list of UUIDs, at least. A trial of the block that
-        has outcomes from another place and legs left begins anew: they are withdrawn, and all its legs run here. From
-        now on the word of no other group counts for this block. `packages`: the versions in its environment. Where a
-        trial that begins anew wants others first, the group runs nothing, and the next one has them.
+        A trial of the block that has outcomes from another place and legs left begins anew: they are withdrawn, and
+        all its legs run here. From now on the word of no other group counts for this block. `packages`: the versions
+        in its environment. Where a trial that begins anew wants others first, the group runs nothing, and the next one
+        has them.
         """
         state = self.running.active[number]
         if state.group != group and not self.running.draining:
-            placement = [{"node": place["node"], "gpus": list(place["gpus"])} for place in places]
+            placement = tuple(report.place for report in reports)
             try:
                 for trial in self._block(number).trials:
                     if trial.trial_id not in state.given_up and self._has_moved(trial, placement):
@@ -260,21 +261,21 @@ class Recorder:
                 self.running.stop_for(error)
                 return []
             state.group, state.placement, state.leg_id = group, placement, ""
-            state.node_ids = sorted({place["node_id"] for place in places})
+            state.node_ids = sorted({report.node_id for report in reports})
             self.queue.placed(number, state.node_ids)
             self.running.save()
         left = self._left(number)
         fits = packages is None or not left or self.legs[left[0]][1].arm.packages == packages
         return left if fits else []
 
-    def _has_moved(self, trial: Trial, placement: Sequence[Mapping[str, Any]]) -> bool:
+    def _has_moved(self, trial: Trial, placement: Placement) -> bool:
         """Whether a trial that is not complete has outcomes from other machines than these."""
         if trial.trial_id not in self.placements or not self._legs_left(trial):
             return False
         earlier = self.placements[trial.trial_id]
-        return earlier is None or outcomes.machines(earlier) != outcomes.machines(placement)
+        return earlier is None or machines(earlier) != machines(placement)
 
-    def _begin_anew(self, trial_id: str, placement: Sequence[Mapping[str, Any]]) -> None:
+    def _begin_anew(self, trial_id: str, placement: Placement) -> None:
         """Withdraw a trial's outcomes: they come from other machines than its next ones will."""
         trial = self.trials[trial_id]
         before, now = _node_names(self.placements.pop(trial_id)), _node_names(placement)
@@ -291,17 +292,12 @@ class Recorder:
         anew = BeginsAnew(trial.setting_id, trial.repeat, self.attempts[trial.trial_id]) if begins_anew else None
         self.events.append(Note(f"{trial.label} | repeat {trial.repeat}: {text}", anew))
 
-    def largest_batches(self, number: int) -> dict[str, dict[str, dict[str, Any]]]:
-        """What is known of the largest batches of a block's settings, by setting and arm
-        (`Measurement.batch_probes`)."""
+    def largest_batches(self, number: int) -> LargestBatches:
+        """What is known of the largest batches of a block's settings."""
         settings = [trial.setting_id for trial in self._block(number).trials]
         return {setting_id: self.batches[setting_id] for setting_id in settings if setting_id in self.batches}
 
-    def _note_batch(self, row: dict[str, Any]) -> None:
-        if row.get("batch_probes"):
-            self.batches.setdefault(row["setting_id"], {})[row["arm"]] = json.loads(row["batch_probes"])
-
-    def choose_steps(self, setting_id: str, pilot: Pilot | None = None) -> dict[str, Any] | None:
+    def choose_steps(self, setting_id: str, pilot: Pilot | None = None) -> StepChoice | None:
         """How many steps the legs of a setting measure (`StepChoices.of`), the same for all who ask."""
         choice = self.steps.of(setting_id, pilot)
         if choice is not None and setting_id not in self.running.steps:
@@ -398,13 +394,13 @@ class Recorder:
         state.start_seconds = None
         if state.placement is not None:
             self.placements[trial.trial_id] = state.placement
-        self._note_batch(row)
+        note_batch(self.batches, row)
         self.steps.note(row)
         self.unlogged.setdefault(trial.trial_id, []).append(row)
         now = self.clock()
         seconds = now - (state.leg_began if state.leg_id == leg_id else now)
         self.events.append(replace(leg_event(row), seconds=seconds, trial_seconds=now - state.began))
-        if isinstance(outcome, outcomes.Measurement) and not leg.profiled:
+        if isinstance(outcome, Measurement) and not leg.profiled:
             self.pace.add_leg(trial.setting_id, leg.arm_name, seconds)
         if not self._legs_left(trial):
             state.began = now  # the turn of the block's next trial
@@ -452,5 +448,5 @@ def _without_secrets(outcome: Outcome) -> Outcome:
     return replace(outcome, message=without_secrets(outcome.message)) if isinstance(outcome, Failure) else outcome
 
 
-def _node_names(placement: Sequence[Mapping[str, Any]] | None) -> str:
-    return " and ".join(dict.fromkeys(place["node"] for place in placement)) if placement else "a node not known"
+def _node_names(placement: Placement | None) -> str:
+    return " and ".join(dict.fromkeys(place.node for place in placement)) if placement else "a node not known"

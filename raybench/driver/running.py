@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from pydantic import TypeAdapter
+
+from raybench.declare.protocol import StepChoice
 from raybench.errors import StorageError
+from raybench.machine.places import Placement
 from raybench.redaction import first_line
 
 
@@ -25,7 +27,7 @@ class RunningBlock:
     process: str = ""  # its trial process, a new one after the first was killed
     group: str = ""  # the process group whose word counts
     last_cut: str = ""  # the last process group that was lost
-    placement: list[dict[str, Any]] | None = None  # of that group, by rank: `node`, `gpus`
+    placement: Placement | None = None  # of that group
     node_ids: list[str] = field(default_factory=list)  # Ray's, of the nodes of that group
     leg_id: str = ""  # the leg that the group has begun and not ended
     leg_began: float = 0.0
@@ -46,7 +48,7 @@ class Running:
     blocks: list[list[str]] = field(default_factory=list)  # by number, the trials of each that was handed out
     active: dict[int, RunningBlock] = field(default_factory=dict)  # by number
     wanted: dict[str, int] | None = None  # how many trials of each setting are to run; None: all of the plan's
-    steps: dict[str, dict[str, Any]] = field(default_factory=dict)  # by setting, what `steps: auto` came to
+    steps: dict[str, StepChoice] = field(default_factory=dict)  # by setting, what `steps: auto` came to
     trouble: str = ""  # why nothing can be kept, as on a full disk
 
     def stop_for(self, error: OSError | StorageError) -> None:
@@ -60,20 +62,12 @@ class Running:
         """What an earlier recorder of the same sweep left; the first one finds nothing."""
         if not path.exists():
             return cls(path)
-        state: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        active = {int(number): RunningBlock(**values) for number, values in state["active"].items()}
-        return cls(
-            path, state["incarnation"] + 1, state["wrote"], state["draining"], state["blocks"], active, state["wanted"],
-            state["steps"],
-        )  # fmt: skip
+        state = TypeAdapter(cls).validate_python({**json.loads(path.read_text(encoding="utf-8")), "path": path})
+        return replace(state, incarnation=state.incarnation + 1)
 
     def save(self) -> None:
         """Write it, whole or not at all. It has to outlive this process, not the machine: nothing is flushed."""
-        state = {
-            "incarnation": self.incarnation, "wrote": self.wrote, "draining": self.draining,
-            "blocks": self.blocks, "wanted": self.wanted, "steps": self.steps,
-            "active": {number: asdict(block) for number, block in self.active.items()},
-        }  # fmt: skip
+        state = {name: value for name, value in asdict(self).items() if name not in ("path", "trouble")}
         aside = self.path.with_name(f".{self.path.name}.writing")
         try:
             aside.write_text(json.dumps(state), encoding="utf-8")

@@ -7,12 +7,13 @@ only watches the workers, no leg is to blame: what is left runs again, on other 
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,12 +30,15 @@ from raybench.cluster.orphans import remove_orphaned_placement_groups
 from raybench.cluster.placement import Cluster, check_placement, need_of, threads_per_worker, use_gpu, worker_resources
 from raybench.cluster.ray_private import HEAD_RESOURCE, NODE_ID_LABEL, WithoutCleaner
 from raybench.declare.plan import Leg, Trial
+from raybench.declare.protocol import StepChoice
 from raybench.driver.deaths import oom_kills
 from raybench.driver.endings import failure_of, first_words, why_cut
 from raybench.driver.messages import Block, Group, GroupConfig, SweepConfig, Unfinished
 from raybench.errors import TrialGivenUp
 from raybench.ledger.outcome import Failure, Outcome
+from raybench.machine.places import RankReport
 from raybench.machine.variables import WORKING_TREE
+from raybench.statistics.num_steps import Pilot
 
 _STARTS = 2  # how often a group may end before its first leg, until its trial or its block is given up
 _CUTS = 3  # how often a trial's processes may be lost through no fault of a leg
@@ -43,6 +47,7 @@ ON_HEAD = {HEAD_RESOURCE: 0.0001}
 _SECONDS_BETWEEN_QUESTIONS = 1.0  # of a block that waits for its nodes
 # Processes on nodes that are there and free start within seconds; nodes that have to be started get the sweep's `wait`.
 _START_SECONDS = 120
+Report = Callable[[str, str], RankReport]  # of a rank, from its node's name and Ray's id of it
 
 
 class BlockRunner(tune.Trainable):  # type: ignore[misc]
@@ -234,45 +239,45 @@ def _worker(config: dict[str, GroupConfig]) -> str:
     """What each Ray Train worker runs, in a process group of torch's. Returns as `run_group` does."""
     import torch
 
-    from raybench.training.environment import place
+    from raybench.training.environment import report
     from raybench.training.ranks import Ranks
     from raybench.training.worker import run_legs
 
     group = config["group"]
     device = torch.device("cuda", torch.cuda.current_device()) if group.use_gpu else torch.device("cpu")
-    return run_group(group, lambda trial: Ranks.joined(device, trial.leg_timeout_seconds), place(device), run_legs)
+    own_report = functools.partial(report, device)
+    return run_group(group, lambda trial: Ranks.joined(device, trial.leg_timeout_seconds), own_report, run_legs)
 
 
-def run_group(
-    group: GroupConfig, join: Callable[[Trial], Any], place: Mapping[str, Any], run_legs: Callable[..., None]
-) -> str:
+def run_group(group: GroupConfig, join: Callable[[Trial], Any], report: Report, run_legs: Callable[..., None]) -> str:
     """A group's legs, in each of its processes, handed over to the recorder one by one.
 
-    `join` meets the other ranks; `place` is what there is to say of this process beside its node (see
-    `raybench.training.environment.place`); `run_legs` is as that of `raybench.training.worker`. Returns why the group
-    is wrongly placed; empty where it is not.
+    `join` meets the other ranks; `report` makes what this process says of its place, from the node's name and Ray's id
+    of it; `run_legs` is as that of `raybench.training.worker`. Returns why the group is wrongly placed; empty where it
+    is not.
     """
     recorder = ray.get_actor(group.recorder, namespace=ACTOR_NAMESPACE)
     block: Block = ray.get(recorder.block.remote(group.block))
     name = group.group
     ranks = join(block.first)
-    here = _node()
-    places = ranks.gather({**here, **place})
-    if problem := check_placement(places, block.first.setting, group.versions):
+    node, node_id = _node()
+    reports: list[RankReport] = ranks.gather(report(node, node_id))
+    if problem := check_placement(reports, block.first.setting, group.versions):
         return problem
     answer = None
     if ranks.rank == 0:
-        answer = ray.get(recorder.group_placed.remote(block.number, name, places, group.packages))
+        answer = ray.get(recorder.group_placed.remote(block.number, name, reports, group.packages))
     wanted = set(ranks.gather(answer)[0])
 
     def begin(leg: Leg) -> bool:
-        return bool(ray.get(recorder.begin.remote(name, leg.leg_id, here["node"])))
+        return bool(ray.get(recorder.begin.remote(name, leg.leg_id, node)))
 
     def record(leg: Leg, outcome: Outcome) -> None:
         ray.get(recorder.record.remote(name, leg.leg_id, outcome))
 
-    def choose_steps(setting_id: str, pilot: Any = None) -> Any:
-        return ray.get(recorder.choose_steps.remote(setting_id, pilot))
+    def choose_steps(setting_id: str, pilot: Pilot | None = None) -> StepChoice | None:
+        choice: StepChoice | None = ray.get(recorder.choose_steps.remote(setting_id, pilot))
+        return choice
 
     work = [(trial, [leg for leg in trial.legs if leg.leg_id in wanted]) for trial in block.trials]
     work = [(trial, legs) for trial, legs in work if legs]
@@ -281,8 +286,8 @@ def run_group(
     return ""
 
 
-def _node() -> dict[str, str]:
-    """Where this process runs: `node`, a name, and `node_id`, Ray's."""
+def _node() -> tuple[str, str]:
+    """The node that this process runs on: its name, and Ray's id of it."""
     node_id = ray.get_runtime_context().get_node_id()
     names = [node_name(node) for node in ray.nodes() if node["NodeID"] == node_id]
-    return {"node": names[0] if names else socket.gethostname(), "node_id": node_id}
+    return (names[0] if names else socket.gethostname()), node_id

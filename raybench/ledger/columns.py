@@ -7,6 +7,7 @@ by `raybench.analysis`.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ def _batch(leg: Leg, outcome: Outcome) -> dict[str, int | None]:
         whole_micro_batch, rest = divmod(outcome.samples_per_step, accumulation * workers)
         micro_batch = None if rest else whole_micro_batch
     elif setting.batch_size == "max":
-        micro_batch = (outcome.batch_probes or {}).get("micro_batch")
+        micro_batch = outcome.batch_probes.micro_batch if outcome.batch_probes else None
     else:
         micro_batch = setting.micro_batch
     whole = None if micro_batch is None else micro_batch * accumulation * workers
@@ -105,5 +106,5 @@ def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) 
             row |= {quantity.name: getattr(outcome, quantity.name) for quantity in MEASURED}
     for name, quantity in QUANTITIES.items():
         if quantity.json and row[name] is not None:
-            row[name] = json.dumps(row[name], sort_keys=True)
+            row[name] = json.dumps(row[name], sort_keys=True, default=asdict)
     return row

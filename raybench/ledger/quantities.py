@@ -8,9 +8,13 @@ that measures it. Neither pyarrow nor anything heavy is imported: the workers us
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from math import isfinite
 from typing import Any, Final, Literal
+
+from raybench.declare.protocol import StepChoice
+from raybench.ledger.batches import LargestBatch
+from raybench.machine.places import Placement
 
 Loaded = Literal["", "text", "number", "list"]
 
@@ -37,7 +41,7 @@ class Quantity:
             return f"{self.name} is missing" if self.required else ""
         inner = self.type.removeprefix("list<").removesuffix(">")
         if self.json:
-            fits = isinstance(value, dict | list)
+            fits = isinstance(value, dict | list | tuple) or is_dataclass(value)
         elif inner != self.type:
             fits = isinstance(value, list) and all(item is None or _fits(inner, item) for item in value)
         else:
@@ -179,7 +183,7 @@ class Circumstances:
         analysis="text", default="",
     )  # fmt: skip
     attempt: int = measured("int32", "how often its trial had begun anew; 0 is the first time", default=0)
-    placement: list[dict[str, Any]] | None = measured(
+    placement: Placement | None = measured(
         "string",
         "JSON: by rank, `node` (its name in Ray, else the host's) and `gpus` (UUIDs)",
         json=True,
@@ -189,12 +193,12 @@ class Circumstances:
         "float64", "from when Ray Tune chose the leg's block, or its nodes were there, to the leg: of the first leg of "
         "a block alone, and null without Ray", unit="s", analysis="number",
     )  # fmt: skip
-    batch_probes: dict[str, Any] | None = measured(
+    batch_probes: LargestBatch | None = measured(
         "string", "JSON: how the largest batch was found: micro-batch, limit, machine, every probe with its peak bytes "
         "or why it did not fit; with `batch_size: max` alone, and the batch columns are null where none fits",
         json=True, analysis="text",
     )  # fmt: skip
-    steps_choice: dict[str, Any] | None = measured(
+    steps_choice: StepChoice | None = measured(
         "string", "JSON, with `steps: auto` alone: `steps`, how many every leg of the setting measures, and what that "
         "was chosen from: a pilot of the baseline, the scatter of legs", json=True,
     )  # fmt: skip

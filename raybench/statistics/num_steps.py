@@ -20,12 +20,16 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from raybench.declare.protocol import StepChoice
 from raybench.statistics.multiplicity import Floats
+
+_CHOICE: Final = TypeAdapter(StepChoice)
 
 LEAST: Final = 10  # steps; fewer say too little of a leg's own scatter, on which its median and its caveats rest
 MOST: Final = 200  # steps; at this number the steps' share is small whatever they do, and every one of them is kept
@@ -49,22 +53,6 @@ class Pilot:
 
     step_seconds: tuple[float, ...]
     beside_seconds: float = 0.0
-    problem: str = ""
-
-
-@dataclass(frozen=True)
-class StepChoice:
-    """A number of steps and what it was chosen from; None where there was no pilot."""
-
-    steps: int
-    pilot_steps: int = 0
-    step_seconds: float | None = None  # mean of the pilot's
-    step_scatter: float | None = None  # relative standard deviation of a step
-    autocorrelation_steps: float | None = None  # tau
-    leg_scatter: float | None = None  # L
-    leg_scatter_degrees: int = 0  # pairs of rounds that the sweep had shown
-    beside_seconds: float | None = None  # C
-    optimum: float | None = None  # n before its limits
     problem: str = ""
 
 
@@ -121,9 +109,9 @@ class StepChoices:
         "step_seconds", "warmup_steps",
     ]  # fmt: skip
 
-    def __init__(self, chosen: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """`chosen`: by setting, choices (as dicts) of which no row tells yet."""
-        self.chosen: dict[str, dict[str, Any]] = {setting: dict(choice) for setting, choice in (chosen or {}).items()}
+    def __init__(self, chosen: Mapping[str, StepChoice] | None = None) -> None:
+        """`chosen`: by setting, choices of which no row tells yet."""
+        self.chosen = dict(chosen or {})
         self._rounds: dict[str, list[tuple[float, float]]] = defaultdict(list)  # of a trial's baseline: log mean, noise
 
     def note(self, row: Mapping[str, Any]) -> None:
@@ -134,18 +122,18 @@ class StepChoices:
         if json.loads(row.get("protocol") or "{}").get("steps") != "auto" or row.get("profiled"):
             return
         if row.get("steps_choice"):
-            self.chosen[row["setting_id"]] = json.loads(row["steps_choice"])
+            self.chosen[row["setting_id"]] = _CHOICE.validate_json(row["steps_choice"])
         elif row["is_baseline"] and row["status"] == "failed":
-            died = asdict(choose(Pilot((), problem=str(row["failure_message"])), _USUAL_SCATTER))
+            died = choose(Pilot((), problem=str(row["failure_message"])), _USUAL_SCATTER)
             self.chosen.setdefault(row["setting_id"], died)
         if row["is_baseline"] and row["status"] == "ok":
             steps = row["step_seconds"][row["warmup_steps"] :]
             self._rounds[row["trial_id"]].append((math.log(np.mean(steps)), mean_variance(steps)))
 
-    def of(self, setting_id: str, pilot: Pilot | None = None) -> dict[str, Any] | None:
-        """The choice that counts for a setting, as a dict: the first one. None without it and without a pilot."""
+    def of(self, setting_id: str, pilot: Pilot | None = None) -> StepChoice | None:
+        """The choice that counts for a setting: the first one. None without it and without a pilot."""
         if setting_id not in self.chosen and pilot is not None:
-            self.chosen[setting_id] = asdict(choose(pilot, *self.leg_scatter()))
+            self.chosen[setting_id] = choose(pilot, *self.leg_scatter())
         return self.chosen.get(setting_id)
 
     def leg_scatter(self) -> tuple[float, int]:

@@ -1,8 +1,7 @@
 """One rank's process of a search (see `raybench.training.largest`): a few real steps of a leg at each size asked for.
 
-Reads requests on standard input, a line of JSON each, until it ends, and writes to the file that each names
-`{"state": "fits", "peak_bytes": ...}`, or the state `out of memory` or `failed` with a message. It outlives running out
-of memory where torch says so. It may as well die.
+Reads a `ProbeRequest` from each line of standard input, as JSON, until that ends, and writes a `ProbeState` to the file
+that each names. It outlives running out of memory where torch says so. It may as well die.
 """
 
 from __future__ import annotations
@@ -10,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,7 @@ from raybench.declare.protocol import Throughput
 from raybench.training import memory
 from raybench.training.command import end_with_parent
 from raybench.training.failures import classify, describe, print_traceback
+from raybench.training.largest import ProbeRequest, ProbeState
 from raybench.training.leg import run_leg
 from raybench.training.ranks import Ranks
 from raybench.training.telemetry import Telemetry
@@ -35,35 +36,34 @@ def main() -> None:
     end_with_parent()
     ranks: Ranks | None = None
     for line in sys.stdin:
-        request = json.loads(line)
-        answer = Path(request["answer"])
+        request = ProbeRequest(**json.loads(line))
+        answer = Path(request.answer)
         try:
-            trial = Trial.model_validate(request["trial"]).model_copy(update={"protocol": _STEPS})
-            leg = next(leg for leg in trial.legs if leg.leg_id == request["leg_id"])
+            trial = Trial.model_validate(request.trial).model_copy(update={"protocol": _STEPS})
+            leg = next(leg for leg in trial.legs if leg.leg_id == request.leg_id)
             ranks = ranks or _joined(request, trial, leg)
-            said = _run(trial, leg.with_micro_batch(request["micro_batch"]), ranks)
+            said = _run(trial, leg.with_micro_batch(request.micro_batch), ranks)
         except Exception as error:
             print_traceback()
             kind = classify(error)
-            said = {"state": "failed", "kind": kind, "message": describe(error)}
-            if kind == "out_of_memory":
-                said = {"state": "out of memory", "message": describe(error)}
+            state: Literal["out of memory", "failed"] = "out of memory" if kind == "out_of_memory" else "failed"
+            said = ProbeState(state, message=describe(error), kind=kind)
         if ranks is not None:
             memory.release(ranks.device)
         aside = answer.with_suffix(".writing")
-        aside.write_text(json.dumps(said), encoding="utf-8")
+        aside.write_text(json.dumps(asdict(said)), encoding="utf-8")
         aside.replace(answer)
     sys.stderr.flush()
     os._exit(0)
 
 
-def _joined(request: dict[str, Any], trial: Trial, leg: Leg) -> Ranks:
+def _joined(request: ProbeRequest, trial: Trial, leg: Leg) -> Ranks:
     """The ranks of the search, with everything imported that the leg's own process holds, other arms' libraries too."""
-    device = torch.device(request["device"])
+    device = torch.device(request.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         _hold_to_limit(leg, device)
-    if request["distributed"]:
+    if request.distributed:
         on_gpu = device.type == "cuda"
         dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     ranks = Ranks.joined(device, trial.leg_timeout_seconds)
@@ -72,10 +72,10 @@ def _joined(request: dict[str, Any], trial: Trial, leg: Leg) -> Ranks:
     return ranks
 
 
-def _run(trial: Trial, leg: Leg, ranks: Ranks) -> dict[str, Any]:
+def _run(trial: Trial, leg: Leg, ranks: Ranks) -> ProbeState:
     measured = run_leg(trial, leg, ranks, Telemetry(ranks, False))
     peak = measured.peak_host_bytes if ranks.device.type == "cpu" else measured.peak_device_bytes
-    return {"state": "fits", "peak_bytes": peak}
+    return ProbeState("fits", peak)
 
 
 def _hold_to_limit(leg: Leg, device: torch.device) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from raybench.machine.places import RankPlace, RankReport
 from raybench.machine.variables import WORKING_TREE
 from raybench.machine.versions import own_versions
 from raybench.training import machine
@@ -57,16 +58,14 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def place(device: torch.device) -> dict[str, Any]:
-    """What this process says of where it is before anything runs there: `gpus`, UUIDs, `gpu`, their model,
-    `foreign_processes` on them (None where that is not known), and the `versions` that must be equal on all nodes."""
-    properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
-    return {
-        "gpus": [] if properties is None else [str(properties.uuid)],
-        "gpu": None if properties is None else properties.name,
-        "foreign_processes": None if properties is None else machine.foreign_processes(str(properties.uuid)),
-        "versions": own_versions(),
-    }
+def report(device: torch.device, node: str, node_id: str) -> RankReport:
+    """What this process says of where it is, before anything runs there."""
+    versions = own_versions()
+    if device.type != "cuda":
+        return RankReport(RankPlace(node), node_id, versions=versions)
+    properties = torch.cuda.get_device_properties(device)
+    uuid = str(properties.uuid)
+    return RankReport(RankPlace(node, (uuid,)), node_id, properties.name, machine.foreign_processes(uuid), versions)
 
 
 def gather_environment(ranks: Ranks) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from raybench.declare.plan import Leg, Plan, Trial
 from raybench.errors import LegDied, UserError
+from raybench.ledger.batches import LargestBatch, LargestBatches, note_batch
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Outcome
 from raybench.statistics.num_steps import StepChoices
@@ -63,7 +64,7 @@ def _run(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.devi
     dist.barrier()
     ranks = Ranks.joined(device, max(trial.leg_timeout_seconds for trial in trials))
     # Rank 0 writes the ledger, and other nodes need not see its folder.
-    done, largest = ranks.gather((ledger.leg_ids(), _largest_batches(ledger)) if ranks.rank == 0 else None)[0]
+    done, largest = ranks.gather((ledger.leg_ids(), _known_batches(ledger)) if ranks.rank == 0 else None)[0]
     for trial in trials:
         if trial.setting.workers != ranks.world and ranks.rank == 0:
             print(f"passed over: {trial.label} wants {trial.setting.workers} workers, torchrun started {ranks.world}")
@@ -89,12 +90,11 @@ def _run(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.devi
     run_legs([work for work in block if work[1]], ranks, begin, record, largest, choices.of)
 
 
-def _largest_batches(ledger: Ledger) -> dict[str, dict[str, dict[str, Any]]]:
-    """What the ledger's rows say of the largest batches, by setting and arm."""
-    batches: dict[str, dict[str, dict[str, Any]]] = {}
+def _known_batches(ledger: Ledger) -> LargestBatches:
+    """What the ledger's rows say of the largest batches."""
+    batches: dict[str, dict[str, LargestBatch]] = {}
     for row in ledger.rows(["setting_id", "arm", "batch_probes"]):
-        if row.get("batch_probes"):
-            batches.setdefault(row["setting_id"], {})[row["arm"]] = json.loads(row["batch_probes"])
+        note_batch(batches, row)
     return batches
 
 

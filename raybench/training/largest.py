@@ -21,12 +21,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import psutil
 
 from raybench.declare.plan import Leg, Trial
 from raybench.errors import ProbeFailed
+from raybench.ledger.batches import LargestBatch, Probe
+from raybench.ledger.outcome import FailureKind
 from raybench.machine.fingerprint import Fingerprint
 from raybench.training.ranks import Ranks
 from raybench.training.tasks import build_task
@@ -37,16 +39,28 @@ _SETTLE_SECONDS = 3.0  # from the first process that ends to the verdict: which 
 
 
 @dataclass(frozen=True)
-class Probe:
-    """One attempt. `peak_bytes` is that of the rank with most, of the device where there is one."""
+class ProbeRequest:
+    """What a rank's process of a search is asked, as a line of JSON."""
 
+    trial: dict[str, Any]  # a `Trial` as JSON knows it
+    leg_id: str
     micro_batch: int
-    fits: bool
-    peak_bytes: int | None
-    reason: str | None  # why it does not fit
+    device: str
+    distributed: bool
+    answer: str  # the file that the `ProbeState` is written to
 
 
-class LargestBatches:
+@dataclass(frozen=True)
+class ProbeState:
+    """What one rank's process has come to at one size."""
+
+    state: Literal["running", "fits", "out of memory", "failed"]
+    peak_bytes: int | None = None
+    message: str = ""  # why it did not fit, or failed
+    kind: FailureKind = "error"  # of what failed
+
+
+class LargestSearch:
     """The largest batch of each arm of a trial, sought when it is first asked for.
 
     `known` holds what earlier trials of the setting found, by arm (`Measurement.batch_probes`); it counts where it
@@ -54,19 +68,16 @@ class LargestBatches:
     """
 
     def __init__(
-        self, trial: Trial, ranks: Ranks, machine: Fingerprint, known: Mapping[str, dict[str, Any]] | None = None
+        self, trial: Trial, ranks: Ranks, machine: Fingerprint, known: Mapping[str, LargestBatch] | None = None
     ) -> None:
         self._trial, self._ranks = trial, ranks
-        own = {arm: found for arm, found in (known or {}).items() if found["machine"] == machine}
-        self._found: dict[str, dict[str, Any]] = ranks.gather(own)[0]  # rank 0 knows for all
+        own = {arm: found for arm, found in (known or {}).items() if found.machine == machine}
+        self._found: dict[str, LargestBatch] = ranks.gather(own)[0]  # rank 0 knows for all
         self._machine = machine
         self._failed: dict[str, ProbeFailed] = {}
 
-    def of(self, leg: Leg) -> dict[str, Any]:
-        """`{"micro_batch": int or None, "memory_limit": ..., "machine": ..., "probes": [...]}` of the leg's arm.
-
-        Raises ProbeFailed.
-        """
+    def of(self, leg: Leg) -> LargestBatch:
+        """That of the leg's arm. Raises ProbeFailed."""
         name = leg.arm_name
         if name in self._failed:
             raise self._failed[name]
@@ -78,21 +89,16 @@ class LargestBatches:
                 raise
         return self._found[name]
 
-    def _seek(self, leg: Leg) -> dict[str, Any]:
+    def _seek(self, leg: Leg) -> LargestBatch:
         limit = leg.setting.memory_limit
         if limit is None and self._ranks.device.type == "cpu":
             raise ProbeFailed("invalid_config", "batch_size max on a CPU needs memory_limit, the bytes of a worker")
-        others = [found["micro_batch"] for found in self._found.values() if found["micro_batch"]]
+        others = [found.micro_batch for found in self._found.values() if found.micro_batch]
         start = others[-1] if others else _START  # another arm's is a good first guess
         most = build_task(leg.setting).num_samples(train=True) // leg.setting.workers
         with Prober(self._trial, leg, self._ranks) as prober:
             size, probes = find_largest(prober.probe, most, start)
-        return {
-            "micro_batch": size or None,
-            "memory_limit": limit,
-            "machine": self._machine,
-            "probes": [asdict(probe) for probe in probes],
-        }
+        return LargestBatch(size or None, limit, self._machine, tuple(probes))
 
 
 def find_largest(probe: Callable[[int], Probe], most: int, start: int = _START) -> tuple[int, list[Probe]]:
@@ -135,23 +141,23 @@ class Prober:
         self._ask(child, micro_batch, answer)
         limit, seconds = self._leg.setting.memory_limit, self._trial.leg_timeout_seconds
         states = _watch(child, answer, limit, seconds, self._ranks)
-        together = self._ranks.world == 1 or all(state["state"] == "fits" for state in states)
+        together = self._ranks.world == 1 or all(state.state == "fits" for state in states)
         if not all(self._ranks.gather(together and answer.exists() and child.poll() is None)):
             self._end()
         return _judged(micro_batch, states)
 
     def _ask(self, child: subprocess.Popen[bytes], micro_batch: int, answer: Path) -> None:
-        request = {
-            "trial": self._trial.model_dump(mode="json"),
-            "leg_id": self._leg.leg_id,
-            "micro_batch": micro_batch,
-            "device": str(self._ranks.device),
-            "distributed": self._ranks.control is not None,
-            "answer": str(answer),
-        }
+        request = ProbeRequest(
+            trial=self._trial.model_dump(mode="json"),
+            leg_id=self._leg.leg_id,
+            micro_batch=micro_batch,
+            device=str(self._ranks.device),
+            distributed=self._ranks.control is not None,
+            answer=str(answer),
+        )
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died, which is seen when it is looked at
-            child.stdin.write(json.dumps(request).encode() + b"\n")
+            child.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
             child.stdin.flush()
 
     def _end(self) -> None:
@@ -171,17 +177,17 @@ def run_probe(trial: Trial, leg: Leg, micro_batch: int, ranks: Ranks) -> Probe:
         return prober.probe(micro_batch)
 
 
-def _judged(micro_batch: int, states: list[dict[str, Any]]) -> Probe:
+def _judged(micro_batch: int, states: list[ProbeState]) -> Probe:
     """What the ranks' states say together. Raises ProbeFailed."""
     where = "" if len(states) == 1 else "rank {}: "
     for word in ("out of memory", "failed"):
         for rank, state in enumerate(states):
-            if state["state"] == word:
-                message = where.format(rank) + str(state["message"])
+            if state.state == word:
+                message = where.format(rank) + state.message
                 if word == "failed":
-                    raise ProbeFailed(state["kind"], f"at a micro-batch of {micro_batch}: {message}")
-                return Probe(micro_batch, False, state.get("peak_bytes"), message)
-    return Probe(micro_batch, True, max(state["peak_bytes"] for state in states), None)
+                    raise ProbeFailed(state.kind, f"at a micro-batch of {micro_batch}: {message}")
+                return Probe(micro_batch, False, state.peak_bytes, message)
+    return Probe(micro_batch, True, max(state.peak_bytes or 0 for state in states), None)
 
 
 def _start(ranks: Ranks) -> subprocess.Popen[bytes]:
@@ -205,28 +211,28 @@ def _meeting_point() -> tuple[str, int]:
 
 def _watch(
     child: subprocess.Popen[bytes], answer: Path, limit: int | None, seconds: float, ranks: Ranks
-) -> list[dict[str, Any]]:
+) -> list[ProbeState]:
     """Every rank's state when all processes have answered, or one of them has not. Never raises."""
     on_cpu = ranks.device.type == "cpu"
     deadline, settled = time.monotonic() + seconds, None
-    own: dict[str, Any] = {"state": "running"}
+    own = ProbeState("running")
     while True:
-        if own["state"] == "running":
+        if own.state == "running":
             own = _state(child, answer, limit if on_cpu else None)
-            if own["state"] == "running" and time.monotonic() > deadline:
-                own = {"state": "failed", "kind": "timeout", "message": f"no end after {seconds:.0f} s"}
+            if own.state == "running" and time.monotonic() > deadline:
+                own = ProbeState("failed", message=f"no end after {seconds:.0f} s", kind="timeout")
         states = ranks.gather(own)
-        if all(one["state"] == "fits" for one in states):
+        if all(one.state == "fits" for one in states):
             return states
-        if any(one["state"] not in ("running", "fits") for one in states):
+        if any(one.state not in ("running", "fits") for one in states):
             settled = settled or time.monotonic() + _SETTLE_SECONDS
         over = ranks.gather(settled is not None and time.monotonic() > settled)[0]
-        if over or all(one["state"] != "running" for one in states):
+        if over or all(one.state != "running" for one in states):
             return states
         time.sleep(_LOOK_SECONDS)
 
 
-def _state(child: subprocess.Popen[bytes], answer: Path, limit: int | None) -> dict[str, Any]:
+def _state(child: subprocess.Popen[bytes], answer: Path, limit: int | None) -> ProbeState:
     """What this rank's process has come to; one over its limit is killed."""
     if limit is not None and (resident := _resident_bytes(child.pid)) > limit:
         child.kill()
@@ -234,26 +240,20 @@ def _state(child: subprocess.Popen[bytes], answer: Path, limit: int | None) -> d
     code = child.poll()
     if not answer.exists():
         if code is None:
-            return {"state": "running"}
+            return ProbeState("running")
         if code == -signal.SIGKILL:
-            return {
-                "state": "out of memory",
-                "message": "its process was killed, as happens where memory is full",
-            }
+            return ProbeState("out of memory", message="its process was killed, as happens where memory is full")
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return {"state": "failed", "kind": "crashed", "message": f"its process died of {how}"}
-    said: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-    if said["state"] == "fits" and limit is not None and said["peak_bytes"] > limit:
-        return _too_large(said["peak_bytes"], limit)
+        return ProbeState("failed", message=f"its process died of {how}", kind="crashed")
+    said = ProbeState(**json.loads(answer.read_text(encoding="utf-8")))
+    if said.state == "fits" and limit is not None and (said.peak_bytes or 0) > limit:
+        return _too_large(said.peak_bytes or 0, limit)
     return said
 
 
-def _too_large(num_bytes: int, limit: int) -> dict[str, Any]:
-    return {
-        "state": "out of memory",
-        "peak_bytes": num_bytes,
-        "message": f"{num_bytes / 2**20:,.0f} MiB resident, and the limit is {limit / 2**20:,.0f} MiB",
-    }
+def _too_large(num_bytes: int, limit: int) -> ProbeState:
+    message = f"{num_bytes / 2**20:,.0f} MiB resident, and the limit is {limit / 2**20:,.0f} MiB"
+    return ProbeState("out of memory", num_bytes, message)
 
 
 def _resident_bytes(pid: int) -> int:

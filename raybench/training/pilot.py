@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from raybench.declare.plan import Leg, Trial
-from raybench.declare.protocol import Throughput
+from raybench.declare.protocol import StepChoice, Throughput
 from raybench.ledger.outcome import Failure, Outcome
 from raybench.statistics.num_steps import Pilot
 from raybench.training.ranks import Ranks
 
-Choose = Callable[[str, Pilot | None], dict[str, Any] | None]  # as `StepChoices.of`
+Choose = Callable[[str, Pilot | None], StepChoice | None]  # as `StepChoices.of`
 
 
 def asks_for_steps(trial: Trial) -> bool:
@@ -23,21 +23,21 @@ def asks_for_steps(trial: Trial) -> bool:
     return isinstance(trial.protocol, Throughput) and trial.protocol.steps == "auto"
 
 
-def with_steps(trial: Trial, choice: dict[str, Any] | None) -> Trial:
+def with_steps(trial: Trial, choice: StepChoice | None) -> Trial:
     """The trial with the chosen number of steps, where its protocol leaves it open."""
-    return _with_protocol(trial, steps=choice["steps"]) if choice and asks_for_steps(trial) else trial
+    return _with_protocol(trial, steps=choice.steps) if choice and asks_for_steps(trial) else trial
 
 
 def choose_steps(
     trial: Trial, ranks: Ranks, begin: Callable[[Leg], bool], run: Callable[[Trial, Leg], Outcome], choose: Choose
-) -> dict[str, Any] | None:
+) -> StepChoice | None:
     """The choice of steps that counts for the trial's setting, after a pilot where there is none yet; the same on every
     rank. None where `begin` answers that no leg is to begin.
 
     Where the pilot ends its processes, it is the baseline's leg that failed.
     """
     known = choose(trial.setting_id, None) if ranks.rank == 0 else None
-    choice: dict[str, Any] | None = ranks.gather(known)[0]
+    choice: StepChoice | None = ranks.gather(known)[0]
     if choice is not None:
         return choice
     leg = next(leg for leg in trial.legs if leg.is_baseline)

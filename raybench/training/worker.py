@@ -19,6 +19,7 @@ from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
 from raybench.errors import BadData, InvalidConfig, LegDied, ProbeFailed, RanksParted, Unsupported
+from raybench.ledger.batches import LargestBatch, LargestBatches
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.machine.fingerprint import fingerprint
 from raybench.statistics.num_steps import StepChoices
@@ -27,7 +28,7 @@ from raybench.training.engines import engine_class
 from raybench.training.environment import gather_environment
 from raybench.training.failures import classify, describe, print_traceback
 from raybench.training.initial import InitialModel
-from raybench.training.largest import LargestBatches
+from raybench.training.largest import LargestSearch
 from raybench.training.leg import run_leg, set_kernels
 from raybench.training.network import measured_network
 from raybench.training.peak import measured_copy, measured_tflops
@@ -110,7 +111,7 @@ def run_legs(
     ranks: Ranks,
     begin: Callable[[Leg], bool | None],
     record: Callable[[Leg, Outcome], None],
-    batches: Mapping[str, Mapping[str, dict[str, Any]]] | None = None,
+    batches: LargestBatches | None = None,
     choose: Choose | None = None,
 ) -> None:
     """Run the legs of one trial after another, in their order. On rank 0, `begin` is called before each and `record`
@@ -120,7 +121,7 @@ def run_legs(
     refused config, say) is recorded and the next one runs. Raises LegDied when a leg failed on this rank while
     others are caught in it. A leg that takes longer than the trial's limit ends the process, with the stacks of its
     threads on standard error.
-    `batches` holds what earlier trials found to be the largest batches, by setting and arm (`LargestBatches`).
+    `batches` holds what earlier trials found to be the largest batches, by setting and arm (`LargestSearch`).
     `choose`, which rank 0 asks, says how many steps their legs measure where the protocol leaves that open
     (`StepChoices.of`).
     """
@@ -147,7 +148,7 @@ def run_legs(
             memory.freeze_imports()
             sought = any(leg.setting.batch_size == "max" for leg in legs)
             known = (batches or {}).get(trial.setting_id)
-            largest = LargestBatches(trial, ranks, fingerprint(environment), known) if sought else None
+            largest = LargestSearch(trial, ranks, fingerprint(environment), known) if sought else None
             precision = trial.setting.precision
             if trial.protocol.telemetry and precision not in tflops:
                 set_kernels(trial.setting)
@@ -185,7 +186,7 @@ class _Shared:
     ranks: Ranks
     telemetry: Telemetry
     initial: InitialModel
-    largest: LargestBatches | None
+    largest: LargestSearch | None
     unfit: Mapping[str, Failure]  # by leg_id, as of `prepare`
 
 
@@ -199,12 +200,12 @@ def _run_leg(trial: Trial, leg: Leg, shared: _Shared) -> Outcome:
 
 
 def _run_fit_leg(
-    trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, initial: InitialModel, largest: LargestBatches | None
+    trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, initial: InitialModel, largest: LargestSearch | None
 ) -> Outcome:
     """The leg's outcome within its limit of time, at the largest batch of its arm where its setting asks for that."""
     if isinstance(leg.arm, ScriptArm):
         return run_script(trial, leg, ranks, telemetry)  # it keeps the limit itself
-    found: dict[str, Any] | None = None
+    found: LargestBatch | None = None
     if largest is not None and leg.setting.batch_size == "max":
         sought = _with_largest(leg, largest)
         if isinstance(sought, Failure):
@@ -224,7 +225,7 @@ def _ended_after(seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _with_largest(leg: Leg, largest: LargestBatches) -> tuple[Leg, dict[str, Any]] | Failure:
+def _with_largest(leg: Leg, largest: LargestSearch) -> tuple[Leg, LargestBatch] | Failure:
     """The leg with the largest batch that its arm takes, and how that was found; a failure where none is."""
     started_at = time.time()
     try:
@@ -232,10 +233,10 @@ def _with_largest(leg: Leg, largest: LargestBatches) -> tuple[Leg, dict[str, Any
     except ProbeFailed as error:
         message = f"seeking the largest batch: {error}"
         return Failure(error.kind, message, started_at=started_at)
-    if found["micro_batch"] is None:
-        message = f"not even a micro-batch of 1 fits: {found['probes'][-1]['reason']}"
+    if found.micro_batch is None:
+        message = f"not even a micro-batch of 1 fits: {found.probes[-1].reason}"
         return Failure("out_of_memory", message, started_at=started_at, batch_probes=found)
-    return leg.with_micro_batch(found["micro_batch"]), found
+    return leg.with_micro_batch(found.micro_batch), found
 
 
 def _outcome(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, initial: InitialModel) -> Outcome:

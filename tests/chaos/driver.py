@@ -31,13 +31,18 @@ def work(config: dict[str, GroupConfig]) -> str:
     import ray.train
 
     from raybench.driver.trial import run_group
+    from raybench.machine.places import RankPlace, RankReport
     from raybench.machine.variables import WORKING_TREE
     from raybench.machine.versions import own_versions
 
     group, context = config["group"], ray.train.get_context()
     folder = Path(os.environ[WORKING_TREE]) / fake.MEETINGS / group.group
     ranks = fake.Ranks(context.get_world_rank(), context.get_world_size(), folder)
-    return run_group(group, lambda _trial: ranks, {"gpus": [], "gpu": None, "versions": own_versions()}, fake.run_legs)
+
+    def report(node: str, node_id: str) -> RankReport:
+        return RankReport(RankPlace(node), node_id, versions=own_versions())
+
+    return run_group(group, lambda _trial: ranks, report, fake.run_legs)
 
 
 def main(argv: list[str]) -> int:

@@ -11,6 +11,7 @@ import faulthandler
 import hashlib
 import json
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from raybench.declare.plan import Leg, Trial
+from raybench.declare.protocol import StepChoice
 from raybench.errors import LegDied
+from raybench.ledger.batches import LargestBatches
 from raybench.ledger.outcome import Failure, Measurement, Outcome
 from raybench.machine.variables import WORKING_TREE
+from raybench.statistics.num_steps import Pilot
 
 SCRIPT = "chaos.json"
 MEETINGS = "meetings"
@@ -39,11 +43,11 @@ class Ranks:
         self._meetings += 1
         names = [self._folder / f"{self._meetings}-{rank}" for rank in range(self.world)]
         aside = names[self.rank].with_suffix(".writing")
-        aside.write_text(json.dumps(value), encoding="utf-8")
+        aside.write_bytes(pickle.dumps(value))
         aside.replace(names[self.rank])
         while not all(name.exists() for name in names):
             time.sleep(0.005)
-        return [json.loads(name.read_text(encoding="utf-8")) for name in names]
+        return [pickle.loads(name.read_bytes()) for name in names]
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -55,8 +59,8 @@ def run_legs(
     ranks: Ranks,
     begin: Callable[[Leg], bool | None],
     record: Callable[[Leg, Outcome], None],
-    batches: Mapping[str, Mapping[str, dict[str, Any]]] | None = None,
-    choose_steps: Callable[..., dict[str, Any] | None] | None = None,
+    batches: LargestBatches | None = None,
+    choose_steps: Callable[[str, Pilot | None], StepChoice | None] | None = None,
 ) -> None:
     """As `raybench.training.worker.run_legs`."""
     script = json.loads((Path(os.environ[WORKING_TREE]) / SCRIPT).read_text(encoding="utf-8"))

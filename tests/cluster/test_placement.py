@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from raybench.declare import datasets
 from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import Space
 from raybench.errors import UserError
+from raybench.machine.places import RankPlace, RankReport
 from raybench.sweep import seconds_to_wait
 from tests.training import datafiles
 
@@ -152,8 +154,8 @@ def test_kinds_that_are_not_compared_with_each_other_are_named_beforehand() -> N
     assert spanning.endswith("up to 2 trials at a time, each on nodes of its own, of 2 workers on 2 nodes")
 
 
-def places(*ranks: tuple[str, str], **more: Any) -> list[dict[str, Any]]:
-    return [{"node": node, "node_id": f"id-{node}", "gpus": [gpu] if gpu else [], **more} for node, gpu in ranks]
+def places(*ranks: tuple[str, str], **more: Any) -> list[RankReport]:
+    return [RankReport(RankPlace(node, (gpu,) if gpu else ()), f"id-{node}", **more) for node, gpu in ranks]
 
 
 TWO = places(("a", "u1"), ("a", "u2"), ("b", "u3"), ("b", "u4"), gpu="H100", foreign_processes=0)
@@ -165,17 +167,17 @@ TWO = places(("a", "u1"), ("a", "u2"), ("b", "u3"), ("b", "u4"), gpu="H100", for
         (TWO, ""),
         (TWO[:2] * 2, "its 4 workers are on 1 nodes (a), and should be on 2"),
         ([*TWO[:3], TWO[0]], "unevenly placed on a, b: 3, 1, and should be 2 a node"),
-        ([*TWO[:3], {**TWO[3], "gpu": "A100"}], "its GPUs are not alike: H100, A100"),
-        ([*TWO[:3], {**TWO[3], "gpus": ["u3"]}], "rank 2 on b shares its GPU u3 with another rank"),
-        ([*TWO[:3], {**TWO[3], "foreign_processes": 2}], "rank 3 on b: 2 other processes use its GPU u4"),
+        ([*TWO[:3], replace(TWO[3], gpu="A100")], "its GPUs are not alike: H100, A100"),
+        ([*TWO[:3], replace(TWO[3], place=RankPlace("b", ("u3",)))], "rank 2 on b shares its GPU u3 with another rank"),
+        ([*TWO[:3], replace(TWO[3], foreign_processes=2)], "rank 3 on b: 2 other processes use its GPU u4"),
         (
-            [*TWO[:3], {**TWO[3], "versions": {"torch": "2.12.1", "deepspeed": None}}],
+            [*TWO[:3], replace(TWO[3], versions={"torch": "2.12.1", "deepspeed": None})],
             "rank 3 on b: torch 2.12.1 and not 2.13.0; deepspeed is missing and not 0.19.8",
         ),
         (places(("a", ""), ("a", ""), ("b", ""), ("b", ""), foreign_processes=None), ""),
     ],
 )
-def test_a_wrong_placement_is_told_in_one_line(found: list[dict[str, Any]], problem: str) -> None:
+def test_a_wrong_placement_is_told_in_one_line(found: list[RankReport], problem: str) -> None:
     (trial,) = trained(workers=4, nodes=2).trials
     said = check_placement(found, trial.setting, {"torch": "2.13.0", "deepspeed": "0.19.8"})
     assert (problem in said) if problem else (said == "")

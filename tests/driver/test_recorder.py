@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from raybench.driver.recorder import Recorder
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Failure
 from raybench.ledger.reading import read_ledger
+from raybench.machine.places import RankPlace, RankReport
 from raybench.statistics.num_steps import Pilot
 from tests.ledger.test_dataset import MEASUREMENT
 
@@ -50,8 +50,8 @@ def left(recorder: Recorder, trial: Trial) -> list[str]:
     return list(recorder.next_group(block_of(recorder, trial)).legs)
 
 
-def places(*nodes: str, gpus: bool = False) -> list[dict[str, Any]]:
-    return [{"node": n, "node_id": f"id of {n}", "gpus": [f"GPU-{i}"] if gpus else []} for i, n in enumerate(nodes)]
+def places(*nodes: str, gpus: bool = False) -> list[RankReport]:
+    return [RankReport(RankPlace(n, (f"GPU-{i}",) if gpus else ()), f"id of {n}") for i, n in enumerate(nodes)]
 
 
 def record(recorder: Recorder, leg_id: str, **changes: float) -> None:
@@ -96,7 +96,7 @@ def test_how_many_steps_a_setting_has_outlives_a_recorder(recorder: Recorder, pl
     assert recorder.choose_steps(setting) is None
     choice = recorder.choose_steps(setting, Pilot((0.01, 0.02) * 20, 1.0))
     assert choice is not None
-    assert choice["steps"] >= 10
+    assert choice.steps >= 10
     killed = Recorder(
         plan.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/m.db", str(tmp_path / "a")
     )
@@ -265,7 +265,7 @@ def test_other_gpus_of_the_same_node_are_another_place(recorder: Recorder, plan:
     for group, where, attempt in [
         ("g2", there, 0),
         ("g3", there[::-1], 0),  # the same GPUs in another order of ranks
-        ("g4", [there[0], {**there[1], "gpus": ["GPU-7"]}], 1),
+        ("g4", [there[0], replace(there[1], place=RankPlace("n1", ("GPU-7",)))], 1),
     ]:
         legs = recorder.group_placed(block_of(recorder, trial), group, where)
         recorder.begin(group, legs[0])

@@ -16,10 +16,9 @@ import pytest
 from raybench.declare.plan import Leg, Trial, build_plan
 from raybench.declare.space import load_space
 from raybench.errors import UserError
-from raybench.ledger import outcome as outcomes
 from raybench.ledger.columns import SCHEMA
 from raybench.ledger.dataset import Ledger, write_rows
-from raybench.ledger.outcome import Failure, Measurement, Outcome
+from raybench.ledger.outcome import Failure, Measurement
 from raybench.ledger.reading import join_small, read_ledger
 
 MEASUREMENT = Measurement(
@@ -44,11 +43,6 @@ FAILURE = Failure("crashed", "rank 1: its process died", environment={"node": "n
 
 def first_leg(number: int = 0) -> tuple[Trial, Leg]:
     return build_plan(*load_space("quickstart")).legs()[number]
-
-
-@pytest.mark.parametrize("outcome", [MEASUREMENT, FAILURE], ids=["measurement", "failure"])
-def test_outcomes_survive_the_way_to_the_recorder(outcome: Outcome) -> None:
-    assert outcomes.from_dict(outcomes.to_dict(outcome)) == outcome
 
 
 def test_a_measurement_comes_back_as_it_went(tmp_path: Path) -> None:

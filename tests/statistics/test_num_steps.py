@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 
+from raybench.declare.protocol import StepChoice
 from raybench.ledger.reading import read_ledger
 from raybench.statistics.num_steps import (
     LEAST,
@@ -140,7 +142,7 @@ def test_the_first_choice_counts_and_is_read_from_the_ledger_alone() -> None:
     assert first is not None
     assert choices.of("s", pilot(0.5, 0.01, 0.9)) == first
     later = StepChoices()
-    later.note(row("t", 0.01, is_baseline=False, steps_choice=json.dumps(first)))
+    later.note(row("t", 0.01, is_baseline=False, steps_choice=json.dumps(asdict(first))))
     assert later.of("s") == first
 
 
@@ -150,7 +152,7 @@ def test_a_baseline_that_died_is_not_tried_again_and_yields_to_a_choice() -> Non
     choices.note(row("t", 1.0, **dead))
     fallback = choices.of("s", pilot(0.01, 0.2, 0.9))
     assert fallback is not None
-    assert (fallback["steps"], fallback["problem"]) == (WITHOUT_PILOT, "killed")
+    assert (fallback.steps, fallback.problem) == (WITHOUT_PILOT, "killed")
     choices.note(row("u", 0.01, steps_choice=json.dumps({"steps": 44})))
     choices.note(row("t", 1.0, **dead))
-    assert choices.of("s") == {"steps": 44}
+    assert choices.of("s") == StepChoice(44)

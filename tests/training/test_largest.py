@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from raybench.declare.plan import Plan, Trial, build_plan
 from raybench.declare.setting import parse_bytes
 from raybench.declare.space import load_space
 from raybench.errors import ProbeFailed, UserError
+from raybench.ledger.batches import LargestBatch, Probe, note_batch
 from raybench.ledger.columns import build_row
 from raybench.ledger.outcome import Failure, Measurement
-from raybench.training.largest import LargestBatches, Probe, Prober, find_largest, run_probe
+from raybench.training.largest import LargestSearch, Prober, find_largest, run_probe
 from raybench.training.ranks import Ranks
 from raybench.training.worker import run_legs
 
@@ -89,10 +91,16 @@ def test_batches_that_differ_are_declared_and_ids_stay(tmp_path: Path) -> None:
 
 def test_a_row_says_which_batch_was_taken_and_how_it_was_found(tmp_path: Path) -> None:
     trial = plan(tmp_path).trials[0]
-    found = {"micro_batch": 12, "memory_limit": 2**30, "machine": {}, "probes": []}
+    found = LargestBatch(12, 2**30, {"cpu": "x"}, (Probe(12, True, 5, None),))
     outcome = Failure("error", "later trouble", batch_probes=found)
     row = build_row("s", "hungry", trial, trial.legs[0], outcome)
-    assert (row["global_batch"], row["micro_batch"], json.loads(row["batch_probes"])) == (12, 12, found)
+    assert (row["global_batch"], row["micro_batch"], json.loads(row["batch_probes"])) == (12, 12, {
+        "micro_batch": 12, "memory_limit": 2**30, "machine": {"cpu": "x"},
+        "probes": [{"micro_batch": 12, "fits": True, "peak_bytes": 5, "reason": None}],
+    })  # fmt: skip
+    batches: dict[str, dict[str, LargestBatch]] = {}
+    note_batch(batches, row)
+    assert batches == {row["setting_id"]: {row["arm"]: found}}
     row = build_row("s", "hungry", trial, trial.legs[0], Failure("out_of_memory", "nothing fits"))
     assert (row["global_batch"], row["micro_batch"], row["batch_probes"]) == (None, None, None)
 
@@ -118,16 +126,16 @@ def test_a_known_appetite_is_found_to_the_sample(tmp_path: Path) -> None:
         assert isinstance(outcome, Measurement), outcome
         assert outcome.samples_per_step == 3
         assert outcome.batch_probes is not None
-        probes = {probe["micro_batch"]: probe for probe in outcome.batch_probes["probes"]}
-        assert (probes[3]["fits"], probes[4]["fits"]) == (True, False)
-        assert probes[3]["peak_bytes"] - one.peak_bytes == pytest.approx(2 * appetite, rel=0.1)
-        assert "and the limit is" in probes[4]["reason"]
+        probes = {probe.micro_batch: probe for probe in outcome.batch_probes.probes}
+        assert (probes[3].fits, probes[4].fits) == (True, False)
+        assert probes[3].peak_bytes - one.peak_bytes == pytest.approx(2 * appetite, rel=0.1)
+        assert "and the limit is" in probes[4].reason
     # The second arm's search began where the first one's ended; a later trial of the setting seeks no more.
     first, second = (outcomes[leg.arm_name].batch_probes for leg in trial.legs)
-    assert (first["probes"][0]["micro_batch"], second["probes"][0]["micro_batch"]) == (2, 3)
-    known = {"plain": {**first, "micro_batch": 17}, "twin": {**second, "machine": {"cpu": "another"}}}
-    largest = LargestBatches(trial, alone(trial), first["machine"], known)
-    assert largest.of(next(leg for leg in trial.legs if leg.arm_name == "plain"))["micro_batch"] == 17
+    assert (first.probes[0].micro_batch, second.probes[0].micro_batch) == (2, 3)
+    known = {"plain": replace(first, micro_batch=17), "twin": replace(second, machine={"cpu": "another"})}
+    largest = LargestSearch(trial, alone(trial), first.machine, known)
+    assert largest.of(next(leg for leg in trial.legs if leg.arm_name == "plain")).micro_batch == 17
     assert "twin" not in largest._found
 
 
@@ -161,8 +169,8 @@ def test_a_limit_too_small_for_one_sample_is_out_of_memory_and_a_failed_probe_ke
     assert failure.kind == "out_of_memory"
     assert "not even a micro-batch of 1 fits" in failure.message
     assert failure.batch_probes is not None
-    assert [probe["micro_batch"] for probe in failure.batch_probes["probes"]] == [2, 1]
+    assert [probe.micro_batch for probe in failure.batch_probes.probes] == [2, 1]
     broken = plan(tmp_path, setting__model_options="{mebibytes: nothing}").trials[0]
     with pytest.raises(ProbeFailed, match="at a micro-batch of 2") as caught:
-        LargestBatches(broken, alone(broken), {}).of(broken.legs[0])
+        LargestSearch(broken, alone(broken), {}).of(broken.legs[0])
     assert caught.value.kind == "invalid_config"

@@ -66,16 +66,16 @@ def test_a_setting_has_one_pilot_of_its_baseline(tmp_path: Path) -> None:
         assert begun == ["ddp"] * new
         assert [arm for _, arm in ran] == ["ddp"] * new
         assert all((p.steps, p.phases, p.warmup_steps) == ("auto", False, 2) for p, _ in ran)
-        assert choice["pilot_steps"] == 40
-        assert choice["step_seconds"] == pytest.approx(0.015)
-        assert choice["beside_seconds"] == pytest.approx(0.4 + 2 * 0.015 + 0.1)
-        assert with_steps(trial, choice).protocol.steps == choice["steps"]  # type: ignore[union-attr]
+        assert choice.pilot_steps == 40
+        assert choice.step_seconds == pytest.approx(0.015)
+        assert choice.beside_seconds == pytest.approx(0.4 + 2 * 0.015 + 0.1)
+        assert with_steps(trial, choice).protocol.steps == choice.steps  # type: ignore[union-attr]
     assert len(settings) == 2
 
 
 def test_a_baseline_that_cannot_run_leaves_the_other_arms_a_number(tmp_path: Path) -> None:
     choice, _, _ = next(pilots(Failure("out_of_memory", "too large"), plan(tmp_path)))
-    assert (choice["steps"], choice["problem"]) == (WITHOUT_PILOT, "the baseline's pilot failed: too large")
+    assert (choice.steps, choice.problem) == (WITHOUT_PILOT, "the baseline's pilot failed: too large")
 
 
 def test_no_pilot_where_no_leg_is_to_begin(tmp_path: Path) -> None:
