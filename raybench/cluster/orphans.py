@@ -11,8 +11,8 @@ from raybench.cluster import ray_private
 def remove_orphaned_placement_groups() -> int:
     """Give back what was reserved by actors of this job that are dead. Returns how many reservations that were.
 
-    Ray keeps an actor's placement group until the whole job ends, and the worker group of a controller that was
-    killed would hold its slot for so long. Ray Train has a cleaner for this, which asks the dashboard: a Ray of one
+    Ray keeps an actor's placement group until the whole job ends, and the worker group of a trial process that
+    was killed would hold its slot for so long. Ray Train has a cleaner for this, which asks the dashboard: a Ray of one
     machine runs without.
     """
     job = ray.get_runtime_context().get_job_id()

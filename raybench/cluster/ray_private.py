@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -134,10 +135,21 @@ def torch_backend() -> Any:
     return _TorchBackend
 
 
-class WithoutCleaner:
-    """Mixed into one of Ray's trainers: without its cleaner of placement groups, a process more a group, which asks
-    the dashboard (see `raybench.cluster.orphans`). Train has no setting for it."""
+class InOneProcess:
+    """Mixed into one of Ray's trainers: its controller runs in the process that calls `fit`, which waits for it anyway.
+
+    Train starts a process for it, which imports torch and Train before it starts the workers: a third of a start. And
+    another for its cleaner of placement groups, which asks the dashboard (see `raybench.cluster.orphans`). Train has
+    no setting for either.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        from ray.train.v2._internal.execution.controller import TrainController
+
+        controller = TrainController(**arguments)
+        asyncio.run(controller.run())
+        return controller.get_result()

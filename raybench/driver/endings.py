@@ -10,7 +10,6 @@ from collections.abc import Collection
 from typing import Any
 
 import ray
-import ray.train
 
 from raybench.cluster.nodes import lost_nodes
 from raybench.cluster.ray_private import WRAPPED_ERRORS
@@ -69,10 +68,7 @@ def why_cut(error: BaseException, node_ids: Collection[str]) -> str:
     if not lost and any(isinstance(cause, ray.exceptions.RayError) for cause in _causes(error).values()):
         time.sleep(_SETTLING_SECONDS)  # a node that shuts down ends its workers first
         lost = lost_nodes(node_ids)
-    if lost:
-        return f"lost {'node' if len(lost) == 1 else 'nodes'} {' and '.join(lost)}"
-    watched = isinstance(error, ray.train.TrainingFailedError)
-    return "" if watched else "the process that watches its workers was killed"
+    return f"lost {'node' if len(lost) == 1 else 'nodes'} {' and '.join(lost)}" if lost else ""
 
 
 def _causes(error: BaseException) -> dict[int, Any]:

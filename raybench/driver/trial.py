@@ -1,8 +1,8 @@
 """A block's process, an actor of Ray Tune: a Ray Train `TorchTrainer` for each group, until every leg has an outcome.
 
 A group is all the legs of the block that are left and ask for the same versions (or one, with `isolation: fresh`).
-When a leg ends its group, it becomes a failure and what is left a new group. When a node is lost, or a process that
-only watches the workers, no leg is to blame: what is left runs again, on other nodes from the start.
+When a leg ends its group, it becomes a failure and what is left a new group. When a node is lost, no leg is to
+blame: what is left runs again, on other nodes from the start.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from raybench.cluster.environments import environment_problem, own_operators, ru
 from raybench.cluster.nodes import look, node_name
 from raybench.cluster.orphans import remove_orphaned_placement_groups
 from raybench.cluster.placement import Cluster, check_placement, need_of, threads_per_worker, use_gpu, worker_resources
-from raybench.cluster.ray_private import HEAD_RESOURCE, NODE_ID_LABEL, WithoutCleaner
+from raybench.cluster.ray_private import HEAD_RESOURCE, NODE_ID_LABEL, InOneProcess
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import StepChoice
 from raybench.driver.deaths import oom_kills
@@ -109,7 +109,7 @@ def _run_groups(recorder: Any, block: Block, sweep: SweepConfig) -> str:
         try:
             if misplaced := fit(replace(block, packages=group.packages), name, sweep, node_ids):
                 raise TrialGivenUp(f"wrongly placed: {misplaced}")
-        except (TrainingFailedError, ray.exceptions.RayActorError) as error:
+        except TrainingFailedError as error:
             ended: Unfinished = ray.get(recorder.unfinished.remote(name))
             why = why_cut(error, ended.node_ids)
             if why:
@@ -177,14 +177,13 @@ def _scaling(trial: Trial, cluster: Cluster, node_ids: tuple[str, ...]) -> Scali
 def fit_torch(block: Block, name: str, sweep: SweepConfig, node_ids: tuple[str, ...]) -> str:
     """Run one group to its end, on these nodes where any are given. Returns why it was wrongly placed, where it was.
 
-    Raises TrainingFailedError when its processes die or a leg ends it, and RayActorError when the process that watches
-    them dies.
+    Raises TrainingFailedError when its processes die or a leg ends it.
     """
     import ray.train.torch  # torch with it, which the driver can do without
 
     from raybench.cluster.process_group import SpanningTorchConfig
 
-    class Trainer(WithoutCleaner, ray.train.torch.TorchTrainer):  # type: ignore[misc]
+    class Trainer(InOneProcess, ray.train.torch.TorchTrainer):  # type: ignore[misc]
         pass
 
     trial = block.first

@@ -15,10 +15,10 @@ def fit(block: Block, name: str, sweep: SweepConfig, node_ids: tuple[str, ...]) 
     """As `raybench.driver.trial.fit_torch`, on a trainer without torch."""
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from raybench.cluster.ray_private import WithoutCleaner
+    from raybench.cluster.ray_private import InOneProcess
     from raybench.driver.trial import trainer_arguments
 
-    class Trainer(WithoutCleaner, DataParallelTrainer):
+    class Trainer(InOneProcess, DataParallelTrainer):
         pass
 
     return str(Trainer(work, **trainer_arguments(block, name, sweep, node_ids)).fit().return_value or "")

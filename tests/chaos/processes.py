@@ -15,7 +15,6 @@ from tests.sweep.test_interrupt import processes_of
 # What Ray shows as the command line of each kind of actor, between its calls and in one.
 TITLES = {
     "kill_trial": r"ray::BlockRunner",
-    "kill_controller": r"ray::TrainController",
     "kill_recorder": r"ray::Recorder",
     "kill_worker": r"ray::\w*RayTrainWorker",
     "kill_gcs": r"\S*/gcs_server ",

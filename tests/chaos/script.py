@@ -21,7 +21,7 @@ LEG_FAULTS = {
     "hang": "timeout",
 }
 # What is done to a run from outside; the run goes on.
-STRIKES = ("kill_trial", "kill_controller", "kill_recorder", "kill_worker", "clock_back")
+STRIKES = ("kill_trial", "kill_recorder", "kill_worker", "clock_back")
 CLUSTER_STRIKES = ("kill_raylet",)
 TRACKING = ("stop_tracking", "start_tracking")  # MLflow's server gone, and back
 # What ends a run, and its exit code.
@@ -36,7 +36,7 @@ PLACES: dict[str, Literal["own", "cluster"]] = {"kill_gcs": "own", "kill_head": 
 # What is put into the ledger between two runs.
 LITTER = ("torn", "garbled", "foreign", "half_written")
 # The strikes that a running leg cannot survive.
-CUTTING = ("kill_controller", "kill_worker", "kill_raylet", "kill_trial")
+CUTTING = ("kill_worker", "kill_raylet", "kill_trial")
 
 
 @dataclass(frozen=True)

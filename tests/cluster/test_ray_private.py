@@ -64,13 +64,13 @@ def test_trains_backend_and_cleaner_are_where_they_were() -> None:
         "worker_group", "backend_config",
     ]  # fmt: skip
 
-    class Trainer(ray_private.WithoutCleaner, DataParallelTrainer):
+    class Trainer(ray_private.InOneProcess, DataParallelTrainer):
         pass
 
     names = "PlacementGroupCleanerCallback"
     source = inspect.getsource(DataParallelTrainer._create_default_callbacks)
     assert names in source
-    assert Trainer._create_default_callbacks is ray_private.WithoutCleaner._create_default_callbacks
+    assert Trainer._create_default_callbacks is ray_private.InOneProcess._create_default_callbacks
 
 
 def test_errors_are_wrapped_as_endings_unwraps_them() -> None:
