@@ -350,9 +350,11 @@ baseline, and version against version; and whether the training is the same.""",
         ),
         (
             _JSON,
+            Flag("markdown", "the table for a pull request or a commit; how the sweep goes is told on standard error"),
             Flag("bisect", "find the first release between good= and bad= that is slower or trains differently"),
             Flag("fail-on", "exit with 1 when a version hurts, differs or failed (several: hurts,differs)", "KINDS"),
         ),
+        exclusive=(("json", "markdown"),),
         takes_space=True,
     ),
     "tune": Manual(

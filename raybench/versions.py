@@ -35,6 +35,7 @@ from raybench.declare.repeats import Repeats
 from raybench.declare.space import Space, load_space
 from raybench.errors import NothingMeasured, UserError
 from raybench.redaction import without_secrets
+from raybench.show.tables import to_markdown
 from raybench.show.terminal import print_document
 from raybench.show.versions import build
 from raybench.stores.storage import AnyPath, to_path
@@ -53,18 +54,23 @@ def main(argv: list[str]) -> int:
         if kind not in KINDS:
             raise UserError(f"--fail-on {kind}: {suggest(kind, KINDS)}")
     command = without_secrets("python -m raybench.versions " + " ".join(shlex.quote(token) for token in argv))
-    as_json = "json" in arguments.flags
+    as_json, as_markdown = "json" in arguments.flags, "markdown" in arguments.flags
     if "bisect" in arguments.flags:
+        if as_markdown:
+            raise UserError("--markdown writes a table, and --bisect has none; --json writes what it found")
         return _bisect(values, command, as_json)
     alone = next((key for key in ("good", "bad", "package", "checkout") if key in values), None)
     if alone is not None:
         raise UserError(f"{alone}= belongs to --bisect, which is not given")
     package, versions = _asked(values)
-    runner = _Runner.of(values, command, Console(stderr=as_json, quiet=as_json))
+    console = Console(stderr=as_json or as_markdown, quiet=as_json)
+    runner = _Runner.of(values, command, console)
     space, arms = with_versions(runner.space, runner.arm, package, versions)
     analysis, found = runner.run(space, arms)
     if as_json:
         print(json.dumps({"schema_version": 1, "versions": [_plain(v) for v in found]}, allow_nan=False, indent=1))
+    elif as_markdown:
+        print(to_markdown(build(analysis, found, arms)), end="")
     else:
         print_document(build(analysis, found, arms), Console(), full=True)
     worse = [version for version in found if is_worse(version, kinds)]

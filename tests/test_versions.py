@@ -59,6 +59,7 @@ def test_two_versions_are_judged_until_settled_at_their_share_of_alpha() -> None
     ("argv", "said"),
     [
         (["--bisect", "good=0.18.4"], "bad= is missing"),
+        (["--bisect", "--markdown", "good=0.18.4", "bad=0.18.6"], "--bisect has none"),
         (["deepspeed=0.18.4", "good=0.18.4"], "good= belongs to --bisect"),
         (["--bisect", "good=a", "bad=b", "checkout=nowhere"], "there is no such folder"),
         (["deepspeed=0.18.4,newest"], "is none of: a version"),
