@@ -210,7 +210,11 @@ def test_a_cluster_file_without_an_image_is_told(tmp_path: Path, monkeypatch: py
 
 def test_links_and_adam_in_words() -> None:
     sizes = [{"bytes": 1, "seconds": 1.0, "busbw": rate} for rate in (1e8, 2e9)]
-    answer = {"world": 2, "backend": "gloo", "links": {"all_reduce": sizes, "missing": ["links: all_gather: no"]}}
+    answer = {
+        "world": 2,
+        "backend": "gloo",
+        "links": {"rates": {"all_reduce": sizes}, "missing": ["links: all_gather: no"]},
+    }
     answer["adam"] = {"parameters_per_second": 5e8, "threads": 4}
     found = {one.name + one.status: one.found for one in links.told(answer)}
     assert found["linksok"] == "2 processes over gloo: all-reduce 2 GB/s (bus bandwidth)"
@@ -220,7 +224,11 @@ def test_links_and_adam_in_words() -> None:
         found["CPU Adamok"]
         == "500 million parameters a second with 4 threads: 2 s a step for each billion that is offloaded"
     )
-    one_gpu = {"world": 1, "backend": "nccl", "links": {"to_device": sizes, "from_device": sizes, "missing": []}}
+    one_gpu = {
+        "world": 1,
+        "backend": "nccl",
+        "links": {"rates": {"to_device": sizes, "from_device": sizes}, "missing": []},
+    }
     by_name = {one.name: one for one in links.told({**one_gpu, "adam": {"missing": "not built yet"}})}
     assert by_name["host and accelerator"].found == "2 GB/s to it, 2 GB/s from it, pinned"
     assert "links" not in by_name

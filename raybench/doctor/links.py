@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from raybench.child import ask_child
 from raybench.doctor.finding import Finding
+from raybench.machine.links import LinkRate
 
 _SECONDS: Final = 300.0  # of which two minutes may go into an operator that has to be built anew
 _FILE_BYTES, _BLOCK_BYTES = 2**28, 2**23
@@ -27,14 +28,15 @@ def told(answer: Mapping[str, Any]) -> list[Finding]:
     if "error" in answer:
         return [Finding("links", "warning", f"could not be measured: {answer['error']}", "see what it says")]
     links: Mapping[str, Any] = answer.get("links") or {}
+    carried = {name: [LinkRate(**size) for size in sizes] for name, sizes in links.get("rates", {}).items()}
     findings = []
-    rates = [f"{name} {_fastest(links[key])}" for key, name in _COLLECTIVES.items() if links.get(key)]
+    rates = [f"{name} {_fastest(carried[key])}" for key, name in _COLLECTIVES.items() if carried.get(key)]
     if rates:
         between = f"{answer['world']} processes over {answer['backend']}"
         findings.append(Finding("links", "ok", f"{between}: {', '.join(rates)} (bus bandwidth)"))
     findings += [Finding("links", "warning", text, "the message is the backend's") for text in links.get("missing", [])]
-    copies = [f"{_fastest(links[key])} {way}" for key, way in (("to_device", "to it"), ("from_device", "from it"))
-              if links.get(key)]  # fmt: skip
+    copies = [f"{_fastest(carried[key])} {way}" for key, way in (("to_device", "to it"), ("from_device", "from it"))
+              if carried.get(key)]  # fmt: skip
     findings.append(
         Finding("host and accelerator", "ok", f"{', '.join(copies)}, pinned" if copies else "no accelerator")
     )
@@ -72,8 +74,8 @@ def disk(folder: Path) -> Finding:
     return Finding("offload disk", "ok", f"{folder}: {rates[0]} written, {rates[1]} read, one thread")
 
 
-def _fastest(sizes: list[dict[str, float]]) -> str:
-    return _rate(max(size["busbw"] for size in sizes))
+def _fastest(sizes: list[LinkRate]) -> str:
+    return _rate(max(size.busbw for size in sizes))
 
 
 def _rate(bytes_per_second: float) -> str:

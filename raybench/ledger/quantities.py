@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from math import isfinite
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from raybench.declare.protocol import StepChoice
 from raybench.ledger.batches import LargestBatch
+from raybench.machine.links import Network
 from raybench.machine.places import Placement
+
+if TYPE_CHECKING:
+    from raybench.telemetry.window import NodeReading  # which the analysis does without
 
 Loaded = Literal["", "text", "number", "list"]
 
@@ -329,11 +333,11 @@ class Measurement(Circumstances):
         "float64", "what a worker read and wrote in a copy within its device's memory (the host's on a CPU)",
         unit="bytes/s", analysis="number",
     )  # fmt: skip
-    network: dict[str, Any] | None = measured(
+    network: Network | None = measured(
         "string", "JSON, where a trial spans nodes: backend, interfaces, and what an all-reduce gets", json=True,
         analysis="text",
     )  # fmt: skip
-    telemetry: list[dict[str, Any]] | None = measured(
+    telemetry: list[NodeReading] | None = measured(
         "string", "JSON: a reading for each node, of the measured steps; null with telemetry off", json=True
     )
     energy_joules: float | None = measured(

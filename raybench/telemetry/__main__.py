@@ -13,6 +13,7 @@ import select
 import signal
 import sys
 import time
+from dataclasses import asdict
 from typing import Any
 
 from raybench.telemetry.host import Host
@@ -79,14 +80,15 @@ class Sampler:
         self._open = None
 
     def report(self) -> dict[str, Any]:
-        """The reading of the windows since the last report, which are forgotten; `{}` where there was none."""
+        """The `reading` of the windows since the last report, which are forgotten, and what is `missing`; `{}` where
+        there was no window."""
         windows, self._windows = self._windows, []
         if not windows:
             return {}
         reading = summarize(windows, os.cpu_count() or 1, [(gpu.uuid, gpu.name) for gpu in self._gpus])
-        if reading["host"]["foreign_cores"] is None:
+        if reading.host.foreign_cores is None:
             name_once(self.missing, "foreign CPU use (this system shows no CPU times of the whole host)")
-        return {**reading, "missing": list(self.missing)}
+        return {"reading": asdict(reading), "missing": list(self.missing)}
 
 
 def main(argument: str) -> None:

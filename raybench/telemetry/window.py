@@ -44,20 +44,82 @@ class Window:
         return self.samples[-1].seconds - self.samples[0].seconds
 
 
-def summarize(windows: Sequence[Window], cores: int, gpus: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Levels:
+    """Min, median and max of what was read, and its trace over time."""
+
+    min: float
+    median: float
+    max: float
+    trace: list[float]
+
+
+@dataclass(frozen=True)
+class HostReading:
+    """A node's processors during a leg's windows, in cores; None where the system does not say."""
+
+    cores: int
+    own_cores: float
+    foreign_cores: float | None
+    foreign_cores_resolution: float
+    foreign_cores_trace: list[float] | None
+    stolen_cores: float | None
+    throttled_share: float | None  # of the time, held back by the container's CPU limit
+    frequency_mhz: Levels | None
+
+
+@dataclass(frozen=True)
+class GpuReading:
+    """A GPU during a leg's windows; None where NVML does not say."""
+
+    uuid: str
+    name: str | None
+    utilization: Levels | None
+    sm_clock_mhz: Levels | None
+    memory_clock_mhz: Levels | None
+    power_watts: Levels | None
+    temperature_celsius: Levels | None
+    throttle_reasons: dict[str, float] | None  # the share of the samples in which each was given
+    foreign_processes: int | None
+    energy_joules: float | None
+
+
+@dataclass(frozen=True)
+class NodeReading:
+    """What a leg's row keeps of one node's windows."""
+
+    seconds: float
+    samples: int
+    sampler_cpu_seconds: float
+    host: HostReading
+    gpus: list[GpuReading]
+    node: str = ""  # its name, which the sampler does not know
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> NodeReading:
+        """The reading that was `asdict`ed; numbers stay as they are, digit by digit."""
+        host = HostReading(**_with_levels(values["host"]))
+        return cls(**{**values, "host": host, "gpus": [GpuReading(**_with_levels(gpu)) for gpu in values["gpus"]]})
+
+
+def _with_levels(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: Levels(**v) if isinstance(v, dict) and "trace" in v else v for k, v in values.items()}
+
+
+def summarize(windows: Sequence[Window], cores: int, gpus: Sequence[tuple[str, str | None]]) -> NodeReading:
     """What a leg's row keeps of its windows (one at least). `gpus`: UUID and name of each, in the samples' order."""
     samples = [sample for window in windows for sample in window.samples]
     seconds = sum(window.seconds for window in windows)
-    return {
-        "seconds": round(seconds, 4),
-        "samples": len(samples),
-        "sampler_cpu_seconds": round(sum(window.sampler_seconds for window in windows), 4),
-        "host": _host(windows, samples, seconds, cores),
-        "gpus": [_gpu(windows, samples, index, *gpu) for index, gpu in enumerate(gpus)],
-    }
+    return NodeReading(
+        seconds=round(seconds, 4),
+        samples=len(samples),
+        sampler_cpu_seconds=round(sum(window.sampler_seconds for window in windows), 4),
+        host=_host(windows, samples, seconds, cores),
+        gpus=[_gpu(windows, samples, index, *gpu) for index, gpu in enumerate(gpus)],
+    )
 
 
-def _host(windows: Sequence[Window], samples: Sequence[Sample], seconds: float, cores: int) -> dict[str, Any]:
+def _host(windows: Sequence[Window], samples: Sequence[Sample], seconds: float, cores: int) -> HostReading:
     def rate(name: str) -> float | None:
         ends = [(getattr(w.samples[0].host, name), getattr(w.samples[-1].host, name)) for w in windows]
         if seconds <= 0 or any(value is None for pair in ends for value in pair):
@@ -69,16 +131,16 @@ def _host(windows: Sequence[Window], samples: Sequence[Sample], seconds: float, 
     resolution = round(sum(w.resolution_seconds for w in windows) / max(seconds, 1e-9), 4)
     # Some containers show a /proc/stat that stands still, against which nothing can be held.
     counted = busy >= own / 2 - resolution
-    return {
-        "cores": cores,
-        "own_cores": own,
-        "foreign_cores": round(max(0.0, busy - own), 4) if counted else None,
-        "foreign_cores_resolution": resolution,
-        "foreign_cores_trace": _foreign_trace(windows) if counted else None,
-        "stolen_cores": rate("stolen"),
-        "throttled_share": rate("throttled"),
-        "frequency_mhz": _levels(sample.frequency_mhz for sample in samples),
-    }
+    return HostReading(
+        cores=cores,
+        own_cores=own,
+        foreign_cores=round(max(0.0, busy - own), 4) if counted else None,
+        foreign_cores_resolution=resolution,
+        foreign_cores_trace=_foreign_trace(windows) if counted else None,
+        stolen_cores=rate("stolen"),
+        throttled_share=rate("throttled"),
+        frequency_mhz=_levels(sample.frequency_mhz for sample in samples),
+    )
 
 
 def _foreign_trace(windows: Sequence[Window]) -> list[float]:
@@ -94,39 +156,33 @@ def _foreign_trace(windows: Sequence[Window]) -> list[float]:
     return trace
 
 
-def _gpu(
-    windows: Sequence[Window], samples: Sequence[Sample], index: int, uuid: str, name: str | None
-) -> dict[str, Any]:
+def _gpu(windows: Sequence[Window], samples: Sequence[Sample], index: int, uuid: str, name: str | None) -> GpuReading:
     looks = [sample.gpus[index] for sample in samples]
     reasons = [look.throttle_reasons for look in looks if look.throttle_reasons is not None]
     energies = [window.energy_joules[index] for window in windows]
     foreign = [window.foreign_processes[index] for window in windows]
-    return {
-        "uuid": uuid,
-        "name": name,
-        "utilization": _levels(look.utilization for look in looks),
-        "sm_clock_mhz": _levels(look.sm_clock_mhz for look in looks),
-        "memory_clock_mhz": _levels(look.memory_clock_mhz for look in looks),
-        "power_watts": _levels(look.power_watts for look in looks),
-        "temperature_celsius": _levels(look.temperature_celsius for look in looks),
-        "throttle_reasons": _shares(reasons) if reasons else None,
-        "foreign_processes": _if_all(foreign, max),
-        "energy_joules": _if_all(energies, sum),
-    }
+    return GpuReading(
+        uuid=uuid,
+        name=name,
+        utilization=_levels(look.utilization for look in looks),
+        sm_clock_mhz=_levels(look.sm_clock_mhz for look in looks),
+        memory_clock_mhz=_levels(look.memory_clock_mhz for look in looks),
+        power_watts=_levels(look.power_watts for look in looks),
+        temperature_celsius=_levels(look.temperature_celsius for look in looks),
+        throttle_reasons=_shares(reasons) if reasons else None,
+        foreign_processes=_if_all(foreign, max),
+        energy_joules=_if_all(energies, sum),
+    )
 
 
-def _levels(readings: Iterable[float | None]) -> dict[str, Any] | None:
-    """Min, median, max and the trace of what was read; None where nothing was."""
+def _levels(readings: Iterable[float | None]) -> Levels | None:
+    """Those of what was read; None where nothing was."""
     values = [value for value in readings if value is not None]
     if not values:
         return None
     stride = max(1, -(-len(values) // TRACE_POINTS))
-    return {
-        "min": round(min(values), 2),
-        "median": round(statistics.median(values), 2),
-        "max": round(max(values), 2),
-        "trace": [round(statistics.fmean(values[at : at + stride]), 1) for at in range(0, len(values), stride)],
-    }
+    trace = [round(statistics.fmean(values[at : at + stride]), 1) for at in range(0, len(values), stride)]
+    return Levels(round(min(values), 2), round(statistics.median(values), 2), round(max(values), 2), trace)
 
 
 def _shares(reasons: Sequence[tuple[str, ...]]) -> dict[str, float]:

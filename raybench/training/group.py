@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
@@ -29,7 +29,7 @@ from raybench.ledger.outcome import Outcome
 from raybench.statistics.num_steps import StepChoices
 from raybench.training.command import end_with_parent
 from raybench.training.ranks import Ranks
-from raybench.training.supervisor import BEGUN, FAILED, GROUP, part_of, store_of_torchrun
+from raybench.training.supervisor import BEGUN, FAILED, GROUP, Begun, Died, part_of, store_of_torchrun
 from raybench.training.work import read_work
 from raybench.training.worker import run_legs
 
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     try:
         _run(work.plan, work.trials, work.ledger, device, own)
     except LegDied as error:  # the others hang in it, so nobody is waited for
-        own.compare_set(FAILED, "", json.dumps({"kind": error.kind, "message": error.message}))
+        own.compare_set(FAILED, "", json.dumps(asdict(Died(error.kind, error.message))))
         return 1
     dist.destroy_process_group()
     return 0
@@ -76,7 +76,7 @@ def _run(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.devi
 
     def begin(leg: Leg) -> None:
         trial = trial_of[leg.leg_id]
-        store.set(BEGUN, json.dumps({"leg_id": leg.leg_id, "at": time.time()}))
+        store.set(BEGUN, json.dumps(asdict(Begun(leg.leg_id, time.time()))))
         now = time.strftime("%H:%M:%S")
         print(f"{now} {trial.label} repeat {trial.repeat}: {leg.arm_name} round {leg.round}", flush=True)
 

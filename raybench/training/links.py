@@ -1,18 +1,19 @@
 """What the links of a leg's ranks carry: collectives by size, and copies between host and accelerator.
 
-Measured beside a profile, outside everything that is timed, through the process group that the engines use. Bandwidths
-are nccl-tests' `busbw` (doc/PERFORMANCE.md): of an all-reduce bytes x 2 (n - 1) / n, of an all-gather and a
-reduce-scatter bytes x (n - 1) / n, over the seconds; `bytes` is the whole buffer's.
+Measured beside a profile, outside everything that is timed, through the process group that the engines use. `busbw` of
+an all-reduce is bytes x 2 (n - 1) / n, of an all-gather and a reduce-scatter bytes x (n - 1) / n, over the seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import torch
 import torch.distributed as dist
 
+from raybench.machine.links import LinkRate, Links
 from raybench.training.failures import describe, print_traceback
 from raybench.training.network import timed
 from raybench.training.ranks import Ranks
@@ -21,44 +22,47 @@ BYTES: Final = (1 << 16, 1 << 20, 1 << 25)  # a layer's gradient, a small networ
 _CALLS: Final = 3  # the fastest counts: a link is not slower than what it carried once
 
 
-def measured_links(ranks: Ranks) -> dict[str, Any] | None:
-    """By name of a collective, or `to_device` and `from_device`, for each size `bytes`, `seconds` and `busbw` in bytes
-    a second; `missing` names what could not be measured. None in one process without an accelerator.
-
-    Every rank calls it, and gets the same.
-    """
+def measured_links(ranks: Ranks) -> Links | None:
+    """What the links carry; None in one process without an accelerator. Every rank calls it, and gets the same."""
     if ranks.world == 1 and ranks.device.type != "cuda":
         return None
     try:
-        room: dict[str, Any] | None = _buffers(ranks)
+        room: _Buffers | None = _buffers(ranks)
     except (RuntimeError, MemoryError):
         print_traceback()
         room = None
     if any(ranks.gather(room is None)):  # a rank alone in a collective would wait for the others
-        return {"missing": ["links: no room for the buffers"]}
+        return Links(missing=["links: no room for the buffers"])
     assert room is not None
-    found: dict[str, Any] = {"missing": []}
+    links = Links()
     for name, (call, share) in _calls(room, ranks).items():
         try:
-            found[name] = [_measured(call, size, share, ranks) for size in BYTES]
+            links.rates[name] = [_measured(call, size, share, ranks) for size in BYTES]
         except RuntimeError as error:  # of a backend that lacks it, on every rank alike
-            found["missing"].append(f"links: {name}: {describe(error)}")
-    return found
+            links.missing.append(f"links: {name}: {describe(error)}")
+    return links
 
 
-def _buffers(ranks: Ranks) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Buffers:
+    whole: torch.Tensor
+    part: torch.Tensor
+    host: torch.Tensor | None  # pinned; None without an accelerator
+
+
+def _buffers(ranks: Ranks) -> _Buffers:
     largest = max(BYTES) // 4
     pinned = ranks.device.type == "cuda"
-    return {
-        "whole": torch.ones(largest, device=ranks.device),
-        "part": torch.ones(largest // ranks.world, device=ranks.device),
-        "host": torch.ones(largest, pin_memory=True) if pinned else None,
-    }
+    return _Buffers(
+        torch.ones(largest, device=ranks.device),
+        torch.ones(largest // ranks.world, device=ranks.device),
+        torch.ones(largest, pin_memory=True) if pinned else None,
+    )
 
 
-def _calls(room: dict[str, Any], ranks: Ranks) -> dict[str, tuple[Callable[[int], object], float]]:
+def _calls(room: _Buffers, ranks: Ranks) -> dict[str, tuple[Callable[[int], object], float]]:
     """What is measured: a call for a number of elements, and the share of its bytes that the link carries."""
-    whole, part, host, world = room["whole"], room["part"], room["host"], ranks.world
+    whole, part, host, world = room.whole, room.part, room.host, ranks.world
     calls: dict[str, tuple[Callable[[int], object], float]] = {}
     if world > 1:
         share = (world - 1) / world
@@ -78,7 +82,7 @@ def _calls(room: dict[str, Any], ranks: Ranks) -> dict[str, tuple[Callable[[int]
     return calls
 
 
-def _measured(call: Callable[[int], object], size: int, share: float, ranks: Ranks) -> dict[str, float]:
+def _measured(call: Callable[[int], object], size: int, share: float, ranks: Ranks) -> LinkRate:
     call(size // 4)
     seconds = min(timed(lambda: call(size // 4), 1, ranks) for _ in range(_CALLS))
-    return {"bytes": size, "seconds": seconds, "busbw": size * share / seconds}
+    return LinkRate(size, seconds, size * share / seconds)

@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -64,7 +65,8 @@ def _rank(rank: int, world: int, folder: str) -> None:
         ranks = Ranks.joined(device, 60)
     links = measured_links(ranks)
     if rank == 0:
-        (Path(folder) / "links.json").write_text(json.dumps({"world": world, "backend": backend, "links": links}))
+        told = None if links is None else asdict(links)
+        (Path(folder) / "links.json").write_text(json.dumps({"world": world, "backend": backend, "links": told}))
     if world > 1:
         dist.destroy_process_group()
 

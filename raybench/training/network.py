@@ -1,8 +1,7 @@
 """The network that joins the nodes of a trial: which interface it goes through, and what an all-reduce gets of it.
 
 Measured once a group of processes, before its first leg and outside everything that is timed, through the process group
-that the engines use. Bandwidths are defined as in NVIDIA's nccl-tests (doc/PERFORMANCE.md): `algbw` is the buffer's
-bytes over the seconds; `busbw` of an all-reduce among n ranks is algbw x 2 (n - 1) / n, which does not depend on n.
+that the engines use. `busbw` of an all-reduce among n ranks is algbw x 2 (n - 1) / n, which does not depend on n.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import psutil
 import torch
 import torch.distributed as dist
 
+from raybench.machine.links import AllReduce, Interface, Network
 from raybench.training.ranks import Ranks
 
 _BYTES: Final = (1 << 20, 1 << 25)  # about the gradients of a small network, and a bucket of DDP
@@ -24,24 +24,15 @@ _SECONDS: Final = 1.0  # about, for each size
 _MOST_CALLS: Final = 20
 
 
-def measured_network(ranks: Ranks) -> dict[str, Any]:
-    """How the ranks are joined; the same on every rank, and every rank calls it.
-
-    `backend` (nccl or gloo); `world`; `interfaces`: for each node its `node`, `interface`, `address`, `chosen_by` (a
-    variable, or `route`) and `megabits_per_second` (None where the system does not say); `all_reduce`: for each size
-    `bytes`, `seconds` (mean over `calls` back to back, of the slowest rank), `algbw` and `busbw` in bytes a second.
-    """
+def measured_network(ranks: Ranks) -> Network:
+    """How the ranks are joined; the same on every rank, and every rank calls it."""
     backend = str(dist.get_backend())
-    interfaces = ranks.gather({"node": socket.gethostname(), **interface_of_this_node(backend)})
-    return {
-        "backend": backend,
-        "world": ranks.world,
-        "interfaces": [one for place, one in enumerate(interfaces) if one not in interfaces[:place]],
-        "all_reduce": [_all_reduce(size, ranks) for size in _BYTES],
-    }
+    interfaces = ranks.gather(interface_of_this_node(backend))
+    all_reduce = [_all_reduce(size, ranks) for size in _BYTES]
+    return Network(backend, ranks.world, list(dict.fromkeys(interfaces)), all_reduce)
 
 
-def _all_reduce(size: int, ranks: Ranks) -> dict[str, Any]:
+def _all_reduce(size: int, ranks: Ranks) -> AllReduce:
     buffer = torch.ones(size // 4, dtype=torch.float32, device=ranks.device)
 
     def call() -> None:
@@ -52,13 +43,7 @@ def _all_reduce(size: int, ranks: Ranks) -> dict[str, Any]:
     calls = max(3, min(_MOST_CALLS, int(_SECONDS / max(first, 1e-6))))
     seconds = timed(call, calls, ranks) / calls
     algbw = size / seconds
-    return {
-        "bytes": size,
-        "calls": calls,
-        "seconds": seconds,
-        "algbw": algbw,
-        "busbw": algbw * 2 * (ranks.world - 1) / ranks.world,
-    }
+    return AllReduce(size, calls, seconds, algbw, algbw * 2 * (ranks.world - 1) / ranks.world)
 
 
 def timed(call: Callable[[], object], calls: int, ranks: Ranks) -> float:
@@ -72,7 +57,7 @@ def timed(call: Callable[[], object], calls: int, ranks: Ranks) -> float:
     return float(max(ranks.gather(time.perf_counter() - begun)))
 
 
-def interface_of_this_node(backend: str) -> dict[str, Any]:
+def interface_of_this_node(backend: str) -> Interface:
     """The interface by which this node reaches the first rank's: that of the backend's variable, else the route's."""
     variable = "NCCL_SOCKET_IFNAME" if backend == "nccl" else "GLOO_SOCKET_IFNAME"
     address = _route_to(os.environ.get("MASTER_ADDR", "127.0.0.1"))
@@ -81,12 +66,13 @@ def interface_of_this_node(backend: str) -> dict[str, Any]:
     if named is not None and named in psutil.net_if_addrs():
         address = _address_of(named)
     stats = psutil.net_if_stats().get(interface or "")
-    return {
-        "interface": interface,
-        "address": address,
-        "chosen_by": variable if named else "route",
-        "megabits_per_second": stats.speed if stats is not None and stats.speed > 0 else None,
-    }
+    return Interface(
+        node=socket.gethostname(),
+        interface=interface,
+        address=address,
+        chosen_by=variable if named else "route",
+        megabits_per_second=stats.speed if stats is not None and stats.speed > 0 else None,
+    )
 
 
 def interface_with(address: str | None) -> str | None:

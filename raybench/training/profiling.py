@@ -18,6 +18,7 @@ from typing import Any, Final
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from raybench.ledger.parts import PARTS
+from raybench.machine.links import Links
 from raybench.training.engines import Engine
 from raybench.training.failures import describe, print_traceback
 from raybench.training.links import measured_links
@@ -62,7 +63,7 @@ class ProfiledSteps:
         self.fold: Fold | None = None
         self.missing: list[str] = []
         self.trace: str = ""  # gzip, base64
-        self.links: dict[str, Any] | None = None
+        self.links: Links | None = None
 
     @contextlib.contextmanager
     def _attempt(self, what: str) -> Iterator[None]:
@@ -127,7 +128,8 @@ def profile_steps(
     ranks.barrier()
     profiled.run(step, ranks, accumulation)
     profiled.links = measured_links(ranks)
-    profiled.missing += (profiled.links or {}).pop("missing", [])
+    if profiled.links is not None:
+        profiled.missing += profiled.links.missing
     return profiled
 
 
@@ -143,7 +145,7 @@ def combined(everyone: Sequence[ProfiledSteps], step_seconds: float) -> dict[str
         "missing": missing,
         "trace": None,
         "parts": None,
-        "links": everyone[0].links,
+        "links": None if everyone[0].links is None else everyone[0].links.rates,
     }
     if everyone[0].trace:
         told["trace_content"] = everyone[0].trace

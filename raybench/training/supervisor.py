@@ -16,6 +16,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
@@ -30,11 +31,27 @@ from raybench.training.work import Work
 
 GROUP: Final = "RAYBENCH_GROUP"  # names the group that a process belongs to, and its part of the store
 # Keys of a group's part of the store.
-BEGUN: Final = "begun"  # the leg under way
-FAILED: Final = "failed"  # a leg that failed on one rank alone, and how
+BEGUN: Final = "begun"  # a `Begun`
+FAILED: Final = "failed"  # a `Died`
 _DOWN: Final = "down"  # some process of the group ended badly
 _SECONDS_BETWEEN_LOOKS = 1.0
 _PATIENCE = timedelta(minutes=30)  # for the others' end, which follows within seconds
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The leg under way, and when it began by the calendar."""
+
+    leg_id: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Died:
+    """How a leg failed on one rank alone."""
+
+    kind: FailureKind
+    message: str
 
 
 def supervise(work: Work, argv: list[str]) -> int:
@@ -99,22 +116,22 @@ def _record(work: Work, store: Any, name: str, codes: list[int], kills: int) -> 
     """Write the row of the leg that ended the group of this name; whether there was one."""
     if not store.check([BEGUN]):
         return False
-    begun = json.loads(store.get(BEGUN))
-    if begun["leg_id"] in work.ledger.leg_ids():
+    begun = Begun(**json.loads(store.get(BEGUN)))
+    if begun.leg_id in work.ledger.leg_ids():
         return False
-    trial, leg = next((trial, leg) for trial, leg in work.plan.legs() if leg.leg_id == begun["leg_id"])
-    seconds = time.time() - begun["at"]
+    trial, leg = next((trial, leg) for trial, leg in work.plan.legs() if leg.leg_id == begun.leg_id)
+    seconds = time.time() - begun.at
     kind, message = _cause(codes, kills)
     if store.check([FAILED]):
-        told = json.loads(store.get(FAILED))
-        kind, message = told["kind"], told["message"]
+        died = Died(**json.loads(store.get(FAILED)))
+        kind, message = died.kind, died.message
     elif seconds >= trial.leg_timeout_seconds:
         limit = trial.leg_timeout_seconds
         kind, message = "timeout", f"no end after {seconds:.0f} s; the limit is {limit:.0f} s"
     failure = Failure(
         kind,
         message,
-        started_at=begun["at"],
+        started_at=begun.at,
         environment={"node": socket.gethostname()},
         process_group=name,
     )

@@ -14,8 +14,8 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,16 +23,27 @@ from typing import Any, Self
 import torch
 
 from raybench.telemetry.contamination import contamination
+from raybench.telemetry.window import NodeReading
 from raybench.training.ranks import Ranks
 
 _ANSWER_SECONDS = 20.0  # to start python on a busy machine; an answer takes milliseconds else
 
 
 @dataclass(frozen=True)
+class SamplerReport:
+    """What the sampler of one node says of a leg."""
+
+    node: str
+    reading: NodeReading | None  # None where there was no window, or no sampler
+    missing: tuple[str, ...] = ()  # instruments of the node
+    lost: str | None = None  # why there is no sampler
+
+
+@dataclass(frozen=True)
 class TelemetryReading:
     """What the samplers of all nodes say of a leg; the same on every rank."""
 
-    nodes: list[dict[str, Any]] | None = None  # None with telemetry off
+    nodes: list[NodeReading] | None = None  # None with telemetry off
     energy_joules: float | None = None  # of all the trial's GPUs, by their own counters
     foreign_cpu_cores: float | None = None  # of the node that had most
     contaminated: list[str] | None = None  # empty: clean; None: not known
@@ -83,26 +94,32 @@ class Telemetry:
         """The reading of the leg's windows; every rank calls it."""
         if not self._wanted:
             return TelemetryReading()
-        own = (self._sampler.ask("report"), self._sampler.lost) if self._sampler is not None else None
-        return combined([one for one in self._ranks.gather((node_name(), own)) if one[1] is not None])
+        own = self._sampler.report() if self._sampler is not None else None
+        return combined([report for report in self._ranks.gather(own) if report is not None])
 
 
-def combined(nodes: Sequence[tuple[str, tuple[dict[str, Any] | None, str | None]]]) -> TelemetryReading:
-    """One reading from those of each node: (node's name, (its sampler's reading or None, why it was lost or None))."""
-    readings = [{"node": name, **reading} for name, (reading, _) in nodes if reading]
-    missing = [text for reading in readings for text in reading.pop("missing")]
-    missing += [f"telemetry ({lost})" for _, (reading, lost) in nodes if not reading and lost]
-    whole = len(readings) == len(nodes)
-    energies = [gpu["energy_joules"] for reading in readings for gpu in reading["gpus"]]
-    foreign = [reading["host"]["foreign_cores"] for reading in readings]
+def combined(reports: Sequence[SamplerReport]) -> TelemetryReading:
+    """One reading from those of all nodes."""
+    readings = [replace(report.reading, node=report.node) for report in reports if report.reading]
+    missing = [text for report in reports for text in report.missing]
+    missing += [f"telemetry ({report.lost})" for report in reports if not report.reading and report.lost]
+    whole = len(readings) == len(reports)
+    energies = [gpu.energy_joules for reading in readings for gpu in reading.gpus]
+    foreign = [reading.host.foreign_cores for reading in readings]
     reasons = contamination(readings)
     return TelemetryReading(
         nodes=readings,
-        energy_joules=sum(energies) if whole and energies and None not in energies else None,
-        foreign_cpu_cores=max(foreign) if whole and foreign and None not in foreign else None,
+        energy_joules=_if_known(sum, energies) if whole else None,
+        foreign_cpu_cores=_if_known(max, foreign) if whole else None,
         contaminated=reasons if whole or reasons else None,
         missing=list(dict.fromkeys(missing)),
     )
+
+
+def _if_known(together: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
+    """The values taken together; None where there is none, or one of them is not known."""
+    known = [value for value in values if value is not None]
+    return together(known) if known and len(known) == len(values) else None
 
 
 class SamplerProcess:
@@ -137,6 +154,12 @@ class SamplerProcess:
             return None
         answer = self._read()
         return answer if isinstance(answer, dict) else None
+
+    def report(self) -> SamplerReport:
+        """What it read of the windows since the last report."""
+        answer = self.ask("report") or {}
+        reading = NodeReading.from_json(answer["reading"]) if answer else None
+        return SamplerReport(node_name(), reading, tuple(answer.get("missing", ())), self.lost)
 
     def close(self) -> None:
         """End the process."""

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from raybench.telemetry.contamination import contamination
+from raybench.telemetry.window import GpuReading, HostReading, Levels, NodeReading
 
-FLAT = {"min": 1410.0, "median": 1410.0, "max": 1410.0, "trace": [1410.0] * 16}
-FALLING = {"min": 1200.0, "median": 1300.0, "max": 1410.0, "trace": [1410.0] * 8 + [1320.0] * 8}
+FLAT = Levels(1410.0, 1410.0, 1410.0, [1410.0] * 16)
+FALLING = Levels(1200.0, 1300.0, 1410.0, [1410.0] * 8 + [1320.0] * 8)
+CLEAN_HOST = HostReading(
+    cores=8, own_cores=2.0, foreign_cores=0.3, foreign_cores_resolution=0.02, foreign_cores_trace=[], stolen_cores=0.0,
+    throttled_share=None, frequency_mhz=None,
+)  # fmt: skip
+CLEAN_GPU = GpuReading(
+    uuid="a", name=None, utilization=None, sm_clock_mhz=FLAT, memory_clock_mhz=None, power_watts=None,
+    temperature_celsius=None, throttle_reasons={"sw_power_cap": 1.0}, foreign_processes=0, energy_joules=None,
+)  # fmt: skip
 
 
-def host(**changes: Any) -> dict[str, Any]:
-    clean = {
-        "cores": 8, "foreign_cores": 0.3, "foreign_cores_resolution": 0.02, "stolen_cores": 0.0,
-        "throttled_share": None, "frequency_mhz": None,
-    }  # fmt: skip
-    return {**clean, **changes}
-
-
-def gpu(**changes: Any) -> dict[str, Any]:
-    return {"throttle_reasons": {"sw_power_cap": 1.0}, "foreign_processes": 0, "sm_clock_mhz": FLAT, **changes}
+def reading(of_host: dict[str, Any], *of_gpus: dict[str, Any]) -> NodeReading:
+    """A clean node's, with these changes."""
+    gpus = [replace(CLEAN_GPU, **changes) for changes in of_gpus]
+    return NodeReading(1.0, 16, 0.01, replace(CLEAN_HOST, **of_host), gpus)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +36,8 @@ def gpu(**changes: Any) -> dict[str, Any]:
         ({"foreign_cores": 0.58}, {}, ["foreign CPU use"]),
         ({"stolen_cores": 0.5}, {}, ["CPU time stolen by the hypervisor"]),
         ({"throttled_share": 0.02}, {}, ["CPU limit of the container"]),
-        ({"frequency_mhz": {"trace": [3000.0] * 4 + [2600.0] * 4}}, {}, ["CPU clock drop"]),
-        ({"frequency_mhz": {"trace": [3000.0, 2600.0]}}, {}, []),  # too few to say
+        ({"frequency_mhz": Levels(2600.0, 2800.0, 3000.0, [3000.0] * 4 + [2600.0] * 4)}, {}, ["CPU clock drop"]),
+        ({"frequency_mhz": Levels(2600.0, 2800.0, 3000.0, [3000.0, 2600.0])}, {}, []),  # too few to say
         ({}, {"throttle_reasons": {"hw_thermal_slowdown": 0.1}}, ["GPU throttled: hw_thermal_slowdown"]),
         ({}, {"foreign_processes": 1}, ["foreign process on the GPU"]),
         ({}, {"sm_clock_mhz": FALLING}, ["GPU clock drop"]),
@@ -43,10 +47,10 @@ def gpu(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_each_limit(of_host: dict[str, Any], of_gpu: dict[str, Any], reasons: list[str] | None) -> None:
-    assert contamination([{"host": host(**of_host), "gpus": [gpu(**of_gpu)]}]) == reasons
+    assert contamination([reading(of_host, of_gpu)]) == reasons
 
 
 def test_one_node_is_enough_and_no_reading_is_not_known() -> None:
-    clean, busy = ({"host": host(foreign_cores=cores), "gpus": []} for cores in (0.1, 3.0))
+    clean, busy = (reading({"foreign_cores": cores}) for cores in (0.1, 3.0))
     assert contamination([clean, busy, busy]) == ["foreign CPU use"]
     assert contamination([]) is None

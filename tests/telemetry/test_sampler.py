@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,35 +15,36 @@ import pytest
 from raybench.telemetry.__main__ import Sampler
 from raybench.telemetry.host import Host, HostCounters, throttled_seconds
 from raybench.telemetry.nvml import driver_version, links, open_gpus, open_library
-from raybench.telemetry.window import Sample, Window, summarize
+from raybench.telemetry.window import NodeReading, Sample, Window, summarize
 from tests.telemetry.fake_nvml import FakeNvml
 
 SPIN = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
 
 
-def windows_of(library: FakeNvml, uuids: list[str], looks: int = 4) -> dict:
+def windows_of(library: FakeNvml, uuids: list[str], looks: int = 4) -> tuple[NodeReading, list[str]]:
     sampler = Sampler([1], uuids, library, [])
     sampler.begin()
     for _ in range(looks):
         sampler.look()
     sampler.end()
-    return sampler.report()
+    report = json.loads(json.dumps(sampler.report()))  # as it goes through the pipe
+    return NodeReading.from_json(report["reading"]), report["missing"]
 
 
 def test_only_the_trials_own_gpus_are_read_and_energy_is_the_counters_difference() -> None:
-    reading = windows_of(FakeNvml(), ["b"])
-    (gpu,) = reading["gpus"]
-    assert gpu["uuid"] == "b"
-    assert gpu["energy_joules"] == 30.0
-    assert (gpu["power_watts"]["median"], gpu["temperature_celsius"]["max"], gpu["utilization"]["min"]) == (
+    reading, missing = windows_of(FakeNvml(), ["b"])
+    (gpu,) = reading.gpus
+    assert gpu.uuid == "b"
+    assert gpu.energy_joules == 30.0
+    assert (gpu.power_watts.median, gpu.temperature_celsius.max, gpu.utilization.min) == (
         250.5,
         61,
         93,
     )
-    assert (gpu["sm_clock_mhz"]["min"], gpu["memory_clock_mhz"]["max"]) == (1410, 1215)
-    assert gpu["throttle_reasons"] == {}
-    assert gpu["foreign_processes"] == 0
-    assert not any(text.startswith("GPU") for text in reading["missing"])
+    assert (gpu.sm_clock_mhz.min, gpu.memory_clock_mhz.max) == (1410, 1215)
+    assert gpu.throttle_reasons == {}
+    assert gpu.foreign_processes == 0
+    assert not any(text.startswith("GPU") for text in missing)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +58,9 @@ def test_only_the_trials_own_gpus_are_read_and_energy_is_the_counters_difference
 )
 def test_what_a_gpu_does_not_say_is_null_named_once_and_asked_once(function: str, field: str, name: str) -> None:
     library = FakeNvml(refused=(function,))
-    reading = windows_of(library, ["a", "b"])
-    assert [gpu[field] for gpu in reading["gpus"]] == [None, None]
-    assert [text for text in reading["missing"] if text.startswith("GPU")] == [f"{name} (Not Supported)"]
+    reading, missing = windows_of(library, ["a", "b"])
+    assert [getattr(gpu, field) for gpu in reading.gpus] == [None, None]
+    assert [text for text in missing if text.startswith("GPU")] == [f"{name} (Not Supported)"]
     assert library.calls.count(function) == 2  # once a GPU
 
 
@@ -78,9 +80,9 @@ def test_without_the_library_or_the_permission_the_gpus_are_named_as_missing(
     sampler = Sampler([os.getpid()], ["a"], library, missing)
     sampler.begin()
     sampler.end()
-    reading = sampler.report()
-    assert reading["gpus"] == []
-    assert text in reading["missing"]
+    report = sampler.report()
+    assert report["reading"]["gpus"] == []
+    assert text in report["missing"]
 
 
 def test_a_gpu_that_the_library_does_not_know_is_named() -> None:
@@ -102,8 +104,8 @@ def test_processes_of_others_are_told_from_ours_also_where_pids_are_the_hosts() 
 
 def test_throttle_reasons_have_names_and_shares() -> None:
     bits = pynvml.nvmlClocksThrottleReasonHwThermalSlowdown | pynvml.nvmlClocksThrottleReasonSwPowerCap
-    (gpu,) = windows_of(FakeNvml(throttled=bits), ["a"])["gpus"]
-    assert gpu["throttle_reasons"] == {"hw_thermal_slowdown": 1.0, "sw_power_cap": 1.0}
+    (gpu,) = windows_of(FakeNvml(throttled=bits), ["a"])[0].gpus
+    assert gpu.throttle_reasons == {"hw_thermal_slowdown": 1.0, "sw_power_cap": 1.0}
 
 
 def test_driver_and_links() -> None:
@@ -147,16 +149,16 @@ def sample(at: float, busy: float, own: float, throttled: float | None = None) -
 def test_a_leg_of_two_windows_counts_neither_the_time_nor_the_work_between_them() -> None:
     first = Window([sample(0, 100, 50, 1.0), sample(1, 101.5, 51, 1.0), sample(2, 103, 52, 1.5)], 0.01)
     second = Window([sample(10, 140, 60, 8.0), sample(12, 144, 62, 8.5)], 0.01)
-    host = summarize([first, second], cores=2, gpus=[])["host"]
-    assert host["own_cores"] == 1.0  # 2 + 2 seconds in 4
-    assert host["foreign_cores"] == 0.75  # (3 - 2) + (4 - 2) seconds in 4
-    assert host["foreign_cores_trace"] == [0.5, 0.5, 1.0]
-    assert host["throttled_share"] == 0.25
-    assert host["foreign_cores_resolution"] == 0.005
+    host = summarize([first, second], cores=2, gpus=[]).host
+    assert host.own_cores == 1.0  # 2 + 2 seconds in 4
+    assert host.foreign_cores == 0.75  # (3 - 2) + (4 - 2) seconds in 4
+    assert host.foreign_cores_trace == [0.5, 0.5, 1.0]
+    assert host.throttled_share == 0.25
+    assert host.foreign_cores_resolution == 0.005
 
 
 def test_a_host_that_does_not_count_cpu_time_gives_no_foreign_load() -> None:
     still = Window([sample(0, 0, 50), sample(1, 0, 52)], 0.01)
-    host = summarize([still], cores=2, gpus=[])["host"]
-    assert host["foreign_cores"] is None
-    assert host["own_cores"] == 2.0
+    host = summarize([still], cores=2, gpus=[]).host
+    assert host.foreign_cores is None
+    assert host.own_cores == 2.0

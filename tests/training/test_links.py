@@ -34,7 +34,7 @@ def test_collectives_are_measured_by_size(tmp_path: Path, monkeypatch: pytest.Mo
         }  # fmt: skip
         alone = Ranks(0, 1, torch.device("cpu"), None)
         found = links._measured(calls["all_reduce"][0], 1 << 16, 1.0, alone)
-        assert found["busbw"] == pytest.approx((1 << 16) / found["seconds"])
+        assert found.busbw == pytest.approx((1 << 16) / found.seconds)
     finally:
         dist.destroy_process_group()
 

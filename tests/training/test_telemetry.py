@@ -6,13 +6,23 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
 import torch
 
+from raybench.telemetry.window import NodeReading
 from raybench.training.ranks import Ranks
-from raybench.training.telemetry import SamplerProcess, Telemetry, TelemetryReading, combined
+from raybench.training.telemetry import (
+    SamplerProcess,
+    SamplerReport,
+    Telemetry,
+    TelemetryReading,
+    combined,
+    node_name,
+)
+from tests.telemetry.test_contamination import CLEAN_GPU, CLEAN_HOST
 
 ALONE = Ranks(0, 1, torch.device("cpu"), None)
 SPIN = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
@@ -42,8 +52,8 @@ def test_a_hog_beside_the_trial_is_seen_and_a_child_of_the_trial_is_none() -> No
             child.wait()
         assert reading.nodes is not None
         (node,) = reading.nodes
-        assert node["host"]["own_cores"] > 0.05
-        assert node["seconds"] == pytest.approx(1.2, abs=0.5)
+        assert node.host.own_cores > 0.05
+        assert node.seconds == pytest.approx(1.2, abs=0.5)
         # In a session of its own and reparented, as somebody else's process is.
         hog = subprocess.run(
             [sys.executable, "-c", f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {SPIN!r}], "
@@ -89,16 +99,16 @@ def test_a_sampler_samples_ten_times_a_second_and_idles_for_nothing() -> None:
         sampler.ask("begin")
         time.sleep(1.0)
         sampler.ask("end")
-        reading = sampler.ask("report")
+        reading = sampler.report().reading
         assert reading is not None
-        assert reading["samples"] / reading["seconds"] > 5  # 16 on an idle machine
-        assert reading["sampler_cpu_seconds"] < 0.1 * reading["seconds"]
+        assert reading.samples / reading.seconds > 5  # 16 on an idle machine
+        assert reading.sampler_cpu_seconds < 0.1 * reading.seconds
         assert sampler.pid is not None
         process = psutil.Process(sampler.pid)
         before = sum(process.cpu_times()[:2])
         time.sleep(1.0)
         assert sum(process.cpu_times()[:2]) - before <= 0.02
-        assert sampler.ask("report") == {}
+        assert sampler.report() == SamplerReport(node_name(), None)
     finally:
         sampler.close()
 
@@ -115,18 +125,14 @@ def test_a_sampler_ends_with_its_rank() -> None:
 
 
 def test_a_node_without_a_reading_leaves_the_sums_unknown() -> None:
-    host = {
-        "cores": 2, "foreign_cores": 0.0, "foreign_cores_resolution": 0.0, "stolen_cores": 0.0, "throttled_share": None,
-        "frequency_mhz": None,
-    }  # fmt: skip
-    gpu = {"throttle_reasons": {}, "foreign_processes": 0, "sm_clock_mhz": None, "energy_joules": 5.0}
-
-    def reading() -> dict:
-        return {"host": host, "gpus": [dict(gpu)], "missing": ["GPU power (Not Supported)"]}
-
-    whole = combined([("a", (reading(), None)), ("b", (reading(), None))])
+    host, gpu = replace(CLEAN_HOST, foreign_cores=0.0), replace(CLEAN_GPU, energy_joules=5.0)
+    reading, missing = NodeReading(1.0, 16, 0.01, host, [gpu]), ("GPU power (Not Supported)",)
+    a, b = SamplerReport("a", reading, missing), SamplerReport("b", reading, missing)
+    whole = combined([a, b])
+    assert whole.nodes is not None
+    assert [node.node for node in whole.nodes] == ["a", "b"]
     assert (whole.energy_joules, whole.foreign_cpu_cores, whole.contaminated) == (10.0, 0.0, [])
     assert whole.missing == ["GPU power (Not Supported)"]
-    half = combined([("a", (reading(), None)), ("b", (None, "the sampler's process died"))])
+    half = combined([a, SamplerReport("b", None, lost="the sampler's process died")])
     assert (half.energy_joules, half.foreign_cpu_cores, half.contaminated) == (None, None, None)
     assert half.missing == ["GPU power (Not Supported)", "telemetry (the sampler's process died)"]
