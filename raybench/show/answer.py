@@ -36,7 +36,7 @@ from raybench.stores.storage import AnyPath
 if TYPE_CHECKING:
     from raybench.show.figures.style import Plot  # matplotlib, which a terminal does without
 
-MOST_ROWS: Final = 400  # of a table, and of a list
+MOST_ROWS: Final = 400  # of a table that nothing filters, and of a list
 _FEW_ARMS: Final = 6
 _MOST_NOTES: Final = 2
 _MOST_TURNS: Final = 2  # caveats of the answer
@@ -218,7 +218,7 @@ def _of_families(analysis: Analysis) -> Iterable[str]:
 
 
 def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | None = None) -> Table:
-    """Every comparison (the first `MOST_ROWS`) with absolute costs beside the ratio, grouped by family.
+    """Every comparison with absolute costs beside the ratio, grouped by family.
 
     `links`: where an arm's cell leads, by setting_id and arm.
     """
@@ -241,7 +241,7 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
     names += ["trials to settle"] * needed + ["accuracy, points"] * accuracy + ["failed"]
     several = len({c.where.family for c in analysis.comparisons}) > 1
     rows = []
-    for c in sorted(analysis.comparisons[:MOST_ROWS], key=lambda c: c.where.family if several else ""):
+    for c in sorted(analysis.comparisons, key=lambda c: c.where.family if several else ""):
         claim = c.judgement.interval
         note = "; ".join(one.text for one in c.caveats if one.weight == Weight.CHANGES)
         unit = f" a {c.seconds_per}" if not per and c.seconds_per != "byte" else ""
@@ -270,7 +270,6 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
             cells.append(Cell(units.points(c.accuracy.value), _key(c.accuracy.value)))
         cells.append(Cell(str(c.failures), str(c.failures)))
         rows.append(Row(tuple(cells), (c.where.family or "no family named") if several else "", _strip(c)))
-    left = len(analysis.comparisons) - MOST_ROWS
     notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in words.also_differ(analysis))
     buckets = memory.buckets_in_words(analysis.comparisons)
     doubtful = any(one.weight == Weight.CHANGES for c in analysis.comparisons for one in c.caveats)
@@ -285,7 +284,6 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
         tuple(rows),
         note=f"The interval is the one that the verdict came from, {words.multiplicity(analysis)}-corrected."
         f"{marked}{notes}{f' {buckets}' if buckets else ''}",
-        left_out=f"{left} more rows are in comparisons.csv" if left > 0 else "",
         margin=analysis.margin,
         filters=len(rows) > 8,
     )

@@ -36,7 +36,7 @@ def in_words(calibration: Calibration) -> str:
         f"{calibration.baseline} against itself scatters by {percent(scatter.deviation)} from trial to trial{where}, "
         f"or by what lies between {percent(scatter.low)} and {percent(scatter.high)}, as far as {worst.n_trials} "
         f"trials can tell. With 8 trials an arm that is faster by {percent(eight.detectable - 1)} is seen to be so "
-        f"with a chance of 80 %; one without any effect is judged `helps` or `hurts` with a chance of "
+        f"with a chance of 80 %; one without any effect is judged “helps” or “hurts” with a chance of "
         f"{percent(eight.false_verdict)}, `no effect` with one of {percent(eight.no_effect)}."
     )
 

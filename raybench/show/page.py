@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Final
 
@@ -16,6 +17,7 @@ from raybench.show.figures.style import COLOURS, DARK, VERDICT_STYLE, inline_svg
 from raybench.version import __version__
 
 MOST_OPEN: Final = 60  # rows up to which groups of a table are not folded
+MOST_DRAWN: Final = 400  # rows of a table that stand in the page; its search finds the others too
 _WIDTH: Final = 240.0  # of a strip's drawing, in its own units
 _HEIGHT: Final = 16.0
 _MARKS: Final = {
@@ -67,15 +69,38 @@ def _drawing(figure: Figure, drawings: Mapping[str, str]) -> Markup:
     return Markup(inline_svg(drawings[plot.name], plot.name, escape(plot.title), plot.tips, size))  # noqa: S704
 
 
-def groups(table: Table) -> list[tuple[str, str, bool, list[int]]]:
-    """(name, what is in it, whether it is open, numbers of its rows) of each group of a table's rows."""
-    found: dict[str, list[int]] = {}
+@dataclass(frozen=True)
+class Group:
+    """Rows of a table under one name: the numbers of those drawn, and of those that only a search brings up."""
+
+    name: str
+    summary: str
+    is_open: bool
+    drawn: list[int]
+    waiting: list[int]
+
+
+def groups(table: Table) -> list[Group]:
+    """The groups of a table's rows, each with an equal share of `MOST_DRAWN`, as far as it has as many."""
+    members: dict[str, list[int]] = {}
     for number, row in enumerate(table.rows):
-        found.setdefault(row.group, []).append(number)
+        members.setdefault(row.group, []).append(number)
+    most = _share([len(rows) for rows in members.values()])
     return [
-        (name, _summary(table, rows), len(table.rows) <= MOST_OPEN or place == 0, rows)
-        for place, (name, rows) in enumerate(found.items())
+        Group(name, _summary(table, rows), len(table.rows) <= MOST_OPEN or place == 0, rows[:most], rows[most:])
+        for place, (name, rows) in enumerate(members.items())
     ]
+
+
+def _share(sizes: Sequence[int]) -> int:
+    """How many rows each group may draw, so that all together draw `MOST_DRAWN` where there are as many."""
+    left = MOST_DRAWN
+    for place, size in enumerate(sorted(sizes)):
+        share = max(1, left // (len(sizes) - place))
+        if size > share:
+            return share
+        left -= size
+    return max(sizes, default=0)
 
 
 def _summary(table: Table, rows: list[int]) -> str:

@@ -177,7 +177,7 @@ def how_obtained(analysis: Analysis) -> list[str]:
         f"{analysis.num_legs} legs ({analysis.num_failed_legs} failed) of {', '.join(analysis.sweeps)}; "
         f"the sample is the trial, n of them; metric: {analysis.metric}",
         f"Intervals are paired t on log ratios{_lent(analysis)}, each the one its verdict came from: "
-        f"{percent(1 - analysis.alpha)} or wider, by {step}; `helps`, `hurts` and `no effect` all count as claims",
+        f"{percent(1 - analysis.alpha)} or wider, by {step}; “helps”, “hurts” and “no effect” all count as claims",
         f"An effect within {percent(analysis.margin)} counts as none; alpha is {analysis.alpha:g}",
         *_other_question(analysis),
         *(f"Hardware: {name}" for name in analysis.hardware),

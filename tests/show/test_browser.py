@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from raybench.show.document import Document, Section, Table, columns, row
+from raybench.show.page import render_page
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -119,6 +122,37 @@ def test_a_head_sorts_its_column_and_says_so(opened: tuple[dict[str, Any], str],
     assert [float(text) for text in seen["down"] if text] == numbers[::-1]
     assert seen["up"][-1] == seen["down"][-1] == ""  # a missing number is last either way
     assert seen["order"] == "descending"
+
+
+SEARCH = """
+const told = document.querySelector(".filter [aria-live]"), input = document.querySelector(".filter input");
+const shown = () => [...document.querySelectorAll("tbody tr")].filter((row) => !row.hidden);
+const type = (text) => {
+  input.value = text;
+  input.dispatchEvent(new Event("input"));
+  return [told.textContent, shown().length, shown().at(-1).cells[0].textContent];
+};
+const seen = [shown().length, type("setting-1199"), type("odd zero1"), type("")[1]];
+document.body.innerHTML = `<pre id="seen">${JSON.stringify(seen)}</pre>`;
+"""
+
+
+def test_the_search_finds_rows_that_do_not_stand_in_the_page(tmp_path: Path) -> None:
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    rows = tuple(row(f"setting-{i}", "zero1", group="odd" if i % 2 else "even") for i in range(1200))
+    table = Table("comparisons", "All", columns("setting", "arm"), rows, filters=True)
+    html = render_page(Document("Many", (), (Section("found", "Found", (table,)),)), {})
+    page = tmp_path / "many.html"
+    page.write_text(html.replace("</script>\n</body>", f"{SEARCH}</script>\n</body>"), encoding="utf-8")
+    done = subprocess.run(
+        [BROWSER, *OPTIONS, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    odd = ["600 of 1,200 rows", 600, "setting-1199"]
+    assert json.loads(found.group(1)) == [400, ["1 of 1,200 rows", 1, "setting-1199"], odd, 400]
 
 
 def test_the_browser_is_checked_by_a_page_that_does_complain(tmp_path: Path) -> None:

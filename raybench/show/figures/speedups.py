@@ -281,10 +281,18 @@ def _cell_text(axes: Axes, column: int, row: int, c: Comparison, num_arms: int, 
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
-    """The names; of long ones without the words that all share, so that what differs is not cut off."""
-    words = [name.split() for name in names]
-    shared = set.intersection(*map(set, words)) if max(map(len, names)) > 44 else set()
-    return [" ".join(word for word in one if word not in shared) or " ".join(one) for one in words]
+    """The names; of long ones without the parts that all share, so that what differs is not cut off."""
+    if max(map(len, names)) <= 44:
+        return list(names)
+    split = [name.split(", ") for name in names]
+    shared = set.intersection(*map(set, split))
+    heads = set.intersection(*(set(parts[0].split()) for parts in split))
+
+    def apart(parts: Sequence[str]) -> str:
+        head = " ".join(word for word in parts[0].split() if word not in heads)
+        return ", ".join(filter(None, [head, *(part for part in parts[1:] if part not in shared)]))
+
+    return [apart(parts) or name for parts, name in zip(split, names, strict=True)]
 
 
 def _families(axes: Axes, families: Sequence[str]) -> None:
