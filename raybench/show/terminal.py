@@ -27,8 +27,12 @@ from raybench.show.document import (
 )
 
 MOST_ROWS: Final = 60
-MOST_LINES: Final = 12  # of the answer's lines about arms; what a sweep prints at its end stays within 25
+MOST_LINES: Final = 12  # of the answer's lines about arms
+_FEWEST_ROWS: Final = 6  # of the answer's arms, however much else there is to say
+_SCREEN: Final = 23  # lines of an answer; the report's link or a hint follows, and 25 fit a terminal
 _LONGEST_NAME: Final = 30
+_BY_SETTING: Final = "by setting: "
+_LEAST_COUNTS: Final = 12  # characters; where there is less room, the counts of verdicts are left out
 COLOURS: Final = {
     "helps": "bold blue",
     "hurts": "bold red",
@@ -43,8 +47,8 @@ COLOURS: Final = {
 
 
 def print_document(document: Document, console: Console, *, full: bool = False, quiet: bool = False) -> None:
-    """Print the answer, at most `MOST_LINES` lines; with `full` all that stands behind it first, with `quiet` the
-    lines of the answer alone. Long lists are cut, and say so.
+    """Print the answer, at most `_SCREEN` lines; with `full` all that stands behind it first and nothing cut, with
+    `quiet` the lines of the answer alone. What is cut is counted.
     """
     if full:
         for section in document.sections:
@@ -52,8 +56,39 @@ def print_document(document: Document, console: Console, *, full: bool = False, 
         console.print()
     about = [block for block in document.answer if isinstance(block, Paragraph) and (block.quiet or block.lead)]
     shown = [block for block in document.answer if block not in about]
+    most = max((len(block.answers) for block in shown if isinstance(block, Answers)), default=0) if full else MOST_LINES
+    if not full and not quiet:
+        about, most = _fit_screen(about, shown, console)
     for block in shown if quiet else [*about, *shown]:
-        _print(block, console)
+        if isinstance(block, Answers):
+            _answers(block, console, most)
+        else:
+            _print(block, console)
+
+
+def _fit_screen(about: list[Paragraph], shown: list[Block], console: Console) -> tuple[list[Paragraph], int]:
+    """What may be said around the answer, and how many of its arms have a row, so that all fits a screen.
+
+    The most telling paragraphs stand first, and stay; the sentence on what a speedup is goes before them.
+    """
+
+    def height(*blocks: Block) -> int:
+        return sum(len(_paragraph(one).wrap(console, console.width)) for one in blocks if isinstance(one, Paragraph))
+
+    def height_of_arms(most: int) -> int:
+        return sum(_height(block, console, most) for block in shown if isinstance(block, Answers))
+
+    room = _SCREEN - height(*shown)
+    most = MOST_LINES
+    while most > _FEWEST_ROWS and height(*about) + height_of_arms(most) > room:
+        most -= 1
+    kept = list(about)
+    while kept and height(*kept) + height_of_arms(most) + (len(kept) < len(about)) > room:
+        kept.remove(next((one for one in kept if one.quiet), kept[-1]))
+    hidden = len(about) - len(kept)
+    if hidden and not all(one.quiet for one in about if one not in kept):
+        kept.append(Paragraph(f"--full says {hidden} more.", quiet=True))
+    return kept, most
 
 
 def print_in_order(document: Document, console: Console) -> None:
@@ -79,7 +114,7 @@ def _print(block: Block, console: Console) -> None:
         case Paragraph():
             console.print(_paragraph(block), soft_wrap=False)
         case Answers():
-            _answers(block, console)
+            _answers(block, console, MOST_LINES)
         case Items():
             _items(block, console)
         case Terms():
@@ -103,37 +138,60 @@ def _paragraph(block: Paragraph) -> Text:
     return Text.assemble((block.lead, COLOURS.get(block.verdict, "bold")), " ", text)
 
 
-def _answers(block: Answers, console: Console) -> None:
-    """A sentence each where there is room for that, else a row each; more than fit are counted."""
+def _sentences(block: Answers, console: Console) -> list[Text]:
+    """A sentence an arm; none where they need more than `MOST_LINES` lines."""
     sentences = [_sentence(one) for one in block.answers]
-    lines = [len(text.wrap(console, console.width)) for text in sentences]
-    if sum(lines) <= MOST_LINES:
+    fits = sum(len(text.wrap(console, console.width)) for text in sentences) <= MOST_LINES
+    return sentences if fits else []
+
+
+def _height(block: Answers, console: Console, most: int) -> int:
+    if sentences := _sentences(block, console):
+        return sum(len(text.wrap(console, console.width)) for text in sentences)
+    return 2 + min(most, len(block.answers)) + (len(block.answers) > most)
+
+
+def _answers(block: Answers, console: Console, most: int) -> None:
+    """A sentence each where there is room for that, else a row each; more than `most` are counted."""
+    if sentences := _sentences(block, console):
         for text in sentences:
             console.print(text)
         return
     table = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    shown = block.answers[:MOST_LINES]
-    for name, texts in {
+    shown = block.answers[:most]
+    columns = {
         "arm": [one.name for one in shown],
         "verdict": [one.verdict for one in shown],
-        "time": ["× 1.00"],
+        "time": [f"× {units.about(1 / one.strip.value)}" if one.strip else "" for one in shown],
         "speedup": [one.speedup for one in shown],
         "interval": [one.interval for one in shown],
-        "by setting": [],
-    }.items():
-        needed = min(_LONGEST_NAME, max(map(len, [name, *texts]))) if texts else None  # the last one alone gives way
+    }
+    widths = {name: min(_LONGEST_NAME, max(map(len, [name, *texts]))) for name, texts in columns.items()}
+    for name in ("time", "interval"):  # which the speedup tells, and the page
+        if sum(width + 2 for width in widths.values()) > console.width:
+            del widths[name], columns[name]
+    room = console.width - sum(width + 2 for width in widths.values()) - 2
+    counts = [one.counts.partition(";")[0] if one.counts.startswith(_BY_SETTING) else "" for one in shown]
+    if any(counts) and room >= _LEAST_COUNTS:
+        columns["by setting"] = [_whole_parts(text.removeprefix(_BY_SETTING), room) for text in counts]
+    for name in columns:
         right = name in ("time", "speedup", "interval")
-        table.add_column(
-            name, no_wrap=True, justify="right" if right else "left", overflow="ellipsis", min_width=needed
+        table.add_column(name, no_wrap=True, justify="right" if right else "left", overflow="ellipsis")
+    for one, *texts in zip(shown, *columns.values(), strict=True):
+        colour = COLOURS.get(one.verdict, "")
+        table.add_row(
+            *(Text(text, colour if name == "verdict" else "") for name, text in zip(columns, texts, strict=True))
         )
-    for one in shown:
-        counts = one.counts.removeprefix("by setting: ").partition(";")[0]
-        verdict = Text(one.verdict, COLOURS.get(one.verdict, ""))
-        time = f"× {units.about(1 / one.strip.value)}" if one.strip else ""
-        table.add_row(Text(one.name), verdict, time, one.speedup, one.interval, Text(counts))
     console.print(table)
-    if len(block.answers) > MOST_LINES:
-        console.print(f"... and {len(block.answers) - MOST_LINES} more arms; --full shows all")
+    if len(block.answers) > most:
+        console.print(f"... and {len(block.answers) - most} more arms; --full shows all")
+
+
+def _whole_parts(text: str, room: int) -> str:
+    """As many of a list's parts as there is room for, none of them cut."""
+    parts = text.split(", ")
+    kept = next((n for n in range(len(parts), 0, -1) if len(", ".join(parts[:n])) + 3 * (n < len(parts)) <= room), 0)
+    return ", ".join([*parts[:kept], *["…"] * (kept < len(parts))])
 
 
 def _sentence(one: Answer) -> Text:

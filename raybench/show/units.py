@@ -13,13 +13,15 @@ _SECONDS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
 def ratio(value: float | None, digits: int = 3) -> str:
-    """A ratio: `0.703`."""
-    return "" if value is None else f"{value:.{digits}f}"
+    """A ratio: `0.703`; `1,198,601` where nothing is known but that it is large."""
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" if value < 1000 else f"{value:,.0f}"
 
 
 def between(low: float | None, high: float | None) -> str:
     """The interval of a ratio: `0.682 to 0.724`."""
-    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    return "" if low is None or high is None else f"{ratio(low)} to {ratio(high)}"
 
 
 def about(value: float | None) -> str:

@@ -36,8 +36,21 @@ def test_any_sweep_ends_within_a_screen(tmp_path: Path, arms: int, settings: int
     assert sum("an_arm_with_a_long_name_" in line for line in lines[-16:]) >= min(arms, 12)
 
 
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_no_word_of_a_table_of_arms_is_cut(tmp_path: Path, width: int) -> None:
+    speedups = {"ddp": 1.0} | {f"arm{i:02d}": 0.6 + 0.05 * i for i in range(13)}
+    truth = Truth(speedups=speedups, num_settings=4, num_trials=3, num_rounds=1, num_steps=5)
+    lines = printed(simulate_ledger(tmp_path / "legs.parquet", truth), width=width)
+    assert max(map(len, lines)) <= width
+    words = {word.strip(".,;()") for line in lines for word in line.split() if line.startswith("arm")}
+    known = {"arm", "verdict", "time", "speedup", "interval", "by", "setting", "helps", "hurts", "undecided", "to", "×"}
+    assert {word for word in words if word.isalpha()} <= known
+
+
 def test_failures_and_odd_names_stay_within_a_screen(tmp_path: Path) -> None:
-    lines = printed(rich_ledger(tmp_path / "friday"))
+    ledger = rich_ledger(tmp_path / "friday")
+    assert len(printed(ledger, width=60)) <= 23
+    lines = printed(ledger)
     assert len(lines) <= 23
     assert any(line.startswith("Failed: 6 of 96 legs") for line in lines)
 

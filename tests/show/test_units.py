@@ -15,6 +15,7 @@ from raybench.statistics.estimate import Estimate
         (units.ratio(None), ""),
         (units.between(0.6824, 0.724), "0.682 to 0.724"),
         (units.between(0.6824, None), ""),
+        (units.between(0.0004, 1198600.759), "0.000 to 1,198,601"),
         (units.change(0.31), "takes 3.23 times as long"),
         (units.change(1.25), "is 1.25 times as fast"),
         (units.change(0.005), "takes 200 times as long"),
