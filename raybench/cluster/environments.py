@@ -29,17 +29,21 @@ _IMPORTED = {"deepspeed", "torch", "transformers"}  # before a leg; torchvision 
 _WITH_DEPENDENCIES = {"torch", "transformers", "torchvision", "timm"}
 
 
-def runtime_env(packages: Mapping[str, str]) -> dict[str, Any]:
-    """The part of Ray's runtime environment that installs an arm's packages; empty where it asks for none."""
+def runtime_env(packages: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    """The part of Ray's runtime environment that installs an arm's packages; empty where it asks for none.
+
+    `folder`: where the sweep was started, from which relative paths are taken. Raises ValueError where one of them
+    leads nowhere.
+    """
     if not packages:
         return {}
     options = ["--no-build-isolation"]
     if not _WITH_DEPENDENCIES & set(packages):
         options.append("--no-deps")  # those of the base environment
-    for name, content in local_contents(packages).items():
+    for name, content in local_contents(packages, folder).items():
         # The installer would take the wheel that it built of a checkout before it was edited, and Ray the environment.
         options += ["--refresh-package", name, f"--config-setting=raybench={content}"]
-    wanted = [requirement(name, version) for name, version in packages.items()]
+    wanted = [requirement(name, version, folder) for name, version in packages.items()]
     return {
         "config": {"setup_timeout_seconds": _SETUP_SECONDS},
         "uv": {"packages": wanted, "uv_check": False, "uv_pip_install_options": options},
@@ -54,20 +58,24 @@ def own_operators(packages: Mapping[str, str]) -> dict[str, str]:
     return {"TORCH_EXTENSIONS_DIR": f"{root}/raybench-{content_hash(dict(packages))}"}
 
 
-def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str]) -> str:
+def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str], folder: Path) -> str:
     """Make the environment on each of these nodes, on one that Ray picks where none is given, before anything is timed.
 
     Returns why it cannot be made, what is in it instead, or why it cannot be imported; empty where it is there as asked
-    for. A node that had none of this is not asked again by this process.
+    for. A node that had it is not asked again by this process. `folder` as in `runtime_env`.
     """
-    name = content_hash(dict(packages), local_contents(packages))
+    try:
+        environment = runtime_env(packages, folder)
+    except ValueError as error:
+        return str(error)
+    name = content_hash(environment)
     asked_nodes = [node_id for node_id in dict.fromkeys(node_ids) if (name, node_id) not in _made]
     if node_ids and not asked_nodes:
         return ""
     placed = [NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in asked_nodes]
     asked = [
         ray.remote(_look)
-        .options(num_cpus=0, max_retries=0, runtime_env=runtime_env(packages), scheduling_strategy=strategy)
+        .options(num_cpus=0, max_retries=0, runtime_env=environment, scheduling_strategy=strategy)
         .remote(list(packages))
         for strategy in placed or ["DEFAULT"]
     ]

@@ -35,15 +35,16 @@ def check_packages(packages: Mapping[str, str]) -> dict[str, str]:
     return dict(sorted(checked.items()))
 
 
-def requirement(name: str, wanted: str) -> str:
+def requirement(name: str, wanted: str, folder: Path | None = None) -> str:
     """What an installer is asked for: a version, a git URL, a wheel, or the folder of a checkout.
 
-    Relative paths are taken from the folder in which the command was started. Raises ValueError.
+    Relative paths are taken from `folder`, in which the command was started; by default this process's own. Raises
+    ValueError.
     """
     if _REMOTE.match(wanted):
         text = f"{name} @ {wanted}"
     elif _is_local(wanted):
-        path = _path(wanted)
+        path = _path(wanted, folder)
         if not path.exists():
             raise ValueError(f"{name}: there is no {wanted}")
         if path.is_dir() and not any((path / file).is_file() for file in ("pyproject.toml", "setup.py")):
@@ -68,20 +69,20 @@ def is_version(wanted: str) -> bool:
     return not _REMOTE.match(wanted) and not _is_local(wanted)
 
 
-def local_contents(packages: Mapping[str, str]) -> dict[str, str]:
+def local_contents(packages: Mapping[str, str], folder: Path | None = None) -> dict[str, str]:
     """Of each package that is a wheel or a checkout here, a hash of its files: an edited checkout is another one.
 
-    A process reads each of them once.
+    A process reads each of them once. `folder` as in `requirement`.
     """
-    return {name: _content(_path(wanted)) for name, wanted in packages.items() if _is_local(wanted)}
+    return {name: _content(_path(wanted, folder)) for name, wanted in packages.items() if _is_local(wanted)}
 
 
 def _is_local(wanted: str) -> bool:
     return not _REMOTE.match(wanted) and ("/" in wanted or wanted.endswith(".whl"))
 
 
-def _path(wanted: str) -> Path:
-    return Path(wanted).expanduser().absolute()
+def _path(wanted: str, folder: Path | None) -> Path:
+    return (folder or Path.cwd()) / Path(wanted).expanduser()
 
 
 def _files(path: Path) -> Iterable[Path]:

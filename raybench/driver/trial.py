@@ -15,6 +15,7 @@ import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -101,7 +102,7 @@ def _run_groups(recorder: Any, block: Block, sweep: SweepConfig) -> str:
         node_ids = _admitted(recorder, block, sweep, group.nodes if starts_left == _STARTS else ())
         if node_ids is None:
             continue  # the sweep is to stop
-        if group.packages and (why := environment_problem(group.packages, node_ids)):
+        if group.packages and (why := environment_problem(group.packages, node_ids, Path(sweep.working_tree))):
             ray.get(recorder.refuse.remote(block.number, group.legs, Failure("unsupported", why)))
             continue
         name = f"{block.first.trial_id}-{uuid.uuid4().hex[:8]}"
@@ -215,7 +216,7 @@ def trainer_arguments(block: Block, name: str, sweep: SweepConfig, node_ids: tup
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
             worker_runtime_env={
                 "env_vars": {**sweep.variables, **variables, **own_operators(block.packages)},
-                **runtime_env(block.packages),
+                **runtime_env(block.packages, Path(sweep.working_tree)),
             },
         ),
     }

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from raybench.cluster.environments import runtime_env
+from raybench.cluster.environments import environment_problem, runtime_env
 from raybench.declare import packages as packages_module
 from raybench.declare.arms import DeepSpeedArm
 from raybench.declare.identity import arm_identity
 from raybench.declare.packages import check_packages, requirement
 from raybench.declare.setting import Setting
+
+HERE = Path.cwd()
 
 
 def test_a_version_a_url_a_wheel_and_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,11 +57,22 @@ def test_an_arm_takes_them_and_a_number_is_refused() -> None:
 
 
 def test_only_what_differs_is_installed() -> None:
-    assert runtime_env({}) == {}
-    uv = runtime_env({"deepspeed": "0.18.6"})["uv"]
+    assert runtime_env({}, HERE) == {}
+    uv = runtime_env({"deepspeed": "0.18.6"}, HERE)["uv"]
     assert uv["packages"] == ["deepspeed==0.18.6"]
     assert "--no-deps" in uv["uv_pip_install_options"]
-    assert "--no-deps" not in runtime_env({"torch": "2.12.0"})["uv"]["uv_pip_install_options"]
+    assert "--no-deps" not in runtime_env({"torch": "2.12.0"}, HERE)["uv"]["uv_pip_install_options"]
+
+
+def test_a_relative_path_is_taken_from_where_the_sweep_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here/mine").mkdir(parents=True)
+    (tmp_path / "here/mine/pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path)  # a trial's process is elsewhere: Tune gives it a folder of its own
+    made = runtime_env({"deepspeed": "./mine"}, tmp_path / "here")["uv"]["packages"]
+    assert made == [f"deepspeed @ {(tmp_path / 'here/mine').as_uri()}"]
+    assert environment_problem({"deepspeed": "./mine"}, [], tmp_path) == "deepspeed: there is no ./mine"
 
 
 def test_an_edited_checkout_is_another_arm_and_another_environment(tmp_path: Path) -> None:
@@ -71,7 +84,7 @@ def test_an_edited_checkout_is_another_arm_and_another_environment(tmp_path: Pat
 
     def seen() -> tuple[object, object]:
         packages_module._content.cache_clear()  # as in a command of its own
-        return arm_identity(arm, setting), runtime_env(arm.packages)["uv"]
+        return arm_identity(arm, setting), runtime_env(arm.packages, HERE)["uv"]
 
     first = seen()
     (tmp_path / "deepspeed/__pycache__").mkdir()
