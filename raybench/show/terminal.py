@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -30,6 +31,8 @@ MOST_ROWS: Final = 60
 MOST_LINES: Final = 12  # of the answer's lines about arms
 _FEWEST_ROWS: Final = 6  # of the answer's arms, however much else there is to say
 _SCREEN: Final = 23  # lines of an answer; the report's link or a hint follows, and 25 fit a terminal
+_GAP: Final = 2  # characters between columns
+_BROKEN: Final = 16  # into parts of so many characters a word of a column that folds may be broken
 _LONGEST_NAME: Final = 30
 _BY_SETTING: Final = "by setting: "
 _LEAST_COUNTS: Final = 12  # characters; where there is less room, the counts of verdicts are left out
@@ -226,16 +229,32 @@ def _columns_that_fit(block: Table, width: int) -> list[int]:
     return kept
 
 
-def _table(block: Table, width: int) -> RichTable:
+def _table(block: Table, width: int) -> RichTable | Group:
+    """A table whose columns are as wide as their texts, or as there is room for; records where there is not even that
+    for their longest words.
+    """
+    kept = _columns_that_fit(block, width)
+    texts = [[block.columns[place].name, *(row.cells[place].text for row in block.rows[:MOST_ROWS])] for place in kept]
+    indented = 2 * any(row.group for row in block.rows)
+    widths = [max(map(len, column)) for column in texts]
+    widths[0] += indented
+    least = [max((len(word) for text in column for word in text.split()), default=1) for column in texts]
+    least = [
+        min(one, _BROKEN) if place == 0 or block.columns[place].folds else one
+        for place, one in zip(kept, least, strict=True)
+    ]
+    least[0] = min(widths[0], least[0] + indented)
+    room = width - _GAP * len(kept)
+    if sum(least) > room:
+        return _records(block, kept)
+    while sum(widths) > room:
+        widest = max(range(len(kept)), key=lambda number: widths[number] - least[number])
+        widths[widest] -= 1
     title = Text(block.title) if block.title else None
     table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    kept = _columns_that_fit(block, width)
-    for number, column in enumerate(block.columns[place] for place in kept):
-        folds = column.folds or number == 0
-        table.add_column(
-            Text(column.name), justify="right" if column.number else "left", no_wrap=not folds,
-            overflow="fold", min_width=min(16, width // 4) if number == 0 else None,
-        )  # fmt: skip
+    for place, wide in zip(kept, widths, strict=True):
+        column = block.columns[place]
+        table.add_column(Text(column.name), justify="right" if column.number else "left", overflow="fold", width=wide)
     group = ""
     for row in block.rows[:MOST_ROWS]:
         if row.group and row.group != group:
@@ -248,8 +267,24 @@ def _table(block: Table, width: int) -> RichTable:
                 for place, cell in ((place, row.cells[place]) for place in kept)
             )
         )
-    hidden = len(block.rows) - MOST_ROWS
-    notes = [f"... and {hidden} more; --csv and --json give all" if hidden > 0 else block.left_out, block.note]
-    table.caption = Text("\n".join(filter(None, notes)), "dim") if any(notes) else None
+    table.caption = _caption(block)
     table.caption_justify = "left"
     return table
+
+
+def _records(block: Table, kept: Sequence[int]) -> Group:
+    """A table as a paragraph a row, each of its cells with its column's name."""
+    lines: list[RenderableType] = [Text(block.title, "italic")] if block.title else []
+    for row in block.rows[:MOST_ROWS]:
+        told = [(block.columns[place].name, row.cells[place]) for place in kept if row.cells[place].text]
+        (_, first), *rest = told or [("", row.cells[0])]
+        lines.append(Text.assemble((first.text, "bold"), *([f" ({row.group})"] if row.group else [])))
+        cells = [Text.assemble((f"{name} ", "dim"), (cell.text, COLOURS.get(cell.verdict, ""))) for name, cell in rest]
+        lines.append(Padding(Text("; ").join(cells), (0, 0, 0, 2)))
+    return Group(*lines, *filter(None, [_caption(block)]))
+
+
+def _caption(block: Table) -> Text | None:
+    hidden = len(block.rows) - MOST_ROWS
+    notes = [f"... and {hidden} more; --csv and --json give all" if hidden > 0 else block.left_out, block.note]
+    return Text("\n".join(filter(None, notes)), "dim") if any(notes) else None

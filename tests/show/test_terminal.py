@@ -10,7 +10,7 @@ from rich.console import Console
 
 from raybench.analysis import analyse
 from raybench.show.answer import build
-from raybench.show.document import Answers
+from raybench.show.document import Answers, Document, Section, Table, columns, row
 from raybench.show.terminal import print_document
 from tests.analysis.ledgers import leg, paired, write
 from tests.analysis.simulation import Truth, simulate_ledger
@@ -81,3 +81,18 @@ def test_each_answer_has_a_verdict_and_its_numbers(tmp_path: Path) -> None:
         assert one.strip is not None
         assert one.speedup in one.text
         assert one.interval in one.text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 160])
+def test_no_word_of_a_table_is_cut_at_any_width(width: int) -> None:
+    names = ("arm", "settings", "quartiles", "these settings", "settings like these", "verdicts")
+    cells = ("zero2_overlap", "3", "0.764 to 0.893", "0.760 to 0.859", "0.523 to 1.246", "1 hurts, 2 undecided")
+    table = Table("arms", "Over the settings", columns(*names, folds=("verdicts",)), (row(*cells, group="cnn"),))
+    text = io.StringIO()
+    print_document(
+        Document("Arms", (), (Section("arms", "Arms", (table,)),)), Console(file=text, width=width), full=True
+    )
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    told = " ".join(lines).replace(";", " ").split()
+    assert [word for one in (*names[1:], *cells) for word in one.split() if word not in told] == []
