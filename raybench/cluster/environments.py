@@ -7,8 +7,11 @@ installed. It keeps what it made for as long as it runs, and the installer keeps
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -72,16 +75,12 @@ def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str], fo
     asked_nodes = [node_id for node_id in dict.fromkeys(node_ids) if (name, node_id) not in _made]
     if node_ids and not asked_nodes:
         return ""
-    placed = [NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in asked_nodes]
-    asked = [
-        ray.remote(_look)
-        .options(num_cpus=0, max_retries=0, runtime_env=environment, scheduling_strategy=strategy)
-        .remote(list(packages))
-        for strategy in placed or ["DEFAULT"]
-    ]
+    placed = [NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in asked_nodes] or ["DEFAULT"]
     wanted = ", ".join(f"{name} {version}" for name, version in packages.items())
     try:
-        answers = ray.get(asked)
+        if why := next(filter(None, _on_each(placed, _refusal, environment["uv"])), ""):
+            return f"no environment with {wanted}: {_installers_words(why)}"
+        answers = _on_each(placed, _look, list(packages), runtime_env=environment)
     except RuntimeEnvSetupError as error:
         return f"no environment with {wanted}: {_installers_words(str(error))}"
     except RayError as error:
@@ -94,6 +93,28 @@ def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str], fo
                 return f"an environment with {wanted} was asked for, and {package} {versions[package]} is in it"
     _made.update((name, node_id) for node_id in asked_nodes)
     return ""
+
+
+def _on_each(placed: Sequence[Any], call: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
+    """What a call answers on each of these nodes, where it waits for no CPU. Raises RayError."""
+    remote = ray.remote(call)
+    asked = [
+        remote.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy, **options).remote(*arguments)
+        for strategy in placed
+    ]
+    return list(ray.get(asked))
+
+
+def _refusal(uv: Mapping[str, Any]) -> str:
+    """What the installer says against these packages, empty where nothing: within seconds, where Ray would copy the
+    base environment first, and would do so three times before it gives up."""
+    if importlib.util.find_spec("uv") is None:
+        return ""
+    asked = [sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--python", sys.executable]
+    done = subprocess.run(
+        [*asked, *uv["uv_pip_install_options"], *uv["packages"]], capture_output=True, text=True, check=False
+    )
+    return done.stderr if done.returncode else ""
 
 
 _made: set[tuple[str, str]] = set()  # (environment, Ray's id of a node) that this process saw to be as asked for
