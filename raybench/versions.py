@@ -126,7 +126,7 @@ def _bisect(values: dict[str, str], command: str, as_json: bool) -> int:
     def judge(version: str) -> Side:
         space, arms = against(runner.space, runner.arm, package, versions[0], version, most)
         try:
-            side = side_of(runner.run(space, arms[1:], suffix=version.rpartition("@")[2])[1])
+            side = side_of(runner.run(space, arms, suffix=version.rpartition("@")[2])[1])
         except NothingMeasured as error:
             console.print(f"{version}: {error}")
             side = "unknown"

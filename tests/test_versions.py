@@ -6,11 +6,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from raybench.declare.repeats import Repeats
 from raybench.declare.space import load_space
 from raybench.errors import UserError
+from raybench.sweep import Request
 from raybench.versions import against, commits_between, main
+from tests.analysis.ledgers import leg, write
 
 
 @pytest.fixture
@@ -53,6 +56,28 @@ def test_two_versions_are_judged_until_settled_at_their_share_of_alpha() -> None
     assert [arm.packages for arm in pair.arms.values()] == [{"deepspeed": "0.18.4"}, {"deepspeed": "0.18.6"}]
     assert pair.question.alpha == space.question.alpha / 4
     assert pair.repeats == Repeats(min=3, max=8)
+
+
+@pytest.mark.parametrize("first_bad", ["0.18.5", "0.18.7"])
+def test_the_first_slower_release_is_found_in_what_the_sweeps_measured(
+    first_bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    releases = [f"0.18.{number}" for number in range(4, 9)]
+
+    def measure(request: Request, _console: object) -> None:
+        (good, other), rows = request.space.arms, []
+        for trial in range(4):
+            for arm in (good, other):
+                slow = Version(arm.split()[1]) >= Version(first_bad)
+                seconds = (1.2 if slow else 1.0) * (1 + 0.001 * (trial % 2 if arm == other else 0))
+                rows.append(leg(arm, trial, seconds=seconds) | {"is_baseline": arm == good})
+        write(Path(str(request.folder)) / "legs.parquet", rows)
+
+    monkeypatch.setattr("raybench.versions.releases_between", lambda *_: releases)
+    monkeypatch.setattr("raybench.versions.run_sweep", measure)
+    assert main(["--bisect", "good=0.18.4", "bad=0.18.8", "size=small", f"results={tmp_path}"]) == 0
+    last_good = releases[releases.index(first_bad) - 1]
+    assert f"the first bad version is {first_bad}; the last good one is {last_good}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -49,5 +49,5 @@ def side_of(records: Sequence[VersionInSetting]) -> Side:
     """
     if any(is_worse(record, ("hurts", "differs")) for record in records):
         return "bad"
-    verdicts = [record.against_baseline.judgement.verdict for record in records]
+    verdicts = [(record.against_first or record.against_baseline).judgement.verdict for record in records]
     return "good" if verdicts and all(verdict in _SETTLED for verdict in verdicts) else "unknown"
