@@ -56,7 +56,7 @@ def _aside() -> Console:
     return Console(file=io.StringIO(), width=100, record=True, force_jupyter=False, force_terminal=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a repr of its own would stand before _repr_pretty_ for IPython
 class Answer(_Shown, Analysis):
     """An analysis that a notebook shows; its fields are those of `raybench.analysis.Analysis`."""
 
@@ -79,7 +79,7 @@ class Answer(_Shown, Analysis):
         terminal.print_document(answer.build(self), console)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outlook(_Shown):
     """What a sweep would run: `plan` holds every trial and leg, `space` what was declared."""
 

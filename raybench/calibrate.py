@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from raybench.calibration.calibration import read_calibration
 from raybench.cli import parse_arguments, run_command
-from raybench.declare.plan import Plan, build_plan, check_name
+from raybench.declare.plan import Plan, build_plan, check_name, missing_space
 from raybench.declare.protocol import INSTRUMENTS
 from raybench.declare.space import Space, load_space
 from raybench.errors import NothingMeasured, UserError
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments("calibrate", argv)
     values = {"repeats": str(REPEATS), **arguments.values}
     if "space" not in values:
-        raise UserError("space= is missing: name a space, as in space=quickstart, or --help")
+        raise missing_space(values)
     if "sweep" in values:
         raise UserError("sweep=: a calibration is named after its space and what it measures; take sweep= out")
     both = values.get("isolation") == "both"

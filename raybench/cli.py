@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from raybench.errors import Interrupted, NothingMeasured, UserError
 from raybench.manuals import COMMANDS, GROUPS, MANUALS, Key, Manual
@@ -248,6 +248,24 @@ def _check_count(parser: argparse.ArgumentParser, manual: Manual, positionals: t
         raise UserError(f"{positionals[wanted.most]!r} is one argument too many; {parser.format_usage().strip()}")
 
 
+EXTRAS: Final = {  # of pyproject.toml, with what raybench imports from each; a light installation has none
+    "run": {
+        "ray",
+        "torch",
+        "torchvision",
+        "deepspeed",
+        "mlflow",
+        "sqlalchemy",
+        "timm",
+        "transformers",
+        "torchmetrics",
+        "grpc",
+    },
+    "tune": {"optuna"},
+    "aws": {"boto3", "botocore"},
+}
+
+
 def run_command(main: Callable[[list[str]], int]) -> NoReturn:
     """Run a command's `main` on the process's arguments and exit with its code; errors become one line."""
     sys.exit(_guarded(main, sys.argv[1:]))
@@ -274,6 +292,14 @@ def _guarded(main: Callable[[list[str]], int], argv: list[str]) -> int:
     except Interrupted as error:
         print(f"raybench: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        extra = next((name for name, packages in EXTRAS.items() if package in packages), None)
+        if extra is None:
+            raise
+        install = f"pip install 'raybench[{extra}]'"
+        print(f"raybench: this needs {package}, which is not installed: {install}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("raybench: stopped; what was measured is kept", file=sys.stderr)
         return 130

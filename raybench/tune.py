@@ -26,7 +26,7 @@ from raybench.analysis import Comparison, analyse
 from raybench.cli import parse_arguments, run_command
 from raybench.declare.arms import Arm
 from raybench.declare.knobs import ACCUMULATION, Choice, Knob, knobs_of, turned
-from raybench.declare.plan import Plan, build_plan, check_name
+from raybench.declare.plan import Plan, build_plan, check_name, missing_space
 from raybench.declare.protocol import Throughput, steps_or
 from raybench.declare.setting import Setting
 from raybench.declare.space import Space, load_space
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     most, seconds = _number(values.pop("trials", "12"), "trials"), 60 * _number(values.pop("minutes", "30"), "minutes")
     sweep, names = values.pop("sweep", ""), [name for name in values.pop("arm", "").split(",") if name]
     if "space" not in values:
-        raise UserError("space= is missing: name a space, as in space=zero")
+        raise missing_space(values)
     name, space = load_space(values.pop("space"), size=values.pop("size", ""), overrides=values)
     setting = the_setting(space)
     searches = [Search(arm, knobs) for arm, knobs in arms_to_tune(space, setting, names).items()]

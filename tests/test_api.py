@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from IPython.lib.pretty import pretty
 
 from raybench import api
 from raybench.cli import main
@@ -39,6 +40,7 @@ def test_an_analysis_is_that_of_the_command(capsys: pytest.CaptureFixture[str]) 
     assert {"setting", "arm", "speedup", "verdict"} <= set(table.columns)
     assert answer.comparisons[0].arm in answer._repr_html_()
     assert answer.comparisons[0].arm in str(answer)
+    assert pretty(answer).rstrip() == str(answer).rstrip()  # IPython in a terminal: not the fields of a dataclass
 
 
 def test_the_rows_are_the_ledgers() -> None:
@@ -54,5 +56,6 @@ def test_a_plan_takes_what_the_command_line_takes(tmp_path: Path, monkeypatch: p
     assert {setting.batch_size for setting in settings.values()} == {8, 16}
     assert {setting.optimizer.lr for setting in settings.values()} == {1e-4}
     assert "lenet" in outlook._repr_html_()
+    assert pretty(outlook).startswith("lenet: ")
     with pytest.raises(UserError, match="did you mean quickstart"):
         api.plan("quikstart")

@@ -153,6 +153,17 @@ def test_what_is_mistyped_gets_a_suggestion(words: list[str], said: str) -> None
         cli.main(words)
 
 
+def test_a_light_installation_is_told_what_a_command_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    def without(name: str) -> int:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    assert cli._guarded(lambda argv: without("ray.train"), []) == 2
+    told = "raybench: this needs ray, which is not installed: pip install 'raybench[run]'\n"
+    assert capsys.readouterr().err == told
+    with pytest.raises(ModuleNotFoundError):  # a fault of our own stays one
+        cli._guarded(lambda argv: without("raybench.nothing"), [])
+
+
 def test_a_full_disk_is_one_line_that_says_where(capsys: pytest.CaptureFixture[str]) -> None:
     def write(argv: list[str]) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "/data/report.html")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raybench.errors import UserError
+from raybench.text import suggest
 
 IMAGE_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 NO_IMAGE = "ami-PUT-THE-ID-HERE"  # in cluster.yaml until `raybench cluster aws` has written one
@@ -53,7 +54,7 @@ def ask_aws(region: str, machine_type: str) -> Machine:
             raise UserError(f"gpu={machine_type}: no zone of {region} has it; name another type or region=")
         (described,) = ec2.describe_instance_types(InstanceTypes=[machine_type])["InstanceTypes"]
     except (BotoCoreError, ClientError) as error:
-        raise UserError(f"AWS, {region}: {' '.join(str(error).split())}") from None
+        raise UserError(f"AWS, {region}: {_remedy(boto3, region, error)}") from None
     gpus = described.get("GpuInfo", {}).get("Gpus", [])
     if not gpus:
         raise UserError(f"gpu={machine_type} has no GPU; name a type that has, as in gpu=g5.12xlarge")
@@ -70,6 +71,21 @@ def ask_aws(region: str, machine_type: str) -> Machine:
         cpus=described["VCpuInfo"]["DefaultVCpus"], gpus=sum(gpu["Count"] for gpu in gpus),
         gpu_name=f"{gpus[0]['Manufacturer']} {gpus[0]['Name']}", unknown=tuple(unknown), **values,
     )  # fmt: skip
+
+
+def _remedy(boto3: Any, region: str, error: Exception) -> str:
+    """What went wrong and what to do about it, in one line."""
+    from botocore.exceptions import EndpointConnectionError, NoCredentialsError
+
+    told = " ".join(str(error).split())
+    if isinstance(error, NoCredentialsError):
+        return "no credentials; run aws configure, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    regions = boto3.session.Session().get_available_regions("ec2")
+    if region not in regions:
+        return f"not a region that boto3 knows; {suggest(region, regions)}"
+    if isinstance(error, EndpointConnectionError):
+        return f"{told.rstrip('.')}; is there a way from here to AWS?"
+    return told
 
 
 def _client(boto3: Any, service: str, region: str) -> Any:

@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -286,6 +287,17 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def missing_space(values: Mapping[str, str]) -> UserError:
+    """What to say where no space was named, or its key was mistyped."""
+    mistyped = next(iter(get_close_matches("space", values, n=1)), "")
+    told = (
+        f"{mistyped}= is no key; did you mean space=?"
+        if mistyped
+        else "name a space, as in space=quickstart, or --help"
+    )
+    return UserError(f"space= is missing: {told}")
+
+
 def plan_from_arguments(values: dict[str, str], *, large: bool = False) -> tuple[Plan, Space]:
     """The plan that `space=... size=... sweep=... key=value ...` asks for; a huge one only when `large`.
 
@@ -293,7 +305,7 @@ def plan_from_arguments(values: dict[str, str], *, large: bool = False) -> tuple
     """
     overrides = dict(values)
     if "space" not in overrides:
-        raise UserError("space= is missing: name a space, as in space=quickstart, or --help")
+        raise missing_space(values)
     sweep = overrides.pop("sweep", None)
     if sweep is not None:
         check_name("sweep", sweep)

@@ -17,6 +17,7 @@ from raybench.show.figures.style import COLOURS, DARK, VERDICT_STYLE, inline_svg
 from raybench.version import __version__
 
 MOST_OPEN: Final = 60  # rows up to which groups of a table are not folded
+MOST_ANSWERS: Final = 12  # arms whose answer is not folded
 MOST_DRAWN: Final = 400  # rows of a table that stand in the page; its search finds the others too
 _WIDTH: Final = 240.0  # of a strip's drawing, in its own units
 _HEIGHT: Final = 16.0
@@ -53,6 +54,7 @@ def render_page(document: Document, drawings: Mapping[str, str]) -> str:
         hollow=[verdict for verdict in VERDICT_STYLE if is_hollow(verdict)],
         svg=lambda block: _drawing(block, drawings),
         scale=scale_of,
+        most_answers=MOST_ANSWERS,
         strip=draw_strip,
         axis=draw_axis,
         groups=groups,

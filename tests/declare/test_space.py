@@ -147,6 +147,7 @@ def test_every_shipped_space_loads() -> None:
     ("arguments", "words"),
     [
         ([], "space= is missing"),
+        (["spce=lenet"], "did you mean space="),
         (["space="], "space= is empty"),
         (["quickstart"], "neither key=value nor an option"),
         (["space=quickstart", "--jsn"], "--jsn"),

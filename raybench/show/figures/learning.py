@@ -88,6 +88,7 @@ def learning(analysis: Analysis, curves: Sequence[Curve]) -> Plot | None:
             if target is None
             else " The dashed line is the target, which a line first meets at its time to accuracy."
         )
+        + (f" The first {_MOST_ARMS} arms." if len({c.arm for c in analysis.comparisons}) >= _MOST_ARMS else "")
         + " The loss is the mean of several steps a point where there are many."
     )
     return Plot("learning", "Loss and accuracy over training time", "why", figure, caption)

@@ -14,7 +14,7 @@ from raybench.analysis.caveats import INPUT_BOUND_SHARE
 from raybench.analysis.pairs import mean_by
 from raybench.show.figures.steps import PHASES, Steps
 from raybench.show.figures.style import COLOURS, Plot, arm_style, heading, legend, new_figure, shorten
-from raybench.show.units import cost, percent
+from raybench.show.units import cost, count, percent
 
 _MOST_POINTS = 1000
 _MOST_ARMS = 6
@@ -57,14 +57,16 @@ def traces(analysis: Analysis, steps: Steps) -> Plot | None:
     panels[0].set_ylim(0, 1.05 * max(float(tops.max()), min(highest, 2.5 * float(np.quantile(tops, 0.95)))))
     panels[0].set_xlim(-0.5, max(len(leg.step_seconds) for leg in legs) - 0.5)
     panels[-1].set_xlabel("step")
+    left = len(steps.traces) - len(legs)
+    whose = f"One leg of each of {len(legs)} arms ({left} more are not drawn)" if left else "One leg of each arm"
     caption = (
-        f"One leg of each arm, all of one trial of {legs[0].setting}, as an example. The shaded steps left of the"
+        f"{whose}, all of one trial of {legs[0].setting}, as an example. The shaded steps left of the"
         " dashed line are warm-up and are not measured; the horizontal line is the mean of the measured ones, which is"
         " what the speedup rests on. Look for steps that still fall or rise right of the cut. Orange, where there is"
         " any, is the wait for data. A step's time is the slowest rank's; the vertical scale is shared, and slow"
         " steps of the warm-up may leave it." + (" Each point is the mean of several steps." if thinned else "")
     )
-    return Plot("traces", "Step by step through one leg of each arm", "sure", figure, caption)
+    return Plot("traces", "Step by step through a leg", "sure", figure, caption)
 
 
 def _thin(values: np.ndarray, every: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +84,8 @@ def phases(analysis: Analysis, steps: Steps) -> Plot | None:
     base = {one.setting_id: float(np.mean(one.step)) for one in found if one.arm == analysis.baseline}
     rows = [one for one in found if one.setting_id in base]
     num_arms = max(1, len({one.arm for one in rows}))
-    most = list(dict.fromkeys(one.setting_id for one in rows))[: max(1, _MOST_PHASES // num_arms)]
+    everything = list(dict.fromkeys(one.setting_id for one in rows))
+    most = everything[: max(1, _MOST_PHASES // num_arms)]
     rows = [one for one in rows if one.setting_id in most]
     if not rows:
         return None
@@ -120,6 +123,7 @@ def phases(analysis: Analysis, steps: Steps) -> Plot | None:
         " phase is its slowest rank's, so the pieces may add up to a little more than the step. Communication counts"
         " where it is waited for, on GPUs mostly in backward and optimizer. “The rest” is what no phase covers. Where"
         f" data is above {percent(INPUT_BOUND_SHARE)} of a step, no engine can help much."
+        + (f" Drawn: {len(most)} of {count(len(everything), 'setting')}." if len(most) < len(everything) else "")
     )
     return Plot("phases", "Where the time of a step goes", "why", figure, caption)
 

@@ -260,11 +260,11 @@ def heat_map(analysis: Analysis) -> Plot | None:
         " factors, grey was not measured."
         + (
             f" + and − are verdicts (helps, hurts), = is no effect within {units.percent(analysis.margin)}, ?"
-            f" undecided, ≠ not comparable{_letters(analysis, len(names))}."
+            f" undecided, ≠ not comparable{_letters(analysis, len(names))}. Verdicts are"
+            f" {words.multiplicity(analysis)}-corrected over all comparisons."
             if named
-            else " Settings stand by family; the table has their names."
+            else " Settings stand by family; the table has their names and the verdicts."
         )
-        + f" Verdicts are {words.multiplicity(analysis)}-corrected over all comparisons."
     )
     return Plot("heat_map", "Settings and arms at a glance", "answer", figure, caption, tips)
 

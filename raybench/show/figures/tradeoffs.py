@@ -48,10 +48,20 @@ def memory_and_speed(analysis: Analysis) -> Plot | None:
     for arm in names:
         colour, marker, _ = arm_style(arm, arms_of(analysis), analysis.baseline)
         axes.plot([], [], marker, color=colour, linestyle="none", label=shorten(arm, 24))
+        if many:  # a cloud that no eye takes apart: each arm's mean stands out from it
+            mine = [row for row, c in enumerate(found) if c.arm == arm]
+            axes.plot(x[mine], y[mine], ".", color=COLOURS["quiet"], markersize=3, alpha=0.25, rasterized=True)
+            place = f"memory-mean-{names.index(arm)}"
+            means = [float(np.exp(np.log(values[mine]).mean())) for values in (x, y)]
+            axes.plot(
+                means[:1], means[1:], marker, color=colour, markersize=7, markeredgecolor="white", zorder=3, gid=place
+            )
+            tips[place] = f"{arm}, mean: speedup {units.ratio(means[1])}, memory × {units.ratio(means[0], 2)}"
+            continue
         for row, c in enumerate(found):
             if c.arm == arm:
                 axes.plot(
-                    [x[row]], [y[row]], marker, color=colour, markersize=5.5, alpha=0.9, rasterized=many,
+                    [x[row]], [y[row]], marker, color=colour, markersize=5.5, alpha=0.9,
                     markerfacecolor="white" if is_hollow(c.verdict) else colour, gid=f"memory-{row}",
                 )  # fmt: skip
                 tips[f"memory-{row}"] = (
@@ -60,11 +70,17 @@ def memory_and_speed(analysis: Analysis) -> Plot | None:
                 )
     axes.grid()
     legend(figure, axes, 3)
+    each = (
+        "Each mark is an arm, its geometric mean over settings, which are the grey dots"
+        if many
+        else "Each mark is one arm in one setting"
+    )
     kinds = " and ".join(sorted({c.memory.of for c in found if c.memory.of}))
     caption = (
-        f"Each mark is one arm in one setting: left of the line it needs less {kinds} memory than the baseline at its"
-        " peak, above the grey band it is faster, so the upper left is best. Hollow marks are undecided or not"
-        f" comparable ({words.multiplicity(analysis)}-corrected). Geometric means over paired trials; memory is"
+        f"{each}: left of the line it needs less {kinds} memory than the baseline at its"
+        " peak, above the grey band it is faster, so the upper left is best."
+        + ("" if many else f" Hollow marks are undecided or not comparable ({words.multiplicity(analysis)}-corrected).")
+        + " Geometric means over paired trials; memory is"
         " that of the rank that needed most."
     )
     return Plot("memory_and_speed", "Memory against speed", "why", figure, caption, tips)
