@@ -30,9 +30,8 @@ from raybench.cluster.surroundings import check_surroundings
 from raybench.declare.plan import Plan, plan_from_arguments
 from raybench.declare.space import Space
 from raybench.driver.display import Display, Level
-from raybench.driver.events import EVENT_COLUMNS, leg_event
 from raybench.driver.interruption import StoppedNow, interruptible
-from raybench.driver.messages import LegEvent
+from raybench.driver.messages import EVENT_COLUMNS, LegEvent, leg_event
 from raybench.driver.progress import Progress
 from raybench.errors import Interrupted, NothingMeasured, StorageError, UserError
 from raybench.ledger.dataset import Ledger, held_legs

@@ -1,4 +1,4 @@
-"""Text for messages: a word that was meant, and a message in one line."""
+"""Text for messages: a number of things, a word that was meant, and a message in one line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import difflib
 from collections.abc import Iterable
 
 _LONGEST_MESSAGE = 1500  # characters; what is longer quotes an input that no person wrote
+
+
+def counted(number: float, thing: str) -> str:
+    """As `1 leg` or `2 legs`."""
+    return f"{number:g} {thing}{'' if number == 1 else 's'}"
 
 
 def suggest(word: str, known: Iterable[str], *, most: int = 12) -> str:

@@ -31,7 +31,7 @@ from raybench.declare.space import load_space
 from raybench.errors import DamagedFile, UserError
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import FAILURE_KINDS
-from raybench.ledger.quantities import QUANTITIES
+from raybench.ledger.quantities import QUANTITIES, Row
 from raybench.ledger.reading import ledger_files, scan_file
 from raybench.machine.places import machines, read_placement
 from raybench.statistics.looks import LOOKS_FILE
@@ -73,10 +73,10 @@ def main(argv: list[str]) -> int:
     return int(any(findings.values()))
 
 
-def read_all(folder: AnyPath) -> tuple[list[str], list[dict[str, Any]]]:
+def read_all(folder: AnyPath) -> tuple[list[str], list[Row]]:
     """(a line for each file that cannot be read, the rows of all the others, repeated legs included)."""
     damaged: list[str] = []
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for file in ledger_files(folder):
         try:
             rows += [row for table in scan_file(file) for row in table.to_pylist()]
@@ -85,9 +85,9 @@ def read_all(folder: AnyPath) -> tuple[list[str], list[dict[str, Any]]]:
     return damaged, rows
 
 
-def check_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
+def check_rows(rows: list[Row]) -> Iterator[str]:
     """A line for each row that cannot be true, and each leg with two outcomes."""
-    seen: dict[str, dict[str, Any]] = {}
+    seen: dict[str, Row] = {}
     for row in rows:
         first = seen.setdefault(row["leg_id"], row)
         if not _same(first, row):
@@ -96,7 +96,7 @@ def check_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield from (f"leg {row['leg_id']}: {problem}" for problem in _problems(row))
 
 
-def _problems(row: dict[str, Any]) -> Iterator[str]:
+def _problems(row: Row) -> Iterator[str]:
     # Of a largest batch that was not found, or of a script whose ranks take unequal shares.
     sought = row["micro_batch"] is None and (row["status"] == "failed" or row["engine"] == "script")
     if not sought and row["global_batch"] != (row["micro_batch"] or 0) * row["accumulation"] * row["workers"]:
@@ -124,7 +124,7 @@ def _problems(row: dict[str, Any]) -> Iterator[str]:
         yield f"ok, and yet with failure_kind {row['failure_kind']!r}"
 
 
-def check_placements(rows: list[dict[str, Any]]) -> Iterator[str]:
+def check_placements(rows: list[Row]) -> Iterator[str]:
     """A line for each trial whose legs come from several placements: they are no comparison."""
     found: dict[str, list[tuple[int, Any]]] = {}
     for row in rows:
@@ -143,7 +143,7 @@ def check_placements(rows: list[dict[str, Any]]) -> Iterator[str]:
             yield f"trial {trial_id}: its legs were measured at {len(places)} places: {told}"
 
 
-def check_ids(folder: AnyPath, rows: list[dict[str, Any]]) -> Iterator[str]:
+def check_ids(folder: AnyPath, rows: list[Row]) -> Iterator[str]:
     """A line for each leg that the space beside the rows does not name so."""
     file = folder / "_space.yaml"
     if not file.is_file():
@@ -187,7 +187,7 @@ def check_ids(folder: AnyPath, rows: list[dict[str, Any]]) -> Iterator[str]:
     yield from _check_positions(rows, len(space.arms))
 
 
-def _check_positions(rows: list[dict[str, Any]], num_arms: int) -> Iterator[str]:
+def _check_positions(rows: list[Row], num_arms: int) -> Iterator[str]:
     """A line for each leg whose place in its trial is not one of its round's, or another leg's too.
 
     Which arm stands where is the choice of the raybench that ran it, and not looked at.
@@ -200,7 +200,7 @@ def _check_positions(rows: list[dict[str, Any]], num_arms: int) -> Iterator[str]
             yield f"leg {row['leg_id']}: position {row['position']} of its trial is leg {other}'s too"
 
 
-def _check_order(plan: Plan, rows: list[dict[str, Any]]) -> Iterator[str]:
+def _check_order(plan: Plan, rows: list[Row]) -> Iterator[str]:
     """A line for each trial whose legs stand in no counterbalanced order.
 
     The order that a space gives has changed between versions; in all of them a round is one stretch of positions, and

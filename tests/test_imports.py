@@ -55,7 +55,7 @@ EVERYTHING = set(ARROWS) | COMMANDS  # for commands, which nothing but commands 
 HEAVY = {"ray", "torch", "deepspeed", "mlflow", "timm", "torchvision"}
 RAY = {
     "raybench.cluster.authentication", "raybench.cluster.connection", "raybench.cluster.environments",
-    "raybench.cluster.nodes", "raybench.cluster.orphans", "raybench.cluster.process_group",
+    "raybench.cluster.nodes", "raybench.cluster.process_group",
     "raybench.cluster.ray_private", "raybench.driver.deaths", "raybench.driver.endings", "raybench.driver.proposals",
     "raybench.driver.searcher", "raybench.driver.schedule", "raybench.driver.trial",
 }  # fmt: skip

@@ -62,7 +62,7 @@ def analyse(
     `margin` (a ratio, 0.03 is 3 %) and `alpha` default to the `question` of the `_space.yaml` beside the ledgers,
     else to 0.03 and 0.05, as do `multiplicity` (`holm` or `fdr`) and `variance` (`moderated` or `own`);
     `baseline` defaults to the arm that the ledgers mark. `metric` is one of
-    `raybench.analysis.metrics.METRICS`; `by` groups the arms' summaries by one of `GROUPINGS`; `ladder` is a chain
+    `raybench.analysis.question.METRICS`; `by` groups the arms' summaries by one of `GROUPINGS`; `ladder` is a chain
     of arms to take apart, by default the one that the space declared (`chain: true`). An arm is less accurate when
     it is so by more than `quality_margin` (0.01 is one point), which the `question` may name too. With
     `pool_hardware` legs of different machines are taken as of one. `looks` are those taken at a sweep that stops

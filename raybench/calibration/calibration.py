@@ -18,8 +18,9 @@ import numpy as np
 from raybench.analysis.analysis import analyse
 from raybench.analysis.columns import hardware_of
 from raybench.analysis.results import Comparison
-from raybench.calibration.times import Row, Times, legs_a_trial, machine_times
+from raybench.calibration.times import Times, legs_a_trial, machine_times
 from raybench.calibration.variance import Components, Isolation, Spread, compare_isolation, read_rounds, spread
+from raybench.ledger.quantities import Row
 from raybench.ledger.reading import read_ledger
 from raybench.machine.fingerprint import Fingerprint, fingerprint
 from raybench.statistics.estimate import plain

@@ -11,15 +11,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from raybench.calibration.detection import calibrated_seconds
+from raybench.calibration.times import seconds_between
 from raybench.declare.blocks import Pace, num_starts
 from raybench.declare.plan import Plan, Trial
 from raybench.declare.protocol import INSTRUMENTS, Protocol
 from raybench.errors import UserError
+from raybench.ledger.quantities import Row
 from raybench.machine.fingerprint import Fingerprint, fingerprint, this_machine
 from raybench.stores.storage import AnyPath, files_below
 
@@ -27,7 +28,6 @@ _COLUMNS = [
     "setting_id", "trial_id", "arm", "status", "protocol", "environment", "started_at", "process_group",
     "setup_seconds", "train_seconds", "eval_seconds",
 ]  # fmt: skip
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _leg_seconds(groups: Sequence[Sequence[Row]]) -> dict[tuple[str, str], float
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for group in groups:
         for row, following in zip(group, [*group[1:], None], strict=True):
-            taken = _seconds_between(row, following) if following is not None else _parts(row)
+            taken = seconds_between(row, following) if following is not None else _parts(row)
             if taken is not None:
                 found[row["setting_id"], row["arm"]].append(taken)
     return {key: median(several) for key, several in found.items()}
@@ -172,7 +172,7 @@ def _start_seconds(groups: Sequence[Sequence[Row]]) -> list[float]:
         node = str(json.loads(group[0]["environment"]).get("node", ""))
         parts = _parts(last[node]) if node in last else None
         if parts is not None:
-            starts.append(max(0.0, _seconds_between(last[node], group[0]) - parts))
+            starts.append(max(0.0, seconds_between(last[node], group[0]) - parts))
         last[node] = group[-1]
     return starts
 
@@ -182,7 +182,3 @@ def _parts(row: Row) -> float | None:
     if row["status"] != "ok":
         return None
     return sum(row[key] or 0.0 for key in ("setup_seconds", "train_seconds", "eval_seconds"))
-
-
-def _seconds_between(one: Row, later: Row) -> float:
-    return float((later["started_at"] - one["started_at"]).total_seconds())

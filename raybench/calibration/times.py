@@ -6,13 +6,12 @@ Rows are ledger rows as plain values: setting_id, trial_id, environment, started
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Row = Mapping[str, Any]
+from raybench.ledger.quantities import Row
 
 
 def legs_a_trial(rows: Sequence[Row]) -> float:
@@ -59,12 +58,12 @@ def machine_times(rows: Iterable[Row]) -> dict[str, Times]:
         own.setdefault(row["setting_id"], []).append(row)
         group, node = row.get("process_group") or row["trial_id"], _node(row)
         if group in last:
-            leg_gaps.setdefault(last[group]["setting_id"], []).append(_seconds_between(last[group], row))
+            leg_gaps.setdefault(last[group]["setting_id"], []).append(seconds_between(last[group], row))
         last[group] = row
         if node in first and first[node]["trial_id"] == row["trial_id"]:
             continue
         if node in first:
-            trial_gaps.setdefault(first[node]["setting_id"], []).append(_seconds_between(first[node], row))
+            trial_gaps.setdefault(first[node]["setting_id"], []).append(seconds_between(first[node], row))
         first[node] = row
     return {
         setting: Times(_median(leg_gaps.get(setting)), _median(trial_gaps.get(setting)), legs_a_trial(members))
@@ -76,7 +75,8 @@ def _node(row: Row) -> str:
     return str(json.loads(row["environment"] or "{}").get("node", ""))
 
 
-def _seconds_between(one: Row, later: Row) -> float:
+def seconds_between(one: Row, later: Row) -> float:
+    """From when one leg began to when another did."""
     return float((later["started_at"] - one["started_at"]).total_seconds())
 
 

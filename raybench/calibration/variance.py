@@ -16,14 +16,14 @@ All deviations are standard deviations of log seconds (0.01 is about 1 %). No ra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import special
 
 from raybench.analysis.pairs import log_speedup, mean_by
+from raybench.ledger.quantities import Row
 from raybench.statistics.inference import Floats, Integers
 
 
@@ -121,7 +121,7 @@ def _root(variance: float | None) -> float | None:
     return None if variance is None else float(np.sqrt(variance))
 
 
-def read_rounds(rows: Iterable[Mapping[str, Any]], baseline: str, again: str) -> Rounds:
+def read_rounds(rows: Iterable[Row], baseline: str, again: str) -> Rounds:
     """The rounds in which both arms were measured, from ledger rows of one setting."""
     legs = {
         (row["trial_id"], row["round"], row["arm"]): np.log(row["step_seconds"][row["warmup_steps"] :])

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from raybench.text import counted
+
 Amounts = Mapping[str, float]
 Kind = tuple[int, int, str]  # GPUs, CPUs, accelerator: nodes of one kind are taken to be twins
 
@@ -84,7 +86,7 @@ class Need:
         parts = parts_in_words(dict(self.resources))
         labels = labels_of(dict(self.resources))
         where = f", labelled {' and '.join(labels)}" if labels else ""
-        return f"{_count(self.nodes, 'node')} with {parts}{' each' if self.nodes > 1 else ''}{where}"
+        return f"{counted(self.nodes, 'node')} with {parts}{' each' if self.nodes > 1 else ''}{where}"
 
 
 def labels_as_amounts(labels: Mapping[str, str], amount: float = 1.0) -> dict[str, float]:
@@ -123,9 +125,9 @@ def parts_in_words(resources: Amounts) -> str:
     """The amounts that raybench asks for, as `4 A100 GPUs, 4 CPUs and a bench_slot`."""
     gpus, cpus, slots = (resources.get(name, 0) for name in ("GPU", "CPU", SLOT))
     named = ", ".join(accelerators([resources]))
-    parts = [_count(gpus, f"{named} GPU".strip())] if gpus else [named] if named else []
+    parts = [counted(gpus, f"{named} GPU".strip())] if gpus else [named] if named else []
     if cpus:
-        parts.append(_count(cpus, "CPU"))
+        parts.append(counted(cpus, "CPU"))
     if slots:
         parts.append("a bench_slot" if slots > 0.99 else f"{slots:g} of a bench_slot")
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]])) or "nothing"
@@ -135,8 +137,4 @@ def nodes_in_words(nodes: Iterable[Amounts]) -> str:
     """Some nodes that can train, by kind, as `2 nodes with 4 CPUs and a bench_slot`; `none` without any."""
     training = [node for node in nodes if node.get("CPU", 0) or node.get("GPU", 0)]
     texts = Counter(parts_in_words({**node, SLOT: min(1, node.get(SLOT, 0))}) for node in training)
-    return ", ".join(f"{_count(number, 'node')} with {text}" for text, number in sorted(texts.items())) or "none"
-
-
-def _count(number: float, what: str) -> str:
-    return f"{number:g} {what}{'' if number == 1 else 's'}"
+    return ", ".join(f"{counted(number, 'node')} with {text}" for text, number in sorted(texts.items())) or "none"

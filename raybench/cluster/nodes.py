@@ -1,4 +1,4 @@
-"""Looking at the nodes of the Ray cluster that this process has joined: what is free, and are they fit for a sweep."""
+"""The nodes of the Ray cluster that this process has joined: what is free of them, and are they fit for a sweep."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.cluster import ray_private
@@ -71,6 +72,22 @@ def look() -> list[Node]:
         for node in ray.nodes()
         if node["NodeID"] in names
     ]
+
+
+def remove_orphaned_placement_groups() -> int:
+    """Give back what was reserved by actors of this job that are dead. Returns how many reservations that were.
+
+    Ray keeps an actor's placement group until the whole job ends, and the worker group of a trial process that
+    was killed would hold its slot for so long. Ray Train has a cleaner for this, which asks the dashboard: a Ray of one
+    machine runs without.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    removed = 0
+    for creator, group in ray_private.placement_groups_of_actors(job):
+        if ray_private.actor_table(creator).get("State") == "DEAD":
+            remove_placement_group(group)
+            removed += 1
+    return removed
 
 
 @dataclass(frozen=True)

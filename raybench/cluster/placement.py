@@ -32,6 +32,7 @@ from raybench.declare.texts import check_text
 from raybench.errors import BadData, UserError
 from raybench.machine.places import RankReport
 from raybench.machine.versions import version_differences
+from raybench.text import counted
 
 _CONNECT_SECONDS = 3.0
 _JOIN_SECONDS = 60.0  # the import of ray included
@@ -67,9 +68,8 @@ class Cluster:
     def describe(self) -> str:
         """The cluster in a few words."""
         coming = len(self.all_nodes) - len(self.nodes)
-        number = "1 node" if len(self.nodes) == 1 else f"{len(self.nodes)} nodes"
         more = f" and {coming} more that its autoscaler can start" if coming else ""
-        where = "this machine" if self.is_local else f"a Ray cluster of {number}{more}"
+        where = "this machine" if self.is_local else f"a Ray cluster of {counted(len(self.nodes), 'node')}{more}"
         gpus = f", {self.largest('GPU')} GPUs" if self.has_gpus else ", no GPU"
         return f"{where}: {self.largest('CPU')} CPUs{gpus}{'' if self.is_local else ' on its largest node'}"
 
@@ -287,7 +287,7 @@ class Place:
 def _range(numbers: Sequence[int], what: str) -> str:
     """As `2 workers` or `1 to 4 workers`."""
     least, most = min(numbers), max(numbers)
-    return f"{most if least == most else f'{least} to {most}'} {what}{'' if most == 1 else 's'}"
+    return counted(most, what) if least == most else f"{least} to {counted(most, what)}"
 
 
 def find_cluster() -> Place:

@@ -139,8 +139,8 @@ class InOneProcess:
     """Mixed into one of Ray's trainers: its controller runs in the process that calls `fit`, which waits for it anyway.
 
     Train starts a process for it, which imports torch and Train before it starts the workers: a third of a start. And
-    another for its cleaner of placement groups, which asks the dashboard (see `raybench.cluster.orphans`). Train has
-    no setting for either.
+    another for its cleaner of placement groups, which asks the dashboard (`raybench.cluster.nodes` has its own). Train
+    has no setting for either.
     """
 
     def _create_default_callbacks(self) -> list[Any]:

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import yaml
+
+from raybench.stores.storage import AnyPath
 
 MOST_CHARACTERS: Final = 1_000_000  # of a space file, or of an override
 MOST_VALUES: Final = 5_000  # of a space, every alias and interpolation written out
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w\-]*(?:\.[\w\-]+)*)\}")
+
+
+def read_bounded(path: AnyPath) -> str:
+    """The text of a file, as far as `check_length` allows, and a character more. Raises OSError, UnicodeDecodeError."""
+    if not isinstance(path, Path):
+        return path.read_text()[: MOST_CHARACTERS + 1]
+    with path.open(encoding="utf-8-sig") as file:
+        return file.read(MOST_CHARACTERS + 1)
 
 
 def check_length(text: str) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from raybench.declare.bounds import MOST_CHARACTERS, check_length
+from raybench.declare.bounds import check_length, read_bounded
 from raybench.errors import UserError
 from raybench.stores.storage import AnyPath
 
@@ -14,11 +13,7 @@ from raybench.stores.storage import AnyPath
 def read_config(path: AnyPath) -> tuple[dict[str, Any], str]:
     """The mapping in a file, and the file's text. Raises UserError naming the file, and the line where one is known."""
     try:
-        if isinstance(path, Path):
-            with path.open(encoding="utf-8-sig") as file:
-                text = file.read(MOST_CHARACTERS + 1)
-        else:
-            text = path.read_text()[: MOST_CHARACTERS + 1]
+        text = read_bounded(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a DeepSpeed config ({error})") from None
     try:

@@ -1,7 +1,7 @@
 """A script as an arm: the words of its command, with what the setting says in the places of `{names}`.
 
-No shell reads a command: it is split into words as a shell would, and `{name}` is a field of the setting or one of
-`OF_THE_RUN`. Other braces stay as they are.
+No shell reads a command: it is split into words as a shell would, and `{name}` is a field of the setting, or
+something that only the run knows (`Place`, the number of steps). Other braces stay as they are.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from raybench.declare.setting import Setting
 from raybench.machine.variables import WORKING_TREE
 from raybench.text import suggest
 
-# What only the run knows; the others are fields of the setting.
-OF_THE_RUN = ("seed", "node_rank", "main_address", "main_port", "warmup_steps", "steps", "total_steps")
 _NAME = re.compile(r"(?<!\$)\{([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)\}")
 
 

@@ -364,11 +364,6 @@ class Setting(Strict):
         return self.model_dump(mode="json", exclude_defaults=True, exclude=places)
 
     @property
-    def tokens_per_step(self) -> int | None:
-        """Tokens of one optimizer step over all ranks; None where a sample is no sequence."""
-        return None if self.sequence_length is None else self.global_batch * self.sequence_length
-
-    @property
     def workers_per_node(self) -> int:
         """Workers on each of the nodes."""
         return self.workers // self.nodes

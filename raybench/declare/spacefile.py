@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from raybench.declare.bounds import MOST_CHARACTERS, Unfolded, check_aliases, check_length
+from raybench.declare.bounds import Unfolded, check_aliases, check_length, read_bounded
 from raybench.declare.configfile import read_config
 from raybench.errors import UserError
 from raybench.stores.storage import AnyPath, to_path
@@ -78,11 +78,7 @@ class SpaceFile:
     def read(cls, path: AnyPath) -> Self:
         """Read YAML with the line of each key. Raises UserError with file and line."""
         try:
-            if isinstance(path, Path):
-                with path.open(encoding="utf-8") as file:
-                    text = file.read(MOST_CHARACTERS + 1)
-            else:
-                text = path.read_text()[: MOST_CHARACTERS + 1]
+            text = read_bounded(path)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read as text ({error})") from None
         try:

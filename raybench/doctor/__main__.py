@@ -16,6 +16,7 @@ from raybench.cli import parse_arguments, run_command
 from raybench.doctor import hardware, links, services, software
 from raybench.doctor.finding import Finding
 from raybench.stores.storage import AnyPath, to_path
+from raybench.text import counted
 
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
 
@@ -84,11 +85,9 @@ def print_findings(findings: list[Finding], console: Console) -> None:
 
 
 def _sum(counts: Counter[str]) -> str:
-    warnings = f"{counts['warning']} warning" + ("s" if counts["warning"] != 1 else "")
+    warnings = counted(counts["warning"], "warning")
     if counts["error"]:
-        return (
-            f"{counts['error']} error" + ("s" if counts["error"] != 1 else "") + f", {warnings}: not fit for sweeps yet"
-        )
+        return f"{counted(counts['error'], 'error')}, {warnings}: not fit for sweeps yet"
     return f"fit for sweeps; {warnings}" if counts["warning"] else "fit for sweeps"
 
 

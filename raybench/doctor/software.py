@@ -17,6 +17,7 @@ from packaging.version import Version
 
 from raybench.child import ask_child
 from raybench.doctor.finding import Finding
+from raybench.machine.versions import installed_version
 
 _PROBE_SECONDS = 60.0
 _BUILD_SECONDS = 900.0
@@ -78,7 +79,7 @@ def versions() -> list[Finding]:
             if requirement.name in asked and (requirement.marker is None or requirement.marker.evaluate(_WITH_RUN)):
                 asked[requirement.name].append(requirement)
     for name, requirements in asked.items():
-        version = _version(name)
+        version = installed_version(name)
         if version is None:
             findings.append(Finding(name, "error", "not installed", INSTALL))
             continue
@@ -103,13 +104,6 @@ def _requires_python() -> SpecifierSet:
         return SpecifierSet(str(metadata.metadata("raybench").json.get("requires_python", "")))
     except metadata.PackageNotFoundError:
         return SpecifierSet("")
-
-
-def _version(dist: str) -> str | None:
-    try:
-        return metadata.version(dist)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def probe(build_ops: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from raybench.cluster.admission import Missed
 from raybench.driver.messages import LegEvent, News, Note, RunningLeg
 from raybench.driver.progress import Progress, SpeedupSoFar
 from raybench.show.units import between, duration, percent, ratio
+from raybench.text import counted
 
 Level = Literal["quiet", "normal", "verbose"]
 # From this many legs on, lines tell of trials and not of legs, and at most one in ten seconds.
@@ -114,7 +115,7 @@ class Display:
         """Say that the running legs are finished and no more begun."""
         self.stopping = True
         if self.level != "quiet":
-            legs = f"{len(self._running)} running " + ("leg" if len(self._running) == 1 else "legs")
+            legs = counted(len(self._running), "running leg")
             self.say(f"[yellow]stopping[/]: finishing {legs}, then no more; Ctrl-C again stops now")
         self._draw()
 

@@ -16,24 +16,24 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from raybench.cluster.admission import Answer, Queue, Stop, Wait
 from raybench.cluster.fleet import Autoscaler, Need, Node
 from raybench.declare.blocks import Blocks, Pace
 from raybench.declare.plan import Leg, Plan, Trial
 from raybench.declare.protocol import StepChoice
-from raybench.driver.events import leg_event
-from raybench.driver.messages import BeginsAnew, Block, Group, LegEvent, News, Note, RunningLeg, Unfinished
+from raybench.driver.messages import BeginsAnew, Block, Group, LegEvent, News, Note, RunningLeg, Unfinished, leg_event
 from raybench.driver.running import Running, RunningBlock
 from raybench.errors import StorageError
 from raybench.ledger.batches import LargestBatch, LargestBatches, note_batch
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Failure, Measurement, Outcome
+from raybench.ledger.quantities import Row
 from raybench.machine.places import Placement, RankReport, machines, read_placement
 from raybench.redaction import without_secrets
 from raybench.statistics.num_steps import Pilot, StepChoices
 from raybench.stores.storage import hidden_folder, to_path
+from raybench.text import counted
 from raybench.tracking.mlflow_thread import MlflowThread
 
 _SLOW_WRITE_SECONDS = 5.0  # longer writes are reported to the user
@@ -80,7 +80,7 @@ class Recorder:
         beside = hidden.with_name(f"{hidden.name}.running")
         self.running = Running.load(Path(state_file) if state_file else beside)
         self.events: list[LegEvent | Note] = []
-        self.unlogged: dict[str, list[dict[str, Any]]] = {}  # trial -> rows that MLflow does not have
+        self.unlogged: dict[str, list[Row]] = {}  # trial -> rows that MLflow does not have
         self.mlflow = MlflowThread(tracking_uri, artifact_root, self.plan.space, self.plan.sweep)
         self.batches: dict[str, dict[str, LargestBatch]] = {}  # by setting_id and arm
         self.handed_out: dict[int, float] = {}  # block -> when
@@ -111,7 +111,7 @@ class Recorder:
         self.blocks.want(self.running.wanted)
         self.running.save()
 
-    def _go_on(self, rows: list[dict[str, Any]]) -> None:
+    def _go_on(self, rows: list[Row]) -> None:
         """After an earlier recorder's death: MLflow gets its rows at the end, and the driver is told all again."""
         if self.running.wrote and not self.ledger.folder.is_dir():
             raise RuntimeError(f"the ledger {self.ledger.folder} is gone")
@@ -284,8 +284,11 @@ class Recorder:
         self.done -= {row["leg_id"] for row in withdrawn}
         self.unlogged.pop(trial_id, None)
         self.attempts[trial_id] = self.attempts.get(trial_id, 0) + 1
-        legs = f"{len(withdrawn)} " + ("leg" if len(withdrawn) == 1 else "legs")
-        self._note(trial, f"begins anew on {now}; {legs} measured on {before} no longer count", begins_anew=True)
+        self._note(
+            trial,
+            f"begins anew on {now}; {counted(len(withdrawn), 'leg')} measured on {before} no longer count",
+            begins_anew=True,
+        )
 
     def _note(self, trial: Trial, text: str, *, begins_anew: bool = False) -> None:
         """Something to tell of a trial that is no leg's outcome."""

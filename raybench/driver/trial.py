@@ -26,8 +26,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from raybench.cluster.admission import Granted, Look, Refused, Stop
 from raybench.cluster.connection import ACTOR_NAMESPACE
 from raybench.cluster.environments import environment_problem, own_operators, runtime_env
-from raybench.cluster.nodes import look, node_name
-from raybench.cluster.orphans import remove_orphaned_placement_groups
+from raybench.cluster.nodes import look, node_name, remove_orphaned_placement_groups
 from raybench.cluster.placement import Cluster, check_placement, need_of, threads_per_worker, use_gpu, worker_resources
 from raybench.cluster.ray_private import HEAD_RESOURCE, NODE_ID_LABEL, InOneProcess
 from raybench.declare.plan import Leg, Trial

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from raybench.ledger.outcome import Failure, Measurement, Outcome
-from raybench.ledger.quantities import CIRCUMSTANCES, MEASURED, QUANTITIES, Quantity
+from raybench.ledger.quantities import CIRCUMSTANCES, MEASURED, QUANTITIES, Quantity, Row
 
 if TYPE_CHECKING:
     from raybench.declare.plan import Leg, Trial
@@ -59,11 +59,11 @@ def _count(value: object, usual: int) -> int:
     return value if isinstance(value, int) and 0 < value < 2**31 else usual
 
 
-def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> dict[str, Any]:
+def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> Row:
     """One ledger row: what the plan said of the leg, and what came of it."""
     setting, arm = leg.setting, leg.arm
     batch = _batch(leg, outcome)
-    row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
+    row: Row = dict.fromkeys(SCHEMA.names)
     row |= {
         "schema_version": SCHEMA_VERSION,
         "sweep": sweep,

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from raybench.errors import DamagedFile, StorageError, UserError
 from raybench.ledger.columns import SCHEMA, build_row
 from raybench.ledger.outcome import Measurement, Outcome
+from raybench.ledger.quantities import Row
 from raybench.ledger.reading import (
     num_readers,
     parquet_files,
@@ -39,7 +40,7 @@ TRACES = "_traces"  # the profiler's traces of profiled legs, LEG_ID.json.gz, as
 ASIDE = "_aside"  # where a ledger keeps what does not count: unreadable files, and rows of trials that began anew
 
 
-def write_rows(folder: AnyPath, name: str, rows: list[dict[str, Any]]) -> AnyPath:
+def write_rows(folder: AnyPath, name: str, rows: list[Row]) -> AnyPath:
     """Write rows as `folder/name.parquet`, whole or not at all; durable when this returns.
 
     Raises StorageError where a store does not take them, also after waiting.
@@ -75,7 +76,7 @@ def _write_table(folder: AnyPath, name: str, table: pa.Table) -> AnyPath:
     return final
 
 
-def held_legs(plan: Plan, folder: AnyPath, rows: list[dict[str, Any]], remedy: str) -> list[dict[str, Any]]:
+def held_legs(plan: Plan, folder: AnyPath, rows: list[Row], remedy: str) -> list[Row]:
     """The rows, in the plan's order, of the legs that the plan shares with a ledger.
 
     `rows` have setting_id, repeat, arm, round, leg_id and is_baseline at least. Raises UserError, with the `remedy`,
@@ -106,11 +107,11 @@ class Ledger:
         """The legs that have an outcome here; none where the folder does not exist yet."""
         return {row["leg_id"] for row in self.rows(["leg_id"])}
 
-    def rows(self, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    def rows(self, columns: list[str] | None = None) -> list[Row]:
         """Every row that lies here (or some columns of it), as plain values; none where there is no folder yet."""
         if not parquet_files(self.folder):
             return []
-        rows: list[dict[str, Any]] = read_ledger(self.folder, columns).to_pylist()
+        rows: list[Row] = read_ledger(self.folder, columns).to_pylist()
         return rows
 
     def set_aside(self) -> list[str]:
@@ -139,7 +140,7 @@ class Ledger:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / "_space.yaml", text)
 
-    def add(self, sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> dict[str, Any]:
+    def add(self, sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> Row:
         """Write a leg's row; it is durable when this returns. Returns the row.
 
         The trace of a profiled leg becomes a file of its own in `_traces/`, before the row that names it.
@@ -165,7 +166,7 @@ class Ledger:
             profile["missing"] = [*profile.get("missing", ()), f"the trace could not be written: {error}"]
         return replace(outcome, profile=profile)
 
-    def withdraw(self, leg_ids: Collection[str], why: str) -> list[dict[str, Any]]:
+    def withdraw(self, leg_ids: Collection[str], why: str) -> list[Row]:
         """Move rows of one trial to `_aside/`, where they are kept and do not count: their legs run again.
 
         They lie there, durable, in a file of the trial and its attempt with `why` in the column `withdrawn`, before
@@ -181,7 +182,7 @@ class Ledger:
             self._remove({row["leg_id"] for row in rows})
         return rows
 
-    def withdrawn(self) -> list[dict[str, Any]]:
+    def withdrawn(self) -> list[Row]:
         """Every row that was withdrawn, of every attempt."""
         return [row for file in _withdrawn_files(self.folder) for row in read_file(file).to_pylist()]
 

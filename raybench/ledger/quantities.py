@@ -20,6 +20,7 @@ from raybench.machine.places import Placement
 if TYPE_CHECKING:
     from raybench.telemetry.window import NodeReading  # which the analysis does without
 
+Row = dict[str, Any]  # of a ledger: a value by the name of each quantity, None where it has none
 Loaded = Literal["", "text", "number", "list"]
 
 

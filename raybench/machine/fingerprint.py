@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
+
+from raybench.machine.versions import installed_version
 
 _PACKAGES: Final = ("torch", "deepspeed")
 Fingerprint = dict[str, str | int | None]
@@ -33,7 +34,7 @@ def this_machine(*, with_gpu: bool = True) -> Fingerprint:
         "cpu": cpu_model(),
         "cpu_cores": os.cpu_count(),
         "gpu": gpus[0] if gpus else None,
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: installed_version(name) for name in _PACKAGES},
     }
 
 
@@ -52,10 +53,3 @@ def _gpu_models() -> list[str]:
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     lines = [line for file in files for line in file.read_text().splitlines()]
     return [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

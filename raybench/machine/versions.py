@@ -21,8 +21,8 @@ def own_versions() -> dict[str, str | None]:
     """By name, the versions of this process: Python, raybench with a digest of its source, and what it trains with."""
     return {
         "python": platform.python_version(),
-        "raybench": f"{_version('raybench')} ({source_digest(Path(__file__).parents[1])})",
-        **{package: _version(package) for package in _PACKAGES},
+        "raybench": f"{_public('raybench')} ({source_digest(Path(__file__).parents[1])})",
+        **{package: _public(package) for package in _PACKAGES},
     }
 
 
@@ -44,9 +44,15 @@ def version_differences(found: Mapping[str, str | None], expected: Mapping[str, 
     return "; ".join(differing)
 
 
-def _version(package: str) -> str | None:
-    """The public version: a node without GPUs may have another build of the same torch."""
+def installed_version(package: str) -> str | None:
+    """The version of an installed package; None where there is none."""
     try:
-        return metadata.version(package).partition("+")[0]
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _public(package: str) -> str | None:
+    """The public version: a node without GPUs may have another build of the same torch."""
+    version = installed_version(package)
+    return None if version is None else version.partition("+")[0]

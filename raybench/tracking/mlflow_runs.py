@@ -30,6 +30,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils import mlflow_tags
 from sqlalchemy.exc import SQLAlchemyError
 
+from raybench.ledger.quantities import Row
 from raybench.tracking import runs, views
 
 __all__ = ["TROUBLES", "SweepSummary", "Tracker", "default_tracking_uri"]
@@ -52,7 +53,7 @@ class SweepSummary:
     params: dict[str, str] = field(default_factory=dict)  # of the sweep's run; written once
     arm_metrics: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)  # by setting_id and arm
     arm_tags: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
-    arm_rows: dict[tuple[str, str], runs.Row] = field(default_factory=dict)  # one leg of each arm
+    arm_rows: dict[tuple[str, str], Row] = field(default_factory=dict)  # one leg of each arm
 
 
 def default_tracking_uri() -> str:
@@ -133,7 +134,7 @@ class Tracker:
             if not token:
                 return found
 
-    def log_rows(self, rows: Sequence[runs.Row]) -> int:
+    def log_rows(self, rows: Sequence[Row]) -> int:
         """Write the ledger rows that MLflow lacks, a run each. Returns how many those were."""
         missing = sorted((row for row in rows if row["leg_id"] not in self.logged), key=_milliseconds)
         for row in rows:
@@ -160,7 +161,7 @@ class Tracker:
         }
         return self.client.create_run(self.experiment_id, start_time=start, run_name=name, tags=tags)
 
-    def _arm_run(self, row: runs.Row) -> Run:
+    def _arm_run(self, row: Row) -> Run:
         """The run of the row's arm in its setting, made with its first leg; facts come from the first that ran."""
         key = (row["setting_id"], row["arm"])
         run = self.arm_runs.get(key)
@@ -172,7 +173,7 @@ class Tracker:
             self._describe_arm(key, row)
         return run
 
-    def _describe_arm(self, key: tuple[str, str], row: runs.Row) -> None:
+    def _describe_arm(self, key: tuple[str, str], row: Row) -> None:
         """What an arm's run says of the arm; parameters come last, because by them it counts as described."""
         run_id = self.arm_runs[key].info.run_id
         for name in ("environment", "facts", "arm_config"):
@@ -181,7 +182,7 @@ class Tracker:
         self._write(self.arm_runs[key], {}, runs.arm_params(row), [])
         self.arm_runs[key] = self.client.get_run(run_id)
 
-    def forget(self, rows: Sequence[runs.Row]) -> None:
+    def forget(self, rows: Sequence[Row]) -> None:
         """Delete the runs of rows that were withdrawn from the ledger; a leg's run of another time stays."""
         for row in rows:
             run_id, start = self.logged.get(row["leg_id"], ("", 0))
@@ -189,7 +190,7 @@ class Tracker:
                 self.client.delete_run(run_id)
                 del self.logged[row["leg_id"]]
 
-    def _log_leg(self, row: runs.Row, parent: Run) -> str:
+    def _log_leg(self, row: Row, parent: Run) -> str:
         started = _milliseconds(row)
         tags = {
             **self._tags(row),
@@ -209,7 +210,7 @@ class Tracker:
         self.client.set_terminated(run.info.run_id, "FAILED" if row["status"] == "failed" else "FINISHED", end)
         return str(run.info.run_id)
 
-    def _tags(self, row: runs.Row) -> dict[str, str]:
+    def _tags(self, row: Row) -> dict[str, str]:
         """Where a row belongs, its arm's colour, and the commit that measured it."""
         taken = list(self.colours.values())
         colour = self.colours.setdefault(row["arm"], min(views.COLOURS, key=taken.count))
@@ -217,7 +218,7 @@ class Tracker:
         commit = json.loads(row["environment"]).get("git_commit")
         return tags | ({mlflow_tags.MLFLOW_GIT_COMMIT: commit} if commit else {})
 
-    def _log_inputs(self, run: Run, row: runs.Row) -> None:
+    def _log_inputs(self, run: Run, row: Row) -> None:
         context = InputTag("mlflow.data.context", "training")
         self.client.log_inputs(run.info.run_id, [DatasetInput(Dataset(**runs.dataset(row)), [context])])
 
@@ -267,12 +268,12 @@ class Tracker:
             self.client.set_terminated(run.info.run_id, status, end)
 
 
-def _milliseconds(row: runs.Row) -> int:
+def _milliseconds(row: Row) -> int:
     """When the leg began, since the epoch."""
     return int(row["started_at"].timestamp() * 1000)
 
 
-def _end(row: runs.Row) -> int:
+def _end(row: Row) -> int:
     """When the leg ended, since the epoch."""
     seconds = sum(row[key] or 0 for key in ("setup_seconds", "train_seconds", "eval_seconds"))
     return _milliseconds(row) + int(1000 * seconds)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from typing import Any
 
+from raybench.ledger.quantities import Row
 from raybench.redaction import first_line
 
 
@@ -15,12 +15,12 @@ class MlflowThread:
 
     def __init__(self, tracking_uri: str, artifact_root: str, space: str, sweep: str) -> None:
         self._arguments = (tracking_uri, artifact_root, space, sweep)
-        self._rows: queue.Queue[list[dict[str, Any]] | None] = queue.Queue()
+        self._rows: queue.Queue[list[Row] | None] = queue.Queue()
         self._errors: list[str] = []
         self._thread = threading.Thread(target=self._run, daemon=True, name="mlflow")
         self._thread.start()
 
-    def log(self, rows: list[dict[str, Any]]) -> None:
+    def log(self, rows: list[Row]) -> None:
         """Hand over rows to be written; returns at once."""
         if rows:
             self._rows.put(rows)

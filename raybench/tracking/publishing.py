@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from raybench.analysis import Analysis, Comparison, analyse
 from raybench.errors import UserError
 from raybench.ledger.dataset import TRACES, Ledger, write_rows
+from raybench.ledger.quantities import Row
 from raybench.redaction import first_line, without_secrets
 from raybench.show.answer import compact_table
 from raybench.show.tables import clean
@@ -105,7 +106,7 @@ def _write_links(folder: AnyPath, tracking_uri: str, links: Mapping[str, Any]) -
     write_whole(path, text)
 
 
-def _gather(folder: AnyPath, rows: list[dict[str, Any]], analysis: Analysis, into: Path) -> None:
+def _gather(folder: AnyPath, rows: list[Row], analysis: Analysis, into: Path) -> None:
     """The artifacts of a sweep's run: report, figures, tables, traces, the space, and the ledger as one file."""
     if (folder / "_report").is_dir():
         copy_folder(folder / "_report", into / "report")
@@ -117,11 +118,11 @@ def _gather(folder: AnyPath, rows: list[dict[str, Any]], analysis: Analysis, int
         (into / "_space.yaml").write_text((folder / "_space.yaml").read_text(encoding="utf-8"), encoding="utf-8")
 
 
-def summarize(analysis: Analysis, rows: Sequence[runs.Row], experiment_id: str) -> SweepSummary:
+def summarize(analysis: Analysis, rows: Sequence[Row], experiment_id: str) -> SweepSummary:
     """What the sweep's run and those of its arms carry: the answer, speedups, verdicts, means over legs."""
     from raybench.tracking.mlflow_runs import SweepSummary
 
-    by_arm: dict[tuple[str, str], list[runs.Row]] = {}
+    by_arm: dict[tuple[str, str], list[Row]] = {}
     for row in (row for row in rows if not row.get("profiled")):
         by_arm.setdefault((row["setting_id"], row["arm"]), []).append(row)
     metrics = {

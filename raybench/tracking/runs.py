@@ -13,9 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from raybench.ledger.quantities import QUANTITIES
+from raybench.ledger.quantities import QUANTITIES, Row
 
-Row = Mapping[str, Any]
 CURVE_POINTS: Final = 100  # of a thinned curve; the ledger has every step
 NONE: Final = "none"  # the value of a parameter that does not apply
 _FACTS: Final = (

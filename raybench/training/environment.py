@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 
 from raybench.machine.places import RankPlace, RankReport
 from raybench.machine.variables import WORKING_TREE
-from raybench.machine.versions import own_versions
+from raybench.machine.versions import installed_version, own_versions
 from raybench.training import machine
 from raybench.training.ranks import Ranks
 
@@ -43,7 +42,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     tree = os.environ.get(WORKING_TREE, ".")
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: installed_version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "node": platform.node(),
         **machine.processors(),
@@ -104,13 +103,6 @@ def differences(nodes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for other in others
     }
     return {node: entries for node, entries in found.items() if entries}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _git(name: str, folder: Path) -> dict[str, Any]:

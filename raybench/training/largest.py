@@ -171,12 +171,6 @@ class Prober:
             child.stdin.close()
 
 
-def run_probe(trial: Trial, leg: Leg, micro_batch: int, ranks: Ranks) -> Probe:
-    """Run a few steps of a leg with this micro-batch in processes of their own. Raises ProbeFailed."""
-    with Prober(trial, leg, ranks) as prober:
-        return prober.probe(micro_batch)
-
-
 def _judged(micro_batch: int, states: list[ProbeState]) -> Probe:
     """What the ranks' states say together. Raises ProbeFailed."""
     where = "" if len(states) == 1 else "rank {}: "

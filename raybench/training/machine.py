@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 
+from raybench.machine.fingerprint import cpu_model
 from raybench.telemetry import nvml
 
 _CPUS = Path("/sys/devices/system/cpu")
@@ -25,7 +25,7 @@ _SECONDS_TO_GO_AWAY = 10.0  # for the processes of the trial before, which were 
 def processors() -> dict[str, Any]:
     """Model and number of the processors, and what decides how fast they run."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cpu_cores": os.cpu_count(),
         "cpu_cores_physical": psutil.cpu_count(logical=False),
         "cpu_cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
@@ -85,12 +85,6 @@ def foreign_processes(uuid: str) -> int | None:
         if not number or time.monotonic() > deadline:
             return number
         time.sleep(0.5)
-
-
-def _cpu_model() -> str:
-    lines = (_read(Path("/proc/cpuinfo")) or "").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _has_flag(flag: str) -> bool | None:

@@ -76,7 +76,6 @@ def test_work_of_a_token_is_that_of_its_matrices() -> None:
     found = facts.model_facts(network, task)
     assert found["flops_per_token"] == 6 * multiplying + 12 * layers * width * length
     assert found["training_flops_per_sample"] == length * found["flops_per_token"]
-    assert one.tokens_per_step == 64
 
 
 def test_a_folder_with_a_configuration_is_a_model(tmp_path: Path) -> None:

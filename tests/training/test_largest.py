@@ -17,7 +17,7 @@ from raybench.errors import ProbeFailed, UserError
 from raybench.ledger.batches import LargestBatch, Probe, note_batch
 from raybench.ledger.columns import build_row
 from raybench.ledger.outcome import Failure, Measurement
-from raybench.training.largest import LargestSearch, Prober, find_largest, run_probe
+from raybench.training.largest import LargestSearch, Prober, find_largest
 from raybench.training.ranks import Ranks
 from raybench.training.worker import run_legs
 
@@ -113,7 +113,8 @@ def alone(trial: Trial) -> Ranks:
 def test_a_known_appetite_is_found_to_the_sample(tmp_path: Path) -> None:
     appetite = 256 * 2**20  # of a sample
     trial = plan(tmp_path, mebibytes=256).trials[0]
-    one = run_probe(trial, trial.legs[0], 1, alone(trial))
+    with Prober(trial, trial.legs[0], alone(trial)) as prober:
+        one = prober.probe(1)
     assert one.fits
     assert one.peak_bytes is not None
     limit = one.peak_bytes + int(2.5 * appetite)  # room for three samples, and for no fourth

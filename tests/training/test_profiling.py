@@ -13,7 +13,7 @@ import torch
 from raybench.analysis import analyse
 from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
-from raybench.driver.events import leg_event
+from raybench.driver.messages import leg_event
 from raybench.driver.progress import Progress
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.parts import PARTS

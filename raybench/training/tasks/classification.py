@@ -13,8 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from raybench.declare.datasets import facts_of
 from raybench.declare.setting import Augmentation, Setting
 from raybench.training import datasets, models
-from raybench.training.tasks.outputs import logits_of
-from raybench.training.tasks.task import Forward, Task
+from raybench.training.tasks.task import Forward, Task, logits_of
 from raybench.training.torchvision_ops import declare_missing
 from raybench.training.transforms import Mixing, SeededOrder
 

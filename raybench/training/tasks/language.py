@@ -24,8 +24,7 @@ from raybench.errors import BadData, InvalidConfig
 from raybench.machine.kept import kept, name_of
 from raybench.training.models import versions
 from raybench.training.tasks import tokens, transformers_models
-from raybench.training.tasks.outputs import logits_of
-from raybench.training.tasks.task import Forward, Task
+from raybench.training.tasks.task import Forward, Task, logits_of
 from raybench.training.tasks.trees import Tree
 from raybench.training.transforms import SeededOrder
 

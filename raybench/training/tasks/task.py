@@ -127,6 +127,14 @@ class Task:
         return {}
 
 
+def logits_of(output: Any) -> torch.Tensor:
+    """The logits of a model's output: the output itself, or its `logits` (Hugging Face). Raises ValueError."""
+    logits = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, torch.Tensor):
+        raise ValueError(f"the model gives {type(output).__name__}, neither logits nor an output with .logits")
+    return logits
+
+
 def _small_batch(task: Task) -> Tree:
     data = task.dataset(train=True)
     samples = [data[index] for index in range(min(2, task.num_samples(train=True)))]
