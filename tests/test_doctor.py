@@ -124,8 +124,8 @@ def test_a_child_that_dies_or_hangs_is_an_answer() -> None:
 
 
 def test_versions_that_do_not_fit_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = software._version
-    monkeypatch.setattr(software, "installed_version", lambda name: {"torch": "2.12.1", "timm": None}.get(name, real(name)))
+    real, other = software.installed_version, {"torch": "2.12.1", "timm": None}
+    monkeypatch.setattr(software, "installed_version", lambda name: other.get(name, real(name)))
     found = {one.name: one for one in software.versions()}
     assert found["torch"].status == "error"
     assert "torch==2.13.0 is asked for" in found["torch"].found
