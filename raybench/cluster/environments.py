@@ -27,6 +27,7 @@ from raybench.text import one_line
 
 _SETUP_SECONDS = 1800  # a checkout may have to be built
 _LONGEST_REASON = 400  # characters of what an installer said
+_WORKER = "raybench.training.worker"  # what every leg runs; an old torch has not all that it imports
 _IMPORTED = {"deepspeed", "torch", "transformers"}  # before a leg; torchvision needs help beside a torch without CUDA
 # What these need is not in the base environment, or in another version of it.
 _WITH_DEPENDENCIES = {"torch", "transformers", "torchvision", "timm"}
@@ -123,7 +124,7 @@ _made: set[tuple[str, str]] = set()  # (environment, Ray's id of a node) that th
 def _look(names: Sequence[str]) -> tuple[dict[str, str], str]:
     """In the environment: its versions, and why one of them cannot be imported; empty where they can."""
     versions = {name: metadata.version(name) for name in names}
-    for name in _IMPORTED & set(names):
+    for name in (*sorted(_IMPORTED & set(names)), _WORKER):
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever a library's import may raise

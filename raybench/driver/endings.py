@@ -88,6 +88,10 @@ def _root(error: BaseException) -> Any:
 
 
 def first_words(error: BaseException) -> str:
-    """The first lines of an exception's text, as one line."""
+    """The first lines of an exception's text as one line; of a traceback in it the exception that it ends with."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    begin = next((number for number, line in enumerate(lines) if line.startswith("Traceback (")), len(lines))
+    raised = [line for line in lines[begin:] if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
+    if raised:
+        lines = [*lines[:begin], raised[-1]]
     return " ".join(lines[:6])[:1500] or type(error).__name__

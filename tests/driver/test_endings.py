@@ -59,3 +59,13 @@ def test_beyond_its_time_a_leg_timed_out_however_its_processes_ended(monkeypatch
     monkeypatch.setattr(endings, "how_died", lambda *_: pytest.fail("nobody has to be asked"))
     failure = endings.failure_of(TRIAL, Ended(r0=ray.exceptions.ActorDiedError()), 1e6, oom_kills=1)
     assert failure.kind == "timeout"
+
+
+def test_of_a_traceback_the_exception_is_told() -> None:
+    text = (
+        "Training failed due to worker errors:\n[Rank 0,1 Error Snippet]:\nTraceback (most recent call last):\n"
+        '  File "a.py", line 1, in <module>\n    import old\nImportError: cannot import name DTensor\n'
+    )
+    told = "Training failed due to worker errors: [Rank 0,1 Error Snippet]: ImportError: cannot import name DTensor"
+    assert endings.first_words(RuntimeError(text)) == told
+    assert endings.first_words(ValueError("no\nmore")) == "no more"
