@@ -135,8 +135,11 @@ class Tracker:
                 return found
 
     def log_rows(self, rows: Sequence[Row]) -> int:
-        """Write the ledger rows that MLflow lacks, a run each. Returns how many those were."""
-        missing = sorted((row for row in rows if row["leg_id"] not in self.logged), key=_milliseconds)
+        """Write the ledger rows that MLflow lacks, a run each. Returns how many those were.
+
+        A leg that ran again, because its row was damaged or withdrawn, loses the run of its first time.
+        """
+        missing = sorted((row for row in rows if not self._has(row)), key=_milliseconds)
         for row in rows:
             key = (row["setting_id"], row["arm"])
             self.ends[key] = max(self.ends.get(key, 0), _end(row))
@@ -145,6 +148,8 @@ class Tracker:
             first = min(rows, key=_milliseconds)
             self.sweep_run = self._create("sweep", runs.sweep_name(first), begun, {})
         for row in missing:
+            if row["leg_id"] in self.logged:
+                self.client.delete_run(self.logged.pop(row["leg_id"])[0])
             run_id = self._log_leg(row, self._arm_run(row))
             self.logged[row["leg_id"]] = (run_id, _milliseconds(row))
         return len(missing)
@@ -185,10 +190,12 @@ class Tracker:
     def forget(self, rows: Sequence[Row]) -> None:
         """Delete the runs of rows that were withdrawn from the ledger; a leg's run of another time stays."""
         for row in rows:
-            run_id, start = self.logged.get(row["leg_id"], ("", 0))
-            if run_id and start == _milliseconds(row):
-                self.client.delete_run(run_id)
-                del self.logged[row["leg_id"]]
+            if self._has(row):
+                self.client.delete_run(self.logged.pop(row["leg_id"])[0])
+
+    def _has(self, row: Row) -> bool:
+        """Whether MLflow has a run of this row: of this leg, begun when the row says."""
+        return self.logged.get(row["leg_id"], ("", None))[1] == _milliseconds(row)
 
     def _log_leg(self, row: Row, parent: Run) -> str:
         started = _milliseconds(row)

@@ -174,6 +174,21 @@ def test_a_resumed_sweep_gets_its_new_legs_and_revised_speedups(tmp_path: Path) 
     assert run.data.metrics["speedup"] == pytest.approx((1.5 * 1.1) ** 0.5)
 
 
+def test_a_leg_that_ran_again_has_the_run_of_its_row(tmp_path: Path) -> None:
+    """Its file was damaged after MLflow had the leg: the ledger has the second time, whichever way clocks went."""
+    ledger, uri = tmp_path / "led", f"sqlite:///{tmp_path}/m.db"
+    rows = paired([1.1, 1.2])
+    write(ledger / "a.parquet", rows)
+    publishing.publish(ledger, uri, str(tmp_path / "a"), report=False)
+    for row, minutes in ((rows[0], 90), (rows[1], -90)):
+        row["started_at"] += timedelta(minutes=minutes)
+        row["final_loss"] += 1
+    write(ledger / "a.parquet", rows)
+    done = publishing.publish(ledger, uri, str(tmp_path / "a"), report=False)
+    assert (done.written, done.there, done.error) == (2, 2, None)
+    check_runs_equal_rows(MlflowClient(uri), read_ledger(ledger).to_pylist())
+
+
 def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
     ledger = write(tmp_path / "led/legs.parquet", [leg("ddp"), leg("ddp", 1, sweep="monday")]).parent
     with pytest.raises(UserError, match="rows of 2 sweeps in one folder"):
