@@ -13,6 +13,8 @@ import hypothesis  # noqa: F401  it looks at what refers to what, which is not s
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# Threads of one step that wait for one another make it many times as long where other tests keep the machine busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the commands that tests start, and interrupt, inherit it
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from raybench.analysis.views.costs import Costs
     from raybench.analysis.views.enough import EnoughBatch
     from raybench.analysis.views.explanations import Explanation
-    from raybench.analysis.views.further import Further, Network
+    from raybench.analysis.views.further import Further, NetworkSpeed
     from raybench.analysis.views.ladder import Ladder
     from raybench.analysis.views.roofline import Roofline
     from raybench.analysis.views.scaling import BestBatch, Efficiency, LargestBatch, Profile
@@ -327,7 +327,7 @@ class Analysis:
     rooflines: tuple[Roofline, ...]  # a step's floor on the machine; empty where neither rates nor energy are known
     costs: Costs  # where the machines' time went
     further: tuple[Further, ...]  # what else was measured: the quantities that have a heading
-    networks: tuple[Network, ...]  # between the nodes of trials; empty where every trial had one node
+    networks: tuple[NetworkSpeed, ...]  # between the nodes of trials; empty where every trial had one node
     caveats: tuple[Caveat, ...]  # of the whole analysis
     ledgers: tuple[str, ...]
     sweeps: tuple[str, ...]

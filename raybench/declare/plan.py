@@ -209,7 +209,7 @@ def _beside_a_profile(protocol: Protocol) -> Throughput:
     """The steps that a profiled leg takes without its profiler, which tell what the profiler costs."""
     steps = min(steps_or(protocol, _STEPS_BESIDE_A_PROFILE), _STEPS_BESIDE_A_PROFILE)
     return Throughput(
-        warmup_steps=protocol.warmup_steps, steps=steps, rounds=1, phases=False, telemetry=False,
+        warmup_steps=protocol.warmup_steps, steps=steps, rounds=1, phases=False, telemetry=protocol.telemetry,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ NAMES: Final = {"Arms compared": ARMS, "Legs by arm": LEGS}
 # Of the arms in MLflow's charts, as they appear; the first are Okabe and Ito's, safe for the colour-blind.
 COLOURS: Final = (
     "#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8a8500", "#7f3c8d", "#666666", "#a05a2c",
+    "#00356b", "#f4a6c0", "#7fd1ae", "#6b1f1f", "#b9a3e3", "#c2b280",
 )  # fmt: skip
 _TAG: Final = "mlflow.sharedViewState."
 _CREATED: Final = 1_767_225_600_000  # any fixed time: the same tags are written again

@@ -152,7 +152,7 @@ class Procedure:
 
     def _profile(self, stream: Iterator[Tree]) -> ProfiledSteps:
         accumulation = self.leg.setting.accumulation
-        with _no_garbage_collection():
+        with _no_garbage_collection(), self.telemetry.window():
             return profile_steps(self.engine, stream, self.task.loss, accumulation, self.ranks)
 
     def _pilot_steps(self, steps: Steps) -> int:

@@ -104,6 +104,19 @@ def test_what_no_kind_of_part_makes_is_not_known(tmp_path: Path) -> None:
         assert "The cause is not known" in explained(tmp_path / nobodys, {**BASE, nobodys: 1.0}).sentence
 
 
+@pytest.mark.parametrize(("of_ddp", "is_known"), [([], False), (["CPU limit of the container"], True)])
+def test_a_disturbed_machine_is_named_and_no_part(tmp_path: Path, of_ddp: list[str], is_known: bool) -> None:
+    disturbed = ["CPU limit of the container"]
+    rows = paired([2 / 3] * 3, base=2.0)
+    rows += [{**profiled("ddp", BASE), "contaminated": of_ddp}]
+    rows += [{**profiled("zero1", {**BASE, "optimizer": 1.2}), "contaminated": disturbed}]
+    _, zero1 = analyse([write(tmp_path / "ledger.parquet", rows)]).explanations
+    told = "Why is not known: while it ran, and not while ddp did, the machine was disturbed"
+    assert (f"{told} ({disturbed[0]})." in zero1.sentence) == (not is_known)
+    assert ("all of it on the host: optimizer 1,000" in zero1.sentence) == is_known
+    assert "optimizer 1,000" in zero1.sentence
+
+
 def test_what_else_changed_is_said_and_what_changed_the_other_way(tmp_path: Path) -> None:
     found = explained(
         tmp_path, {**BASE, "gradient hooks": 1.2, "communication": 0.3, "other operators": 0.2}, busy_share=0.01

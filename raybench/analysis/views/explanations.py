@@ -64,6 +64,7 @@ class _Profile:
     told: Mapping[str, object]
     usual_seconds: float | None  # of the arm's measured legs in the setting
     link_floor: LinkFloor | None
+    disturbed: tuple[str, ...]  # why the leg is contaminated; empty where it is clean or where that is not known
 
     def number(self, name: str) -> float | None:
         value = self.told.get(name)
@@ -91,7 +92,9 @@ def explain(legs: Legs, baseline: str) -> tuple[Explanation, ...]:
         if parts := _parts(told):
             seconds = float(legs.steps.mean_seconds[row])
             measured = float(np.mean(usual[key])) if usual.get(key) else None
-            profiles.setdefault(key, _Profile(seconds, parts, told, measured, link_floor(legs, int(row), told)))
+            link, disturbed = link_floor(legs, int(row), told), legs.text["contaminated"][row]
+            reasons = tuple(disturbed.split("\n")) if disturbed else ()
+            profiles.setdefault(key, _Profile(seconds, parts, told, measured, link, reasons))
             names[key[0]] = legs.text["setting"][row]
     return tuple(
         _explained(setting_id, names[setting_id], arm, baseline, profile, profiles.get((setting_id, baseline)))
@@ -160,6 +163,11 @@ def _compared(arm: str, baseline: str, profile: _Profile, base: _Profile) -> str
     longer = whole > 0
     begun = f"{arm} {'adds' if longer else 'takes'} {_ms(abs(whole))} ms {'to' if longer else 'off'} a step of "
     begun += f"{_ms(base_whole)} ms"
+    if only_here := [reason for reason in profile.disturbed if reason not in base.disturbed]:
+        return (
+            f"{begun}: {_listed(apart, whole)}. Why is not known: while it ran, and not while {baseline} did, the "
+            f"machine was disturbed ({', '.join(only_here)})."
+        )
     kinds: dict[Kind, float] = defaultdict(float)
     for name, seconds in apart.items():
         if name in PARTS and name not in (OTHER, WAITING):  # nobody knows whose these are

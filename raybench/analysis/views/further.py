@@ -30,7 +30,7 @@ class Further:
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkSpeed:
     """How the nodes of a trial were joined."""
 
     backend: str
@@ -64,7 +64,7 @@ def further_quantities(legs: Legs) -> tuple[Further, ...]:
     return tuple(found)
 
 
-def networks(legs: Legs) -> tuple[Network, ...]:
+def networks(legs: Legs) -> tuple[NetworkSpeed, ...]:
     """The networks that the ledger's trials used, each once; none where every trial had one node."""
     speeds: dict[tuple[str, tuple[str, ...], int], list[float]] = {}
     for text in legs.text["network"].names:
@@ -76,4 +76,4 @@ def networks(legs: Legs) -> tuple[Network, ...]:
             speeds.setdefault(key, []).append(float(largest["busbw"]))
         except (KeyError, TypeError, ValueError):
             continue  # of another tool
-    return tuple(Network(*key, float(np.mean(values))) for key, values in sorted(speeds.items()))
+    return tuple(NetworkSpeed(*key, float(np.mean(values))) for key, values in sorted(speeds.items()))
