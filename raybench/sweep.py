@@ -132,11 +132,13 @@ def measure(request: Request, console: Console) -> tuple[list[str], bool]:
                 console.print(f"retried: {retried} failed {'leg runs' if retried == 1 else 'legs run'} again{kept}")
     there = outcomes_there(plan, Ledger(request.folder))
     total = len(plan.legs())
+    fresh = _wanted(plan, stopping, _leg_ids(there))
     if request.level != "quiet":
         console.print(f"raybench: sweep [bold]{plan.sweep}[/] of space [bold]{plan.space}[/]: {_counts(plan)}")
         if there:
-            console.print(f"resumed: {len(there)} of {total} legs are in the ledger; {total - len(there)} to run")
-    fresh = _wanted(plan, stopping, _leg_ids(there))
+            left = total - len(there)
+            more = f"{left} to run" if stopping is None else f"up to {left} more to run" if fresh else "all is settled"
+            console.print(f"resumed: {len(there)} of {total} legs are in the ledger; {more}")
     return (_run_missing(request, there, console) if fresh else []), fresh
 
 

@@ -208,6 +208,13 @@ def test_a_cluster_file_without_an_image_is_told(tmp_path: Path, monkeypatch: py
     assert services.cluster_file() == []
 
 
+def test_unlike_gpus_are_a_warning() -> None:
+    told = hardware.accelerators({"torch": {"gpus": ["A100", "T4", "A100"], "cuda": "13.0"}})
+    assert (told.status, told.found.partition(";")[0]) == ("warning", "2 x A100, 1 x T4")
+    assert "CUDA_VISIBLE_DEVICES" in told.remedy
+    assert hardware.accelerators({"torch": {"gpus": ["A100"] * 2, "cuda": "13.0"}}).status == "ok"
+
+
 def test_links_and_adam_in_words() -> None:
     sizes = [{"bytes": 1, "seconds": 1.0, "busbw": rate} for rate in (1e8, 2e9)]
     answer = {
@@ -229,7 +236,11 @@ def test_links_and_adam_in_words() -> None:
         "backend": "nccl",
         "links": {"rates": {"to_device": sizes, "from_device": sizes}, "missing": []},
     }
-    by_name = {one.name: one for one in links.told({**one_gpu, "adam": {"missing": "not built yet"}})}
+    pairs = ["0-1 4 x NVLink", "0-2 through the host", "1-2 through the host"]
+    by_name = {
+        one.name: one for one in links.told({**one_gpu, "gpu_links": pairs, "adam": {"missing": "not built yet"}})
+    }
+    assert by_name["between GPUs"].found == "2 pairs through the host, 1 pair 4 x NVLink"
     assert by_name["host and accelerator"].found == "2 GB/s to it, 2 GB/s from it, pinned"
     assert "links" not in by_name
     assert by_name["CPU Adam"].status == "warning"

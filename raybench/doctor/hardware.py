@@ -28,7 +28,13 @@ def accelerators(answer: dict[str, Any]) -> Finding:
     gpus = torch.get("gpus", [])
     there = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     if gpus:
-        names = ", ".join(f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus))
+        kinds = list(dict.fromkeys(gpus))
+        names = ", ".join(f"{gpus.count(name)} x {name}" for name in kinds)
+        if len(kinds) > 1:
+            return Finding(
+                "accelerators", "warning", f"{names}; CUDA {torch['cuda']}: a trial on unlike GPUs is refused",
+                "show Ray one kind alone: CUDA_VISIBLE_DEVICES=0,1 (nvidia-smi -L lists them) before `ray start`",
+            )  # fmt: skip
         return Finding("accelerators", "ok", f"{names}; CUDA {torch['cuda']}")
     if there:
         why = "is built for the CPU alone" if torch.get("cuda") is None else f"(CUDA {torch['cuda']}) cannot use them"

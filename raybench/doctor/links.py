@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from typing import Any, Final
 from raybench.child import ask_child
 from raybench.doctor.finding import Finding
 from raybench.machine.links import LinkRate
+from raybench.text import counted
 
 _SECONDS: Final = 300.0  # of which two minutes may go into an operator that has to be built anew
 _FILE_BYTES, _BLOCK_BYTES = 2**28, 2**23
@@ -34,6 +36,9 @@ def told(answer: Mapping[str, Any]) -> list[Finding]:
     if rates:
         between = f"{answer['world']} processes over {answer['backend']}"
         findings.append(Finding("links", "ok", f"{between}: {', '.join(rates)} (bus bandwidth)"))
+    if joined := Counter(pair.partition(" ")[2] for pair in answer.get("gpu_links") or []):
+        pairs = [f"{counted(number, 'pair')} {how}" for how, number in joined.most_common()]
+        findings.append(Finding("between GPUs", "ok", ", ".join(pairs)))
     findings += [Finding("links", "warning", text, "the message is the backend's") for text in links.get("missing", [])]
     copies = [f"{_fastest(carried[key])} {way}" for key, way in (("to_device", "to it"), ("from_device", "from it"))
               if carried.get(key)]  # fmt: skip

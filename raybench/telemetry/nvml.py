@@ -133,19 +133,37 @@ def driver_version(library: Any) -> str | None:
 
 
 def links(gpus: Sequence[Gpu], library: Any) -> list[str]:
-    """How each two of the GPUs are joined, as `0-1 NVLink` or `0-1 no NVLink`; `0-1 not known` where it is not said."""
+    """How each two of the GPUs are joined, in the best way that the driver offers: `0-1 18 x NVLink`, `0-1 PCIe peer
+    to peer`, `0-1 through the host`; `0-1 not known` where it is not said."""
     found = []
     for first in range(len(gpus)):
         for second in range(first + 1, len(gpus)):
-            try:
-                status = library.nvmlDeviceGetP2PStatus(
-                    gpus[first]._handle, gpus[second]._handle, library.NVML_P2P_CAPS_INDEX_NVLINK
-                )
-                kind = "NVLink" if status == library.NVML_P2P_STATUS_OK else "no NVLink"
-            except library.NVMLError:
-                kind = "not known"
-            found.append(f"{first}-{second} {kind}")
+            found.append(f"{first}-{second} {_joined(gpus[first]._handle, gpus[second]._handle, library)}")
     return found
+
+
+def _joined(first: Any, second: Any, library: Any) -> str:
+    def can(capability: int) -> bool:
+        return bool(library.nvmlDeviceGetP2PStatus(first, second, capability) == library.NVML_P2P_STATUS_OK)
+
+    try:
+        if can(library.NVML_P2P_CAPS_INDEX_NVLINK):
+            number = min(_num_nvlinks(gpu, library) for gpu in (first, second))
+            return f"{number} x NVLink" if number else "NVLink"
+        return "PCIe peer to peer" if can(library.NVML_P2P_CAPS_INDEX_READ) else "through the host"
+    except library.NVMLError:
+        return "not known"
+
+
+def _num_nvlinks(gpu: Any, library: Any) -> int:
+    """The links of a GPU that are up; 0 where the driver does not say."""
+    up = 0
+    for link in range(library.NVML_NVLINK_MAX_LINKS):
+        try:
+            up += library.nvmlDeviceGetNvLinkState(gpu, link) == library.NVML_FEATURE_ENABLED
+        except library.NVMLError:  # this GPU has no such link, as all after it
+            break
+    return up
 
 
 def _handle(library: Any, uuid: str) -> Any:

@@ -77,6 +77,7 @@ def gather_environment(ranks: Ranks) -> dict[str, Any]:
     uuid = own.pop("gpu_uuid", None)
     places = ranks.gather((own["node"], uuid))
     if uuid is not None:
+        own["gpu"] = " and ".join(dict.fromkeys(ranks.gather(own["gpu"])))  # under torchrun nobody refuses unlike ones
         own["gpu_links"] = machine.gpu_links([other for node, other in places if node == own["node"]])
     nodes: dict[str, dict[str, Any]] = {}
     for other in ranks.gather(own):

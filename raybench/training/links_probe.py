@@ -24,6 +24,7 @@ import torch.distributed as dist
 from raybench.training.command import end_with_parent
 from raybench.training.deepspeed_ops import build_adam, extensions_cache
 from raybench.training.links import measured_links
+from raybench.training.machine import gpu_links
 from raybench.training.ranks import Ranks
 
 _ELEMENTS: Final = 10_000_000  # of the parameter that Adam steps: more than caches hold
@@ -43,7 +44,8 @@ def main() -> int:
         if failed := [process.exitcode for process in processes if process.exitcode]:
             sys.exit(f"a process that measures links ended with {failed[0]}")
         answer = json.loads((Path(folder) / "links.json").read_text())
-    print(json.dumps({**answer, "adam": _adam()}))
+    gpus = [str(torch.cuda.get_device_properties(gpu).uuid) for gpu in range(torch.cuda.device_count())]
+    print(json.dumps({**answer, "gpu_links": gpu_links(gpus), "adam": _adam()}))
     return 0
 
 

@@ -87,11 +87,13 @@ def test_a_faster_link_is_advised_where_bytes_take_that_long(tmp_path: Path, rat
     facts = {"num_trainable_parameters": 100_000, "communication_dtype": "float32", "parameter_dtype": "float32"}
     links = {"all_reduce": [{"bytes": 1, "seconds": 1.0, "busbw": rate}]}
     rows = [*paired([1.0, 1.0]), profiled("ddp", BASE), profiled("zero1", {**BASE, "communication": 1.0}, links=links)]
-    rows = [{**row, "facts": json.dumps(facts)} for row in rows]
+    machine = json.dumps({"gpu": "H100", "gpu_links": ["0-1 18 x NVLink", "0-2 18 x NVLink", "1-2 through the host"]})
+    rows = [{**row, "facts": json.dumps(facts), "environment": machine} for row in rows]
     _, zero1 = analyse([write(tmp_path / "ledger.parquet", rows)]).explanations
     assert "in communication that nothing hides: communication 1,000. " in zero1.sentence
     assert ("a faster link" in zero1.sentence) == bytes_are_it
     assert ("ranks that wait for one another" in zero1.sentence) != bytes_are_it
+    assert "GB/s (18 x NVLink and through the host): at least" in zero1.link
 
 
 def test_what_no_kind_of_part_makes_is_not_known(tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ def _linked(arm: str, profile: _Profile) -> str:
         return ""
     exposed = profile.parts.get(COMMUNICATION, 0.0)
     moved, rate = f"{floor.moved_bytes / 1e6:,.3g} MB", f"{floor.bytes_per_second / 1e9:,.3g} GB/s"
+    rate += f" ({' and '.join(floor.joined)})" if floor.joined else ""
     return (
         f"{arm} moves {moved} or more a step over a link of {rate}: at least {_ms(floor.seconds)} ms; communication "
         f"that nothing hides takes {_ms(exposed)} ms"

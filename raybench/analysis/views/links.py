@@ -25,6 +25,7 @@ class LinkFloor:
 
     moved_bytes: float
     bytes_per_second: float
+    joined: tuple[str, ...] = ()  # how the GPUs of a node are joined, each way once; empty where that is not known
 
     @property
     def seconds(self) -> float:
@@ -41,7 +42,9 @@ def link_floor(legs: Legs, row: int, profile: Mapping[str, object]) -> LinkFloor
     rate = _fastest(profile.get("links"))
     if not isinstance(parameters, int) or reduced is None or gathered is None or rate is None or not workers > 1:
         return None
-    return LinkFloor((workers - 1) / workers * parameters * (reduced + gathered), rate)
+    pairs = parse_object(legs.text["environment"][row]).get("gpu_links")
+    joined = dict.fromkeys(str(pair).partition(" ")[2] for pair in pairs) if isinstance(pairs, list) else ()
+    return LinkFloor((workers - 1) / workers * parameters * (reduced + gathered), rate, tuple(joined))
 
 
 def smallest_element(dtypes: object) -> int | None:
