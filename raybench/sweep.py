@@ -13,10 +13,14 @@ from raybench.cli import answer_help
 if __name__ == "__main__":
     answer_help("sweep")
 
+import contextlib
+import importlib
 import shlex
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
@@ -44,6 +48,9 @@ from raybench.show.units import count
 from raybench.stores.storage import AnyPath, hidden_folder, to_path, write_problem
 from raybench.text import suggest
 from raybench.tracking.publishing import destination, publish
+
+if TYPE_CHECKING:
+    from raybench.driver.schedule import Ended
 
 
 @dataclass(frozen=True)
@@ -182,12 +189,15 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
     from raybench.cluster import connection as clusters
     from raybench.cluster.nodes import check_nodes
     from raybench.driver.own_code import check_own_code
-    from raybench.driver.schedule import Ended, run_trials
 
-    plan, ended, stopped = request.plan, Ended(), 0
+    plan, stopped = request.plan, 0
+    ended: Ended | None = None
     try:
         check_own_code(plan)
+        _import_meanwhile("raybench.driver.schedule")  # Tune, while Ray's processes start
         cluster = clusters.connect()
+        from raybench.driver.schedule import run_trials
+
         check_fits(plan, cluster)
         if cluster.is_local:
             check_data(plan)
@@ -207,12 +217,34 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
                     stopping=stopping_of(request),
                 )  # fmt: skip
                 stopped = 130 if interruption.requested else 0
+                _import_meanwhile("raybench.tracking.mlflow_runs", "raybench.show.report")  # while Ray's processes end
             finally:
                 clusters.disconnect()
     except StoppedNow as stop:
         stopped = stop.exit_code
     finally:
         clusters.disconnect()
+    if ended is not None:
+        _check_ended(request, ended)
+    if stopped and _wanted(plan, stopping_of(request), _leg_ids(outcomes_there(plan, Ledger(request.folder)))):
+        raise Interrupted(f"stopped; {_how_to_go_on(request)}", stopped)
+    return [] if ended is None else ended.unrun
+
+
+def _import_meanwhile(*modules: str) -> None:
+    """Begin to import what is needed next, while this process waits for others; what fails is told where it is used."""
+
+    def run() -> None:
+        with contextlib.suppress(ImportError):
+            for module in modules:
+                importlib.import_module(module)
+
+    threading.Thread(target=run, name="imports").start()  # no daemon: an exit in the middle of an import can crash
+
+
+def _check_ended(request: Request, ended: Ended) -> None:
+    """Raise Interrupted, and NothingMeasured where leg after leg failed of one cause, where trials ended before all
+    was run."""
     if ended.trouble:
         where = f" at {request.folder}; make room there" if isinstance(request.folder, Path) else ""
         raise Interrupted(f"the ledger cannot be written: {ended.trouble}{where}; {_how_to_go_on(request)}", 1)
@@ -221,9 +253,6 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
         raise NothingMeasured(f"{told}; when that is mended, {_how_to_go_on(request)}")
     if ended.recorder_died:
         raise Interrupted(f"the recorder died ({ended.recorder_died}); {_how_to_go_on(request)}", 1)
-    if stopped and _wanted(plan, stopping_of(request), _leg_ids(outcomes_there(plan, Ledger(request.folder)))):
-        raise Interrupted(f"stopped; {_how_to_go_on(request)}", stopped)
-    return ended.unrun
 
 
 def stopping_of(request: Request) -> Stopping | None:

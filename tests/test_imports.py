@@ -205,6 +205,7 @@ def test_rooms_that_are_named_exist() -> None:
         ("raybench.tracking.mlflow_runs", {"ray", "torch", "deepspeed", "timm"}),
         ("raybench.show.answer", {"matplotlib"}),
         ("raybench.training.worker", {"scipy", "sklearn", "pandas", "mlflow"}),
+        ("raybench.driver.trial", {"scipy", "sklearn", "matplotlib", "mlflow"}),
     ],
 )
 def test_importing_a_module_pulls_in_nothing_it_must_not(module: str, banned: set[str]) -> None:

@@ -7,7 +7,7 @@ equally many measured steps are handled together, as a matrix of shape (legs, st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -79,11 +79,6 @@ def summarize(steps: pa.ListArray, data: pa.ListArray, warmup: Floats, ok: np.nd
         waits = data_values[(data_starts[rows[kept]] + first[rows[kept]])[:, None] + np.arange(count)]
         result["data_share"][rows[kept]] = waits.sum(axis=1) / window[kept].sum(axis=1)
     return StepStatistics(**result)
-
-
-def measured_mean(step_seconds: Sequence[float], warmup_steps: int) -> float:
-    """The mean of one leg's measured steps, in seconds: what `summarize` gives for many legs at once."""
-    return float(np.mean(step_seconds[warmup_steps:]))
 
 
 def first_values(lists: pa.ListArray, count: int) -> Floats:

@@ -94,18 +94,17 @@ class Detection:
             return (
                 "one trial a setting gives no interval: every verdict will be undecided; repeats=5 or more can decide"
             )
-        known = "" if self.is_measured else f"{UNKNOWN_SCATTER}. Assuming {self.deviation:.1%}: "
-        source = f" ({self.source})" if self.is_measured else ""
-        family = (
-            "the only comparison"
-            if self.comparisons == 1
-            else f"one of {self.comparisons} comparisons that are judged together ({self.multiplicity})"
-        )
+        assumed = "" if self.is_measured else f"{UNKNOWN_SCATTER}. "
+        source = f" ({self.source})" if self.is_measured else ", as is assumed"
+        alone = "the only comparison"
+        among = f"one of {self.comparisons} comparisons that are judged together ({self.multiplicity})"
+        least = self.least_effect
+        faster = f"{least:.1%} faster than" if least < 1 else f"{1 + least:.1f} times as fast as"
         return (
-            f"{known}with {self.trials} trials a {1 - self.alpha:.0%} interval reaches about {self.half_width:.1%} to "
-            f"each side where a trial's log ratio scatters by {self.deviation:.1%}{source}; an arm that is faster by "
-            f"{self.least_effect:.1%} would be judged `helps` with a chance of 80 %, as {family} with a margin of "
-            f"{self.margin:.0%}"
+            f"{assumed}With {self.trials} trials a setting, an arm that is {faster} the baseline would be "
+            f"judged to help with a chance of 80 %, as {alone if self.comparisons == 1 else among} with a margin of "
+            f"{self.margin:.0%}. A {1 - self.alpha:.0%} interval would reach about {self.half_width:.1%} to each side, "
+            f"where a trial's log ratio scatters by {self.deviation:.1%}{source}"
         )
 
 

@@ -139,13 +139,15 @@ class InOneProcess:
     """Mixed into one of Ray's trainers: its controller runs in the process that calls `fit`, which waits for it anyway.
 
     Train starts a process for it, which imports torch and Train before it starts the workers: a third of a start. And
-    another for its cleaner of placement groups, which asks the dashboard (`raybench.cluster.nodes` has its own). Train
-    has no setting for either.
+    one for its cleaner of placement groups, which asks the dashboard (`raybench.cluster.nodes` has its own), and one
+    that imports Ray Data beside the first leg, for datasets that there are none of. Train has no setting for them.
     """
+
+    UNWANTED: Final = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+        return [callback for callback in callbacks if type(callback).__name__ not in self.UNWANTED]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         from ray.train.v2._internal.execution.controller import TrainController

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from raybench.analysis.step_times import measured_mean
+import numpy as np
+
 from raybench.cluster.admission import Missed
 from raybench.cluster.placement import Cluster
 from raybench.declare.plan import Trial
@@ -116,7 +117,7 @@ def leg_event(row: Row) -> LegEvent:
         return replace(event, failure=f"{row['failure_kind']}: {row['failure_message']}")
     return replace(
         event,
-        mean_step_seconds=measured_mean(row["step_seconds"], row["warmup_steps"]),
+        mean_step_seconds=float(np.mean(row["step_seconds"][row["warmup_steps"] :])),
         num_steps=len(row["step_seconds"]) - row["warmup_steps"],
         samples_per_step=row["samples_per_step"],
         seconds=sum(row[key] or 0.0 for key in ("setup_seconds", "train_seconds", "eval_seconds")),

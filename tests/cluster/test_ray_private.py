@@ -58,6 +58,7 @@ def test_what_the_driver_switches_off_is_there(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_trains_backend_and_cleaner_are_where_they_were() -> None:
+    from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     assert list(inspect.signature(ray_private.torch_backend().on_start).parameters)[1:3] == [
@@ -67,9 +68,11 @@ def test_trains_backend_and_cleaner_are_where_they_were() -> None:
     class Trainer(ray_private.InOneProcess, DataParallelTrainer):
         pass
 
-    names = "PlacementGroupCleanerCallback"
     source = inspect.getsource(DataParallelTrainer._create_default_callbacks)
-    assert names in source
+    assert [name for name in Trainer.UNWANTED if name not in source] == []
+    # A group's workers start without a provider of datasets.
+    started = inspect.signature(RayTrainWorker.init_train_context).parameters
+    assert started["dataset_shard_provider"].default is None
     assert Trainer._create_default_callbacks is ray_private.InOneProcess._create_default_callbacks
 
 
