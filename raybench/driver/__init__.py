@@ -1,1 +1,1 @@
-"""The run: Ray Tune and its trials, the recorder of their legs, and what the terminal shows meanwhile."""
+"""The run: Ray Tune and its trials, the recorder, and the terminal display of a running sweep."""

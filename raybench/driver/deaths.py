@@ -1,7 +1,7 @@
-"""What ended a process: the signal that its log names, or the kernel for want of memory. Asked on the process's node.
+"""Why a process died: the signal named in its log, or the kernel's OOM killer. Asked on the process's node.
 
-Ray says of a worker that it is gone, not of what. A signal that a process can catch (SIGSEGV, SIGABRT, SIGBUS) is
-written to its log by the handler that Ray installs; of SIGKILL, which is the OOM killer's, only the kernel can tell.
+Ray says that a worker is gone, not why. Ray's signal handler logs the signals that a process can catch (SIGSEGV,
+SIGABRT, SIGBUS). The OOM killer sends SIGKILL, which only the kernel's log shows.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.cluster import ray_private
 
-_ANSWER_SECONDS = 30.0  # a process has to be started on the node
-_LAST_BYTES = 1 << 18  # of a log, in which a signal's line is sought
-_EARLIER_SECONDS = 60.0  # the kernel's clock and this one may differ a little
-_INITIAL_NAMESPACE = "pid:[4026531836]"  # of process numbers, those that the kernel's log names; a constant of Linux
+_ANSWER_SECONDS = 30.0  # a process has to be started on the node first
+_LAST_BYTES = 1 << 18  # how much of a log's end is searched for a signal
+_EARLIER_SECONDS = 60.0  # allowed difference between the kernel's clock and ours
+_INITIAL_NAMESPACE = "pid:[4026531836]"  # host's PID namespace, whose numbers the kernel log uses; fixed in Linux
 
 
 @dataclass(frozen=True)
 class Death:
-    """What is known of the end of a process."""
+    """What is known about the end of a process."""
 
-    signal: str = ""  # its name; empty where the log tells of none
-    log: str = ""  # the file that does
-    oom_killed: bool | None = None  # by the kernel; None where it cannot be asked
+    signal: str = ""  # its name; empty where the log names none
+    log: str = ""  # the file that names the signal
+    oom_killed: bool | None = None  # None where the kernel's log cannot be read
 
 
 def how_died(actor_id: str | None, seconds: float) -> Death:
-    """How the process of an actor ended within the last `seconds`; nothing is known where its node does not answer."""
+    """How an actor's process ended within the last `seconds`; an empty Death where its node does not answer."""
     actor = ray_private.actor_table(actor_id) if actor_id else {}
     if not actor.get("Pid"):
         return Death()
@@ -48,13 +48,13 @@ def how_died(actor_id: str | None, seconds: float) -> Death:
     )
     try:
         death: Death = ray.get(answer, timeout=_ANSWER_SECONDS)
-    except ray.exceptions.RayError:  # the node may be gone with it; that is found and told elsewhere
+    except ray.exceptions.RayError:  # the node may be gone too; that is detected and reported elsewhere
         return Death()
     return death
 
 
 def _look(pid: int, seconds: float) -> Death:
-    """How a process of this node ended."""
+    """How a process on this node ended."""
     signal, log = caught_signal(ray_private.log_folder() or Path(), pid)
     records = _kernel_records()
     since = time.monotonic() - seconds - _EARLIER_SECONDS
@@ -62,19 +62,19 @@ def _look(pid: int, seconds: float) -> Death:
 
 
 def caught_signal(logs: Path, pid: int) -> tuple[str, str]:
-    """The signal that a Ray worker's log says it died of, and that log; both empty where there is none."""
+    """The signal in a Ray worker's log that ended it, and the log's path; both empty where there is none."""
     files = sorted(logs.glob(f"worker-*-{pid}.err"), key=lambda file: file.stat().st_mtime)
     if not files:
         return "", ""
-    with files[-1].open("rb") as file:  # numbers come again; the latest file is this process's
+    with files[-1].open("rb") as file:  # process numbers are reused; the latest file is this process's
         file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
         found = re.findall(rb"\*\*\* (SIG[A-Z]+) received", file.read())
     return (found[-1].decode(), str(files[-1])) if found else ("", "")
 
 
 def says_killed(records: Iterable[bytes], pid: int, since: float) -> bool:
-    """Whether one of the kernel's records, no older than `since` (seconds after it started), says that this process was
-    ended for want of memory. A record is `priority,number,microseconds,flags;text`, as /dev/kmsg gives it."""
+    """Whether the kernel's records say that the OOM killer ended this process at `since` or later (seconds after boot).
+    A record is `priority,number,microseconds,flags;text`, as /dev/kmsg gives it."""
     for record in records:
         head, _, text = record.partition(b";")
         if b"Killed process %d (" % pid in text and int(head.split(b",")[2]) / 1e6 >= since:
@@ -83,7 +83,7 @@ def says_killed(records: Iterable[bytes], pid: int, since: float) -> bool:
 
 
 def _kernel_records() -> list[bytes] | None:
-    """The kernel's log; None where it may not be read, or its process numbers are not those of this container."""
+    """The kernel's log; None where it may not be read, or a container hides the host's process numbers."""
     try:
         if os.readlink("/proc/self/ns/pid") != _INITIAL_NAMESPACE:
             return None
@@ -99,9 +99,9 @@ def _kernel_records() -> list[bytes] | None:
 
 
 def _read_records(log: int) -> Iterator[bytes]:
-    """A record a read, until there is no more."""
+    """Yield one record per read until there are no more."""
     while True:
-        with suppress(BrokenPipeError):  # the next one was overwritten meanwhile; the read after it goes on
+        with suppress(BrokenPipeError):  # the next record was overwritten meanwhile; the read after it works
             try:
                 yield os.read(log, 1 << 13)
             except BlockingIOError:
@@ -109,8 +109,8 @@ def _read_records(log: int) -> Iterator[bytes]:
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has ended for want of memory, in this control group where it has a count of its own
-    (version 2), else on this machine; 0 where it does not say."""
+    """How many processes the OOM killer has ended: in this control group where it has its own count (version 2), else
+    on this machine; 0 where neither is known."""
     with suppress(OSError):
         group = re.search(r"^0::(/.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
         for file in (Path(f"/sys/fs/cgroup{group[1]}/memory.events") if group else Path(), Path("/proc/vmstat")):

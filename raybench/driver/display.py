@@ -1,7 +1,7 @@
-"""What a terminal shows while a sweep runs: a live view, or plain lines where there is no terminal.
+"""The terminal display of a running sweep: a live view, or plain lines where there is no terminal.
 
-The live view is drawn once a second by the driver, which shares the machine with what is timed: no threads of its
-own, no reading of the ledger. Failures are printed as they happen and stay. Verdicts are given at the end only.
+The driver draws the live view once a second. It shares the machine with what is timed, so the view starts no thread
+and does not read the ledger. Failures are printed as they happen and stay. Verdicts come only at the end.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from raybench.show.units import between, duration, percent, ratio
 from raybench.text import counted
 
 Level = Literal["quiet", "normal", "verbose"]
-# From this many legs on, lines tell of trials and not of legs, and at most one in ten seconds.
+# From this many legs on, a line reports a trial instead of a leg, and at most one line is printed in ten seconds.
 MANY_LEGS = 200
 _SECONDS_BETWEEN_LINES = 10.0
-_SECONDS_BEFORE_TOLD = 10.0  # nodes that are missed for less are just being started
+_SECONDS_BEFORE_TOLD = 10.0  # nodes missing for less are usually just starting
 _SECONDS_BETWEEN_WAITS = 60.0
 _MOST_ROWS = 12
 
 
 class Display:
-    """Tells of a running sweep on a console. A context: the live view is gone when it ends."""
+    """Reports a running sweep on a console. A context manager: the live view is removed when it ends."""
 
     def __init__(
         self, progress: Progress, console: Console, level: Level, *, clock: Callable[[], float] = time.monotonic
@@ -48,8 +48,8 @@ class Display:
         self._begun = clock()
         self._running: list[RunningLeg] = []
         self._due: Mapping[str, int] | None = None
-        self._missed: list[Missed] = []  # nodes that are waited for
-        self._waits_told: dict[str, float] = {}  # what is waited for -> after how many seconds that was told last
+        self._missed: list[Missed] = []  # what the sweep is waiting for
+        self._waits_told: dict[str, float] = {}  # what is waited for -> seconds waited at the last report
         self._failures: set[tuple[str, str, str]] = set()
         self._told_at = self._begun
         self._by_leg = level == "verbose" or progress.num_legs - progress.num_done < MANY_LEGS
@@ -69,11 +69,11 @@ class Display:
             self._live.stop()
 
     def expect(self, due: Mapping[str, int]) -> None:
-        """How many trials each setting should have until the next look; from another thread than `update`."""
+        """Set how many trials each setting should have until the next look; not called from the thread of `update`."""
         self._due = due
 
     def update(self, news: News) -> None:
-        """Take in the recorder's news, and show them."""
+        """Process the recorder's news and show them."""
         if self._due is not None:
             self.progress.limit(self._due)
             self._due = None
@@ -83,7 +83,7 @@ class Display:
                 self._take_note(event)
                 continue
             if self.progress.has(event):
-                continue  # told again by a recorder that was started again
+                continue  # sent again by a restarted recorder
             complete = self.progress.add(event)
             if self.level != "quiet":
                 self._tell(event, complete)
@@ -93,7 +93,7 @@ class Display:
         self._draw()
 
     def _tell_missed(self) -> None:
-        """A line for nodes that are waited for, and another each minute."""
+        """Print a line for nodes that are waited for, and another each minute."""
         for one in self._missed:
             told = self._waits_told.get(one.what)
             if told is None or not told <= one.seconds < told + _SECONDS_BETWEEN_WAITS:
@@ -101,18 +101,18 @@ class Display:
                 self.say(wait_line(one))
 
     def _take_note(self, note: Note) -> None:
-        """Tell what happened to a trial or to the recorder; one that begins anew has its legs to run again."""
+        """Report what happened to a trial or to the recorder; a trial that begins anew has to run its legs again."""
         if note.begins_anew is not None:
             self.progress.begin_anew(note.begins_anew)
         if self.level != "quiet":
             self.say(f"[yellow]note[/]: {escape(note.text)}")
 
     def say(self, text: str) -> None:
-        """Print a line that stays, whatever the level; `text` is rich markup."""
+        """Print a line that stays, at every level; `text` is rich markup."""
         self.console.print(text, soft_wrap=True)
 
     def stop(self) -> None:
-        """Say that the running legs are finished and no more begun."""
+        """Say that the running legs will finish and no more will begin."""
         self.stopping = True
         if self.level != "quiet":
             legs = counted(len(self._running), "running leg")
@@ -120,7 +120,7 @@ class Display:
         self._draw()
 
     def _tell(self, event: LegEvent, complete: bool) -> None:
-        """A line for what happened, where one is due; the same failure of an arm in a setting is told once."""
+        """Print a line for a leg's outcome, if one is due; the same failure of an arm in a setting is reported once."""
         told = self.level == "verbose" or (self._by_leg and not self._live)
         if event.failure:
             same = (event.setting, event.arm, event.failure)
@@ -176,7 +176,7 @@ class Display:
         return Group(*parts)
 
     def _now(self) -> list[RenderableType]:
-        """What runs, a line each; between legs a sign of that."""
+        """What runs now, one line each; between legs, a line that says so."""
         several = len({one.node for one in self._running}) > 1
         lines: list[RenderableType] = []
         for one in self._running[:4]:
@@ -189,7 +189,7 @@ class Display:
         return lines or [Text("runs   no leg: the processes of a trial start or end", style="dim")]
 
     def _rows(self) -> list[SpeedupSoFar]:
-        """The speedups there is room for: those that changed last, in the order of the plan."""
+        """The speedups that fit: those that changed last, in the order of the plan."""
         room = min(_MOST_ROWS, max(0, self.console.height - 14))
         order = {trial.label: place for place, trial in enumerate(self.progress.plan.trials)}
         latest = self.progress.speedups()[-room:] if room else []
@@ -219,20 +219,20 @@ _HOW = "Ctrl-C: finish the running legs and stop; twice: stop now. Both can be r
 
 
 def leg_name(event: LegEvent | RunningLeg) -> str:
-    """A leg as a person names it."""
+    """A leg's name for people."""
     if event.profiled:
         return f"{event.setting} | {event.arm} | profiled"
     return f"{event.setting} | {event.arm} | repeat {event.repeat} round {event.round}"
 
 
 def wait_line(missed: Missed) -> str:
-    """Nodes that are waited for as rich markup."""
+    """A line of rich markup about nodes that are waited for."""
     so_far, most = duration(missed.seconds), duration(missed.most)
     return f"[yellow]waiting[/] for {escape(missed.what)}: {so_far} so far, at most {most}"
 
 
 def leg_line(event: LegEvent) -> str:
-    """A leg and what came of it, as rich markup."""
+    """A leg and its outcome, as rich markup."""
     if event.failure:
         return f"{escape(leg_name(event))}: [red]failed[/]: {escape(event.failure)}"
     of_what = "in all" if event.num_steps == 1 else "a step"

@@ -1,4 +1,4 @@
-"""Why a group of processes ended before its time, from what Ray and Ray Train say: a leg's failure, or a lost node."""
+"""Why a group of processes ended early, from the errors of Ray and Ray Train: a leg's failure, or a lost node."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _SETTLING_SECONDS = 1.0
 
 
 def failure_of(trial: Trial, error: BaseException, seconds: float, *, oom_kills: int) -> Failure:
-    """The failure of the leg that ended its group after `seconds`, from what Ray Train says of the workers.
+    """The failure of the leg that ended its group after `seconds`, from what Ray Train reports about the workers.
 
-    `oom_kills`: how many processes the kernel ended meanwhile for want of memory, of which some may be others'.
+    `oom_kills`: how many processes the OOM killer ended meanwhile; some may not be ours.
     """
     environment: dict[str, Any] = {"node": socket.gethostname(), "trial_process": os.getpid()}
     kind: FailureKind = "crashed"
@@ -41,18 +41,18 @@ def failure_of(trial: Trial, error: BaseException, seconds: float, *, oom_kills:
         kind, words = _cause_of_death(dead[rank], deaths[rank], oom_kills)
         message = f"rank {rank}: {words}"
         if deaths[rank].log:
-            environment["log"] = deaths[rank].log  # not in the message, which is told once however often it comes
+            environment["log"] = deaths[rank].log  # kept out of the message, so that equal failures are reported once
     elif own is not None:
         kind, message = own.kind, own.message
     return Failure(kind, message, environment=environment)
 
 
 def _cause_of_death(cause: BaseException, death: Death, oom_kills: int) -> tuple[FailureKind, str]:
-    """The kind of failure that a process's death is, and the words for it: what is known before what is likely."""
+    """The kind of failure and its message; certain causes are tried before likely ones."""
     detail = re.search(r"exit detail: (.*?)(?: Some common causes|$)", str(cause), re.MULTILINE)
     told = detail[1] if detail else first_words(cause)
     if isinstance(cause, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(cause):
-        return "out_of_memory", f"its process died: {told}"  # Ray ended it, before the kernel had to
+        return "out_of_memory", f"its process died: {told}"  # Ray ended it before the kernel had to
     if death.signal:
         return "crashed", f"its process died of {death.signal}"
     if death.oom_killed:
@@ -63,7 +63,7 @@ def _cause_of_death(cause: BaseException, death: Death, oom_kills: int) -> tuple
 
 
 def why_cut(error: BaseException, node_ids: Collection[str]) -> str:
-    """Why no leg is to blame for the end of a group that ran on these nodes; empty where one is."""
+    """The lost nodes that ended a group which ran on `node_ids`, so that no leg is to blame; empty where none was."""
     lost = lost_nodes(node_ids)
     if not lost and any(isinstance(cause, ray.exceptions.RayError) for cause in _causes(error).values()):
         time.sleep(_SETTLING_SECONDS)  # a node that shuts down ends its workers first
@@ -72,7 +72,7 @@ def why_cut(error: BaseException, node_ids: Collection[str]) -> str:
 
 
 def _causes(error: BaseException) -> dict[int, Any]:
-    """What happened to each rank that did not end well."""
+    """The error of each rank that failed."""
     return {rank: _root(cause) for rank, cause in getattr(error, "worker_failures", {}).items()}
 
 
@@ -88,7 +88,7 @@ def _root(error: BaseException) -> Any:
 
 
 def first_words(error: BaseException) -> str:
-    """The first lines of an exception's text as one line; of a traceback in it the exception that it ends with."""
+    """The first lines of an exception's text as one line; where it holds a traceback, the exception at its end."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     begin = next((number for number, line in enumerate(lines) if line.startswith("Traceback (")), len(lines))
     raised = [line for line in lines[begin:] if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]

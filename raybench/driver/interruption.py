@@ -1,7 +1,7 @@
-"""Stopping a sweep by a signal: once, and the running legs are finished; twice, and it ends now.
+"""Stopping a sweep by a signal: the first request lets the running legs finish, the second ends it now.
 
-Ctrl-C asks for the first, Ctrl-C again for the second. SIGTERM and SIGHUP (a closed terminal) end it now: who sends
-them waits a few seconds before it kills. Either way the ledger keeps what it has.
+Each Ctrl-C is a request. SIGTERM and SIGHUP (a closed terminal) end the sweep now, because their sender usually kills
+the process a few seconds later. Either way the ledger keeps what it has.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class StoppedNow(KeyboardInterrupt):
 
 
 class Interruption:
-    """What the signals so far ask for. A plain attribute: an event's lock could be held where the handler runs."""
+    """What the signals so far ask for. Plain attributes: a signal handler could deadlock on an event's lock."""
 
     def __init__(self) -> None:
         self.requested = False
-        self.ended_by: int | None = None  # the signal that ended it at once
+        self.ended_by: int | None = None  # the signal that ended the sweep at once
 
     def _handle(self, signal_number: int, _frame: FrameType | None) -> None:
         if self.ended_by is not None:
-            return  # it is being done; a second exception would leave processes behind
+            return  # already ending; a second exception would leave processes behind
         if self.requested or signal_number in _NOW:
             self.ended_by = signal_number
             raise StoppedNow(signal_number)
@@ -40,9 +40,9 @@ class Interruption:
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Take the signals over, in the main thread; a signal that was ignored (nohup) stays ignored.
+    """Handle the signals, in the main thread; a signal that was ignored (nohup) stays ignored.
 
-    Inside, the first Ctrl-C only sets `requested`; the second, and SIGTERM and SIGHUP, raise StoppedNow.
+    Inside, the first Ctrl-C only sets `requested`; the second, SIGTERM and SIGHUP raise StoppedNow.
     """
     interruption = Interruption()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_NOW)}
@@ -54,7 +54,7 @@ def interruptible() -> Iterator[Interruption]:
     except KeyboardInterrupt:
         if interruption.ended_by is None:
             raise
-        raise StoppedNow(interruption.ended_by) from None  # Ray makes a plain one of what is raised in its calls
+        raise StoppedNow(interruption.ended_by) from None  # Ray turns it into a plain KeyboardInterrupt
     finally:
         for number in taken:
             signal.signal(number, before[number])

@@ -1,4 +1,4 @@
-"""What crosses between the processes of a sweep: the driver, the recorder, Tune's trial processes, and the workers."""
+"""Messages between the processes of a sweep: the driver, the recorder, Tune's trial processes and the workers."""
 
 from __future__ import annotations
 
@@ -16,71 +16,71 @@ from raybench.ledger.quantities import Row
 
 @dataclass(frozen=True)
 class Block:
-    """Trials of different settings, one after another in one set of processes: what one trial of Tune's runs."""
+    """Trials of different settings that run one after another in one set of processes: one Ray Tune trial."""
 
     number: int  # in the order in which blocks were handed out, from 0
     trials: tuple[Trial, ...]
-    packages: Mapping[str, str] = field(default_factory=dict)  # of the group that is to run
+    packages: Mapping[str, str] = field(default_factory=dict)  # of the group to run
 
     @property
     def first(self) -> Trial:
-        """A trial that stands for all in what they have in common: workers, device, limits."""
+        """The first trial; it stands for all where they agree: workers, device, limits."""
         return self.trials[0]
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """What a trial process is told, the same for all blocks of a sweep."""
+    """What every trial process of a sweep receives."""
 
     recorder: str  # an actor's name
     cluster: Cluster
-    storage: str  # an absolute path, as the next
+    storage: str  # absolute, like working_tree
     working_tree: str
-    versions: Mapping[str, str | None]  # of the driver
-    variables: Mapping[str, str]  # of the driver, for the workers
-    wait_seconds: float  # for nodes that have to be started
-    fit: Fit | None = None  # runs a group where `fit_torch` of `raybench.driver.trial` is not to
+    versions: Mapping[str, str | None]  # the driver's
+    variables: Mapping[str, str]  # the driver's, passed to the workers
+    wait_seconds: float  # how long to wait for nodes that have to be started
+    fit: Fit | None = None  # runs a group instead of `raybench.driver.trial.fit_torch`
 
 
-# Runs one group to its end: the block, the name of the group, the nodes to run on. Returns why it was wrongly placed.
+# Runs one group to its end: block, group name, nodes. Returns why it was wrongly placed; empty where it was not.
 Fit = Callable[[Block, str, SweepConfig, tuple[str, ...]], str]
 
 
 @dataclass(frozen=True)
 class GroupConfig:
-    """What each worker of a group is told."""
+    """What each worker of a group receives."""
 
     recorder: str
     block: int
     group: str
     use_gpu: bool
     versions: Mapping[str, str | None]
-    packages: Mapping[str, str] = field(default_factory=dict)  # versions of its legs' own
+    packages: Mapping[str, str] = field(default_factory=dict)  # the legs' own package versions
 
 
 @dataclass(frozen=True)
 class Group:
     """A block's next set of processes."""
 
-    legs: tuple[str, ...] = ()  # that have no outcome yet, in their order; none where nothing is left to run
-    nodes: tuple[str, ...] = ()  # by name, those that the first trial's outcomes come from
+    legs: tuple[str, ...] = ()  # those without an outcome, in order; empty where nothing is left to run
+    nodes: tuple[str, ...] = ()  # names of the nodes where the first trial's outcomes were measured
     was_cut: bool = False  # whether the last processes were killed and may have left something behind
-    packages: Mapping[str, str] = field(default_factory=dict)  # versions of the legs' own: another environment
+    packages: Mapping[str, str] = field(default_factory=dict)  # the legs' own package versions
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What is known of a group that ended before its time."""
+    """What is known about a group that ended early."""
 
-    leg_id: str | None = None  # that it had begun and not ended
-    seconds: float = 0.0  # since that began
-    started_at: float = 0.0  # when, by the calendar
-    node_ids: tuple[str, ...] = ()  # where it ran, none where it never said
+    leg_id: str | None = None  # the leg that was running
+    seconds: float = 0.0  # since that leg began
+    started_at: float = 0.0  # when it began, seconds since the epoch
+    node_ids: tuple[str, ...] = ()  # where the group ran; empty where it never reported
 
 
 @dataclass(frozen=True)
 class LegEvent:
-    """The outcome of a leg, as the driver is told of it."""
+    """A leg's outcome as the driver receives it."""
 
     setting_id: str
     setting: str
@@ -91,11 +91,11 @@ class LegEvent:
     is_baseline: bool
     attempt: int
     failure: str = ""  # empty where the leg was measured
-    profiled: bool = False  # it explains, and counts in no speedup
+    profiled: bool = False  # profiled for the explanation; counts in no speedup
     mean_step_seconds: float = 0.0
-    num_steps: int = 0  # measured; one where a script recorded none, and the whole command was timed
+    num_steps: int = 0  # measured; 1 where a script recorded none and the whole command was timed
     samples_per_step: int = 0
-    seconds: float | None = None  # that the leg took; None for a failure that is in the ledger already
+    seconds: float | None = None  # how long the leg took; None for a failure already in the ledger
     trial_seconds: float | None = None  # since the trial's turn came; None where another command ran the leg
 
 
@@ -107,7 +107,7 @@ EVENT_COLUMNS: Final = [
 
 
 def leg_event(row: Row) -> LegEvent:
-    """What there is to tell of a leg: its ledger row without the lists."""
+    """The event for a leg: its ledger row without the lists."""
     event = LegEvent(
         setting_id=row["setting_id"], setting=row["setting"], repeat=row["repeat"], arm=row["arm"],
         round=row["round"], leg_id=row["leg_id"], is_baseline=row["is_baseline"], attempt=row.get("attempt") or 0,
@@ -135,7 +135,7 @@ class BeginsAnew:
 
 @dataclass(frozen=True)
 class Note:
-    """Something to tell that is no leg's outcome."""
+    """A message for the user that is not a leg's outcome."""
 
     text: str
     begins_anew: BeginsAnew | None = None
@@ -143,7 +143,7 @@ class Note:
 
 @dataclass(frozen=True)
 class RunningLeg:
-    """A leg that runs now, since `seconds`, on a node as people name it."""
+    """A leg that has been running for `seconds`, on a node with this name."""
 
     setting: str
     arm: str
@@ -158,9 +158,9 @@ class RunningLeg:
 class News:
     """What the recorder tells the driver once a second."""
 
-    incarnation: int = 0  # of the recorder: one more each time that it was started
+    incarnation: int = 0  # of the recorder: counts its starts
     events: list[LegEvent | Note] = field(default_factory=list)
     running: list[RunningLeg] = field(default_factory=list)
     missed: list[Missed] = field(default_factory=list)
     num_active: int = 0  # blocks that have processes
-    trouble: str = ""  # why nothing can be kept
+    trouble: str = ""  # why nothing can be written

@@ -1,4 +1,4 @@
-"""The user's own models and tasks are tried once, in a process of their own, before Ray starts."""
+"""Tries the user's own models and tasks once, in a separate process, before Ray starts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _SECONDS = 300.0
 
 
 def check_own_code(plan: Plan) -> None:
-    """Raise UserError where a setting's `module:function` or `module:Class` cannot be built, or is not what it must be.
+    """Raise UserError where a setting's `module:function` or `module:Class` cannot be built or has the wrong kind.
 
-    Where it cannot be tried here, as without torch, the legs will tell.
+    Code that cannot be tried here, for example because torch is missing, is checked when its legs run.
     """
     legs = [leg for trial in plan.trials for leg in trial.legs]
     settings = {leg.setting.model_dump_json(): leg.setting for leg in legs}

@@ -1,9 +1,8 @@
-"""How far a sweep is: legs done and to come, the time left, the speedups so far. Pure: it is fed events and a clock.
+"""A sweep's progress: legs done and left, time left, speedups so far. Pure: its inputs are events and a clock.
 
-It costs the driver microseconds a leg, which matters: the driver shares the machine with what is being timed. So
-the speedups come from the legs' mean steps as they arrive and not from reading the ledger again; a trial enters
-them when all its legs have an outcome. There is no verdict before the end: looking at one while the sweep runs, and
-stopping when it pleases, is how false ones are made.
+It costs the driver microseconds a leg, because the driver shares the machine with what is timed. So speedups come
+from the legs' mean steps as they arrive; the ledger is not read again. A trial counts once all its legs have an
+outcome. There is no verdict before the end: stopping when a verdict looks right makes false ones.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from raybench.statistics.inference import t_interval
 
 @dataclass(frozen=True)
 class SpeedupSoFar:
-    """An arm in a setting over its `n` complete trials; the paired t interval is None for one trial."""
+    """An arm's speedup in a setting over `n` complete trials; the paired t interval is None for one trial."""
 
     setting: str
     arm: str
@@ -35,7 +34,7 @@ class SpeedupSoFar:
 
 @dataclass
 class _Cell:
-    """The log ratios of one arm in one setting: their number, mean and sum of squared deviations (Welford 1962)."""
+    """Running statistics of an arm's log ratios in a setting: count, mean, sum of squared deviations (Welford 1962)."""
 
     n: int = 0
     mean: float = 0.0
@@ -50,18 +49,18 @@ class _Cell:
 
 @dataclass
 class _RunningTrial:
-    """What is known of a trial whose legs are not all done."""
+    """A trial whose legs are not all done."""
 
     events: list[LegEvent] = field(default_factory=list)
-    seconds: float = 0.0  # of its legs run now
+    seconds: float = 0.0  # spent on its legs by this command
 
 
 class Progress:
-    """The state of a running sweep as the driver knows it. `add` what is in the ledger first, then what comes."""
+    """The state of a running sweep as the driver knows it. `add` the ledger's legs first, then new ones."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.num_legs = sum(not leg.profiled for _, leg in plan.legs())  # until the next look, where there are looks
+        self.num_legs = sum(not leg.profiled for _, leg in plan.legs())  # until the next look, if there is one
         self.until_a_look = False
         self.alpha = plan.question.alpha
         self.num_done = 0  # legs with an outcome
@@ -75,15 +74,15 @@ class Progress:
             self._to_measure[trial.setting_id, trial.repeat] += not leg.profiled
         self._seconds: dict[tuple[str, str], _Cell] = defaultdict(_Cell)
         self._open: dict[tuple[str, int], _RunningTrial] = defaultdict(_RunningTrial)
-        self._ratios: dict[tuple[str, str], _Cell] = {}  # (setting's label, arm), the latest last
-        self._known: set[str] = set()  # legs taken in
-        self._attempts: dict[tuple[str, int], int] = {}  # trial -> how often it has begun anew
-        self._lost: list[list[LegEvent]] = []  # trials run by this command of which every leg failed
-        self._seconds_run = 0.0  # of legs run by this command
-        self._starts: dict[tuple[str, int], float] = {}  # trial begun by this command -> seconds that were no leg's
+        self._ratios: dict[tuple[str, str], _Cell] = {}  # (setting's label, arm), most recently changed last
+        self._known: set[str] = set()  # ids of the legs added
+        self._attempts: dict[tuple[str, int], int] = {}  # trial -> number of its attempts
+        self._lost: list[list[LegEvent]] = []  # trials run by this command whose legs all failed
+        self._seconds_run = 0.0  # time spent in legs by this command
+        self._starts: dict[tuple[str, int], float] = {}  # trial begun by this command -> seconds outside its legs
 
     def limit(self, due: Mapping[str, int]) -> None:
-        """Count only the trials that each setting should have by now, `due` in all: more may never be needed."""
+        """Count only the trials that each setting should have by now (`due`); more may never be needed."""
         trials = [trial for trial in self.plan.trials if trial.repeat < due.get(trial.setting_id, 0)]
         self.until_a_look = len(trials) < len(self.plan.trials)
         self._trials = {(trial.setting_id, trial.repeat): trial for trial in trials}
@@ -95,16 +94,16 @@ class Progress:
 
     @property
     def num_trials(self) -> int:
-        """Trials that are counted on."""
+        """How many trials are expected."""
         return len(self._trials)
 
     def has(self, event: LegEvent) -> bool:
-        """Whether a leg's outcome was taken in already."""
+        """Whether this leg's outcome was added already."""
         newer = event.attempt > self._attempts.get((event.setting_id, event.repeat), 0)
         return event.leg_id in self._known and not newer
 
     def begin_anew(self, event: LegEvent | BeginsAnew) -> None:
-        """A trial is at another attempt: its earlier legs are to be run again."""
+        """Start a trial's next attempt: its earlier legs have to run again."""
         key = (event.setting_id, event.repeat)
         if event.attempt <= self._attempts.get(key, 0):
             return
@@ -117,10 +116,10 @@ class Progress:
             self._left[earlier.setting_id, earlier.arm] += 1
 
     def add(self, event: LegEvent) -> bool:
-        """Take in a leg's outcome. Returns whether its trial is complete with it."""
+        """Add a leg's outcome. Returns whether it completes its trial."""
         key = (event.setting_id, event.repeat)
         if key not in self._trials:
-            return False  # a row of a sweep of this name with more repeats
+            return False  # another command of this sweep asked for more repeats
         self.begin_anew(event)
         self._known.add(event.leg_id)
         if event.profiled:
@@ -146,10 +145,10 @@ class Progress:
         return True
 
     def one_cause(self) -> str:
-        """The failure that ends every leg, so that those to come would tell nothing new; empty where there is none.
+        """The one failure of every leg so far, which makes running the rest useless; empty where there is none.
 
-        None was measured, and this command ran all legs of two trials or more, one of every setting among them.
-        Too little memory or time is no such cause: another trial may find more.
+        Requires that no leg was measured, and that this command ran all legs of at least two trials and of one trial in
+        every setting. Lack of memory or time does not count: another trial may have more.
         """
         settings = {events[0].setting_id for events in self._lost}
         enough = len(self._lost) > 1 and settings == {key[0] for key in self._trials}
@@ -161,7 +160,7 @@ class Progress:
         return failures[0] if len(alike) == 1 and not by_size else ""
 
     def _compare(self, events: list[LegEvent]) -> None:
-        """Add a complete trial's log ratios, each the mean over its rounds."""
+        """Add a complete trial's log ratios, each a mean over its rounds."""
         cost = {(e.arm, e.round): (e.mean_step_seconds, e.samples_per_step) for e in events if not e.failure}
         baseline = next(e.arm for e in events if e.is_baseline)
         for arm in sorted({e.arm for e in events} - {baseline}):
@@ -173,7 +172,7 @@ class Progress:
                 self._ratios[events[0].setting, arm] = cell
 
     def speedups(self) -> list[SpeedupSoFar]:
-        """Every arm in every setting that has a complete trial, those that changed last at the end."""
+        """Every arm in every setting that has a complete trial; the most recently changed come last."""
         return [self._speedup(setting, arm, cell) for (setting, arm), cell in self._ratios.items()]
 
     def _speedup(self, setting: str, arm: str, cell: _Cell) -> SpeedupSoFar:
@@ -184,10 +183,10 @@ class Progress:
         return SpeedupSoFar(setting, arm, cell.n, math.exp(cell.mean), interval)
 
     def seconds_left(self, elapsed: float) -> float | None:
-        """About how long the rest takes, when this command has run for `elapsed` seconds; None before its first leg.
+        """Estimated seconds left after `elapsed` seconds of this command; None before its first leg.
 
-        Work is counted in seconds of legs, each as long as those of its arm and setting took so far, and in starts
-        of a trial's processes; then what is left takes as long as the same amount of work took until now.
+        Work is the expected seconds of legs, by arm and setting, plus the starts of trial processes. The rest is
+        assumed to go at the pace of the work done so far.
         """
         if not self._seconds_run or not self._seconds:
             return None
@@ -198,7 +197,7 @@ class Progress:
         return elapsed * (legs + start * max(0, to_start)) / done
 
     def _expected(self, setting_id: str, arm: str) -> float:
-        """Seconds of a leg: the mean of its arm in its setting, else of its setting, else of all."""
+        """Expected seconds of a leg: the mean of its arm in its setting, else of its setting, else of all legs."""
         known = self._seconds
         if (setting_id, arm) in known:
             return known[setting_id, arm].mean

@@ -1,4 +1,4 @@
-"""What to try next in a search over an arm's knobs: Ray Tune's search by Optuna, asked and told by number."""
+"""What to try next in a search over an arm's knobs: Ray Tune's Optuna search behind numbered calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _METRIC = "log_speedup"
 
 
 class Proposals:
-    """Proposes choices, and learns from how fast each was. The same answers give the same proposals.
+    """Proposes choices and learns from their speedups. The same results give the same proposals.
 
     Raises UserError where Optuna is not installed.
     """
@@ -31,17 +31,17 @@ class Proposals:
         self._search = OptunaSearch(space, metric=_METRIC, mode="max", seed=seed % 2**32)
 
     def next(self, number: int) -> Choice:
-        """The choice of this number; each is asked for once."""
+        """The choice with this number; ask for each number once."""
         proposed = self._search.suggest(str(number))
         return {name: _at(proposed, name) for name in self._names}
 
     def tell(self, number: int, log_speedup: float | None) -> None:
-        """How fast a choice was beside the arm as it is; None where it failed."""
+        """Report a choice's log speedup over the unchanged arm; None where it failed."""
         result = None if log_speedup is None else {_METRIC: log_speedup}
         self._search.on_trial_complete(str(number), result, error=log_speedup is None)
 
 
 def _at(proposed: object, name: str) -> object:
-    """The value of a name in what Tune made of it: it may have taken dotted names apart."""
+    """A name's value in Tune's proposal, where dotted names may have become nested dicts."""
     assert isinstance(proposed, dict)
     return proposed[name]

@@ -1,11 +1,11 @@
 """The recorder: one actor beside the driver, the single writer of the ledger and of MLflow.
 
-A worker hands over a leg's outcome and goes on when `record` has returned: the row is durable then. MLflow is
-written when a block has ended, in a thread of the recorder's own, while the next block's processes start and
-nothing is timed; if MLflow is slow or gone, measuring goes on and `raybench sync` brings it up to date later.
+A worker hands over a leg's outcome and continues when `record` returns: the row is then durable. When a block has
+ended, a thread of the recorder writes MLflow, while the next block's processes start and nothing is timed. If MLflow
+is slow or down, measuring goes on and `raybench sync` catches up later.
 
-A recorder that is killed is started again by Ray, which repeats the calls that it did not answer: what it knows is
-in the ledger and in `raybench.driver.running`, and every method may be called twice.
+Ray restarts a killed recorder and repeats the calls that it had not answered. So its state is in the ledger and in
+`raybench.driver.running`, and every method may be called twice.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from raybench.text import counted
 from raybench.tracking.mlflow_thread import MlflowThread
 
 _SLOW_WRITE_SECONDS = 5.0  # longer writes are reported to the user
-_NOBODY = "-"  # the group of a block whose next one is not placed yet
+_NOBODY = "-"  # the group of a block between two groups
 
 
 class Recorder:
-    """The state of a running sweep: which legs have an outcome, which one runs. A Ray actor in a sweep."""
+    """The state of a running sweep: which legs have an outcome, which leg runs. A Ray actor in a sweep."""
 
     def __init__(
         self,
@@ -59,14 +59,14 @@ class Recorder:
         pace_file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`plan_json` and `space_yaml`: the plan and its space, or the files that hold them, because Ray cannot start
-        an actor again whose arguments are larger than 100 KB. `folder`: a path or a URI. `variables`: the driver's
-        MLFLOW_* variables and its store's, which do not reach an actor of a cluster by themselves.
+        """`plan_json` and `space_yaml`: the plan and its space, or files that hold them, because Ray cannot restart an
+        actor whose arguments exceed 100 KB. `folder`: a path or a URI. `variables`: the driver's variables for MLflow
+        and the store, which do not reach an actor on a cluster by themselves.
 
-        `state_file`: where it keeps what runs (`raybench.driver.running`), beside the ledger unless told otherwise.
-        Raises RuntimeError when it is started again and the ledger is gone. `wait_seconds`: how long nodes that are not
-        there are waited for; `autoscaler`: what can start some. `slots`: how many blocks may run at a time;
-        `pace_file`: holds how long trials like the plan's took on this machine before (`Pace.to_json`).
+        `state_file`: where the recorder keeps what runs (`raybench.driver.running`); by default beside the ledger.
+        Raises RuntimeError when it is restarted and the ledger is gone. `wait_seconds`: how long to wait for missing
+        nodes; `autoscaler`: what can start nodes. `slots`: how many blocks may run at a time; `pace_file`: how long
+        trials like the plan's took on this machine before (`Pace.to_json`).
         """
         os.environ.update(variables or {})
         self.clock = clock
@@ -80,22 +80,22 @@ class Recorder:
         beside = hidden.with_name(f"{hidden.name}.running")
         self.running = Running.load(Path(state_file) if state_file else beside)
         self.events: list[LegEvent | Note] = []
-        self.unlogged: dict[str, list[Row]] = {}  # trial -> rows that MLflow does not have
+        self.unlogged: dict[str, list[Row]] = {}  # trial -> rows missing in MLflow
         self.mlflow = MlflowThread(tracking_uri, artifact_root, self.plan.space, self.plan.sweep)
         self.batches: dict[str, dict[str, LargestBatch]] = {}  # by setting_id and arm
-        self.handed_out: dict[int, float] = {}  # block -> when
+        self.handed_out: dict[int, float] = {}  # block -> time
         self.steps = StepChoices(self.running.steps)
         self.pace = Pace() if pace_file is None else Pace.from_json(pace_file.read_bytes())
         self.ledger.finish_withdrawals()
         rows = self.ledger.rows()
         self.done = {row["leg_id"] for row in rows}
-        self.attempts: dict[str, int] = {}  # trial -> how often it has begun anew
-        self.placements: dict[str, Placement | None] = {}  # trial with outcomes -> their place; None: not known
+        self.attempts: dict[str, int] = {}  # trial -> number of its attempts
+        self.placements: dict[str, Placement | None] = {}  # trial with outcomes -> its place; None: not known
         for row in rows:
             note_batch(self.batches, row)
             self.steps.note(row)
             self.attempts[row["trial_id"]] = row.get("attempt") or 0
-            if row.get("process_group") != "":  # that of legs for which no environment could be made: they ran nowhere
+            if row.get("process_group") != "":  # "": legs whose environment could not be made ran nowhere
                 self.placements[row["trial_id"]] = read_placement(row.get("placement"))
             event = leg_event(row)
             if event.seconds is not None and not event.profiled:
@@ -112,16 +112,17 @@ class Recorder:
         self.running.save()
 
     def _go_on(self, rows: list[Row]) -> None:
-        """After an earlier recorder's death: MLflow gets its rows at the end, and the driver is told all again."""
+        """Resume after an earlier recorder's death: MLflow gets its rows at the end; the driver is sent everything
+        again."""
         if self.running.wrote and not self.ledger.folder.is_dir():
             raise RuntimeError(f"the ledger {self.ledger.folder} is gone")
         self.events = [leg_event(row) for row in rows if row["leg_id"] in self.legs]
         self.events.append(Note("the recorder was killed, and goes on from the ledger"))
 
     def next_block(self, number: int) -> Block | None:
-        """Block `number`, counted from 0: the next one that is to run; None where there is none, or none now.
+        """Block `number`, counted from 0: the next block to run; None where there is none, or none now.
 
-        Asked again for the same number, it is the same block.
+        The same number gives the same block again.
         """
         blocks = self.running.blocks
         trials = [] if number < len(blocks) or self.running.draining else self.blocks.next_block(self._bound_to)
@@ -132,22 +133,22 @@ class Recorder:
         return self._block(number) if number < len(blocks) else None
 
     def want(self, trials: dict[str, int]) -> bool:
-        """From now on only so many trials of each setting are to run, by setting_id. Returns whether the sweep goes on:
-        not once it is to stop."""
+        """Limit each setting, by setting_id, to this many trials from now on. Returns whether the sweep goes on, False
+        once it is to stop."""
         self.blocks.want(trials)
         self.running.wanted = trials
         self.running.save()
         return not self.running.draining
 
     def any_complete(self, trials: dict[str, int]) -> bool:
-        """Whether one of these settings has an outcome of every leg of its first so many trials, by setting_id."""
+        """Whether, for one of these settings, every leg of its first `trials[setting_id]` trials has an outcome."""
         lacking = {
             t.setting_id for t in self.plan.trials if t.repeat < trials.get(t.setting_id, 0) and self._legs_left(t)
         }
         return not trials.keys() <= lacking
 
     def _bound_to(self, trial: Trial) -> Hashable:
-        """The machines on which a trial's legs ran, else the kind of those that its setting's other trials had."""
+        """The machines on which a trial's legs ran, else the kind of machine of its setting's other trials."""
         if placement := self.placements.get(trial.trial_id):
             return tuple(sorted({place.node for place in placement}))
         return self.queue.kind_of_setting(trial.setting_id)
@@ -156,9 +157,9 @@ class Recorder:
         return Block(number, tuple(self.trials[trial_id] for trial_id in self.running.blocks[number]))
 
     def block_began(self, number: int, process: str = "") -> Block:
-        """A block is about to start its processes, from this one.
+        """A block is about to start its processes, from trial process `process`.
 
-        A block that runs already has lost its own process: the leg that ran then runs again.
+        If the block is already running, its trial process was killed: the leg that was running runs again.
         """
         state = self.running.active.get(number)
         if state is None:
@@ -170,13 +171,13 @@ class Recorder:
         return self._block(number)
 
     def block(self, number: int) -> Block:
-        """A block that was handed out."""
+        """A block already handed out."""
         return self._block(number)
 
     def next_group(self, number: int) -> Group:
         """The block's next group of processes; without legs where nothing is left or the sweep is to stop.
 
-        `group_placed` has the last word on the legs.
+        `group_placed` may still change which legs run.
         """
         state = self.running.active.get(number)
         legs = self._left(number)
@@ -196,15 +197,15 @@ class Recorder:
         settings = {trial.setting_id for trial in self._block(number).trials}
         answer = self.queue.ask(number, settings, need, wanted, fleet)
         if isinstance(answer, Wait) and number in self.running.active:
-            self.running.active[number].began = self.clock()  # its processes are not asked for yet
+            self.running.active[number].began = self.clock()  # its processes are not requested yet
         return answer
 
     def not_started(self, number: int) -> None:
-        """The processes of a block did not come up on the nodes that it was granted."""
+        """The processes of a block did not start on the nodes that it was granted."""
         self.queue.not_started(number)
 
     def give_up(self, number: int, leg_id: str) -> None:
-        """Run nothing more of the trial of this leg, which the block's processes did not survive."""
+        """Run no more of this leg's trial: the block's processes died before they began it."""
         state, trial_id = self.running.active[number], self.legs[leg_id][0].trial_id
         if trial_id not in state.given_up:
             state.given_up.append(trial_id)
@@ -216,13 +217,13 @@ class Recorder:
         state.group = ""
         for leg_id in leg_ids:
             self.record("", leg_id, replace(failure, started_at=time.time()))
-        state.group = _NOBODY  # no worker of an earlier group has a say now
+        state.group = _NOBODY  # workers of earlier groups are ignored from now on
 
     def _legs_left(self, trial: Trial) -> list[str]:
         return [leg.leg_id for leg in trial.legs if leg.leg_id not in self.done]
 
     def _left(self, number: int) -> list[str]:
-        """The legs of the block's next group."""
+        """The ids of the legs of the block's next group."""
         state = self.running.active.get(number)
         if self.running.draining:
             return []
@@ -232,7 +233,7 @@ class Recorder:
         return together if trials and trials[0].isolation == "shared" else together[:1]
 
     def _of_one_environment(self, legs: Sequence[str], like: str) -> Iterable[str]:
-        """The first of a trial's legs, as far as they ask for the same versions as another leg."""
+        """The leading legs of `legs` that ask for the same versions as leg `like`."""
         packages = self.legs[like][1].arm.packages
         return itertools.takewhile(lambda leg_id: self.legs[leg_id][1].arm.packages == packages, legs)
 
@@ -243,12 +244,12 @@ class Recorder:
         reports: Sequence[RankReport],
         packages: Mapping[str, str] | None = None,
     ) -> list[str]:
-        """A group's processes are up, as each reports in the order of ranks. Returns the legs to run.
+        """A group's processes are up; `reports` has one entry a rank, in order. Returns the ids of the legs to run.
 
-        A trial of the block that has outcomes from another place and legs left begins anew: they are withdrawn, and
-        all its legs run here. From now on the word of no other group counts for this block. `packages`: the versions
-        in its environment. Where a trial that begins anew wants others first, the group runs nothing, and the next one
-        has them.
+        A trial of the block begins anew if it has legs left and outcomes from another place: those are withdrawn, and
+        all its legs run here. From now on every other group is ignored for this block. `packages`: the versions in the
+        group's environment. If a trial that begins anew needs other versions first, this group runs nothing and the
+        next one has them.
         """
         state = self.running.active[number]
         if state.group != group and not self.running.draining:
@@ -276,7 +277,7 @@ class Recorder:
         return earlier is None or machines(earlier) != machines(placement)
 
     def _begin_anew(self, trial_id: str, placement: Placement) -> None:
-        """Withdraw a trial's outcomes: they come from other machines than its next ones will."""
+        """Withdraw a trial's outcomes, because its next ones will come from other machines."""
         trial = self.trials[trial_id]
         before, now = _node_names(self.placements.pop(trial_id)), _node_names(placement)
         why = f"measured on {before}, and the trial's other legs would have been on {now}"
@@ -291,17 +292,17 @@ class Recorder:
         )
 
     def _note(self, trial: Trial, text: str, *, begins_anew: bool = False) -> None:
-        """Something to tell of a trial that is no leg's outcome."""
+        """Add a note about a trial to the events."""
         anew = BeginsAnew(trial.setting_id, trial.repeat, self.attempts[trial.trial_id]) if begins_anew else None
         self.events.append(Note(f"{trial.label} | repeat {trial.repeat}: {text}", anew))
 
     def largest_batches(self, number: int) -> LargestBatches:
-        """What is known of the largest batches of a block's settings."""
+        """The largest batches known for a block's settings."""
         settings = [trial.setting_id for trial in self._block(number).trials]
         return {setting_id: self.batches[setting_id] for setting_id in settings if setting_id in self.batches}
 
     def choose_steps(self, setting_id: str, pilot: Pilot | None = None) -> StepChoice | None:
-        """How many steps the legs of a setting measure (`StepChoices.of`), the same for all who ask."""
+        """How many steps the legs of a setting measure (`StepChoices.of`); the same answer for every caller."""
         choice = self.steps.of(setting_id, pilot)
         if choice is not None and setting_id not in self.running.steps:
             self.running.steps[setting_id] = choice
@@ -309,13 +310,13 @@ class Recorder:
         return choice
 
     def drain(self) -> None:
-        """Begin no further leg: those that run end, and what is left waits for the same command again."""
+        """Begin no further leg: running legs finish, and the rest waits for the same command again."""
         self.running.draining = True
         self.running.save()
 
     def begin(self, process_group: str, leg_id: str, node: str = "") -> bool:
-        """A process group is about to run this leg. Returns whether it may: not once the sweep is to stop, and not
-        where the leg's block has ended or gone on in another group."""
+        """A process group is about to run this leg. Returns whether it may: not once the sweep is to stop, nor where
+        the leg's block has ended or moved on to another group."""
         state = self._running_block(leg_id)
         if self.running.draining or state is None or state.group not in ("", process_group):
             return False
@@ -330,7 +331,7 @@ class Recorder:
         return True
 
     def _running_block(self, leg_id: str) -> RunningBlock | None:
-        """The block that a leg's trial runs in; None where it does not run."""
+        """The running block that holds a leg's trial; None where the trial does not run."""
         trial_id = self.legs[leg_id][0].trial_id
         for number, state in self.running.active.items():
             if trial_id in self.running.blocks[number]:
@@ -338,7 +339,7 @@ class Recorder:
         return None
 
     def unfinished(self, process_group: str) -> Unfinished:
-        """What is known of a process group that ended before its time."""
+        """What is known about a process group that ended early."""
         for state in self.running.active.values():
             if state.group == process_group:
                 open_leg = state.leg_id if state.leg_id not in self.done else ""
@@ -347,7 +348,7 @@ class Recorder:
         return Unfinished()
 
     def cut(self, number: int, group: str, why: str) -> None:
-        """A group's processes were lost, and none of its legs is to blame: the one that ran runs again, whole."""
+        """A group's processes were lost through no fault of a leg: the running leg starts again from its beginning."""
         state = self.running.active[number]
         if state.last_cut != group:
             state.last_cut = group
@@ -366,8 +367,8 @@ class Recorder:
         self.queue.release(number)
 
     def record(self, process_group: str, leg_id: str, outcome: Outcome) -> None:
-        """Write a leg's outcome; durable when this returns. A leg that has one keeps its first; that of a group that
-        its block has left behind is not taken, nor that of a block that has ended."""
+        """Write a leg's outcome; it is durable when this returns. A leg keeps its first outcome. Outcomes are ignored
+        from a group that its block has replaced, and from a block that has ended."""
         trial, leg = self.legs[leg_id]
         state = self._running_block(leg_id)
         if leg_id in self.done or state is None or state.group not in ("", process_group):
@@ -382,9 +383,9 @@ class Recorder:
         arrived = time.monotonic()
         try:
             if not self.running.wrote:
-                self.ledger.write_space(self.space_yaml)  # the latest: more repeats may be asked for than at first
+                self.ledger.write_space(self.space_yaml)  # rewritten: later commands may ask for more repeats
             row = self.ledger.add(self.plan.sweep, self.plan.space, trial, leg, outcome)
-        except (OSError, StorageError) as error:  # the leg has no outcome then, and runs again when there is room
+        except (OSError, StorageError) as error:  # the leg then has no outcome, and runs again when there is room
             self.running.stop_for(error)
             state.leg_id = ""
             return
@@ -406,11 +407,12 @@ class Recorder:
         if isinstance(outcome, Measurement) and not leg.profiled:
             self.pace.add_leg(trial.setting_id, leg.arm_name, seconds)
         if not self._legs_left(trial):
-            state.began = now  # the turn of the block's next trial
+            state.began = now  # the block's next trial begins
         state.leg_id = ""
 
     def block_ended(self, number: int) -> list[str]:
-        """A block's processes have ended: now MLflow may be written. Returns its trials that have legs left, by id."""
+        """A block's processes have ended: MLflow may be written now. Returns the ids of its trials that have legs
+        left."""
         if self.running.active.pop(number, None) is not None:
             self.running.save()
         self.queue.release(number)
@@ -419,8 +421,8 @@ class Recorder:
         return [trial.trial_id for trial in trials if self._legs_left(trial)]
 
     def news(self, since: int, incarnation: int = 0) -> News:
-        """What happened since event number `since` of this `incarnation` of the recorder (from its first on, where it
-        is another one), what runs now, what is waited for, and the `trouble` that nothing can be kept."""
+        """Events since number `since` of this `incarnation` of the recorder (all events, if the recorder has restarted
+        since), what runs now, what is waited for, and the `trouble` that prevents writing."""
         now = self.clock()
         running = [
             RunningLeg(
@@ -440,14 +442,15 @@ class Recorder:
         )
 
     def finish(self) -> list[str]:
-        """Write the legs that MLflow lacks; returns MLflow's errors, if any. What is left is for `publishing`."""
+        """Write the legs that MLflow lacks. Returns MLflow's errors, if any; `publishing` handles what is still
+        missing."""
         self.mlflow.log([row for rows in self.unlogged.values() for row in rows])
         self.unlogged.clear()
         return self.mlflow.finish()
 
 
 def _without_secrets(outcome: Outcome) -> Outcome:
-    """The outcome without what a failure's message may tell of the environment's secrets."""
+    """The outcome with the environment's secrets removed from a failure's message."""
     return replace(outcome, message=without_secrets(outcome.message)) if isinstance(outcome, Failure) else outcome
 
 

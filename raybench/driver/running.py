@@ -1,7 +1,7 @@
-"""What runs now, which the ledger does not hold: kept in one small file, so that a recorder that was killed goes on.
+"""What runs now, kept in one small file, so that a restarted recorder can continue. The ledger does not hold it.
 
-The file lies in a hidden folder of the sweep and goes with it. Moments are those of the system's monotonic clock, the
-same in every process until the machine starts anew; a clock that is set back changes none of them.
+The file is in a hidden folder of the sweep and is deleted with it. Times come from the system's monotonic clock,
+which all processes share until the machine restarts; setting the calendar clock back does not affect them.
 """
 
 from __future__ import annotations
@@ -21,58 +21,58 @@ from raybench.redaction import first_line
 
 @dataclass
 class RunningBlock:
-    """A block that has processes, or asked for them; at most one leg of it runs."""
+    """A block that has processes or asked for them; at most one of its legs runs."""
 
-    began: float  # when it was handed out, or its nodes were there; once it runs, when the turn of its trial came
-    process: str = ""  # its trial process, a new one after the first was killed
-    group: str = ""  # the process group whose word counts
+    began: float  # when it was handed out, then when its nodes were granted, then when its current trial began
+    process: str = ""  # its trial process; another one after the first was killed
+    group: str = ""  # the current process group
     last_cut: str = ""  # the last process group that was lost
-    placement: Placement | None = None  # of that group
-    node_ids: list[str] = field(default_factory=list)  # Ray's, of the nodes of that group
-    leg_id: str = ""  # the leg that the group has begun and not ended
+    placement: Placement | None = None  # of the group in `group`
+    node_ids: list[str] = field(default_factory=list)  # Ray's ids of that group's nodes
+    leg_id: str = ""  # the leg that the group is running
     leg_began: float = 0.0
     start_seconds: float | None = None  # until its first leg began; kept until a row holds it
-    leg_started_at: float = 0.0  # by the calendar, seconds since the epoch
-    node: str = ""  # of that leg, as people name it
-    given_up: list[str] = field(default_factory=list)  # its trials of which nothing more is run
+    leg_started_at: float = 0.0  # seconds since the epoch
+    node: str = ""  # that leg's node, by name
+    given_up: list[str] = field(default_factory=list)  # trials of which nothing more is run
 
 
 @dataclass
 class Running:
-    """The blocks so far, those that run, and whether no further leg is to begin."""
+    """The blocks handed out, those that run, and whether further legs may begin."""
 
     path: Path
-    incarnation: int = 1  # of the recorder: one more each time that it was started
-    wrote: bool = False  # whether a row was written: the ledger must be there
+    incarnation: int = 1  # of the recorder: counts its starts
+    wrote: bool = False  # whether a row was written, so that the ledger must exist
     draining: bool = False
-    blocks: list[list[str]] = field(default_factory=list)  # by number, the trials of each that was handed out
-    active: dict[int, RunningBlock] = field(default_factory=dict)  # by number
-    wanted: dict[str, int] | None = None  # how many trials of each setting are to run; None: all of the plan's
-    steps: dict[str, StepChoice] = field(default_factory=dict)  # by setting, what `steps: auto` came to
-    trouble: str = ""  # why nothing can be kept, as on a full disk
+    blocks: list[list[str]] = field(default_factory=list)  # the trial ids of each block handed out, by block number
+    active: dict[int, RunningBlock] = field(default_factory=dict)  # by block number
+    wanted: dict[str, int] | None = None  # setting -> how many trials are to run; None: all in the plan
+    steps: dict[str, StepChoice] = field(default_factory=dict)  # setting -> what `steps: auto` chose
+    trouble: str = ""  # why nothing can be written, for example a full disk
 
     def stop_for(self, error: OSError | StorageError) -> None:
-        """Nothing can be kept any more: no further leg is to begin, and the driver is told why."""
+        """Nothing can be written any more: begin no further leg, and report why to the driver."""
         number = getattr(error, "errno", None)
         self.trouble = self.trouble or (os.strerror(number) if number else first_line(error))
         self.draining = True
 
     @classmethod
     def load(cls, path: Path) -> Running:
-        """What an earlier recorder of the same sweep left; the first one finds nothing."""
+        """The state left by an earlier recorder of this sweep; a fresh state for the first recorder."""
         if not path.exists():
             return cls(path)
         state = TypeAdapter(cls).validate_python({**json.loads(path.read_text(encoding="utf-8")), "path": path})
         return replace(state, incarnation=state.incarnation + 1)
 
     def save(self) -> None:
-        """Write it, whole or not at all. It has to outlive this process, not the machine: nothing is flushed."""
+        """Write the file atomically. It has to outlive this process, not the machine, so it is not flushed to disk."""
         state = {name: value for name, value in asdict(self).items() if name not in ("path", "trouble")}
         aside = self.path.with_name(f".{self.path.name}.writing")
         try:
             aside.write_text(json.dumps(state), encoding="utf-8")
             aside.replace(self.path)
         except FileNotFoundError:
-            pass  # the sweep has ended and taken its folder away
+            pass  # the sweep has ended and deleted its folder
         except OSError as error:
             self.stop_for(error)

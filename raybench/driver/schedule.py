@@ -1,7 +1,7 @@
-"""The sweep on Ray: a recorder, Ray Tune that runs the trials and decides nothing else, and a thread that tells of it.
+"""A sweep on Ray: the recorder, Ray Tune, which only runs the trials, and a thread that reports progress.
 
-A sweep ends early when the user asks for it or the ledger cannot be written (the running legs end, no other begins),
-and when the recorder dies and cannot be started again, without which nothing can be kept.
+A sweep ends early when the user asks for it or the ledger cannot be written (running legs finish, no other begins),
+and when the recorder dies and cannot be restarted, because nothing could be recorded.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-# Tune would take Ctrl-C for itself and cut the running legs; raybench.driver.interruption says what it means here.
+# Tune's own Ctrl-C handler would cut the running legs off; raybench.driver.interruption handles Ctrl-C here.
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-# What a trial has to say goes to the recorder; Tune would write three files of its own about each.
+# A trial's results go to the recorder; Tune's loggers would write three more files for each trial.
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 
 import ray
@@ -45,41 +45,41 @@ from raybench.redaction import first_line, without_secrets
 from raybench.stores.storage import AnyPath, address, hidden_folder, store_variables
 from raybench.tracking.publishing import destination, mlflow_variables
 
-# Tune would hand these to a trial's process through Ray's agent, which writes them to a log; no trial needs them.
+# Tune passes these to trial processes through Ray's agent, which writes them to a log. No trial needs them.
 ray_private.keep_from_trials({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"})
 
-_SECONDS_BETWEEN_LOOKS = 1.0  # at the recorder
-_LOOKS_BETWEEN_COUNTS = 10  # of the cluster's nodes
+_SECONDS_BETWEEN_LOOKS = 1.0  # between two calls of the recorder
+_LOOKS_BETWEEN_COUNTS = 10  # calls of the recorder between two counts of the cluster's nodes
 _PATIENCE_SECONDS = 30.0
-_ANSWER_SECONDS = 5.0  # the recorder's; a busy one is asked again
+_ANSWER_SECONDS = 5.0  # a busy recorder is asked again
 _SETTLING_SECONDS = 3.0
-_HEAD_PATIENCE_SECONDS = 20.0  # Ray itself ends the process, without a word, after 60
-_OWN_HEAD_PATIENCE_SECONDS = 5.0  # that of a Ray of the sweep's own, on loopback: what does not answer there is dead
+_HEAD_PATIENCE_SECONDS = 20.0  # Ray itself ends the process after 60 s, without a message
+_OWN_HEAD_PATIENCE_SECONDS = 5.0  # for a local Ray on loopback, where no answer means dead
 _RECORDER_RESTARTS = 20
-_BLOCK_RESTARTS = 3  # of a block whose own process is killed
+_BLOCK_RESTARTS = 3  # how often a block restarts whose trial process was killed
 
 
 class Stopping(Protocol):
-    """Says how many trials each setting needs: see `raybench.analysis.stopping`."""
+    """Says how many trials each setting needs; see `raybench.analysis.stopping`."""
 
     def wanted(self, settings: Iterable[str]) -> dict[str, int]:
-        """How many trials in all each open setting should have by the next look; empty when done."""
+        """How many trials in total each open setting should have by the next look; empty when done."""
 
     def due(self, settings: Iterable[str]) -> dict[str, int]:
-        """How many trials in all each setting should have by now, settled ones too."""
+        """How many trials in total each setting should have by now, including settled settings."""
 
     def look(self) -> object:
-        """Look at the ledger, when every trial that is wanted has ended; None where it holds nothing yet."""
+        """Look at the ledger once every wanted trial has ended; None where it holds nothing yet."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How the trials ended: what could not be run, a line a trial."""
+    """How the trials ended: what could not be run, one line a trial."""
 
     unrun: list[str] = field(default_factory=list)
-    recorder_died: str = ""  # why, where it did
-    trouble: str = ""  # why the ledger cannot be written, where it cannot
-    one_cause: str = ""  # of which every leg failed, so that the others were not run
+    recorder_died: str = ""  # the reason, empty where it did not die
+    trouble: str = ""  # why the ledger cannot be written; empty where it can
+    one_cause: str = ""  # the failure that every leg ended with, so that the rest was not run
 
 
 def run_trials(
@@ -93,21 +93,20 @@ def run_trials(
     fit: Fit | None = None,
     stopping: Stopping | None = None,
 ) -> Ended:
-    """Run the legs of a plan that the ledger in `folder` lacks; nodes that are not there are waited for `wait_seconds`.
+    """Run the plan's legs that the ledger in `folder` lacks, waiting up to `wait_seconds` for missing nodes.
 
-    `stopping` says which settings still need trials, where that is not fixed; it looks when nothing runs. `fit` runs a
-    group of legs where `raybench.driver.trial.fit_torch` is not to. Raises StoppedNow when the user wants
-    the end at once.
+    `stopping` says which settings still need trials, where that is not fixed; it looks when nothing runs. `fit`
+    replaces `raybench.driver.trial.fit_torch` for running a group. Raises StoppedNow when the user asks to end at once.
     """
     storage = hidden_folder(folder)
-    shutil.rmtree(storage, ignore_errors=True)  # what a driver that was killed left says nothing of this run
+    shutil.rmtree(storage, ignore_errors=True)  # left by a killed driver; not part of this run
     storage.mkdir(parents=True)
 
     def lost(head: str) -> NoReturn:
-        """End here and now: without a head Ray's calls wait, Tune's among them, until Ray ends the process itself."""
+        """End here and now: without a head, calls of Ray and Tune block until Ray ends the process itself."""
         display.__exit__(None, None, None)
         if cluster.is_local:
-            end_own_ray()  # the recorder too: nobody writes once the lock is given back
+            end_own_ray()  # stops the recorder too: nobody may write after the lock is released
         shutil.rmtree(storage, ignore_errors=True)
         release_on_exit(folder)
         what = "Ray that this sweep started" if cluster.is_local else f"Ray cluster at {head}"
@@ -127,7 +126,7 @@ def run_trials(
         return _without_recorder(error, lost)
 
     def next_block(number: int) -> Block | None:
-        """From the recorder; none where it is gone, which the watch finds and tells."""
+        """The recorder's next block; None where the recorder is gone, which the watch notices and reports."""
         try:
             block: Block | None = ray.get(recorder.next_block.remote(number))
         except ray.exceptions.RayActorError:
@@ -137,9 +136,10 @@ def run_trials(
     settings = list(dict.fromkeys(trial.setting_id for trial in plan.trials))
 
     def more() -> bool:
-        """Look at the verdicts, now that all that was wanted has ended; whether that leaves settings open.
+        """Look at the verdicts once every wanted trial has ended. Returns whether settings stay open.
 
-        Where no open setting came to its trials, as without nodes, there is no look: the same command again goes on.
+        If no open setting got its trials, for example for lack of nodes, there is no look; the same command continues
+        later.
         """
         if stopping is None or interruption.requested or not want():
             return False
@@ -169,7 +169,7 @@ def run_trials(
     searcher = BlockSearcher(next_block, _at_once(plan, cluster), more)
 
     def grow() -> None:
-        """Let more trials ask for their turn where nodes have joined."""
+        """Let more trials start where nodes have joined."""
         nodes = tuple(node.total for node in look())
         searcher.most_at_once = _at_once(plan, replace(cluster, nodes=nodes))
 
@@ -193,14 +193,14 @@ def run_trials(
             storage_path=str(storage),
             verbose=0,
             stop=_WhenOver(watch),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # all is in the ledger
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the ledger has everything
             failure_config=tune.FailureConfig(max_failures=_BLOCK_RESTARTS),
         ),
     )
     try:
         with display, watch:
             results = tuner.fit()
-    except OSError as error:  # Tune's own files lie beside the ledger
+    except OSError as error:  # Tune keeps its own files beside the ledger
         if isinstance(error, ConnectionError):
             raise
         said = os.strerror(error.errno) if error.errno else first_line(error)
@@ -215,31 +215,31 @@ def run_trials(
         left, problem = _unrun(result, lambda number: ray.get(recorder.block_ended.remote(number)))
         unrun += [f"{labels[trial_id]}: {problem}" for trial_id in left if problem]
     try:
-        ray.get(recorder.finish.remote())  # its troubles come up again, and are told, when the sweep is published
+        ray.get(recorder.finish.remote())  # its errors occur again, and are reported, when the sweep is published
     except ray.exceptions.RayActorError as error:
         return replace(_without_recorder(error, lost), unrun=unrun)
     return Ended([] if watch.one_cause else unrun, one_cause=watch.one_cause)
 
 
 def _variables(cluster: Cluster) -> dict[str, str]:
-    """What the workers are told of this run: its name, and the driver's variables of how ranks talk to each other,
-    which Ray hands to no worker on another machine. On one machine gloo stays on loopback unless these say otherwise.
+    """The workers' variables for this run: its name, and the driver's NCCL_ and GLOO_ variables, which Ray passes to no
+    worker on another machine. On one machine gloo uses loopback unless these say otherwise.
     """
     own = {name: value for name, value in os.environ.items() if name.startswith(("NCCL_", "GLOO_"))}
     return {RUN: uuid.uuid4().hex, **({"GLOO_SOCKET_IFNAME": "lo"} if cluster.is_local else {}), **own}
 
 
 def _at_once(plan: Plan, cluster: Cluster) -> int:
-    """How many trials may have a process that runs or waits: one for each part of a slot that there is or could be."""
+    """How many trials may have a process, running or waiting: one for each part of a slot that exists or could come."""
     return max(1, (cluster.slots or 0) * plan.trials[0].slots_per_node)
 
 
 def _recorder(
     name: str, plan: Plan, folder: AnyPath, space_yaml: str, storage: Path, wait_seconds: float, cluster: Cluster
 ) -> Any:
-    """Start the recorder, on the head: it writes where the driver reads, and costs no CPU of a trial's.
+    """Start the recorder on the head node, which has the driver's files. It takes no CPU from a trial.
 
-    Ray starts it again when it is killed, and repeats the calls that it had not answered.
+    Ray restarts it when it is killed, and repeats the calls that it had not answered.
     """
     options = {
         "name": name, "namespace": ACTOR_NAMESPACE, "num_cpus": 0, "resources": ON_HEAD, "max_concurrency": 1,
@@ -267,7 +267,7 @@ def _recorder(
 
 
 class _Watch:
-    """The thread that carries the recorder's news to the display, and the user's wish to stop to the recorder."""
+    """The thread that passes the recorder's news to the display, and the user's wish to stop to the recorder."""
 
     def __init__(
         self,
@@ -277,9 +277,9 @@ class _Watch:
         lost: Callable[[str], NoReturn],
         grow: Callable[[], None] | None,
     ) -> None:
-        self.over = False  # no trial is to go on
-        self.one_cause = ""  # of which every leg fails
-        self.ended: Ended | None = None  # where something other than the trials' end or the user ended it
+        self.over = False  # no trial may continue
+        self.one_cause = ""  # the failure that every leg ends with
+        self.ended: Ended | None = None  # set where neither the trials' end nor the user ended the sweep
         self._head = str(ray.get_runtime_context().gcs_address)
         self._head_answered = time.monotonic()
         self._recorder, self._display, self._interruption = recorder, display, interruption
@@ -305,7 +305,7 @@ class _Watch:
             if silence > (_OWN_HEAD_PATIENCE_SECONDS if self._grow is None else _HEAD_PATIENCE_SECONDS):
                 self._lost(self._head)
             if silence:
-                continue  # without a head Ray's calls wait, and say nothing
+                continue  # without a head, calls of Ray block
             try:
                 if self._grow is not None and number % _LOOKS_BETWEEN_COUNTS == 0 and not ended:
                     self._grow()
@@ -317,7 +317,7 @@ class _Watch:
                 patience = _PATIENCE_SECONDS if ended else _ANSWER_SECONDS
                 news: News = ray.get(self._recorder.news.remote(self._told, self._incarnation), timeout=patience)
             except ray.exceptions.GetTimeoutError:
-                continue  # the recorder is busy; what it has to tell is told later
+                continue  # the recorder is busy; its news comes with a later call
             except ray.exceptions.RayError as error:
                 self.ended = None if ended else _without_recorder(error, self._lost)
                 self.over = True
@@ -339,7 +339,7 @@ class _Watch:
 
 
 class _WhenOver(tune.Stopper):  # type: ignore[misc]
-    """Stops Tune when the watch says so; Tune asks ten times a second. A copy that was pickled stops nothing."""
+    """Stops Tune when the watch says so; Tune asks ten times a second. A pickled copy stops nothing."""
 
     def __init__(self, watch: _Watch | None = None) -> None:
         self._watch = watch
@@ -355,7 +355,8 @@ class _WhenOver(tune.Stopper):  # type: ignore[misc]
 
 
 def _without_recorder(error: BaseException, lost: Callable[[str], NoReturn]) -> Ended:
-    """How a sweep ends whose recorder died: with its head, which dies a little later, or alone."""
+    """How a sweep ends after its recorder died, either together with the head, which may die a little later, or
+    alone."""
     head = str(ray.get_runtime_context().gcs_address)
     time.sleep(_SETTLING_SECONDS)
     if connection_problem(head):
@@ -364,16 +365,16 @@ def _without_recorder(error: BaseException, lost: Callable[[str], NoReturn]) -> 
 
 
 def _why_dead(error: BaseException) -> str:
-    """What Ray says of an actor that died; where it could not be started, what it said itself."""
+    """Ray's reason for an actor's death; for one that could not be started, the actor's own error."""
     if "creation task" in str(error):
         return _reason(error).rstrip(".")
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _unrun(result: Any, left_of: Callable[[int], list[str]]) -> tuple[list[str], str]:
-    """The trials of a block that could not be run to their end, by id, and why, as Tune or the block itself says.
+    """The ids of the trials that a block could not finish, and the reason given by Tune or by the block itself.
 
-    `left_of` ends a block whose own process could not, and says what it left.
+    `left_of` ends a block whose trial process was killed, and returns the ids of the trials left.
     """
     if result.error is not None:
         return left_of(result.config["block"]), _reason(result.error)
@@ -382,7 +383,7 @@ def _unrun(result: Any, left_of: Callable[[int], list[str]]) -> tuple[list[str],
 
 
 def _reason(error: BaseException) -> str:
-    """The last words of an error that came out of a trial: those of the exception, below Ray's traceback."""
+    """The message of an error from a trial: the exception's own text, which comes below Ray's traceback."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     start = next((i for i in range(len(lines) - 1, -1, -1) if not lines[i].startswith(" ")), 0)
     return without_secrets(" ".join(line.strip() for line in lines[start:]))[:500] or type(error).__name__

@@ -1,6 +1,6 @@
-"""Ray Tune is asked for the next block; this says which that is, or that none is left.
+"""The searcher that Ray Tune asks for the next block.
 
-Narrow and free of Ray on its other side: whoever knows which settings still need a trial answers `next_block`.
+It is a narrow adapter: the function `next_block`, free of Ray, decides which block comes next or that none is left.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from ray.tune.search import Searcher
 
 from raybench.driver.messages import Block
 
-_SECONDS_BETWEEN_QUESTIONS = 1.0  # while blocks run that may bring more
+_SECONDS_BETWEEN_QUESTIONS = 1.0  # while running blocks may bring more
 
 
 class BlockSearcher(Searcher):  # type: ignore[misc]
-    """Hands out blocks by number, no more at a time than `most_at_once`, which may grow."""
+    """Hands out blocks by number, at most `most_at_once` at a time; that limit may grow."""
 
     def __init__(
         self,
@@ -26,8 +26,8 @@ class BlockSearcher(Searcher):  # type: ignore[misc]
         more: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`next_block`: the block of a number, from 0 on; None where there is none now. `more` is asked when none runs
-        and none is left: whether there may be some now."""
+        """`next_block`: the block with a number, counted from 0; None where there is none now. `more` is called when no
+        block runs and none is left, and says whether more have appeared."""
         super().__init__()
         self.most_at_once = most_at_once
         self._next_block, self._more, self._clock = next_block, more, clock
@@ -52,12 +52,12 @@ class BlockSearcher(Searcher):  # type: ignore[misc]
         return {"block": block.number}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A block has ended, one way or another."""
+        """A block has ended, successfully or not."""
         self._running.discard(trial_id)
         self._asked_at = float("-inf")
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing is kept here: the recorder knows what was handed out."""
+        """Saves nothing: the recorder knows which blocks were handed out."""
 
     def save(self, checkpoint_path: str) -> None:
         """See `save_to_dir`."""
@@ -66,5 +66,5 @@ class BlockSearcher(Searcher):  # type: ignore[misc]
         """See `save_to_dir`."""
 
     def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
-        """Tune writes a copy of its search to disk, which nobody reads."""
+        """Tune writes a copy of its searcher to disk, which nobody reads."""
         return (Searcher, ())

@@ -1,8 +1,8 @@
-"""A block's process, an actor of Ray Tune: a Ray Train `TorchTrainer` for each group, until every leg has an outcome.
+"""A block's process, an actor of Ray Tune: runs one Ray Train `TorchTrainer` per group until every leg has an outcome.
 
-A group is all the legs of the block that are left and ask for the same versions (or one, with `isolation: fresh`).
-When a leg ends its group, it becomes a failure and what is left a new group. When a node is lost, no leg is to
-blame: what is left runs again, on other nodes from the start.
+A group is all remaining legs of the block that ask for the same versions (or one leg, with `isolation: fresh`).
+A leg that ends its group becomes a failure, and the remaining legs become a new group. When a node is lost, no leg is
+to blame: what is left runs again, on other nodes from the start.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ from raybench.machine.places import RankReport
 from raybench.machine.variables import WORKING_TREE
 from raybench.statistics.num_steps import Pilot
 
-_STARTS = 2  # how often a group may end before its first leg, until its trial or its block is given up
+_STARTS = 2  # how often a group may end before its first leg; then its trial or block is given up
 _CUTS = 3  # how often a trial's processes may be lost through no fault of a leg
-_SETTLING_SECONDS = 2.0  # until Ray has noticed what died with a process that was killed
+_SETTLING_SECONDS = 2.0  # time for Ray to notice which processes died with a killed one
 ON_HEAD = {HEAD_RESOURCE: 0.0001}
-_SECONDS_BETWEEN_QUESTIONS = 1.0  # of a block that waits for its nodes
-# Processes on nodes that are there and free start within seconds; nodes that have to be started get the sweep's `wait`.
+_SECONDS_BETWEEN_QUESTIONS = 1.0  # while a block waits for its nodes
+# Processes on free nodes start within seconds; nodes that have to be started get the sweep's `wait`.
 _START_SECONDS = 120
-Report = Callable[[str, str], RankReport]  # of a rank, from its node's name and Ray's id of it
+Report = Callable[[str, str], RankReport]  # makes a rank's report from its node's name and Ray's node id
 
 
 class BlockRunner(tune.Trainable):  # type: ignore[misc]
-    """Tune's trainable: one step runs a block. Tune hands its process to the next block (`reset_config`).
+    """Tune's trainable: one step runs one block. Tune reuses its process for the next block (`reset_config`).
 
-    A result has `unrun`, the trials that could not be run to their end, by id, and `problem`, why; both empty where
-    all were. A step raises nothing, because Tune is to start it again when its process was killed, and then only.
+    A result has `unrun`, the ids of trials that could not be finished, and `problem`, the reason; both are empty where
+    all were. A step raises nothing, so that Tune restarts a block only when its process was killed.
     """
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """On the head, and no CPU of it: it waits, and its workers have resources of their own."""
+        """On the head node, without a CPU: it only waits, and its workers have their own resources."""
         return tune.PlacementGroupFactory([ON_HEAD])
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -88,13 +88,13 @@ class BlockRunner(tune.Trainable):  # type: ignore[misc]
 
 
 def _run_groups(recorder: Any, block: Block, sweep: SweepConfig) -> str:
-    """Group after group, until no leg is left. Returns why trials of the block were given up, empty where none was.
-    Raises TrialGivenUp where all of it is."""
+    """Run group after group until no leg is left. Returns why trials of the block were given up, empty where none was.
+    Raises TrialGivenUp when the whole block is given up."""
     fit = sweep.fit or fit_torch
     starts_left, cuts_left, first_leg, problem = _STARTS, _CUTS, "", ""
     while (group := _next_group(recorder, block)).legs:
         if group.legs[0] != first_leg:
-            starts_left, cuts_left, first_leg = _STARTS, _CUTS, group.legs[0]  # it gets on
+            starts_left, cuts_left, first_leg = _STARTS, _CUTS, group.legs[0]  # there was progress: reset the counters
         if group.was_cut:
             time.sleep(_SETTLING_SECONDS)
             remove_orphaned_placement_groups()
@@ -128,7 +128,7 @@ def _run_groups(recorder: Any, block: Block, sweep: SweepConfig) -> str:
                 raise TrialGivenUp(f"its processes were lost {_CUTS} times; the last time: {why}") from error
             if not starts_left:
                 problem = first_words(error)
-                if not ended.node_ids:  # none of its groups came up: what is left would fare no better
+                if not ended.node_ids:  # no group of this block ever started; the other trials would not either
                     raise TrialGivenUp(problem) from error
                 ray.get(recorder.give_up.remote(block.number, first_leg))
     return problem
@@ -140,7 +140,7 @@ def _next_group(recorder: Any, block: Block) -> Group:
 
 
 def _admitted(recorder: Any, block: Block, sweep: SweepConfig, wanted: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Wait for the block's turn. Returns Ray's ids of its nodes, none where these have yet to be started, and None when
+    """Wait for the block's turn. Returns Ray's ids of its nodes: empty where these have yet to be started, None when
     the sweep is to stop. Raises TrialGivenUp when its nodes did not come."""
     need, fleet = need_of(block.first, sweep.cluster), None
     while True:
@@ -160,9 +160,9 @@ def _admitted(recorder: Any, block: Block, sweep: SweepConfig, wanted: tuple[str
 
 
 def _scaling(trial: Trial, cluster: Cluster, node_ids: tuple[str, ...]) -> ScalingConfig:
-    """The workers, as many on each of the nodes; on nodes that Ray picks where these have yet to be started."""
+    """The workers, equally many on each node; Ray picks the nodes where these have yet to be started."""
     setting, each = trial.setting, trial.setting.workers_per_node
-    # Packed, no more than `each` workers have room in a node's slot.
+    # PACK: a node's slot has room for `each` workers and no more.
     strategy = "STRICT_PACK" if setting.nodes == 1 else "STRICT_SPREAD" if each == 1 else "PACK"
     chosen = [{NODE_ID_LABEL: node_id} for node_id in node_ids for _ in range(each)]
     return ScalingConfig(
@@ -175,11 +175,11 @@ def _scaling(trial: Trial, cluster: Cluster, node_ids: tuple[str, ...]) -> Scali
 
 
 def fit_torch(block: Block, name: str, sweep: SweepConfig, node_ids: tuple[str, ...]) -> str:
-    """Run one group to its end, on these nodes where any are given. Returns why it was wrongly placed, where it was.
+    """Run one group to its end, on these nodes if any are given. Returns why it was wrongly placed, else "".
 
     Raises TrainingFailedError when its processes die or a leg ends it.
     """
-    import ray.train.torch  # torch with it, which the driver can do without
+    import ray.train.torch  # imports torch, which the driver does not need
 
     from raybench.cluster.process_group import SpanningTorchConfig
 
@@ -198,7 +198,7 @@ def fit_torch(block: Block, name: str, sweep: SweepConfig, node_ids: tuple[str, 
 
 
 def trainer_arguments(block: Block, name: str, sweep: SweepConfig, node_ids: tuple[str, ...]) -> dict[str, Any]:
-    """What any of Ray's trainers is told of a group: its workers, where they run, and that nothing is tried again."""
+    """A group's arguments for any of Ray's trainers: its workers, where they run, and that nothing is retried."""
     trial, cluster = block.first, sweep.cluster
     on_gpu = use_gpu(trial.setting.device, cluster)
     versions = {name: version for name, version in sweep.versions.items() if name not in block.packages}
@@ -230,12 +230,12 @@ def worker_variables(on_gpu: bool, threads: int, working_tree: str) -> dict[str,
         "PYTHONPATH": os.pathsep.join(filter(None, [working_tree, os.environ.get("PYTHONPATH")])),  # own models
     }
     if not on_gpu:
-        variables["CUDA_VISIBLE_DEVICES"] = ""  # a CPU worker on a GPU node would see the GPUs
+        variables["CUDA_VISIBLE_DEVICES"] = ""  # otherwise a CPU worker on a GPU node would see the GPUs
     return variables
 
 
 def _worker(config: dict[str, GroupConfig]) -> str:
-    """What each Ray Train worker runs, in a process group of torch's. Returns as `run_group` does."""
+    """Runs in each Ray Train worker, in torch's process group. Returns as `run_group` does."""
     import torch
 
     from raybench.training.environment import report
@@ -249,11 +249,10 @@ def _worker(config: dict[str, GroupConfig]) -> str:
 
 
 def run_group(group: GroupConfig, join: Callable[[Trial], Any], report: Report, run_legs: Callable[..., None]) -> str:
-    """A group's legs, in each of its processes, handed over to the recorder one by one.
+    """Run a group's legs in each of its processes; every outcome is handed to the recorder at once.
 
-    `join` meets the other ranks; `report` makes what this process says of its place, from the node's name and Ray's id
-    of it; `run_legs` is as that of `raybench.training.worker`. Returns why the group is wrongly placed; empty where it
-    is not.
+    `join` connects the ranks. `report` makes this process's report from its node's name and Ray's node id. `run_legs`
+    is as in `raybench.training.worker`. Returns why the group is wrongly placed; empty where it is not.
     """
     recorder = ray.get_actor(group.recorder, namespace=ACTOR_NAMESPACE)
     block: Block = ray.get(recorder.block.remote(group.block))
@@ -286,7 +285,7 @@ def run_group(group: GroupConfig, join: Callable[[Trial], Any], report: Report, 
 
 
 def _node() -> tuple[str, str]:
-    """The node that this process runs on: its name, and Ray's id of it."""
+    """This process's node: its name and Ray's id."""
     node_id = ray.get_runtime_context().get_node_id()
     names = [node_name(node) for node in ray.nodes() if node["NodeID"] == node_id]
     return (names[0] if names else socket.gethostname()), node_id
