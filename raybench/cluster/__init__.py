@@ -1,1 +1,1 @@
-"""The machines: joining a Ray cluster, what its nodes have, which trial may start where."""
+"""The machines: joining a Ray cluster, describing its nodes, deciding which trial starts where."""

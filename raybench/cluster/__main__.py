@@ -1,4 +1,4 @@
-"""Make a cluster.yaml ready for `ray up`: what AWS must say is asked of AWS.
+"""Prepare a cluster.yaml for `ray up`: fill in the values that AWS knows.
 
 python -m raybench.cluster aws [region=us-west-2] [gpu=g5.12xlarge]
 """

@@ -1,8 +1,8 @@
-"""Which block may start, and on which nodes: in the plan's order, so that small ones do not starve a large one.
+"""Which block may start, and on which nodes: in the plan's order, so that small blocks do not starve a large one.
 
-A block asks, and is granted nodes of its own, told to wait, or refused when what it needs did not come in time. Its
-processes are then started on just these nodes. What is free is what Ray says, less what was granted and not yet taken;
-so several sweeps share a cluster. Pure: fed with questions, looks at the fleet, and a clock.
+A block asks and is granted nodes, told to wait, or refused when what it needs did not come in time. Its processes
+then start on exactly these nodes. Free resources are those that Ray reports, less grants not yet taken; so several
+sweeps can share a cluster. Pure: its inputs are questions, looks at the fleet, and a clock.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 
 from raybench.cluster.fleet import SLOT, Amounts, Autoscaler, Kind, Need, Node, kind_of, nodes_in_words
 
-_FRESH_SECONDS = 1.0  # a look at the fleet serves all who ask within it
-_SILENT_SECONDS = 60.0  # a block that waits asks more often than this
-# A block's processes may be gone for as long between two of its groups; then its nodes count as given back.
+_FRESH_SECONDS = 1.0  # one look at the fleet serves every question within this time
+_SILENT_SECONDS = 60.0  # a waiting block that is silent for longer is gone
+# How long a block may lack processes between two groups before its nodes count as given back.
 _GROUPLESS_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class Granted:
-    """The block may start, on these nodes (Ray's ids); none where Ray's autoscaler has to start them first."""
+    """The block may start on these nodes (Ray's ids); empty where Ray's autoscaler has to start them first."""
 
     node_ids: tuple[str, ...] = ()
 
@@ -35,12 +35,12 @@ class Refused:
 
 @dataclass(frozen=True)
 class Wait:
-    """Ask again in a while."""
+    """Ask again later."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """Ask again with a look at the fleet."""
+    """Ask again, with a look at the fleet."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ Answer = Granted | Refused | Wait | Look | Stop
 
 @dataclass(frozen=True)
 class Missed:
-    """What is waited for and not there, in words; seconds so far, and how long it is waited for at most."""
+    """Missing nodes that are waited for: what, for how many seconds so far, and at most how long."""
 
     what: str
     seconds: float
@@ -64,22 +64,22 @@ class Missed:
 class _Waiting:
     need: Need
     setting_ids: frozenset[str]
-    wanted: frozenset[str]  # names of the nodes on which its earlier legs ran
+    wanted: frozenset[str]  # names of the nodes where its earlier legs ran
 
 
 @dataclass
 class _Grant:
     need: Need
     setting_ids: frozenset[str]
-    node_ids: tuple[str, ...]  # none: they have yet to come
+    node_ids: tuple[str, ...]  # empty: the nodes have yet to start
     since: float
-    placed: bool = False  # its processes have been there
-    idle_since: float | None = None  # from when on Ray has shown nothing of it
+    placed: bool = False  # whether its processes have started there
+    idle_since: float | None = None  # since when Ray has shown nothing of it
 
 
 @dataclass
 class Queue:
-    """Blocks that want to start, by number, the lowest first; missing nodes are waited for `wait_seconds`."""
+    """Blocks that want to start, lowest number first; missing nodes are waited for `wait_seconds`."""
 
     wait_seconds: float
     autoscaler: Autoscaler | None = None
@@ -89,10 +89,10 @@ class Queue:
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
     _asked_at: dict[int, float] = field(default_factory=dict)
     _grants: dict[int, _Grant] = field(default_factory=dict)
-    _missed_since: dict[Need, float] = field(default_factory=dict)  # from when on the fleet could not serve it
-    _never_came: set[Need] = field(default_factory=set)  # that the autoscaler was asked for in vain
-    _kinds: dict[str, Kind] = field(default_factory=dict)  # setting -> the nodes that its trials run on
-    _is_decided: bool = False  # nothing has changed since it was decided who may start
+    _missed_since: dict[Need, float] = field(default_factory=dict)  # since when the fleet could not serve it
+    _never_came: set[Need] = field(default_factory=set)  # asked of the autoscaler, without success
+    _kinds: dict[str, Kind] = field(default_factory=dict)  # setting -> kind of nodes for its trials
+    _is_decided: bool = False  # whether nothing has changed since the last decision
 
     def ask(
         self,
@@ -102,11 +102,11 @@ class Queue:
         wanted: Iterable[str] = (),
         fleet: Iterable[Node] | None = None,
     ) -> Answer:
-        """A block wants to start; asked again and again until it is granted or refused.
+        """A block wants to start. It asks again and again until it is granted or refused.
 
-        `setting_ids`: of its trials, which are to be on nodes of one kind. `wanted`: names of the nodes on which its
-        earlier legs ran, the only ones that will do while they live. `fleet`: the living nodes, where the one who asks
-        has looked.
+        `setting_ids`: its trials' settings; each setting's trials should run on nodes of one kind. `wanted`: names of
+        the nodes where its earlier legs ran; while these live, no others will do. `fleet`: the living nodes, if the
+        caller has looked.
         """
         if fleet is not None:
             self._look(fleet)
@@ -131,7 +131,7 @@ class Queue:
         return Wait()
 
     def placed(self, number: int, node_ids: Collection[str]) -> None:
-        """A block's processes are up on these nodes."""
+        """A block's processes have started on these nodes."""
         grant = self._grants.get(number)
         if grant is None:
             return
@@ -142,7 +142,7 @@ class Queue:
             self._settle(grant.setting_ids, known[0])
 
     def not_started(self, number: int) -> None:
-        """The processes of a block could not be started where it was granted: it has to ask again."""
+        """A block's processes could not be started where it was granted: it has to ask again."""
         grant = self._grants.get(number)
         if grant is not None and not grant.node_ids:
             self._never_came.add(grant.need)
@@ -156,7 +156,7 @@ class Queue:
         self._is_decided = False
 
     def missed(self) -> list[Missed]:
-        """What is waited for and not there."""
+        """What is waited for and missing."""
         now = self.clock()
         since = {w.need: self._missed_since[w.need] for w in self._waiting.values() if w.need in self._missed_since}
         for grant in self._grants.values():
@@ -169,7 +169,7 @@ class Queue:
         return self._kinds.get(setting_id)
 
     def _settle(self, setting_ids: Iterable[str], node: Node) -> None:
-        """From now on the trials of these settings run on nodes of this one's kind, where they can."""
+        """From now on, trials of these settings run on nodes of this node's kind, where possible."""
         for setting_id in setting_ids:
             self._kinds.setdefault(setting_id, kind_of(node.total))
 
@@ -186,7 +186,7 @@ class Queue:
                 grant.idle_since = None
             patience = _GROUPLESS_SECONDS if grant.placed else self.wait_seconds + _GROUPLESS_SECONDS
             if grant.idle_since is not None and now - grant.idle_since > patience:
-                del self._grants[number]  # whoever had it is gone without a word
+                del self._grants[number]  # the block is gone without notice
 
     def _is_idle(self, grant: _Grant) -> bool:
         """Whether Ray shows nothing of a block on the nodes that it has, or these are gone."""
@@ -203,8 +203,8 @@ class Queue:
     def _decide(self) -> None:
         """Grant what can be granted now, in the plan's order.
 
-        A block that only waits for others of this sweep keeps the nodes that it could use from those behind it. One
-        that nothing there could serve keeps none.
+        A block that waits only for other blocks of this sweep reserves the free nodes that it could use. A block that
+        no nodes of this cluster could serve reserves none.
         """
         self._is_decided = True
         ours = _by_node(self._grants.values())
@@ -244,7 +244,8 @@ class Queue:
         self._missed_since.pop(asked.need, None)
 
     def _eligible(self, asked: _Waiting) -> list[Node]:
-        """The living nodes that would do were they free: those of its earlier legs, else of its setting's kind."""
+        """Nodes whose total resources suffice: those of its earlier legs, else those of its setting's kind, else
+        all."""
         nodes = [node for node in self._nodes.values() if asked.need.fits(node.total)]
         earlier = [node for node in nodes if node.name in asked.wanted]
         if asked.wanted and {node.name for node in earlier} == asked.wanted and len(earlier) >= asked.need.nodes:
@@ -268,9 +269,9 @@ class Queue:
 
 
 def _choose(need: Need, free: Sequence[Node], possible: Sequence[Node]) -> list[Node]:
-    """The nodes for a block among the free ones, the least that will do; none where it has to wait.
+    """The smallest free nodes that fit a block; empty where it has to wait.
 
-    Several nodes are of one kind, unless no kind has enough of them even when all that is possible is free.
+    Several nodes are of one kind, unless no kind has enough nodes even when everything in `possible` is free.
     """
     by_kind: dict[Kind, list[Node]] = {}
     for node in sorted(free, key=lambda node: (kind_of(node.total), node.name, node.node_id)):
@@ -285,7 +286,7 @@ def _choose(need: Need, free: Sequence[Node], possible: Sequence[Node]) -> list[
 
 
 def _reserve(need: Need, left: dict[str, dict[str, float]], coming: list[Amounts]) -> None:
-    """Take away what a block gets that has no nodes yet: first of what is free, where Ray puts it as soon as it can."""
+    """Subtract what a block without nodes will get: from free nodes first, where Ray puts it as soon as it can."""
     missing = need.nodes
     for node_id in [node_id for node_id, amounts in left.items() if need.fits(amounts)][:missing]:
         left[node_id] = need.taken_from(left[node_id])
@@ -295,7 +296,7 @@ def _reserve(need: Need, left: dict[str, dict[str, float]], coming: list[Amounts
 
 
 def _by_node(grants: Iterable[_Grant]) -> dict[str, dict[str, float]]:
-    """What was granted of each node."""
+    """The granted amounts of each node."""
     total: dict[str, dict[str, float]] = {}
     for grant in grants:
         for node_id in grant.node_ids:
@@ -306,7 +307,7 @@ def _by_node(grants: Iterable[_Grant]) -> dict[str, dict[str, float]]:
 
 
 def _left(node: Node, ours: Amounts, untaken: Amounts) -> dict[str, float]:
-    """What of a node is neither taken, by anyone, nor granted; `untaken`: what was granted and has no processes yet."""
+    """The amounts of a node that are neither in use nor granted; `untaken`: grants that have no processes yet."""
     return {
         name: min(node.free.get(name, 0) - untaken.get(name, 0), amount - ours.get(name, 0))
         for name, amount in node.total.items()
@@ -314,5 +315,5 @@ def _left(node: Node, ours: Amounts, untaken: Amounts) -> dict[str, float]:
 
 
 def _when_ours_end(node: Node, ours: Amounts) -> dict[str, float]:
-    """What of a node would be free were no block of this sweep there."""
+    """The amounts that would be free on a node without this sweep's blocks."""
     return {name: min(total, node.free.get(name, 0) + ours.get(name, 0)) for name, total in node.total.items()}

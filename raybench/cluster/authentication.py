@@ -1,4 +1,4 @@
-"""Ray's tokens: does a cluster want one, has this process the right one; and one for a Ray of our own."""
+"""Ray's tokens: whether a cluster requires one, whether this process has it; and a token for our own Ray."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _ANSWER_SECONDS = 5.0
 
 
 def agree_with(address: str) -> None:
-    """Take on the mode of authentication that the Ray cluster at HOST:PORT has.
+    """Adopt the authentication mode of the Ray cluster at HOST:PORT.
 
-    Ray itself says of a token that is missing on one side that a header is, minutes later or not at all. Raises
-    UserError where the cluster wants a token that this process lacks, and where it has no tokens while RAY_AUTH_MODE
-    asks for them. Changes nothing where no cluster answers.
+    When one side lacks a token, Ray itself only reports a missing header, minutes later or never. Raises UserError
+    where the cluster requires a token that this process lacks, and where it has no tokens while RAY_AUTH_MODE asks for
+    them. Changes nothing where no cluster answers.
     """
     wants = _refuses(address, token="")
     if wants is None:
@@ -40,7 +40,7 @@ def agree_with(address: str) -> None:
 
 
 def _check_token(address: str) -> None:
-    """Raise UserError where the cluster, which wants a token, would not take this process's."""
+    """Raise UserError where the cluster, which requires a token, would reject this process's."""
     wants = f"the Ray cluster at {address} wants a token"
     remedy = "copy ~/.ray/auth_token from its head to the same place here, or name the file in RAY_AUTH_TOKEN_PATH"
     if _ASKED_FOR not in ("", "token"):
@@ -63,7 +63,7 @@ def _source() -> str:
 
 
 def _refuses(address: str, token: str) -> bool | None:
-    """Whether a Ray's head turns away who shows this token, or none; None where no head answers."""
+    """Whether a Ray head rejects this token (empty: none); None where no head answers."""
     shown = [("authorization", f"Bearer {token}")] if token else []
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
@@ -74,15 +74,15 @@ def _refuses(address: str, token: str) -> bool | None:
 
 
 def set_mode(mode: str) -> None:
-    """Set Ray's mode of authentication, `token` or `disabled`, for this process and those that it starts."""
+    """Set Ray's authentication mode, `token` or `disabled`, for this process and its children."""
     os.environ[_MODE] = mode
     ray_private.read_authentication_mode()
 
 
 def make_token() -> None:
-    """Have a token for a Ray started here, and the mode for it: one that Ray makes can be read by everybody.
+    """Make a private token for a Ray started here, and set the mode; a token that Ray makes is readable by everybody.
 
-    RAY_AUTH_MODE other than `token`, and a token that lies elsewhere, are the user's word.
+    The user's settings win: a RAY_AUTH_MODE other than `token`, and a token kept elsewhere.
     """
     if _ASKED_FOR not in ("", "token"):
         set_mode(_ASKED_FOR)
@@ -90,7 +90,7 @@ def make_token() -> None:
     if not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
         try:
             _write_token(Path.home() / _TOKEN_FILE)
-        except (OSError, RuntimeError):  # a home that is none, or cannot be written: a token for this Ray alone
+        except (OSError, RuntimeError):  # no usable home folder: a token for this Ray alone
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         ray_private.forget_authentication_token()
     set_mode("token")
@@ -102,6 +102,6 @@ def _write_token(path: Path) -> None:
         aside = path.with_name(f".auth_token.{os.getpid()}.writing")
         aside.touch(mode=0o600)
         aside.write_text(secrets.token_hex(32), encoding="ascii")
-        with contextlib.suppress(FileExistsError):  # another sweep was faster
+        with contextlib.suppress(FileExistsError):  # another sweep wrote it first
             os.link(aside, path)
         aside.unlink()

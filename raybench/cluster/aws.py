@@ -1,4 +1,4 @@
-"""What AWS says today that a cluster.yaml needs: the image, zones that have the machine, its size, quota and price."""
+"""The values of a cluster.yaml that AWS knows: image, zones, and the machine's size, quota and price."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from raybench.errors import UserError
 from raybench.text import suggest
 
 IMAGE_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
-NO_IMAGE = "ami-PUT-THE-ID-HERE"  # in cluster.yaml until `raybench cluster aws` has written one
-_QUOTAS = {"g": "L-DB2E81BA", "v": "L-DB2E81BA", "p": "L-417A185B"}  # vCPUs of running on-demand machines, by family
+NO_IMAGE = "ami-PUT-THE-ID-HERE"  # in cluster.yaml until `raybench cluster aws` has filled it in
+_QUOTAS = {"g": "L-DB2E81BA", "v": "L-DB2E81BA", "p": "L-417A185B"}  # on-demand vCPU quotas, by family
 _PRICING_REGION = "us-east-1"  # one endpoint answers for all regions
 
 
@@ -27,18 +27,18 @@ class Machine:
     cpus: int
     gpus: int
     gpu_name: str
-    quota_cpus: float | None = None  # None where AWS does not say
-    price_an_hour: float | None = None  # dollars, on demand; None where AWS does not say
-    unknown: tuple[str, ...] = ()  # why something above is None
+    quota_cpus: float | None = None  # None where AWS gives none
+    price_an_hour: float | None = None  # US dollars, on demand; None where AWS gives none
+    unknown: tuple[str, ...] = ()  # why values above are None
 
     @property
     def machines_within_quota(self) -> int | None:
-        """How many of them may run at once."""
+        """How many of these machines may run at once."""
         return None if self.quota_cpus is None else int(self.quota_cpus // self.cpus)
 
 
 def ask_aws(region: str, machine_type: str) -> Machine:
-    """Ask AWS with the user's own credentials. Raises UserError for what AWS refuses, in one line."""
+    """Ask AWS with the user's own credentials. Raises UserError, in one line, where AWS refuses."""
     try:
         import boto3
         from botocore.exceptions import BotoCoreError, ClientError
@@ -116,7 +116,8 @@ def _price(boto3: Any, region: str, machine_type: str) -> float:
 
 
 def write_into(text: str, machine: Machine) -> str:
-    """The text of a cluster.yaml with this machine put in; comments stay. Raises UserError where a line is missing."""
+    """The text of a cluster.yaml with this machine filled in; comments stay. Raises UserError where a line is
+    missing."""
     changes = (
         (r"^(  region: )\S+", machine.region),
         (r"^(  availability_zone: )\S+", ",".join(machine.zones)),

@@ -1,4 +1,4 @@
-"""Joining the Ray cluster that a sweep runs on, or starting one of this machine."""
+"""Joining the Ray cluster that a sweep runs on, or starting a Ray on this machine."""
 
 from __future__ import annotations
 
@@ -22,32 +22,31 @@ from raybench.errors import UserError
 from raybench.redaction import first_line
 
 ACTOR_NAMESPACE = "raybench"
-_OWNER = "raybench_process_"  # a resource of a Ray that a sweep started for itself, before the sweep's process number
+_OWNER = "raybench_process_"  # + a process number: the resource that marks a Ray started by that sweep
 
 
 def connect() -> Cluster:
-    """Join the Ray cluster of RAY_ADDRESS or of this node, or start one of this machine with one slot.
+    """Join the Ray cluster of RAY_ADDRESS or of this node, or start a Ray on this machine with one slot.
 
-    RAY_ADDRESS=local starts one whatever runs on this node.
+    RAY_ADDRESS=local starts one whatever runs on this node. Output of Ray and of the workers goes to Ray's log files.
 
-    Ray's and the workers' own output goes to Ray's log files. Raises UserError when RAY_ADDRESS names a cluster
-    that cannot be reached, or does not let this process in: a sweep meant for it must not run here instead; and where
-    the Ray of this node belongs to another sweep.
+    Raises UserError when RAY_ADDRESS names a cluster that cannot be reached or that rejects this process, because a
+    sweep meant for that cluster must not run here; and when the Ray of this node belongs to another sweep.
     """
     check_surroundings()
     set_variables()
-    # A trial starts fewer helpers without the watcher of preempted nodes, whose retries raybench does not use.
+    # Without the watcher of preempted nodes a trial starts fewer helper processes; raybench does not use its retries.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Ray runs its workers at niceness 15, below whatever else this machine does; a training run has normal priority.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # What an actor says when the one it talks to is gone is told by whoever waits for it, in a line.
+    # The caller already reports a dead actor in one line; silence Ray's own message.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    # Ray's processes write their names over their variables otherwise, by which `end_own_ray` knows them.
+    # Otherwise Ray's processes overwrite their environment with their names; `end_own_ray` finds them by a variable.
     os.environ.setdefault("SPT_NOENV", "1")
-    # Tune tells of a failed trial in pages; the sweep says it in a line, and Ray's log files have the pages.
+    # Tune reports a failed trial in pages; the sweep prints one line, and Ray's log files have the pages.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-    # So does the raylet of a process that died, on the driver's terminal; it becomes a failure row and a line of ours.
+    # The raylet also reports dead processes on the driver's terminal; they become failure rows and a line of ours.
     ray_private.silence_dead_workers()
     common: dict[str, Any] = {
         "namespace": ACTOR_NAMESPACE, "log_to_driver": False, "logging_level": "error", "configure_logging": True,
@@ -89,20 +88,20 @@ def _join(address: str, common: dict[str, Any]) -> None:
     """Join the cluster of RAY_ADDRESS or of this node. Raises ConnectionError where nothing answers."""
     if "://" not in address:
         head = ray_private.address_of_this_nodes_ray()
-        if problem := connection_problem(head):  # Ray would try for many minutes
+        if problem := connection_problem(head):  # Ray itself would retry for many minutes
             raise ConnectionError(problem)
         authentication.agree_with(head)
     ray.init(address="auto", **common)
 
 
 def _start(common: dict[str, Any]) -> None:
-    """Start a Ray of this machine alone, which listens on loopback and has one slot. Raises UserError."""
+    """Start a Ray on this machine alone, listening on loopback, with one slot. Raises UserError."""
     authentication.make_token()
     try:
         with ray_private.on_loopback():
             own = {SLOT: 1, f"{_OWNER}{os.getpid()}": 1}
             ray.init(address="local", resources=own, include_dashboard=False, **common)
-    except Exception as error:  # Ray gives a node half a minute, and has no type of its own for this
+    except Exception as error:  # Ray waits half a minute for a node, and has no exception type for this
         if "timed out during startup" not in str(error):
             raise
         raise UserError(
@@ -111,10 +110,9 @@ def _start(common: dict[str, Any]) -> None:
 
 
 def _listens_on_loopback_alone() -> bool:
-    """Whether the Ray of RAY_ADDRESS or of this node does, as one that a sweep started for itself.
+    """Whether the Ray of RAY_ADDRESS or of this node listens on loopback only, as one started by a sweep does.
 
-    Ray would seek it at this node's own address, and not find it there without end. Raises ConnectionError where there
-    is none.
+    Ray would look for it at this node's own address, forever. Raises ConnectionError where there is no Ray.
     """
     host, _, port = ray_private.address_from_environment().rpartition(":")
     if host not in ("127.0.0.1", "localhost"):
@@ -124,27 +122,27 @@ def _listens_on_loopback_alone() -> bool:
 
 
 def _owner(nodes: tuple[dict[str, float], ...]) -> int | None:
-    """The process whose own Ray this is; None for a cluster."""
+    """The process number of the sweep that started this Ray; None for a cluster."""
     names = [name for node in nodes for name in node if name.startswith(_OWNER)]
     return int(names[0].removeprefix(_OWNER)) if names else None
 
 
 def disconnect() -> None:
-    """Leave the cluster; one that `connect` started ends."""
+    """Leave the cluster; a Ray started by `connect` ends."""
     ray.shutdown()
 
 
 def end_own_ray() -> None:
-    """Kill what is left of the Ray that `connect` started, whose head is gone.
+    """Kill what is left of the Ray that `connect` started, after its head died.
 
-    By itself Ray's agents would stay for a minute more, and a worker that locks itself up in its exit for good.
+    Otherwise Ray's agents would stay for another minute, and a worker that deadlocks in its exit would stay forever.
     """
     started = ray_private.own_processes()
-    for info in itertools.chain.from_iterable(started.values()):  # the raylet among them, which starts the others
+    for info in itertools.chain.from_iterable(started.values()):  # includes the raylet, which starts the others
         info.process.kill()
     raylets = {str(info.process.pid) for info in started[ray_private.RAYLET]}
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # it is gone, or somebody else's
+        with contextlib.suppress(psutil.Error):  # already gone, or another user's
             if process.environ().get("RAY_RAYLET_PID") in raylets:
                 process.kill()
 
@@ -154,15 +152,15 @@ def _nodes() -> tuple[dict[str, float], ...]:
 
 
 def log_folder() -> str:
-    """Where Ray keeps the output of all processes of this session."""
+    """The folder with the output of all processes of this Ray session."""
     return str(ray_private.log_folder() or Path(tempfile.gettempdir(), "ray", "session_latest", "logs"))
 
 
 def _autoscaler() -> Autoscaler | None:
-    """What the cluster's autoscaler may start; None where there is none, or this process cannot see its config.
+    """What the cluster's autoscaler may start; None where there is no autoscaler or its config cannot be read here.
 
-    Ray tells the GCS of it on managed platforms only. Elsewhere its monitor, a process on the head, has the config as a
-    file: what `ray up` wrote.
+    Ray reports it to the GCS on managed platforms only. Elsewhere the monitor, a process on the head, has the config
+    that `ray up` wrote as a file.
     """
     config = ray_private.cluster_config()
     if config is not None and config.node_group_configs:
@@ -176,11 +174,11 @@ def _autoscaler() -> Autoscaler | None:
     return read_autoscaler(path) if path is not None else None
 
 
-_NO_LIMIT = 10_000  # nodes of a type whose number nobody limits
+_NO_LIMIT = 10_000  # nodes of a type that has no limit
 
 
 def _autoscaling_config(gcs_address: str) -> Path | None:
-    """The file with which this cluster's monitor was started on this machine."""
+    """The config file that this cluster's monitor on this machine was started with."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
@@ -191,7 +189,7 @@ def _autoscaling_config(gcs_address: str) -> Path | None:
 
 
 def read_autoscaler(path: Path) -> Autoscaler | None:
-    """The worker types of an autoscaler's config, as `ray up` takes it; None where it cannot be read."""
+    """The worker types in an autoscaler config for `ray up`; None where it cannot be read."""
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         most = int(config.get("max_workers", 2))  # Ray's default

@@ -1,7 +1,7 @@
-"""An environment for arms with versions of their own, made by Ray: once a node, over the base environment.
+"""Environments for arms with their own package versions, made by Ray once per node on top of the base environment.
 
-Ray installs into a virtual environment that sees all packages of the base environment, so that only what differs is
-installed. It keeps what it made for as long as it runs, and the installer keeps its downloads beyond that.
+Ray installs into a virtual environment that sees all packages of the base environment, so only the differences are
+installed. Ray keeps an environment as long as Ray runs; the installer keeps its downloads for longer.
 """
 
 from __future__ import annotations
@@ -26,26 +26,25 @@ from raybench.redaction import without_secrets
 from raybench.text import one_line
 
 _SETUP_SECONDS = 1800  # a checkout may have to be built
-_LONGEST_REASON = 400  # characters of what an installer said
-_WORKER = "raybench.training.worker"  # what every leg runs; an old torch has not all that it imports
+_LONGEST_REASON = 400  # characters of the installer's output
+_WORKER = "raybench.training.worker"  # every leg imports it; an old torch may lack something that it needs
 _IMPORTED = {"deepspeed", "torch", "transformers"}  # before a leg; torchvision needs help beside a torch without CUDA
-# What these need is not in the base environment, or in another version of it.
+# These packages need others that the base environment lacks or has in another version.
 _WITH_DEPENDENCIES = {"torch", "transformers", "torchvision", "timm"}
 
 
 def runtime_env(packages: Mapping[str, str], folder: Path) -> dict[str, Any]:
-    """The part of Ray's runtime environment that installs an arm's packages; empty where it asks for none.
+    """The part of Ray's runtime environment that installs an arm's packages; empty where the arm asks for none.
 
-    `folder`: where the sweep was started, from which relative paths are taken. Raises ValueError where one of them
-    leads nowhere.
+    `folder`: where the sweep was started; relative paths start there. Raises ValueError where a path does not exist.
     """
     if not packages:
         return {}
     options = ["--no-build-isolation"]
     if not _WITH_DEPENDENCIES & set(packages):
-        options.append("--no-deps")  # those of the base environment
+        options.append("--no-deps")  # dependencies come from the base environment
     for name, content in local_contents(packages, folder).items():
-        # The installer would take the wheel that it built of a checkout before it was edited, and Ray the environment.
+        # Otherwise a checkout edited since its last build would be served from uv's wheel cache or Ray's environment.
         options += ["--refresh-package", name, f"--config-setting=raybench={content}"]
     wanted = [requirement(name, version, folder) for name, version in packages.items()]
     return {
@@ -55,7 +54,7 @@ def runtime_env(packages: Mapping[str, str], folder: Path) -> dict[str, Any]:
 
 
 def own_operators(packages: Mapping[str, str]) -> dict[str, str]:
-    """A folder of its own for an environment's compiled operators: two that share one rebuild each other's."""
+    """A separate folder for an environment's compiled operators; environments that share one rebuild each other's."""
     if not packages:
         return {}
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or str(Path.home() / ".cache" / "torch_extensions")
@@ -63,10 +62,10 @@ def own_operators(packages: Mapping[str, str]) -> dict[str, str]:
 
 
 def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str], folder: Path) -> str:
-    """Make the environment on each of these nodes, on one that Ray picks where none is given, before anything is timed.
+    """Make the environment on each of these nodes (on one that Ray picks, if none are given), before anything is timed.
 
-    Returns why it cannot be made, what is in it instead, or why it cannot be imported; empty where it is there as asked
-    for. A node that had it is not asked again by this process. `folder` as in `runtime_env`.
+    Returns why it cannot be made or imported, or which other versions it has; empty where it is as asked for. Nodes
+    that had the environment are not asked again by this process. `folder` as in `runtime_env`.
     """
     try:
         environment = runtime_env(packages, folder)
@@ -97,7 +96,7 @@ def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str], fo
 
 
 def _on_each(placed: Sequence[Any], call: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
-    """What a call answers on each of these nodes, where it waits for no CPU. Raises RayError."""
+    """A call's answers from each of these nodes; the tasks need no CPU. Raises RayError."""
     remote = ray.remote(call)
     asked = [
         remote.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy, **options).remote(*arguments)
@@ -107,8 +106,8 @@ def _on_each(placed: Sequence[Any], call: Callable[..., Any], *arguments: Any, *
 
 
 def _refusal(uv: Mapping[str, Any]) -> str:
-    """What the installer says against these packages, empty where nothing: within seconds, where Ray would copy the
-    base environment first, and would do so three times before it gives up."""
+    """Why the installer rejects these packages; empty where it does not. This takes seconds, while Ray would copy the
+    base environment first, and would try three times."""
     if importlib.util.find_spec("uv") is None:
         return ""
     asked = [sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--python", sys.executable]
@@ -118,22 +117,22 @@ def _refusal(uv: Mapping[str, Any]) -> str:
     return done.stderr if done.returncode else ""
 
 
-_made: set[tuple[str, str]] = set()  # (environment, Ray's id of a node) that this process saw to be as asked for
+_made: set[tuple[str, str]] = set()  # (environment, node id) pairs that this process has checked
 
 
 def _look(names: Sequence[str]) -> tuple[dict[str, str], str]:
-    """In the environment: its versions, and why one of them cannot be imported; empty where they can."""
+    """Runs in the environment: its versions, and why one of them cannot be imported; empty where all can."""
     versions = {name: metadata.version(name) for name in names}
     for name in (*sorted(_IMPORTED & set(names)), _WORKER):
         try:
             importlib.import_module(name)
-        except Exception as error:  # whatever a library's import may raise
+        except Exception as error:  # a library's import may raise anything
             return versions, f"import {name}: {type(error).__name__}: {one_line(str(error))}"
     return versions, ""
 
 
 def _installers_words(text: str) -> str:
-    """What an installer said of its failure, below Ray's own words."""
+    """The installer's error output, without Ray's message around it."""
     lines = [line.strip(" ×╰─▶│├") for line in text.splitlines() if line.strip()]
     start = next((i for i, line in enumerate(lines) if "No solution" in line or line.lower().startswith("error")), -3)
     return one_line(without_secrets(" ".join(lines[start:])))[:_LONGEST_REASON]

@@ -1,4 +1,4 @@
-"""The nodes of the Ray cluster that this process has joined: what is free of them, and are they fit for a sweep."""
+"""The nodes of the joined Ray cluster: their free resources, and whether they are fit for a sweep."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from raybench.declare.plan import Plan
 from raybench.errors import UserError
 from raybench.machine.versions import own_versions, version_differences
 
-_ANSWER_SECONDS = 120.0  # a process has to be started on each node, on some from a cold network disk
+_ANSWER_SECONDS = 120.0  # a process has to be started on each node, sometimes from a cold network disk
 _CONNECT_SECONDS = 5.0
 
 
 def node_name(node: dict[str, Any]) -> str:
-    """What people call a node of `ray.nodes()`: the name that it was started with, else its host's.
+    """A node's name for people, from an entry of `ray.nodes()`: the name that it was started with, else its host name.
 
-    It is the same when the machine comes back under another of Ray's ids.
+    It stays the same when the machine rejoins under another Ray id.
     """
     name = str(node.get("NodeName") or "")
     return name if name not in ("", node["NodeManagerAddress"]) else str(node["NodeManagerHostname"])
 
 
 def living_nodes() -> dict[str, str]:
-    """The nodes whose raylet answers, by Ray's id, with their names.
+    """The nodes whose raylet answers: Ray's id -> name.
 
-    Ray itself takes a node for living until it has missed several health checks, 14 s by default.
+    Ray counts a node as alive until it has missed several health checks, by default for 14 s.
     """
     return {node["NodeID"]: node_name(node) for node in ray.nodes() if node["Alive"] and _answers(node)}
 
 
 def lost_nodes(node_ids: Collection[str]) -> list[str]:
-    """The names of those nodes that are gone: Ray says so, or their raylet does not answer."""
+    """The names of those nodes that are gone: reported dead by Ray, or without an answer from their raylet."""
     nodes = [node for node in ray.nodes() if node["NodeID"] in node_ids]
     return sorted({node_name(node) for node in nodes if not (node["Alive"] and _answers(node))})
 
 
 def _answers(node: dict[str, Any]) -> bool:
-    """Whether something listens where the node's raylet does."""
+    """Whether something listens at the address of the node's raylet."""
     try:
         with socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), _CONNECT_SECONDS):
             return True
@@ -59,7 +59,7 @@ def _answers(node: dict[str, Any]) -> bool:
 
 
 def look() -> list[Node]:
-    """The living nodes with what is free of each."""
+    """The living nodes and their free resources."""
     names = living_nodes()
     free = ray_private.available_resources_by_node()
     return [
@@ -75,11 +75,10 @@ def look() -> list[Node]:
 
 
 def remove_orphaned_placement_groups() -> int:
-    """Give back what was reserved by actors of this job that are dead. Returns how many reservations that were.
+    """Free the reservations of this job's dead actors. Returns how many there were.
 
-    Ray keeps an actor's placement group until the whole job ends, and the worker group of a trial process that
-    was killed would hold its slot for so long. Ray Train has a cleaner for this, which asks the dashboard: a Ray of one
-    machine runs without.
+    Ray keeps an actor's placement group until the whole job ends, so a killed trial process's worker group would hold
+    its slot until then. Ray Train's own cleaner needs the dashboard, which a Ray of one machine does not run.
     """
     job = ray.get_runtime_context().get_job_id()
     removed = 0
@@ -92,17 +91,17 @@ def remove_orphaned_placement_groups() -> int:
 
 @dataclass(frozen=True)
 class _Question:
-    """What a node is asked for, beside its versions."""
+    """What a node is asked for, besides its versions."""
 
-    files: tuple[str, ...]  # their digests
-    data: tuple[tuple[str, str], ...]  # a dataset and its data_root each: what of them is missing
+    files: tuple[str, ...]  # whose digests are wanted
+    data: tuple[tuple[str, str], ...]  # (dataset, data_root) pairs to check for missing data
 
 
 def check_nodes(plan: Plan, cluster: Cluster, folder: Path) -> None:
-    """Ask every living node for its versions, for users' models, and for the data of what it may train; and the head
-    for `folder`, which a sweep's driver and its recorder share. All has to be as it is here.
+    """Ask every living node for its versions, the users' models, and the data that it may train on; and ask the head
+    for `folder`, which a sweep's driver and its recorder share. All must match this machine.
 
-    Raises UserError naming the node and what differs. A node that comes later is looked at by the trials placed there.
+    Raises UserError naming the node and the difference. Nodes that join later are checked by the trials placed there.
     """
     models = {trial.setting.model for trial in plan.trials if ":" in trial.setting.model}
     files = [own_model_file(model) for model in sorted(models)]
@@ -125,23 +124,23 @@ def check_nodes(plan: Plan, cluster: Cluster, folder: Path) -> None:
 
 
 def _data_for(plan: Plan, cluster: Cluster, node: Node) -> tuple[tuple[str, str], ...]:
-    """The datasets that have to lie on a node because it may train with them, with their folders."""
+    """The datasets, with their folders, that a node must have because it may train on them."""
     wanted = {
         (trial.setting.dataset, trial.setting.data_root)
         for trial in plan.trials
-        if trial.setting.task == "classification"  # a script's data are its own matter
+        if trial.setting.task == "classification"  # a script handles its own data
         and not trial.setting.download
         and need_of(trial, cluster).fits(node.total)
     }
-    # A relative folder is the working tree's; ~ is whoever's home it is there.
+    # A relative folder starts at the working tree; ~ is the home folder on that node.
     return tuple(sorted((name, root if root[:1] == "~" else str(Path.cwd() / root)) for name, root in wanted))
 
 
 def _ask(node_id: str, question: _Question) -> Any:
-    """A task on a node, which takes no CPU of it: its versions, the digest of each file, data that are not there."""
+    """Start a task on a node, without a CPU, that returns its versions, each file's digest, and missing data."""
     files, data = question.files, question.data
 
-    def tell() -> dict[str, Any]:  # travels by value, so that it runs where raybench is another or not there
+    def tell() -> dict[str, Any]:  # pickled by value, so that it also runs where raybench is missing or different
         import hashlib as hashing
         import pathlib
 
@@ -167,7 +166,7 @@ def _ask(node_id: str, question: _Question) -> Any:
 
 
 def _found(answer: Any) -> dict[str, Any]:
-    """What a node answered; `error` where it did not."""
+    """A node's answer; `error` where it gave none."""
     try:
         found: dict[str, Any] = ray.get(answer, timeout=_ANSWER_SECONDS)
     except ray.exceptions.GetTimeoutError:
@@ -181,8 +180,8 @@ _SAME = "every node needs the same versions and the same working tree at the sam
 
 
 def _problem(found: Mapping[str, Any], expected: Mapping[str, str]) -> str:
-    """What is wrong with a node that answered so, and what to do; `expected`: the digests of the files. Empty where
-    nothing is."""
+    """What is wrong with a node, given its answer, and the remedy; `expected`: the digests of the files. Empty where
+    nothing is wrong."""
     if "versions" in found and (differing := version_differences(found["versions"], own_versions())):
         return f"{differing}; {_SAME}"
     if "error" in found:

@@ -1,4 +1,4 @@
-"""Where trials run: what a cluster offers, whether a plan fits, what a trial takes and whether it got that. No ray."""
+"""Where trials run: a cluster's resources, whether a plan fits, what a trial takes, whether it got that. No ray."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from raybench.machine.versions import version_differences
 from raybench.text import counted
 
 _CONNECT_SECONDS = 3.0
-_JOIN_SECONDS = 60.0  # the import of ray included
+_JOIN_SECONDS = 60.0  # includes the import of ray
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the living nodes have, and what the autoscaler could start beside them, where there is one."""
+    """The living nodes, and what the autoscaler, if any, could start in addition."""
 
     nodes: tuple[Amounts, ...]
     is_local: bool
@@ -48,17 +48,17 @@ class Cluster:
 
     @property
     def all_nodes(self) -> list[Amounts]:
-        """The living nodes and those that could come."""
+        """The living nodes and those that could be started."""
         return [*self.nodes, *(self.autoscaler.to_come(self.nodes) if self.autoscaler else [])]
 
     @property
     def slots(self) -> int | None:
-        """The most trials that may run side by side without disturbing each other; None where no node has a slot."""
+        """The most trials that may run at once without disturbing each other; None where no node has a slot."""
         count = int(sum(node.get(SLOT, 0) for node in self.all_nodes))
         return count or None
 
     def largest(self, resource: str) -> int:
-        """The most of a resource that one node has."""
+        """The most that any one node has of a resource."""
         return int(max((node.get(resource, 0) for node in self.all_nodes), default=0))
 
     @property
@@ -80,21 +80,21 @@ def use_gpu(device: str, cluster: Cluster) -> bool:
 
 
 def worker_resources(trial: Trial, cluster: Cluster) -> dict[str, float]:
-    """What Ray gives each worker of a trial: a CPU, its GPU, its part of the node's slot, a mark of the accelerator."""
+    """What Ray gives each worker of a trial: a CPU, its GPU, its part of the node's slot, its accelerator type."""
     setting = trial.setting
     resources: dict[str, float] = {"CPU": 1}
     if use_gpu(setting.device, cluster):
         resources["GPU"] = 1
     if cluster.slots:
         sharers = setting.workers_per_node * trial.slots_per_node
-        resources[SLOT] = int(10_000 / sharers) / 10_000  # Ray counts in such units; a node has one slot, for one trial
+        resources[SLOT] = int(10_000 / sharers) / 10_000  # in Ray's smallest unit; a node has one slot, for one trial
     if setting.accelerator:
         resources[ACCELERATOR + setting.accelerator] = 0.0001
     return resources
 
 
 def need_of(trial: Trial, cluster: Cluster) -> Need:
-    """What a trial takes of each of its nodes, and the labels that these must have."""
+    """What a trial takes on each of its nodes, and the labels that the nodes must have."""
     each = trial.setting.workers_per_node
     amounts = {name: round(amount * each, 4) for name, amount in worker_resources(trial, cluster).items()}
     amounts |= labels_as_amounts(trial.setting.node_labels, 0.0001)
@@ -102,7 +102,7 @@ def need_of(trial: Trial, cluster: Cluster) -> Need:
 
 
 def check_fits(plan: Plan, cluster: Cluster) -> None:
-    """Raise UserError for a trial that the cluster can never run, naming what it asks for and what there is."""
+    """Raise UserError for a trial that the cluster can never run, naming its needs and the cluster's resources."""
     for trial in {(trial.setting_id, trial.slots_per_node): trial for trial in plan.trials}.values():
         _check_device(trial, cluster)
         setting, need = trial.setting, need_of(trial, cluster)
@@ -150,7 +150,7 @@ def _check_device(trial: Trial, cluster: Cluster) -> None:
 
 
 def _check_one_node(trial: Trial, amounts: Amounts, cluster: Cluster) -> None:
-    """Refuse more workers than any node has CPUs or GPUs for."""
+    """Raise UserError for more workers than any node has CPUs or GPUs for."""
     workers = trial.setting.workers_per_node
     for resource in ("GPU", "CPU"):
         have = cluster.largest(resource)
@@ -164,9 +164,9 @@ def _check_one_node(trial: Trial, amounts: Amounts, cluster: Cluster) -> None:
 
 
 def check_data(plan: Plan) -> None:
-    """Raise UserError where a setting's data are not on this machine, or too few for its batch.
+    """Raise UserError where a setting's data are missing on this machine, or too few for its batch.
 
-    Where workers run on other machines, only they can tell.
+    Where workers run on other machines, only the workers can check.
     """
     for setting in {trial.setting_id: trial.setting for trial in plan.trials}.values():
         if setting.download:
@@ -188,14 +188,14 @@ def check_data(plan: Plan) -> None:
 
 
 def threads_per_worker(trial: Trial, cluster: Cluster) -> int:
-    """OMP threads of each worker: the CPUs of the smallest node that will do, shared out among the workers there."""
+    """OMP threads of each worker: the CPUs of the smallest node that fits, divided among its workers."""
     need = need_of(trial, cluster)
     cpus = min((int(node.get("CPU", 0)) for node in cluster.all_nodes if need.fits(node)), default=0)
     return max(1, cpus // (trial.setting.workers_per_node * trial.slots_per_node))
 
 
 def check_placement(reports: Sequence[RankReport], setting: Setting, versions: Mapping[str, str | None]) -> str:
-    """Why a group of processes is not where its setting wants it, or not of the sweep's versions; empty where it is.
+    """Why a group's processes are not where their setting wants them, or have other versions; empty where all is well.
 
     `reports`: by rank. `versions`: the driver's (`raybench.machine.versions.own_versions`).
     """
@@ -223,14 +223,14 @@ def check_placement(reports: Sequence[RankReport], setting: Setting, versions: M
 
 
 def this_machine() -> Cluster:
-    """What a Ray of this machine alone would offer: one slot."""
+    """The resources of a Ray on this machine alone, with one slot."""
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     return Cluster(({"CPU": float(os.cpu_count() or 1), "GPU": float(gpus), SLOT: 1.0},), is_local=True)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a sweep would run: a cluster, or why the one that is asked for cannot be looked at."""
+    """Where a sweep would run: a cluster, or the reason why the requested one cannot be reached."""
 
     cluster: Cluster | None
     problem: str = ""
@@ -241,11 +241,11 @@ class Place:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether trials run on the machines of a cluster, which this need not be one of."""
+        """Whether trials run on a cluster, which may not include this machine."""
         return self.cluster is not None and not self.cluster.is_local
 
     def in_words(self, plan: Plan) -> str:
-        """The cluster, how many trials run at once, of what size, and whether the plan fits."""
+        """The cluster, how many trials run at once and their size, and whether the plan fits."""
         if self.cluster is None:
             return self.problem
         try:
@@ -266,7 +266,7 @@ class Place:
         return f"{self.cluster.describe()}; {at_once}, of {each}{self._kinds(trials)}"
 
     def _kinds(self, trials: Sequence[Trial]) -> str:
-        """A warning where a setting could run on several kinds of nodes, which are not compared with each other."""
+        """A warning where a setting could run on several kinds of nodes, whose results are not compared."""
         assert self.cluster is not None
         kinds = {
             kind_of(node)
@@ -291,7 +291,7 @@ def _range(numbers: Sequence[int], what: str) -> str:
 
 
 def find_cluster() -> Place:
-    """The cluster of RAY_ADDRESS, else this machine; a Ray is joined in a child process, and none is started."""
+    """The cluster of RAY_ADDRESS, else this machine. A child process joins the cluster; no Ray is started."""
     address = os.environ.get("RAY_ADDRESS", "")
     if address in ("", "auto", "local"):
         return Place(this_machine())

@@ -1,8 +1,8 @@
-"""Ray Train's torch process group for a trial over several nodes: gloo on the interface that joins them.
+"""Ray Train's torch process group for trials over several nodes: tells gloo which network interface to use.
 
-gloo takes the address that the host's name resolves to, which on many systems (Debian: 127.0.1.1) no other node can
-reach. Ray knows each node's address in the cluster, so its interface is named to gloo unless the user has named one.
-raybench's control channel between ranks is gloo's also where the engines use NCCL.
+By default gloo uses the address that the host's name resolves to. On many systems (Debian: 127.0.1.1) other nodes
+cannot reach it. Ray knows each node's cluster address, so gloo is given its interface, unless the user has set one.
+raybench's control channel between ranks is gloo even where the engines use NCCL.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _VARIABLE = "GLOO_SOCKET_IFNAME"
 
 
 class SpanningTorchConfig(TorchConfig):  # type: ignore[misc]
-    """TorchConfig, with each worker told its interface before the process group is made."""
+    """TorchConfig that sets each worker's interface before the process group is made."""
 
     @property
     def backend_cls(self) -> type[Any]:
@@ -34,7 +34,7 @@ class _SpanningBackend(torch_backend()):  # type: ignore[misc]
 
 
 def name_interface() -> None:
-    """Name to gloo the interface that has this node's address in the Ray cluster, where nobody named one."""
+    """Set gloo's interface to the one with this node's cluster address, unless the user has set one."""
     if os.environ.get(_VARIABLE):
         return
     address = ray.util.get_node_ip_address()

@@ -1,4 +1,4 @@
-"""Everything that raybench uses of Ray's and has no promise of Ray's to stay: one function a touchpoint, and why.
+"""Every use of Ray internals that may change without notice: one function for each, with the reason.
 
 `tests/cluster/test_ray_private.py` fails when a new Ray has changed one of them.
 """
@@ -19,28 +19,28 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup
 
-HEAD_RESOURCE: Final = "node:__internal_head__"  # which the head alone has; Ray's public strategies name no head
-NODE_ID_LABEL: Final = "ray.io/node-id"  # a label that Ray gives every node: a group's workers go where it was granted
-CLUSTER_ID_METHOD: Final = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # of Ray's head; it takes an empty message
-# Where Ray's and Train's wrappers keep the exception that they wrap.
+HEAD_RESOURCE: Final = "node:__internal_head__"  # only the head has it; Ray's public strategies cannot name the head
+NODE_ID_LABEL: Final = "ray.io/node-id"  # Ray labels every node with it; places workers on granted nodes
+CLUSTER_ID_METHOD: Final = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # of Ray's head; takes an empty message
+# The attributes in which Ray's and Train's wrappers keep the wrapped exception.
 WRAPPED_ERRORS: Final = ("health_check_failure", "_base_exc", "cause", "__cause__")
 
 
 def available_resources_by_node() -> Mapping[str, Mapping[str, float]]:
-    """By node id, what is free. `ray.available_resources` tells the cluster's sum only."""
+    """Free resources by node id. `ray.available_resources` gives only the cluster's sum."""
     free: Mapping[str, Mapping[str, float]] = ray_state.available_resources_per_node()
     return free
 
 
 def actor_table(actor_id: str) -> Mapping[str, Any]:
-    """What the GCS knows of an actor: `Pid`, `State`, `Address`. Ray's state API asks the dashboard, and a Ray of one
-    machine runs without."""
+    """The GCS's entry for an actor: `Pid`, `State`, `Address`. Ray's public state API needs the dashboard, which a Ray
+    of one machine does not run."""
     table: Mapping[str, Any] = ray_state.state.actor_table(actor_id)
     return table
 
 
 def placement_groups_of_actors(job_id: str) -> Iterator[tuple[str, PlacementGroup]]:
-    """The living placement groups of a job, each with the id of the actor that made it, which no public call tells."""
+    """The living placement groups of a job, each with the id of the actor that made it. No public call gives these."""
     for data in ray_state.state._connect_and_get_accessor().get_placement_group_table():
         group = gcs_pb2.PlacementGroupTableData.FromString(data)
         if group.state != gcs_pb2.PlacementGroupTableData.REMOVED and group.creator_job_id.hex() == job_id:
@@ -48,36 +48,36 @@ def placement_groups_of_actors(job_id: str) -> Iterator[tuple[str, PlacementGrou
 
 
 def cluster_config() -> Any:
-    """The autoscaler's groups as the GCS knows them; None where it does not. Ray has no public word for it."""
+    """The autoscaler's node groups as the GCS knows them; None where it does not. No public call gives these."""
     return ray_state.state.get_cluster_config()
 
 
 def log_folder() -> Path | None:
-    """Where the processes of this session write their logs; None before a session. No public call tells."""
+    """The log folder of this session's processes; None before a session. No public call gives it."""
     node = getattr(ray_worker.global_worker, "node", None) or ray_worker._global_node
     return Path(node.get_logs_dir_path()) if node else None
 
 
 def own_processes() -> Mapping[str, list[Any]]:
-    """The processes of the Ray that this process started, by kind: to end them when its head is gone, and
+    """The processes, by kind, of the Ray that this process started. They are killed when its head is gone, because
     `ray.shutdown` would wait for it."""
     started: Mapping[str, list[Any]] = ray_worker._global_node.all_processes
     return started
 
 
-RAYLET: Final = ray_constants.PROCESS_TYPE_RAYLET  # its kind among `own_processes`
+RAYLET: Final = ray_constants.PROCESS_TYPE_RAYLET  # the raylet's key in `own_processes`
 
 
 def silence_dead_workers() -> None:
-    """A process that died becomes a failure row; the raylet would tell of it on the driver's terminal as well,
-    whatever `log_to_driver` says."""
+    """Keep the raylet from reporting dead workers on the driver's terminal, which it does whatever `log_to_driver`
+    says. A process that died becomes a failure row."""
     ray_worker.print_to_stdstream = lambda *_, **__: None
 
 
 @contextlib.contextmanager
 def on_loopback() -> Iterator[None]:
-    """Told that there are no clusters, as on a Mac, Ray takes 127.0.0.1 for this node's address, and listens there
-    alone; `_node_ip_address` does not bind every port."""
+    """Make Ray use 127.0.0.1 as this node's address and listen only there, by telling it that clusters are unavailable,
+    as on a Mac. `_node_ip_address` would still leave some ports on every interface."""
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         yield
@@ -86,7 +86,7 @@ def on_loopback() -> Iterator[None]:
 
 
 def address_of_this_nodes_ray() -> str:
-    """HOST:PORT of the Ray of RAY_ADDRESS or of this node, to be tried before `ray.init` would for many minutes.
+    """HOST:PORT of the Ray of RAY_ADDRESS or of this node. Testing it is fast; `ray.init` would retry for many minutes.
 
     Raises ConnectionError where there is none.
     """
@@ -94,53 +94,54 @@ def address_of_this_nodes_ray() -> str:
 
 
 def address_from_environment() -> str:
-    """As `address_of_this_nodes_ray`, as it is written, not as other nodes see it."""
+    """Like `address_of_this_nodes_ray`, but as written, not as other nodes see it."""
     return str(services.get_ray_address_from_environment("auto", None))
 
 
 def this_nodes_address() -> str:
-    """This node's address in a cluster, before one is joined."""
+    """This node's address in a cluster, known before joining one."""
     return str(services.get_node_ip_address())
 
 
 def read_authentication_mode() -> None:
-    """Ray reads RAY_AUTH_MODE when it is imported; this has it read again."""
+    """Make Ray read RAY_AUTH_MODE again; by itself it does so only when imported."""
     Config.initialize("")
 
 
 def authentication_token() -> str:
-    """The token that Ray would show, whatever RAY_AUTH_MODE says; empty without one. Raises Ray's
-    AuthenticationError for one that cannot be read."""
+    """The token that Ray would send, whatever RAY_AUTH_MODE says; empty without one. Raises Ray's AuthenticationError
+    where it cannot be read."""
     loader = AuthenticationTokenLoader.instance()
     return str(loader.get_raw_token(ignore_auth_mode=True)) if loader.has_token(ignore_auth_mode=True) else ""
 
 
 def forget_authentication_token() -> None:
-    """Ray keeps the token that it once read, or that there was none."""
+    """Make Ray forget its cached token, or that it found none."""
     AuthenticationTokenLoader.instance().reset_cache()
 
 
 def keep_from_trials(names: Collection[str]) -> None:
-    """Tune hands some of the driver's variables to its trials through Ray's agent, which writes them to a log: not
-    these."""
+    """Keep these variables of the driver from Tune's trials: Tune passes some through Ray's agent, which writes them to
+    a log."""
     from ray.tune.execution import class_cache
 
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(names)
 
 
 def torch_backend() -> Any:
-    """Train's backend that makes torch's process group, to be extended: `TorchConfig` has no hook before that."""
+    """Train's backend that makes torch's process group, for subclassing: `TorchConfig` has no earlier hook."""
     from ray.train.torch.config import _TorchBackend
 
     return _TorchBackend
 
 
 class InOneProcess:
-    """Mixed into one of Ray's trainers: its controller runs in the process that calls `fit`, which waits for it anyway.
+    """Mixin for Ray's trainers: the controller runs in the process that calls `fit`, which waits for it anyway.
 
-    Train starts a process for it, which imports torch and Train before it starts the workers: a third of a start. And
-    one for its cleaner of placement groups, which asks the dashboard (`raybench.cluster.nodes` has its own), and one
-    that imports Ray Data beside the first leg, for datasets that there are none of. Train has no setting for them.
+    Train would start a process for it, which imports torch and Train before it starts the workers: a third of a start.
+    It would start one for its cleaner of placement groups, which asks the dashboard (`raybench.cluster.nodes` has its
+    own), and one that imports Ray Data beside the first leg, for datasets that raybench has none of. Train has no
+    setting for them.
     """
 
     UNWANTED: Final = ("PlacementGroupCleanerCallback", "DatasetsCallback")

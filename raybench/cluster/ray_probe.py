@@ -1,8 +1,8 @@
-"""Joining a Ray cluster as a sweep would, as one JSON object on the last line of standard output.
+"""Joins a Ray cluster as a sweep would, and prints one JSON object on the last line of standard output.
 
     python -m raybench.cluster.ray_probe ADDRESS
 
-A child process of `raybench.doctor` and `raybench.plan`: it joins what runs and never starts a Ray.
+A child process of `raybench.doctor` and `raybench.plan`: it joins a running Ray and never starts one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raybench.errors import UserError
 
 
 def main(argv: list[str]) -> int:
-    """Print what the cluster at an address offers, or why it cannot be joined. Returns 0."""
+    """Print what the cluster at an address has, or why it cannot be joined. Returns 0."""
     os.environ["RAY_ADDRESS"] = argv[0]
     answer: dict[str, Any]
     try:

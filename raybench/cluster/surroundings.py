@@ -1,6 +1,6 @@
-"""What of this machine's surroundings a Ray of one's own needs: a folder for its sockets, a home, its variables.
+"""What a Ray of our own needs from this machine: a folder for its sockets, a home folder, environment variables.
 
-Asked by plan, doctor and sweep before any Ray starts; neither ray nor torch is imported here.
+Used by plan, doctor and sweep before any Ray starts; imports neither ray nor torch.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Final
 
 from raybench.errors import UserError
 
-LONGEST_FOLDER: Final = 50  # Ray's sockets lie some 50 characters deeper, and Unix allows 107
-# What raybench is built on, whatever the user's shell says for other programs of theirs.
+LONGEST_FOLDER: Final = 50  # Ray's socket paths are some 50 characters longer, and Unix allows 107
+# raybench relies on these, whatever the user's shell sets for other programs.
 _RELIED_ON: Final = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_AIR_NEW_OUTPUT": "0"}
-# Ray would run its processes in other ways than a sweep counts on: its local mode, somebody else's runtime environment.
+# These would make Ray run its processes in other ways: its local mode, or somebody else's runtime environment.
 _REFUSED: Final = ("RAY_LOCAL_MODE", "RAY_RUNTIME_ENV_HOOK", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_OVERRIDE_RESOURCES")
 
 
 def check_surroundings() -> None:
-    """Raise UserError where a Ray of this machine could not start; nothing where RAY_ADDRESS names a cluster."""
+    """Raise UserError where a Ray on this machine could not start; skipped where RAY_ADDRESS names a cluster."""
     if os.environ.get("RAY_ADDRESS", "") not in ("", "auto", "local"):
         return
     if problem := folder_problem():
@@ -31,8 +31,8 @@ def check_surroundings() -> None:
 
 
 def set_variables() -> None:
-    """Give the variables of Ray's that raybench relies on the values that it needs, in this process and its children;
-    caches that would lie in a home that cannot be written go to the temporary folder."""
+    """Set the Ray variables that raybench relies on, for this process and its children. Caches move to the temporary
+    folder where the home folder cannot be written."""
     os.environ.update(_RELIED_ON)
     home = Path(os.environ.get("HOME") or "/nonexistent")
     if _why_unwritable(home / ".cache"):
@@ -43,7 +43,7 @@ def set_variables() -> None:
 
 
 def session_folder() -> tuple[str, str]:
-    """The variable that says where Ray keeps its sockets, and the folder; the variable is empty where none says so."""
+    """The variable that sets the folder for Ray's sockets, and the folder; the variable is empty where none is set."""
     for name in ("RAY_TMPDIR", "TMPDIR"):  # in Ray's order
         if os.environ.get(name):
             return name, os.environ[name]
@@ -51,7 +51,7 @@ def session_folder() -> tuple[str, str]:
 
 
 def folder_problem() -> str:
-    """Why Ray cannot keep its sockets where the surroundings say; empty where it can. Makes nothing."""
+    """Why Ray cannot keep its sockets in the configured folder; empty where it can. Creates nothing."""
     name, folder = session_folder()
     told = f"{name}={folder}" if name else folder
     remedy = "set RAY_TMPDIR=/tmp"
