@@ -1,10 +1,10 @@
-"""From ledgers to verdicts, on a laptop: no ray, torch or mlflow, here or in anything this imports.
+"""From ledgers to verdicts, on a laptop: neither this package nor its imports need ray, torch or mlflow.
 
     from raybench.analysis import analyse
     analysis = analyse([Path("mlruns/ledger/cnns/friday")], margin=0.03)
     for comparison in analysis.comparisons: ...
 
-Only trials are samples here: there is no function that takes steps, ranks or rounds for more than that.
+Only trials are samples: no function counts steps, ranks or rounds as samples.
 """
 
 from raybench.analysis.analysis import analyse

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         pool_hardware="pool-hardware" in arguments.flags,
     )
     if "json" in formats:
-        # Indented for a reader, unless there is more than anyone reads: Python indents slowly.
+        # Indented for people, unless the output is too long to read: Python's indented JSON is slow.
         indent = 1 if len(analysis.comparisons) <= 1000 else None
         found = analysis.to_json()
         if price is not None:

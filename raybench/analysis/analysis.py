@@ -1,4 +1,4 @@
-"""The analysis as a whole: ledgers -> legs -> pairs -> comparisons -> arms, under one question."""
+"""The whole analysis: ledgers -> legs -> pairs -> comparisons -> arms, for one question."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from raybench.errors import UserError
 from raybench.stores.storage import AnyPath
 from raybench.text import suggest
 
-_NOT_SMALL: Final = 1 / 3  # of the margin: carry-over beyond it is a caveat
+_NOT_SMALL: Final = 1 / 3  # of the margin; a carry-over above this share is a caveat
 
 
 def analyse(
@@ -57,16 +57,15 @@ def analyse(
     pool_hardware: bool = False,
     looks: tuple[Look, ...] | None = None,
 ) -> Analysis:
-    """Everything the ledgers at `paths` (folders or files) support, as one record.
+    """Analyse the ledgers at `paths` (folders or files).
 
-    `margin` (a ratio, 0.03 is 3 %) and `alpha` default to the `question` of the `_space.yaml` beside the ledgers,
-    else to 0.03 and 0.05, as do `multiplicity` (`holm` or `fdr`) and `variance` (`moderated` or `own`);
-    `baseline` defaults to the arm that the ledgers mark. `metric` is one of
-    `raybench.analysis.question.METRICS`; `by` groups the arms' summaries by one of `GROUPINGS`; `ladder` is a chain
-    of arms to take apart, by default the one that the space declared (`chain: true`). An arm is less accurate when
-    it is so by more than `quality_margin` (0.01 is one point), which the `question` may name too. With
-    `pool_hardware` legs of different machines are taken as of one. `looks` are those taken at a sweep that stops
-    when settled, by default the ones written down beside the ledger. Raises UserError for bad input, in one line.
+    `margin` (a ratio, 0.03 is 3 %), `alpha`, `multiplicity` (`holm` or `fdr`), `variance` (`moderated` or `own`) and
+    `quality_margin` default to the `question` of the `_space.yaml` beside the ledgers; without one, `margin` is 0.03
+    and `alpha` 0.05. An arm counts as less accurate when it loses more than `quality_margin` (0.01 is one point).
+    `baseline` defaults to the arm that the ledgers mark. `metric` is one of `raybench.analysis.question.METRICS`. `by`
+    groups the arms' summaries by one of `GROUPINGS`. `ladder` is a chain of arms to take apart; it defaults to the
+    space's (`chain: true`). `pool_hardware` treats all machines as one. `looks` are those taken at a sweep that stops
+    when settled; they default to the ones recorded beside the ledger. Raises UserError for bad input, in one line.
     """
     asked = {"margin": margin, "alpha": alpha, "quality_margin": quality_margin, "multiplicity": multiplicity}
     given = {name for name, value in asked.items() if value is not None}
@@ -149,7 +148,7 @@ def _caveats(legs: Legs, comparisons: Sequence[Comparison]) -> tuple[Caveat, ...
 def _order_caveats(
     follows: Sequence[CarryOver], alike: Dependence | None, margin: float, alpha: float
 ) -> Iterator[Caveat]:
-    """What the order of legs and of trials did to the sweep, where that is shown and not small beside the margin."""
+    """Caveats on effects of the order of legs and of trials that are significant and not small beside the margin."""
     for one in follows:
         ratio, low, high = one.effect.value, one.effect.low, one.effect.high
         if one.p_adjusted is None or one.p_adjusted >= alpha or ratio is None or low is None or high is None:

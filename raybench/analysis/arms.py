@@ -1,16 +1,16 @@
 """An arm over many settings: two questions, two answers, and never an arithmetic mean of ratios.
 
-*These settings*: the geometric mean of exactly these, uncertain only by the noise of their trials (fixed set;
-Satterthwaite degrees of freedom). From it comes the arm's verdict, by the same claims as a comparison's
-(`raybench.statistics.claims`); the arms are a family of their own.
+*These settings*: the geometric mean of exactly these settings. Only the noise of their trials makes it uncertain
+(fixed set; Satterthwaite degrees of freedom). It gives the arm's verdict, by the same rule as for a comparison
+(`raybench.statistics.claims`); the arms are their own family of claims.
 
-*Settings like these*: settings of one model are not independent, so a model's settings are averaged first and the model
-is the sample. t on the models' means for the mean of such models; for one more model a prediction interval, which is
-what a reader with a model of their own wants. Families of models may differ: a model of a named family is predicted
-from that family's mean and the scatter within families, one of a new family from the families' means, with the scatter
-between families and within one.
+*Settings like these*: settings of one model are not independent, so each model's settings are averaged first and the
+model is the sample. The mean of such models has a t interval. One more model has a prediction interval, which is what
+a reader with another model needs. Families of models may differ. The prediction for a model of a measured family uses
+that family's mean and the scatter within families; for a model of a new family it uses the families' means and the
+scatter both between and within families.
 
-Only comparisons with a speedup, of the same experiment, enter; the rest are counted by verdict.
+Only comparisons with a speedup and of the same experiment enter; the others are counted by verdict.
 
 Sources: Fleming and Wallace 1986 (geometric means); DerSimonian and Laird 1986 (tau); Higgins and Thompson
 2002 (I squared); Satterthwaite 1946; Searle, Casella and McCulloch 1992 (variance components).
@@ -31,15 +31,15 @@ from raybench.statistics.estimate import Estimate, number, ratio_estimate
 from raybench.statistics.inference import Floats, t_interval
 from raybench.statistics.multiplicity import adjust, levels
 
-# Of alpha, for arms of a sweep that stops when settled: what stops early is further out than it is, and so is the mean.
+# Share of alpha for arms of a sweep that stops when settled: stopping early exaggerates effects, and so their mean.
 # Simulated at the margin, with 4 to 27 settings: 7 to 9 % wrong verdicts at a nominal 5 %, 3 to 5 % with this share.
 STOPPED_SHARE = 0.4
-# What `by=` may group by: attributes of a comparison that a setting has.
+# The attributes that `by=` may group comparisons by.
 GROUPINGS = ("family", "dataset", "precision", "model", "global_batch", "workers", "hardware")
 
 
 def summarize_arms(comparisons: Sequence[Comparison], rule: Rule, *, stops: bool = False) -> tuple[ArmSummary, ...]:
-    """One summary for each arm on each hardware, in the comparisons' order. `stops`: the sweep stops when settled."""
+    """One summary per arm and hardware, in the comparisons' order. `stops`: the sweep stops when settled."""
     groups: dict[tuple[str, str], list[Comparison]] = {}
     for comparison in comparisons:
         groups.setdefault((comparison.where.hardware, comparison.arm), []).append(comparison)
@@ -49,7 +49,7 @@ def summarize_arms(comparisons: Sequence[Comparison], rule: Rule, *, stops: bool
 def summarize_groups(
     comparisons: Sequence[Comparison], by: str, rule: Rule, *, stops: bool = False
 ) -> tuple[GroupSummary, ...]:
-    """Each arm's summary by the values of one of `GROUPINGS`; all of them are one family of claims."""
+    """Each arm's summary for each value of one of `GROUPINGS`; together they are one family of claims."""
     groups: dict[tuple[str, str, str], list[Comparison]] = {}
     for comparison in comparisons:
         key = (str(getattr(comparison.where, by)), comparison.where.hardware, comparison.arm)
@@ -59,7 +59,7 @@ def summarize_groups(
 
 
 def summarize_arm(comparisons: Sequence[Comparison], rule: Rule) -> ArmSummary:
-    """The summary of one arm's comparisons, one a setting, at least one; its verdict is left `undecided`."""
+    """The summary of one arm's comparisons, one per setting, at least one; its verdict is left `undecided`."""
     compared, logs, deviations, counts = _numbers(comparisons)
     k, alpha, level = len(logs), rule.alpha, 1 - rule.alpha
     fixed_low, fixed_high = fixed_set_interval(logs, deviations, counts, alpha)
@@ -93,7 +93,7 @@ def summarize_arm(comparisons: Sequence[Comparison], rule: Rule) -> ArmSummary:
 
 
 def _numbers(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], Floats, Floats, Floats]:
-    """The comparisons that have a speedup: log speedup, deviation and number of trials of each."""
+    """The comparisons that have a speedup, and for each its log speedup, deviation and number of trials."""
     compared = [c for c in comparisons if c.speedup.value is not None and c.verdict != "not comparable"]
     deviations = [np.nan if c.judgement.deviation is None else c.judgement.deviation for c in compared]
     logs = np.log(np.array([c.speedup.value for c in compared], dtype=float))
@@ -103,7 +103,7 @@ def _numbers(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], Float
 def _judged(
     summaries: Sequence[ArmSummary], members: Sequence[Sequence[Comparison]], rule: Rule, stops: bool
 ) -> tuple[ArmSummary, ...]:
-    """The summaries with their verdicts. One setting's verdict is its arm's; without speedups the commonest is."""
+    """The summaries with verdicts: a single setting's verdict; without speedups, the settings' commonest verdict."""
     several = np.array([len(group) > 1 and one.n_compared > 0 for group, one in zip(members, summaries, strict=True)])
     moments = [_fixed_set(*_numbers(group)[1:]) for group in members]
     mean, error, degrees = np.array(moments, dtype=float).reshape(-1, 3).T
@@ -111,7 +111,7 @@ def _judged(
     alpha = rule.alpha * (STOPPED_SHARE if stops else 1.0)
     claimed, level = adjust(p, rule.multiplicity) <= alpha, levels(p, alpha, rule.multiplicity)
     inside = claimed & (np.abs(mean) < rule.margin)
-    # As in `claims.judge`: where the two one-sided tests are the limit, their interval is shown.
+    # As in `claims.judge`: where the two one-sided tests decide, their interval is shown.
     low, high = interval(mean, error, degrees, level)
     width = np.where(inside & ~((low > -rule.margin) & (high < rule.margin)), 2 * level, level)
     low, high = interval(mean, error, degrees, width)
@@ -131,20 +131,19 @@ def _judged(
 
 @dataclass(frozen=True)
 class Models:
-    """The mean log speedup of each model, (m,), and its family. Intervals are (low, high) or (value, low, high), nan
-    where there is none."""
+    """Each model's mean log speedup, (m,), and family. Intervals are (low, high) or (value, low, high), else nan."""
 
     values: Floats
     family: tuple[str, ...]
 
     @property
     def mean(self) -> float:
-        """Of the models; nan without any."""
+        """The models' mean; nan without models."""
         return float(self.values.mean()) if len(self.values) else np.nan
 
     @property
     def families(self) -> tuple[str, ...]:
-        """Their names, in order."""
+        """The families' names, in order."""
         return tuple(sorted(set(self.family)))
 
     def size(self, family: str) -> int:
@@ -168,12 +167,12 @@ class Models:
         return np.asarray(self.values[np.array(self.family) == family])
 
     def predict(self, family: str, alpha: float) -> tuple[float, float, float]:
-        """The interval that one more model of a family that was measured falls into."""
+        """The prediction interval for one more model of a measured family."""
         own, (variance, degrees) = self._of(family), self._within()
         return _around(float(own.mean()), variance * (1 + 1 / len(own)), degrees, alpha)
 
     def predict_new_family(self, alpha: float) -> tuple[float, float, float]:
-        """The interval that a model of another family falls into; with one family only, a model of that one."""
+        """The prediction interval for a model of a new family; with only one family, for a model of that one."""
         if len(self.families) == 1:
             return self.predict(self.families[0], alpha)
         if not self.families:
@@ -182,13 +181,13 @@ class Models:
         within, degrees = self._within()
         # A family's mean scatters by sigma_a^2 + sigma_b^2 / (its models); one model by sigma_a^2 + sigma_b^2.
         share = 1 - float(np.mean([1 / self.size(family) for family in self.families]))
-        # The degrees are those of the families alone: Satterthwaite's would be liberal where these agree by luck.
+        # Degrees of freedom of the families alone: Satterthwaite's would be too many where these agree by chance.
         variance = float(means.var(ddof=1)) * (1 + 1 / len(means)) + (within * share if degrees > 0 else 0.0)
         return _around(float(means.mean()), variance, len(means) - 1, alpha)
 
 
 def average_models(logs: Floats, models: Sequence[str], families: Sequence[str]) -> Models:
-    """A model's settings as one value. A name in two families is two models."""
+    """Average each model's settings. A name in two families is two models."""
     keys = list(zip(families, models, strict=True))
     names = {key: number for number, key in enumerate(sorted(set(keys)))}
     owner = np.array([names[key] for key in keys], dtype=np.int64)
@@ -206,14 +205,14 @@ def _around(centre: float, variance: float, degrees: float, alpha: float) -> tup
 def fixed_set_interval(logs: Floats, deviations: Floats, counts: Floats, alpha: float) -> tuple[float, float]:
     """Interval of level 1 - alpha for the mean of these settings' true log speedups, arrays of shape (k,).
 
-    Nan where a setting has fewer than 2 trials, since its noise is then not known.
+    Nan where a setting has fewer than 2 trials, because its noise is then unknown.
     """
     low, high = interval(*_fixed_set(logs, deviations, counts), alpha)
     return float(low), float(high)
 
 
 def _fixed_set(logs: Floats, deviations: Floats, counts: Floats) -> tuple[float, float, float]:
-    """(mean, its standard error, Satterthwaite's degrees of freedom; 0 where the noise is not known)."""
+    """(mean, its standard error, Satterthwaite's degrees of freedom); degrees are 0 where the noise is unknown."""
     k = len(logs)
     if k == 0 or not np.all(counts >= 2):
         return (float(logs.mean()) if k else np.nan), np.nan, 0.0
@@ -226,7 +225,7 @@ def _fixed_set(logs: Floats, deviations: Floats, counts: Floats) -> tuple[float,
 def heterogeneity(logs: Floats, deviations: Floats, counts: Floats) -> tuple[float, float]:
     """(tau, I squared) of k settings' log speedups; nan where fewer than 2 have an error of their own.
 
-    Settings with fewer than 2 trials, or with no spread at all, have no weight and are left out.
+    Settings with fewer than 2 trials or without spread have no weight.
     """
     usable = (counts >= 2) & (deviations > 0)
     y, variance = logs[usable], deviations[usable] ** 2 / counts[usable]

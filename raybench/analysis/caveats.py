@@ -1,7 +1,7 @@
-"""What a reader must know beside a number: one list of caveats a comparison (`raybench.caveats` has their words).
+"""The caveats of each comparison: what a reader must know beside its numbers (texts: `raybench.caveats`).
 
-Each function looks at all comparisons at once and yields (comparison, caveat) only where there is
-something to say. The thresholds are judgements, named here and nowhere else.
+Each function looks at all comparisons at once and yields (comparison, caveat) where there is something to say. The
+thresholds are judgements; all are named here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from raybench.statistics.multiplicity import adjust
 Found = Iterator[tuple[int, Caveat]]
 
 FEW_TRIALS: Final = 3
-INPUT_BOUND_SHARE: Final = 0.2  # of the step, waiting for data
+INPUT_BOUND_SHARE: Final = 0.2  # share of the step spent waiting for data
 
 
 def collect(pairs: Pairs, margin: float, alpha: float) -> list[list[Caveat]]:
@@ -107,7 +107,7 @@ def _lonely_rounds(pairs: Pairs) -> Found:
 
 
 def _merged_trials(pairs: Pairs) -> Found:
-    """Trials that are one sample, and why."""
+    """Trials that were merged into one sample, and why."""
     owner, samples = pairs.comparison[pairs.round_trial], pairs.samples
     size = len(pairs.counts)
     for mask, kind in ((samples.shared_processes, "one_process_group"), (samples.copied, "copies")):
@@ -119,7 +119,7 @@ def _merged_trials(pairs: Pairs) -> Found:
 
 
 def _unlike_trials(pairs: Pairs) -> Found:
-    """Trials that measured other numbers of steps than one another."""
+    """Trials that measured different numbers of steps."""
     number, steps = pairs.legs.number, pairs.legs.steps
     protocol = pairs.legs.text["protocol"]
     trains = np.array([parse_object(text).get("kind") == "train" for text in protocol.names] + [False])[protocol.codes]
@@ -134,7 +134,7 @@ def _unlike_trials(pairs: Pairs) -> Found:
 
 
 def _own_processes(pairs: Pairs) -> Found:
-    """Sides that ask for other packages than one another: each has processes of its own."""
+    """Sides that ask for different packages, so that each has its own processes."""
     packages, owner = pairs.legs.text["packages"].codes, pairs.comparison[pairs.round_trial]
     group = pairs.legs.text["process_group"].codes
     arm, base = pairs.arm_leg, pairs.base_leg
@@ -144,7 +144,7 @@ def _own_processes(pairs: Pairs) -> Found:
 
 
 def _versions_not_asked_for(pairs: Pairs) -> Found:
-    """An environment of an arm's own that holds other versions than the baseline's, beside those it was made for."""
+    """An arm's own environment that differs from the baseline's in packages that the arm did not ask for."""
     environment, packages = pairs.legs.text["environment"], pairs.legs.text["packages"]
     owner, arm, base = pairs.comparison[pairs.round_trial], pairs.arm_leg, pairs.base_leg
     asking = np.flatnonzero(packages.codes[arm] != packages.codes[base])
@@ -165,14 +165,14 @@ def _batches(pairs: Pairs) -> Found:
     samples = pairs.legs.number["samples_per_step"]
     owner = pairs.comparison[pairs.round_trial]
     for k in np.flatnonzero(pairs.per_sample & (pairs.counts > 0)):
-        at = int(np.searchsorted(owner, k))  # rounds come in the order of their comparisons
+        at = int(np.searchsorted(owner, k))  # rounds are sorted by comparison
         arm, base = samples[pairs.arm_leg[at]], samples[pairs.base_leg[at]]
         name = pairs.legs.text["arm"][pairs.example[k]]
         yield int(k), caveat("per_sample", baseline=pairs.baseline, base=float(base), arm=name, own=float(arm))
 
 
 def _batch_arithmetic(pairs: Pairs) -> Found:
-    """Rows that contradict themselves: the samples of a step are the global batch, micro x accumulation x workers."""
+    """Rows that contradict themselves: samples a step must be the global batch, micro x accumulation x workers."""
     number = pairs.legs.number
     batch, samples = number["global_batch"], number["samples_per_step"]
     product = number["micro_batch"] * number["accumulation"] * number["workers"]
@@ -226,13 +226,13 @@ def _unlike_nodes(pairs: Pairs, described: list[str]) -> Found:
 
 
 def _differing_nodes(environment: Mapping[str, Any]) -> str:
-    """Which nodes differ from the first one, and in what."""
+    """Which nodes differ from the first one, and how."""
     nodes = environment.get("differences") or {}
     return "; ".join(f"{node} in {', '.join(sorted(entries))}" for node, entries in sorted(nodes.items()))
 
 
 def _confounded(pairs: Pairs, codes: np.ndarray, blank: int, what: str, names: list[str]) -> Found:
-    """Rounds whose two legs ran on different hardware or versions: then that may be the difference seen."""
+    """Rounds whose two legs ran on different hardware or versions, which may explain their difference."""
     arm, base = codes[pairs.arm_leg], codes[pairs.base_leg]
     apart = np.flatnonzero((arm != base) & (arm != blank) & (base != blank))
     owner = pairs.comparison[pairs.round_trial[apart]]
@@ -256,7 +256,7 @@ def _several(pairs: Pairs, codes: np.ndarray, blank: int) -> Iterator[tuple[int,
 
 
 def _changes(texts: list[str]) -> str:
-    """What is not common to some comma-separated descriptions."""
+    """The parts of some comma-separated descriptions that are not common to all."""
     parts = [text.split(", ") for text in texts]
     common = set(parts[0]).intersection(*parts[1:])
     return " | ".join(", ".join(part for part in one if part not in common) or "the same" for one in parts)
@@ -280,7 +280,7 @@ def _not_steady(pairs: Pairs) -> Found:
 
 
 def _contaminated(pairs: Pairs) -> Found:
-    """Legs beside which something else was at work, with what it was."""
+    """Legs that ran while something else kept the machine busy, and what it was."""
     owner, column = pairs.comparison[pairs.round_trial], pairs.legs.text["contaminated"]
     flagged = contaminated_legs(pairs)
     if not flagged.any():
@@ -300,7 +300,7 @@ def _contaminated(pairs: Pairs) -> Found:
 
 
 def _shared_nodes(pairs: Pairs) -> Found:
-    """Legs beside which other trials of the same sweep might run, on the same machine."""
+    """Legs that may have shared their machine with other trials of the same sweep."""
     owner, sharers = pairs.comparison[pairs.round_trial], pairs.legs.number["slots_per_node"]
     most = np.fmax(sharers[pairs.arm_leg], sharers[pairs.base_leg])
     for k in np.unique(owner[most > 1]):
@@ -325,7 +325,7 @@ def _steps_of_scripts(pairs: Pairs) -> Found:
 
 
 def _scripts(pairs: Pairs) -> Found:
-    """Each caveat once a comparison, though the legs of its trials may tell slightly different facts."""
+    """Each caveat once per comparison, though the facts of its trials' legs may differ slightly."""
     yield from dict.fromkeys(script_caveats(pairs))
 
 
@@ -336,7 +336,7 @@ def _drift(pairs: Pairs, margin: float) -> Found:
 
 
 def _by_side(pairs: Pairs, values: Floats) -> Iterator[tuple[str, float, int]]:
-    """(arm's name, mean over its paired legs, comparison) for both sides of every comparison."""
+    """For both sides of every comparison: (arm's name, mean over its paired legs, comparison)."""
     owner, arm = pairs.comparison[pairs.round_trial], pairs.legs.text["arm"]
     for leg, is_base in ((pairs.base_leg, True), (pairs.arm_leg, False)):
         told = np.isfinite(values[leg])
@@ -348,7 +348,7 @@ def _by_side(pairs: Pairs, values: Floats) -> Iterator[tuple[str, float, int]]:
 def _order_effect(pairs: Pairs, margin: float, alpha: float) -> Found:
     """Whether it matters which arm ran first: differences of rounds by order, within trials, with Holm.
 
-    The order is counterbalanced, so the speedup does not suffer; its interval does, and carry-over may.
+    The order is counterbalanced, so the speedup is not biased; but its interval widens, and carry-over may bias it.
     """
     position = pairs.legs.number["position"]
     first = position[pairs.arm_leg] < position[pairs.base_leg]

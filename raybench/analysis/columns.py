@@ -1,8 +1,8 @@
-"""Columns of a ledger as NumPy arrays: texts as codes into a list of names, numbers as floats with nan for null;
-and what an `environment` says of hardware and versions.
+"""Ledger columns as NumPy arrays: texts as codes into a list of names, numbers as floats with nan for null. Also the
+hardware and versions in an `environment`.
 
-Two legs are on the same hardware when `hardware_of` is equal; names of nodes, serial numbers, drivers and
-versions of software are left out (a fleet of equal machines is one hardware, an upgrade is a caveat).
+Two legs have the same hardware when `hardware_of` is equal. It leaves out node names, serial numbers, drivers and
+software versions: a fleet of equal machines is one hardware, and an upgrade is a caveat.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Coded:
         return self.names[code] if code >= 0 else ""
 
     def map(self, function: Callable[[str], str]) -> Coded:
-        """Another column of texts, made from each distinct text once; a missing text is mapped as ''."""
+        """Another column, with `function` called once for each distinct text; a missing text is passed as ''."""
         made = [function(name) for name in (*self.names, "")]
         names = tuple(sorted(set(made)))
         position = {name: code for code, name in enumerate(names)}
@@ -55,7 +55,7 @@ def number_array(table: pa.Table, name: str) -> Floats:
     if name not in table.column_names:
         return np.full(len(table), np.nan)
     column = table[name]
-    if pa.types.is_timestamp(column.type):  # as seconds since the epoch
+    if pa.types.is_timestamp(column.type):  # to seconds since the epoch
         return np.asarray(column.cast(pa.int64()).cast(pa.float64()).to_numpy(), dtype=np.float64) / 1e6
     return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
 
@@ -78,7 +78,7 @@ def coded(chunks: Iterable[pa.DictionaryArray], *, ordered: bool) -> Coded:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """A JSON object as a dict; anything else states nothing and is an empty one."""
+    """A JSON object as a dict; an empty dict for anything else."""
     try:
         value = json.loads(text) if text else {}
     except json.JSONDecodeError:
@@ -87,7 +87,7 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def parse_array(text: str) -> list[Any]:
-    """A JSON array as a list; anything else states nothing and is an empty one."""
+    """A JSON array as a list; an empty list for anything else."""
     try:
         value = json.loads(text) if text else []
     except json.JSONDecodeError:
@@ -105,17 +105,17 @@ def dense(*codes: Integers) -> Integers:
 
 
 def rows_by_group(group: Integers) -> list[Integers]:
-    """The rows of each group, ascending, by ascending group: one pass, however many groups there are."""
+    """The rows of each group, ascending, by ascending group; one pass whatever the number of groups."""
     order = np.argsort(group, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(group) else []
 
 
 def code_of(column: Coded, name: str) -> int:
-    """The code of a name; -2, which no row has, where the column does not hold it."""
+    """The code of a name; -2, which no row has, where the column lacks it."""
     return column.names.index(name) if name in column.names else -2
 
 
-# Where an environment says what the machine is; raybench's own name is the first.
+# The keys under which an environment describes the machine; raybench's own comes first.
 _PLACES: Final = (
     "hardware",
     "accelerator",
@@ -135,7 +135,7 @@ _PLACES: Final = (
     "cpus",
     "cores",
 )
-# Within them: what tells one machine from its twin.
+# Keys within them that differ between equal machines ...
 _IDENTITIES: Final = (
     "uuid", "serial", "bus", "node", "host", "driver", "index",
     # ... and readings, which change from leg to leg.
@@ -162,7 +162,7 @@ def _words(value: Any, name: str) -> Iterator[str]:
     elif isinstance(value, bool) or value in (None, ""):
         return
     elif isinstance(value, float):
-        return  # a reading, such as a frequency: not what the machine is
+        return  # a reading, such as a frequency, not a property of the machine
     elif isinstance(value, int):
         yield f"{value} {name.replace('_', ' ').removesuffix(' count').removeprefix('num ')}"
     else:
@@ -170,7 +170,7 @@ def _words(value: Any, name: str) -> Iterator[str]:
 
 
 def versions_of(environment: Mapping[str, Any]) -> dict[str, str]:
-    """Versions of software that the environment states, by name (raybench's own place: `packages`)."""
+    """The software versions in an environment, by name (raybench itself writes `packages`)."""
     found: dict[str, str] = {}
     for place in ("packages", "versions"):
         if isinstance(environment.get(place), Mapping):

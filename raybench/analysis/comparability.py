@@ -1,9 +1,9 @@
-"""Which comparisons are of the same experiment: the facts of both legs of every paired round, held together.
+"""Which comparisons are of the same experiment: compares the facts of both legs of every paired round.
 
-Equal facts cost nothing here: each distinct text of facts is parsed once, each distinct pair compared once.
-Besides the facts, the ledger's own columns on batch, workers, precision, model, dataset, seed and steps must agree, and
-the losses of the first steps, which see what no fact of the first step can. And what is pooled must be the same: the
-trials of one side have one configuration, and the same facts but for those that follow from the seed.
+Equal facts are cheap: each distinct text of facts is parsed once, each distinct pair compared once. The ledger's own
+columns on batch, workers, precision, model, dataset, seed and steps must agree as well, and so must the losses of the
+first steps, which show differences that no fact of the first step does. Pooled trials must also agree: the trials of
+one side have one configuration, and the same facts except those that follow from the seed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _NUMBERS: Final = (
     "global_batch", "micro_batch", "accumulation", "workers", "samples_per_step", "seed", "warmup_steps"
 )  # fmt: skip
 _TEXTS: Final = ("model", "dataset", "precision")
-# Facts that other seeds, or other numbers of skipped steps, make other facts of.
+# Facts that change with the seed or with the number of skipped steps.
 _OF_THE_SEED: Final = frozenset(
     ("initial_weights", "first_batch", "first_loss", "first_gradient_norm", "loss_scale", "skipped_steps",
      "optimizer_steps", experiment.INFORMATIVE)
 )  # fmt: skip
 _OF_THE_MACHINE: Final = frozenset(("threads", "device", "tf32"))
 
-# Keys of an arm's configuration that its whole DeepSpeed config says again, and those that follow from the setting.
+# Keys of an arm's configuration that its full DeepSpeed config repeats, and keys that follow from the setting.
 _SPELLINGS: Final = frozenset(
     ("config", "zero", "offload", "overlap_comm", "reduce_bucket_size", "allgather_bucket_size", "compile")
 )
@@ -43,26 +43,26 @@ _OF_THE_SETTING: Final = tuple(
     )
 )  # fmt: skip
 
-# Declared differences that leave the losses as they are; any other may move them.
+# Declared differences that leave the losses unchanged; any other may change them.
 _LEAVES_LOSSES: Final = frozenset(
     (
         "loader", "loader_workers", "pin_memory", "prefetch_factor", "persistent_workers", "threads",
         "buffer_broadcasts", "packages",
     )
 )  # fmt: skip
-# Relative tolerance of a step's loss, by precision and whether it ran on a CPU. Seen: equal arms agree to the last bit
-# on a CPU, to 8e-8 with other orders of summation, to 2.5e-5 on a GPU in bf16. What a comparison's own rounds scatter
-# is added `_REPEATS` times, since some kernels of GPUs do not repeat themselves. Gradients summed in bf16 move a small
-# net's losses by 7e-7 (Adam, no accumulation) to 6e-5 (SGD, four micro-batches) within ten steps.
+# Relative tolerance of a step's loss, by precision and whether it ran on a CPU. Observed: equal arms agree to the last
+# bit on a CPU, to 8e-8 with another order of summation, to 2.5e-5 on a GPU in bf16. `_REPEATS` times the scatter
+# between a comparison's own rounds is added, since some GPU kernels are not deterministic. Gradients summed in bf16
+# change a small net's losses by 7e-7 (Adam, no accumulation) to 6e-5 (SGD, four micro-batches) within ten steps.
 _LOSS_TOLERANCE: Final = {("fp32", True): 5e-7, ("fp32", False): 1e-5, ("tf32", False): 1e-4}
 _LOW_PRECISION_TOLERANCE: Final = 2e-3
 _REPEATS: Final = 5.0
-_NORM_OF_LOSS: Final = 20.0  # the tolerance of a step's gradient norm over that of its loss
-_DIVERGING: Final = 1.5  # times the first loss: from there on a run is chaotic and is not compared
+_NORM_OF_LOSS: Final = 20.0  # tolerance of a step's gradient norm, relative to that of its loss
+_DIVERGING: Final = 1.5  # times the first loss; above it a run is chaotic and is not compared
 
 
 def undeclared_differences(pairs: Pairs) -> dict[int, list[Caveat]]:
-    """For each comparison that is none: what differs, as `weight_decay: 0.01 in ddp, 0.0 in zero1`."""
+    """What differs in each comparison that is not one experiment, as `weight_decay: 0.01 in ddp, 0.0 in zero1`."""
     found: dict[int, dict[str, Caveat]] = {}
     for comparison, name, arm_value, base_value in [
         *_columns(pairs),
@@ -78,7 +78,7 @@ def undeclared_differences(pairs: Pairs) -> dict[int, list[Caveat]]:
 
 
 def without_facts(pairs: Pairs) -> np.ndarray:
-    """Which comparisons have no paired round in which both legs state facts, shape (k,)."""
+    """Comparisons without a paired round in which both legs state facts, shape (k,)."""
     column = pairs.legs.text["facts"]
     stated = np.array([bool(parse_object(text)) if len(text) < 20 else True for text in column.names] + [False])
     both = stated[column.codes[pairs.arm_leg]] & stated[column.codes[pairs.base_leg]]
@@ -87,7 +87,7 @@ def without_facts(pairs: Pairs) -> np.ndarray:
 
 
 def declared(text: str) -> tuple[str, ...]:
-    """What a leg's `differs` column declares, from its joined form."""
+    """The differences that a leg's `differs` column declares, split from their joined form."""
     return tuple(word for word in text.split("\n") if word)
 
 
@@ -111,9 +111,9 @@ def _columns(pairs: Pairs) -> list[tuple[int, str, Any, Any]]:
 
 
 def unequal_steps(pairs: Pairs, *, scripts: bool) -> list[tuple[int, str, Any, Any]]:
-    """Paired legs that ran other numbers of steps: those with a script, which runs as many as it will, or the others.
+    """Paired legs with different numbers of steps: pairs with a script, which sets its own number, or the other pairs.
 
-    A leg of the `train` protocol may end at its target and is passed over.
+    Legs of the `train` protocol are skipped: they may end at their target.
     """
     steps, owner = pairs.legs.steps.num_steps, pairs.comparison[pairs.round_trial]
     protocol = pairs.legs.text["protocol"]
@@ -127,7 +127,7 @@ def unequal_steps(pairs: Pairs, *, scripts: bool) -> list[tuple[int, str, Any, A
 
 
 def _configurations(pairs: Pairs) -> Iterator[tuple[int, str, Caveat]]:
-    """Sides whose legs were not all built alike: one name, several arms."""
+    """Sides whose legs were configured differently: one name, several arms."""
     column = pairs.legs.text["arm_config"]
     stated = [_built(parse_object(text)) for text in column.names]
     for k, arm, codes in _several_on_a_side(pairs, column.map(_canonical).codes, column.codes):
@@ -141,7 +141,7 @@ def _configurations(pairs: Pairs) -> Iterator[tuple[int, str, Caveat]]:
 
 
 def _facts_between_trials(pairs: Pairs) -> Iterator[tuple[int, str, Caveat]]:
-    """Sides whose trials state other facts than one another."""
+    """Sides whose trials state different facts."""
     column = pairs.legs.text["facts"]
     parsed: dict[int, dict[str, Any]] = {}
     owner, hardware = pairs.comparison[pairs.round_trial], pairs.legs.hardware.codes[pairs.arm_leg]
@@ -168,19 +168,19 @@ def _several_on_a_side(pairs: Pairs, codes: Integers, examples: Integers) -> Ite
 
 
 def _canonical(config: str) -> str:
-    """A configuration as text that two spellings of nothing do not change."""
+    """A configuration as text in which different spellings of "nothing" are equal."""
     return json.dumps(_built(parse_object(config)), sort_keys=True)
 
 
 def _built(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What an arm was built with, however it is spelled: a whole DeepSpeed config says what its shorthands say."""
+    """What an arm was built with, in one spelling: a full DeepSpeed config already includes its shorthands."""
     return _leaves({k: v for k, v in config.items() if "deepspeed_config" not in config or k not in _SPELLINGS})
 
 
 def configurations_over_settings(legs: Legs) -> Iterator[tuple[str, str]]:
-    """(arm, in what) where one name stands for other arms in other settings, whose summary then pools them.
+    """(arm, differing keys) where one name stands for different arms in different settings, which its summary pools.
 
-    What follows from a setting (batches, types, its optimizer) is passed over.
+    Keys that follow from the setting (batches, types, its optimizer) are ignored.
     """
     arm, config = legs.text["arm"], legs.text["arm_config"]
     built = [
@@ -198,8 +198,8 @@ def configurations_over_settings(legs: Legs) -> Iterator[tuple[str, str]]:
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of mappings as dotted names and values, without those that state nothing, and without the place in a
-    chain, which is no property of the arm. Options that are off state nothing: older rows lack those that came later.
+    """Nested mappings as dotted names and values. Leaves out empty values, options that are off (older rows lack newer
+    options) and the place in a chain, which is no property of the arm.
     """
     leaves: dict[str, Any] = {}
     for key, item in value.items():
@@ -211,12 +211,12 @@ def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _lasting(text: str) -> str:
-    """The facts of a leg that another seed leaves as they are."""
+    """A leg's facts without those that depend on the seed."""
     return json.dumps({k: v for k, v in parse_object(text).items() if k not in _OF_THE_SEED}, sort_keys=True)
 
 
 def parted_losses(pairs: Pairs) -> Iterator[tuple[int, str, Caveat]]:
-    """Comparisons in whose rounds the losses of the first steps part."""
+    """Comparisons in whose rounds the losses of the first steps differ."""
     losses, owner = pairs.legs.losses, pairs.comparison[pairs.round_trial]
     arm, base = losses[pairs.arm_leg], losses[pairs.base_leg]
     allowed = _allowed(pairs, losses, _loss_tolerances(pairs))
@@ -239,9 +239,9 @@ def parted_losses(pairs: Pairs) -> Iterator[tuple[int, str, Caveat]]:
 
 
 def training_parts_at(pairs: Pairs) -> dict[int, int]:
-    """By comparison, the first step, from 1, whose loss or gradient norm is another in the arm; 0 where none is.
+    """For each comparison the first step, from 1, whose loss or gradient norm differs in the arm; 0 where none does.
 
-    Comparisons without recorded losses are left out, and those whose declared differences may move them.
+    Leaves out comparisons without recorded losses, and those whose declared differences may change the losses.
     """
     owner, norms = pairs.comparison[pairs.round_trial], pairs.legs.norms
     arm, base = norms[pairs.arm_leg], norms[pairs.base_leg]
@@ -257,33 +257,33 @@ def training_parts_at(pairs: Pairs) -> dict[int, int]:
 
 
 def _parted_losses(pairs: Pairs, allowed: Floats) -> np.ndarray:
-    """Where the losses of a round's legs part by more than is `allowed`, (c, steps)."""
+    """Where the losses of a round's legs differ by more than `allowed`, (c, steps)."""
     losses, owner = pairs.legs.losses, pairs.comparison[pairs.round_trial]
     arm, base = losses[pairs.arm_leg], losses[pairs.base_leg]
-    # A loss that is not a number on one side only has parted as well.
+    # A loss that is nan on one side only differs as well.
     lone = np.isnan(arm) != np.isnan(base)
     return np.asarray(_tame(pairs) & np.where(lone, _recorded(pairs), _relative(arm, base) > allowed[owner]))
 
 
 def _tame(pairs: Pairs) -> np.ndarray:
-    """Steps, (c, steps), before which the baseline's loss did not diverge."""
+    """Steps, (c, steps), before the baseline's loss diverges."""
     base = pairs.legs.losses[pairs.base_leg]
     return np.asarray(np.logical_and.accumulate(~(base > _DIVERGING * base[:, :1]), axis=1))
 
 
 def _allowed(pairs: Pairs, values: Floats, tolerance: Floats) -> Floats:
-    """The relative difference that is allowed in each comparison and step, (k, steps), of values (legs, steps)."""
+    """The allowed relative difference of `values`, (legs, steps), by comparison and step, (k, steps)."""
     scatter = np.maximum.accumulate(_scatter_of_rounds(pairs, values), axis=1)
     return np.asarray(tolerance[:, None] + _REPEATS * scatter)
 
 
 def _held_to_losses(pairs: Pairs, comparison: int) -> bool:
-    """Whether what a comparison's space declares as different leaves the losses as they are."""
+    """Whether the differences that a comparison's space declares leave the losses unchanged."""
     return set(declared(pairs.legs.text["differs"][pairs.example[comparison]])) <= _LEAVES_LOSSES
 
 
 def _recorded(pairs: Pairs) -> np.ndarray:
-    """Steps, (c, steps), up to which both legs of a round ran: as many as either recorded losses for."""
+    """Steps, (c, steps), that both legs of a round ran; either leg's recorded losses count them."""
     steps = pairs.legs.steps.num_steps
     both = np.fmin(steps[pairs.arm_leg], steps[pairs.base_leg])[:, None]
     told = np.isfinite(pairs.legs.losses[:, 0])
@@ -291,15 +291,14 @@ def _recorded(pairs: Pairs) -> np.ndarray:
 
 
 def _relative(one: Floats, other: Floats) -> Floats:
-    """The relative difference, nan where one is missing."""
+    """The relative difference; nan where a value is missing."""
     size = np.maximum(np.maximum(np.abs(one), np.abs(other)), np.finfo(float).tiny)
-    with np.errstate(invalid="ignore"):  # norms of steps that overflowed are infinite
+    with np.errstate(invalid="ignore"):  # gradient norms of overflowed steps are infinite
         return np.asarray(np.abs(one - other) / size)
 
 
 def _scatter_of_rounds(pairs: Pairs, values: Floats) -> Floats:
-    """How far one arm's values, (legs, steps), differ from round to round of a trial, relative: the most by step,
-    (k, steps)."""
+    """The largest relative difference of an arm's values, (legs, steps), between rounds of a trial, as (k, steps)."""
     owner = pairs.comparison[pairs.round_trial]
     scatter = np.zeros((len(pairs.counts), values.shape[1]))
     for side in (pairs.base_leg, pairs.arm_leg):
@@ -311,7 +310,7 @@ def _scatter_of_rounds(pairs: Pairs, values: Floats) -> Floats:
 
 
 def _loss_tolerances(pairs: Pairs) -> Floats:
-    """The relative tolerance of a loss in each comparison, (k,)."""
+    """The relative tolerance of a loss for each comparison, (k,)."""
     text, example = pairs.legs.text, pairs.base_example
     devices = {
         int(code): parse_object(text["facts"].names[code] if code >= 0 else "").get("device")

@@ -1,9 +1,9 @@
-"""From pairs to records: one `Comparison` an arm in a setting, with verdict, trade-offs and caveats.
+"""From pairs to records: one `Comparison` per arm and setting, with verdict, trade-offs and caveats.
 
-What may be said is decided in this order: no paired trial (then `unlocks` or `blocked` where one side ran out of
-memory and the other ran, `failed` where one side failed of anything else, `both failed`, or `undecided` where nothing
-ran side by side); arms that were not the same experiment (`not comparable`, with
-their numbers but without a claim); else the verdict of `raybench.statistics.claims.judge`.
+The verdict is decided in this order. Without a paired trial: `unlocks` or `blocked` where one side ran out of memory
+and the other ran, `failed` where one side failed for another reason, `both failed`, or `undecided` where nothing ran
+side by side. Where the arms were not the same experiment: `not comparable`, with numbers but without a claim. Else:
+the verdict of `raybench.statistics.claims.judge`.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ VERDICT_OF: Final[dict[str, Verdict]] = {str(verdict): verdict for verdict in VE
 def build_comparisons(
     pairs: Pairs, metric: Metric, rule: Rule, quality_margin: float, looks: tuple[Look, ...] | None = None
 ) -> tuple[Comparison, ...]:
-    """One record for each comparison, in reading order: by hardware, family, setting, arm.
+    """One record per comparison, in reading order: by hardware, family, setting, arm.
 
-    `quality_margin` is an accuracy; `looks` are those that were taken at the sweep, None for one at its end.
+    `quality_margin` is an accuracy; `looks` are those taken at the sweep, None for a single one at its end.
     """
     margin, alpha = rule.margin, rule.alpha
     unequal = undeclared_differences(pairs)
@@ -102,7 +102,7 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 
 def _throughput(pairs: Pairs, metric: Metric, leg: Integers, log_cost: Floats) -> Floats:
-    """Samples a second of one side, (k,): the cost is seconds a step, or seconds a sample already."""
+    """Samples a second of one side, (k,); the cost is seconds a step or seconds a sample."""
     if metric.per != "step":
         return np.full(len(pairs.counts), np.nan)
     samples = pairs.legs.number["samples_per_step"][leg]
@@ -112,7 +112,7 @@ def _throughput(pairs: Pairs, metric: Metric, leg: Integers, log_cost: Floats) -
 
 
 def _tokens_per_sample(pairs: Pairs, legs: Integers) -> Floats:
-    """Tokens of a sample of these legs, (k,); nan where samples are not of tokens."""
+    """Tokens per sample of these legs, (k,); nan where samples have no tokens."""
     tokens, samples = (pairs.legs.number[name][legs] for name in ("tokens_per_step", "samples_per_step"))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.where(tokens > 0, tokens, np.nan) / np.where(samples > 0, samples, np.nan))
@@ -145,7 +145,7 @@ def _judgements(
 
 
 def _sides(pairs: Pairs, metric: Metric, memory: tradeoffs.Memory) -> tuple[list[Side], list[Side]]:
-    """The baseline's side of every comparison, and the arm's."""
+    """The baseline's and the arm's side of every comparison."""
     steps, sides = pairs.legs.steps, []
     for leg, log_cost, num_bytes, example in (
         (pairs.base_leg, pairs.log_base, memory.base_bytes, pairs.base_example),
@@ -247,7 +247,7 @@ def _verdicts(pairs: Pairs, found: Claims, same: Mask) -> list[Verdict]:
 
 
 def _failed_by_memory_alone(pairs: Pairs) -> Mask:
-    """Comparisons, (k,), in which every failed leg, of either side, ran out of memory."""
+    """Comparisons, (k,), whose failed legs, on either side, all ran out of memory."""
     legs, other = pairs.legs, np.zeros(int(pairs.leg_block.max()) + 1, dtype=bool)
     kind = legs.text["failure_kind"]
     strange = ~pairs.measured & (legs.ok | (kind.codes != code_of(kind, "out_of_memory")))
@@ -258,7 +258,7 @@ def _failed_by_memory_alone(pairs: Pairs) -> Mask:
 
 
 def _failure_causes(pairs: Pairs, metric: Metric) -> list[tuple[FailureCause, ...]]:
-    """What failed, by comparison: the arm's causes, then the baseline's."""
+    """The failures of each comparison: the arm's causes, then the baseline's."""
     legs = pairs.legs
     counts: dict[tuple[int, int, str], Counter[str]] = {}
     messages: dict[tuple[int, int, str, str], str] = {}

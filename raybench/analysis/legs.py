@@ -1,9 +1,8 @@
-"""Reading ledgers as columns: every leg once, as arrays with one entry a leg.
+"""Reads ledgers as columns: every leg once, as arrays with one entry a leg.
 
-Files are read in batches, and of the lists of steps only what the analysis needs is kept (a million legs
-of a hundred steps do not have to fit in memory at once). Texts become codes into a list of names. Legs
-come back in an order of their own (space, sweep, setting, trial, arm, round), so that neither the order of
-files nor that of rows can change a digit of a result.
+Files are read in batches, and of the lists of steps only what the analysis needs is kept, so that a million legs of a
+hundred steps need not fit in memory at once. Texts become codes into a list of names. Legs are sorted (space, sweep,
+setting, trial, arm, round), so that the order of files and of rows cannot change any digit of a result.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ NUMBERS: Final = tuple(name for name, quantity in QUANTITIES.items() if quantity
 _LISTS: Final = ("step_seconds", "data_seconds")
 _LOSSES: Final = "step_losses"
 _NORMS: Final = "gradient_norms"
-NUM_LOSSES: Final = 10  # of each leg, that are compared between arms; and as many gradient norms
+NUM_LOSSES: Final = 10  # losses of each leg that are compared between arms; also gradient norms
 _EPOCH_LISTS: Final = ("epoch_seconds", "epoch_accuracy", "epoch_loss")
 _TARGET: Final = "time_to_accuracy"  # seconds, infinity where the target was not reached
 _NEVER_NULL: Final = ("space", "sweep", "setting_id", "trial_id", "leg_id", "arm", "status", "is_baseline", "round")
@@ -41,14 +40,14 @@ _BATCH_ROWS: Final = 16_384
 
 @dataclass(frozen=True)
 class Legs:
-    """Legs as columns; every array has shape (legs,), numbers are nan where the ledger has null."""
+    """Legs as columns; every array has shape (legs,); numbers are nan where the ledger has null."""
 
     text: Mapping[str, Coded]
     number: Mapping[str, Floats]
     steps: StepStatistics
     hardware: Coded
-    losses: Floats  # of the first steps, (legs, NUM_LOSSES); nan where there are none
-    norms: Floats  # of their gradients, the same
+    losses: Floats  # of the first steps, (legs, NUM_LOSSES); nan where missing
+    norms: Floats  # gradient norms of the same steps, same shape
 
     def __len__(self) -> int:
         return len(self.text["arm"].codes)
@@ -71,9 +70,9 @@ class Legs:
 
 
 def read_legs(paths: Sequence[AnyPath]) -> Legs:
-    """All legs of the ledgers at `paths` (folders or files), each once, in canonical order.
+    """All legs of the ledgers at `paths` (folders or files), each once, in sorted order.
 
-    A row whose space, sweep, `leg_id` and hardware came before is the same leg. Raises UserError for a path
+    Rows with equal space, sweep, `leg_id` and hardware are the same leg; the first counts. Raises UserError for a path
     that is no ledger, and for a row that no run can have written, naming the file and the leg.
     """
     if not paths:
@@ -99,7 +98,7 @@ def read_legs(paths: Sequence[AnyPath]) -> Legs:
 
 
 def _lots(tables: Iterable[tuple[AnyPath, pa.Table]]) -> Iterator[list[tuple[AnyPath, pa.Table]]]:
-    """Consecutive tables together, about `_BATCH_ROWS` rows at a time: a file may hold one leg or a million."""
+    """Groups of consecutive tables, about `_BATCH_ROWS` rows each: a file may hold one leg or a million."""
     lot: list[tuple[AnyPath, pa.Table]] = []
     size = 0
     for file, table in tables:
@@ -114,7 +113,7 @@ def _lots(tables: Iterable[tuple[AnyPath, pa.Table]]) -> Iterator[list[tuple[Any
 
 
 def _ahead(lots: Iterator[list[tuple[AnyPath, pa.Table]]]) -> Iterator[list[tuple[AnyPath, pa.Table]]]:
-    """The same, each next one being read while the last is worked on."""
+    """The same items, but the next one is read while the caller works on the current one."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, lots, None)
         while (lot := coming.result()) is not None:
@@ -144,7 +143,7 @@ def _read_lot(lot: list[tuple[AnyPath, pa.Table]], collected: dict[str, list[Any
 
 
 def _place(lot: list[tuple[AnyPath, pa.Table]], row: int) -> str:
-    """Where a lot's row comes from, as `file: row 3`."""
+    """The origin of a row in a lot, as `file: row 3`."""
     for file, table in lot:
         if row < len(table):
             return f"{file}: row {row}"
@@ -171,7 +170,7 @@ def _time_to_accuracy(table: pa.Table) -> Floats:
 
 
 def _list(table: pa.Table, name: str) -> pa.ListArray:
-    """A column of lists of floats; nulls where the table does not have it."""
+    """A column of lists of floats; nulls where the table lacks it."""
     kind = pa.list_(pa.float64())
     return table[name].cast(kind).combine_chunks() if name in table.column_names else pa.nulls(len(table), kind)
 
@@ -193,7 +192,7 @@ def _step_statistics(table: pa.Table) -> StepStatistics:
 
 
 def _hardware(text: Mapping[str, Coded]) -> Coded:
-    """The hardware of each leg; a leg that does not say ran where its trial, or else its sweep, did."""
+    """The hardware of each leg; a leg that states none ran where its trial did, or else its sweep."""
     hardware = text["environment"].map(_hardware_of_json)
     unknown = hardware.names.index("") if "" in hardware.names else -2
     codes = hardware.codes.copy()

@@ -1,14 +1,14 @@
-"""What order may have done to a sweep: from leg to leg (carry-over), and from trial to trial (dependence).
+"""Effects of order in a sweep: from leg to leg (carry-over), and from trial to trial (dependence).
 
 Carry-over: an arm may leave something behind for the next leg of its processes (memory, threads, caches, clocks). For
-each engine, the legs of other engines that ran right after one of its legs are held against the same arms' other legs:
-log step time, less the level of its arm in its setting, that of its trial, a linear trend over the trial, and what
-comes of being first. Trials are the clusters of its standard error. Orders in which each arm follows each other
-arm equally often (`raybench.declare.plan.leg_order`, after Williams 1949) make this estimable.
+each engine, legs of other engines that ran right after it are compared with the same arms' other legs. The quantity is
+log step time, minus the level of its arm in its setting, that of its trial, a linear trend over the trial, and the
+effect of being first. Standard errors are clustered by trial. The effect can be estimated because the leg orders let
+each arm follow each other arm equally often (`raybench.declare.plan.leg_order`, after Williams 1949).
 
-Dependence: intervals take the trials of a setting as independent. Where the machine changes slowly, trials that are
-neighbours in time are alike: the correlation of neighbouring d, over all settings at once, is held against the same
-with each setting's trials in random orders (all its arms together, since they share the baseline).
+Dependence: intervals assume that the trials of a setting are independent. Where the machine changes slowly, trials
+close in time are alike. The correlation of neighbouring trials' d, over all settings at once, is compared with the
+same in random orders of each setting's trials (all its arms together, since they share the baseline).
 
 Sources: E. J. Williams 1949 (designs balanced for residual effects); Liang and Zeger 1986 (clustered standard errors);
 A. Wald and J. Wolfowitz 1943 (serial correlation by permutation).
@@ -30,23 +30,23 @@ from raybench.statistics.inference import Floats, Integers, p_against, t_quantil
 from raybench.statistics.multiplicity import adjust
 
 POWER: Final = 0.8
-_LEAST_TRIALS: Final = 6  # clustered standard errors of fewer are too small
-_NUM_ORDERS: Final = 2000  # random orders of trials; fewer where there are very many settings
+_LEAST_TRIALS: Final = 6  # with fewer, clustered standard errors are too small
+_NUM_ORDERS: Final = 2000  # random orders of trials; fewer with very many settings
 _MOST_DRAWS: Final = 40_000_000
-_NOTHING_LEFT: Final = 1e-9  # of a regressor, when the others are taken out of it: not estimable
+_NOTHING_LEFT: Final = 1e-9  # share of a regressor left after removing the others; below it, not estimable
 
 
 @dataclass(frozen=True)
 class CarryOver:
-    """How legs are changed by running right after a leg of another engine."""
+    """The effect of running right after a leg of another engine."""
 
-    engine: str  # of the leg before
+    engine: str  # of the preceding leg
     hardware: str
     effect: Estimate  # ratio of step times, above 1 slower after it; n is the number of trials
     p_value: float | None
     p_adjusted: float | None  # Holm over the engines
-    num_legs: int  # legs of other engines that ran right after one of it
-    detectable: float  # ratio of step times that would be seen with a chance of 80 %
+    num_legs: int  # legs of other engines that ran right after this engine's
+    detectable: float  # ratio of step times that would be detected with 80 % power
 
     COLUMNS: ClassVar[Mapping[str, str]] = {
         "engine": "engine",
@@ -64,18 +64,18 @@ class CarryOver:
 
 @dataclass(frozen=True)
 class Dependence:
-    """Whether trials that are neighbours in time are alike."""
+    """Whether trials close in time are alike."""
 
-    correlation: float  # of neighbouring trials' d, beyond what their common mean makes of it
-    p_value: float  # one-sided, of as much in random orders
+    correlation: float  # of neighbouring trials' d, minus its expectation under a common mean
+    p_value: float  # one-sided, from random orders
     n_settings: int
     n_trials: int
 
 
 def preceding_legs(legs: Legs) -> Integers:
-    """For each leg the row of the leg that its processes ran right before it, (legs,); -1 where there is none.
+    """For each leg, the row of the leg that its processes ran right before it, (legs,); -1 where there is none.
 
-    Within a trial the order is that of `position`; from trial to trial of one set of processes, that of `started_at`.
+    `position` orders the legs of a trial; `started_at` orders the trials of one set of processes.
     """
     text, number = legs.text, legs.number
     trial = dense(legs.hardware.codes, *(text[name].codes for name in ("space", "sweep", "setting_id", "trial_id")))
@@ -95,7 +95,7 @@ def preceding_legs(legs: Legs) -> Integers:
 
 
 def carry_over(legs: Legs, alpha: float) -> tuple[CarryOver, ...]:
-    """The effect of each engine on the legs of others that follow its own, by hardware; empty for a single engine."""
+    """Each engine's effect on the legs of other engines right after it, by hardware; empty for a single engine."""
     engine, before = legs.text["engine"], preceding_legs(legs)
     log_seconds = np.log(legs.steps.mean_seconds)
     results = []
@@ -130,7 +130,7 @@ def _effect_of(
 ) -> tuple[float, float, int, int] | None:
     """(mean log effect, its standard error, trials, legs after the engine's).
 
-    None where it cannot be estimated, or from too few trials.
+    None where it cannot be estimated or has too few trials.
     """
     text = legs.text
     own = text["engine"].codes[rows]
@@ -159,7 +159,7 @@ def _effect_of(
 
 
 def _without_levels(columns: Floats, cell: Integers, trial: Integers) -> Floats:
-    """(legs, columns) less the means of cells and of trials, by turns until both are nothing."""
+    """(legs, columns) minus the means of cells and of trials, removed in turn until both are zero."""
     for _ in range(200):
         greatest = 0.0
         for group in (cell, trial):
@@ -177,7 +177,7 @@ def _residual(column: Floats, others: Floats) -> Floats:
 
 
 def dependence(pairs: Pairs) -> Dependence | None:
-    """The correlation of trials that are neighbours in time, over all settings; None without 3 trials anywhere."""
+    """The correlation of trials adjacent in time, over all settings; None where no setting has 3 trials."""
     grams = _similarities(pairs)
     if not grams:
         return None
@@ -200,9 +200,9 @@ def dependence(pairs: Pairs) -> Dependence | None:
 
 
 def _similarities(pairs: Pairs) -> list[Floats]:
-    """For each setting with 3 trials or more, (n, n): the products of its trials' deviations, in the order of time.
+    """For each setting with at least 3 trials, (n, n): products of its trials' deviations, in time order.
 
-    Deviations of each arm's d from its mean, of unit variance, summed over the arms; trials that all arms share.
+    Each arm's d minus its mean, scaled to unit variance, summed over the arms; only trials that all arms share.
     """
     legs, owner = pairs.legs, pairs.comparison
     started, repeat = np.full(len(owner), np.inf), np.full(len(owner), np.inf)
@@ -218,7 +218,7 @@ def _similarities(pairs: Pairs) -> list[Floats]:
         trials, first, place = np.unique(sample[rows], return_index=True, return_inverse=True)
         table = np.full((len(trials), len(arms)), np.nan)
         table[place, arm] = pairs.differences[rows]
-        table = table[np.argsort(first)]  # in the order of time
+        table = table[np.argsort(first)]  # in time order
         table = table[np.isfinite(table).all(axis=1)]
         if len(table) < 3:
             continue

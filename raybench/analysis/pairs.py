@@ -1,13 +1,13 @@
-"""From legs to trials: the differences d of log cost between the baseline and an arm, one for each trial.
+"""From legs to trials: one difference d of log cost between baseline and arm for each trial.
 
-The trial is the sample. Trials of one setting that ran in one set of processes, or of which one is a copy of the
-other, are one sample (`Samples`). Within a trial, each round in which both arms were measured gives the difference
-of its logs; d is the mean over those rounds, `log(baseline) - log(arm)`, so that exp(mean d) is the
-speedup (above 1 the arm is faster). A comparison is one arm in one setting on one hardware; its trials are
-a run of the flat array `Pairs.differences`. Nothing here loops over legs, trials or comparisons.
+The trial is the sample. Trials of one setting that ran in one set of processes, or that are copies of each other, are
+one sample (`Samples`). Each round of a trial in which both arms were measured gives a difference of logs. d is the
+mean over those rounds of `log(baseline) - log(arm)`, so exp(mean d) is the speedup (above 1 the arm is faster). A
+comparison is one arm in one setting on one hardware; its trials are a contiguous part of the flat array
+`Pairs.differences`. Nothing here loops over legs, trials or comparisons.
 
-The cost is by default the mean measured step in seconds. Where the arms of a trial take different numbers
-of samples a step, it is divided by them: seconds a sample.
+The cost is by default the mean measured step in seconds. Where the arms of a trial take different numbers of samples
+a step, the cost is divided by them: seconds a sample.
 """
 
 from __future__ import annotations
@@ -29,63 +29,63 @@ Mask = np.ndarray
 
 @dataclass(frozen=True)
 class Samples:
-    """Which sample each leg is of, and why several trials are one; arrays of shape (legs,)."""
+    """The sample that each leg belongs to, and why trials were merged; arrays of shape (legs,)."""
 
     sample: Integers
-    shared_processes: Mask  # its trial ran in a set of processes that another trial of the setting ran in too
-    copied: Mask  # its trial holds a leg whose steps are, to the last digit, those of a leg of another trial
+    shared_processes: Mask  # its trial shared a set of processes with another trial of the setting
+    copied: Mask  # its trial has a leg with exactly the step times of a leg of another trial
 
 
 @dataclass(frozen=True)
 class SideCounts:
-    """What there is of one side of each comparison; arrays of shape (k,)."""
+    """Counts for one side of each comparison; arrays of shape (k,)."""
 
-    trials: Integers  # trials in which it has a leg, measured or not
+    trials: Integers  # trials with a leg of this side, measured or not
     ok: Integers  # legs measured
     failed: Integers  # legs that failed
-    lonely: Integers  # rounds measured here and not on the other side
+    lonely: Integers  # rounds measured on this side only
 
 
 @dataclass(frozen=True)
 class Pairs:
     """k comparisons with t paired trials made of c paired rounds; legs are named by their row in `legs`.
 
-    A trial here is a sample: trials that are one sample (`Samples`) are one.
+    Trials that were merged into one sample (`Samples`) count as one trial.
     """
 
     legs: Legs
     baseline: str
-    # of each comparison, (k,)
+    # One entry a comparison, (k,)
     example: Integers  # a leg of its arm
     starts: Integers  # where its trials begin in `differences`
-    counts: Integers  # how many paired trials it has
+    counts: Integers  # number of paired trials
     arm: SideCounts
     base: SideCounts
-    per_sample: Mask  # whether the cost is by sample, since the batches differ
-    # of each paired trial, (t,)
+    per_sample: Mask  # whether the cost is per sample, because batches differ
+    # One entry a paired trial, (t,)
     differences: Floats  # d
     comparison: Integers
-    log_arm: Floats  # mean over the paired rounds of log cost
+    log_arm: Floats  # log cost, mean over the paired rounds
     log_base: Floats
-    # of each paired round, (c,)
+    # One entry a paired round, (c,)
     arm_leg: Integers
     base_leg: Integers
     round_trial: Integers  # index into the trials
-    # of each leg, (legs,)
+    # One entry a leg, (legs,)
     leg_comparison: Integers  # -1 for the baseline's legs
-    leg_block: Integers  # the setting on its hardware, which its comparisons share with the baseline
+    leg_block: Integers  # code of setting and hardware, shared by its comparisons and the baseline
     leg_trial: Integers
     samples: Samples
     measured: Mask
 
     @property
     def block(self) -> Integers:
-        """The setting on its hardware of each comparison, (k,)."""
+        """Each comparison's code of setting and hardware, (k,)."""
         return self.leg_block[self.example]
 
     @property
     def base_example(self) -> Integers:
-        """A leg of the baseline in each comparison, (k,); one of the arm where none is paired."""
+        """A leg of the baseline for each comparison, (k,); a leg of the arm where none is paired."""
         legs = self.example.copy()
         paired, first = np.unique(self.comparison[self.round_trial], return_index=True)
         legs[paired] = self.base_leg[first]
@@ -93,20 +93,20 @@ class Pairs:
 
     @property
     def repeat(self) -> Integers:
-        """The repeat of each paired trial, from 0, (t,); 0 where the ledger does not say."""
+        """The repeat of each paired trial, from 0, (t,); 0 where the ledger has none."""
         repeats = np.zeros(len(self.differences), dtype=np.int64)
         repeats[self.round_trial] = np.nan_to_num(self.legs.number["repeat"][self.arm_leg]).astype(np.int64)
         return repeats
 
     def moments(self, values: Floats | None = None) -> tuple[Floats, Floats]:
-        """Mean and sample standard deviation over each comparison's trials, (k,); nan where too few.
+        """Mean and sample standard deviation over each comparison's trials, (k,); nan with too few trials.
 
-        `values` has one entry a trial, the differences d by default.
+        `values` has one entry a trial; by default the differences d.
         """
         return group_moments(self.differences if values is None else values, self.comparison, len(self.counts))
 
     def round_logs(self, seconds: Floats) -> Floats:
-        """log(baseline / arm) of a cost by leg, (legs,), in each paired round, (c,)."""
+        """log(baseline / arm) of a cost by leg, (legs,), for each paired round, (c,)."""
         samples = self.legs.number["samples_per_step"]
         arm, base = self.arm_leg, self.base_leg
         by_sample = self.per_sample[self.comparison[self.round_trial]]
@@ -115,7 +115,7 @@ class Pairs:
         )
 
     def rounds_of(self, arms: Sequence[str]) -> Integers:
-        """The legs of the rounds that measured every one of these arms, (rounds, arms)."""
+        """The legs of the rounds in which all of these arms were measured, (rounds, arms)."""
         place, names = _places(self.legs, self.leg_trial), self.legs.text["arm"]
         table = np.full((int(place.max()) + 1, len(arms)), -1, dtype=np.int64)
         for column, arm in enumerate(arms):
@@ -124,14 +124,14 @@ class Pairs:
         return table[(table >= 0).all(axis=1)]
 
     def by_trial(self, values: Floats) -> Floats:
-        """The mean over rounds of (c,) values, one entry a trial, (t,)."""
+        """Values by round, (c,), averaged by trial, (t,)."""
         return mean_by(self.round_trial, values, len(self.differences))
 
 
 def log_speedup(base: ArrayLike, arm: ArrayLike, base_samples: ArrayLike = 1.0, arm_samples: ArrayLike = 1.0) -> Floats:
     """The paired log ratio: log of the baseline's cost over the arm's, above 0 where the arm is faster.
 
-    Costs are positive; where the two sides take other numbers of samples a step, the cost is that of a sample.
+    Costs are positive. Where the two sides take different numbers of samples a step, the cost is per sample.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio, samples = np.true_divide(base, arm), np.true_divide(arm_samples, base_samples)
@@ -143,8 +143,8 @@ def pair_trials(
 ) -> Pairs:
     """Pair every arm with the baseline, round by round; `cost` has shape (legs,), nan where there is none.
 
-    A cost `of_steps` is taken by sample where batches differ; any other as it is.
-    With `pool_hardware`, trials of a setting on different machines are trials of one comparison.
+    A cost `of_steps` is divided by the samples a step where batches differ. With `pool_hardware`, trials of a setting
+    on different machines belong to one comparison.
     """
     text, hardware = legs.text, legs.hardware.codes
     block = dense(text["setting_id"].codes, np.zeros_like(hardware) if pool_hardware else hardware)
@@ -165,7 +165,7 @@ def pair_trials(
     logs = np.log(np.where(measured, cost, 1.0))
     samples = np.where(legs.number["samples_per_step"] > 0, legs.number["samples_per_step"], 1.0)
     by_sample = per_sample[owner]
-    # Several legs of one arm in one round (no sweep of raybench's writes them) count as their mean.
+    # Several legs of one arm in one round are averaged (raybench's own sweeps never write them).
     logs_arm = _cell_mean(dense(comparison, place), logs, measured & ~is_base)[arm_leg]
     logs_base = _cell_mean(place, logs, measured & is_base)[base_leg]
     logs_arm = logs_arm - np.where(by_sample, np.log(samples[arm_leg]), 0.0)
@@ -201,17 +201,17 @@ def pair_trials(
 
 
 def _places(legs: Legs, trial: Integers) -> Integers:
-    """The round of its trial that each leg is of, (legs,)."""
+    """A code of each leg's trial and round, (legs,)."""
     return dense(trial, np.unique(legs.number["round"], return_inverse=True)[1])
 
 
 def find_samples(legs: Legs, block: Integers, trial: Integers) -> Samples:
-    """Which trials are one sample; `block` is each leg's setting on its hardware, (legs,), `trial` its trial."""
+    """Merge dependent trials; `block` is each leg's code of setting and hardware, `trial` its trial, both (legs,)."""
     group = legs.text["process_group"]
     named = (group.codes >= 0) & (group.codes != code_of(group, ""))
     shared = _shared(dense(block, group.codes), trial, named)
     steps = legs.steps
-    varied = legs.ok & (steps.p99_seconds > steps.median_seconds)  # a constant was not measured, and tells nothing
+    varied = legs.ok & (steps.p99_seconds > steps.median_seconds)  # a constant was not measured and proves nothing
     numbers = (steps.mean_seconds, steps.median_seconds, steps.p90_seconds, steps.p99_seconds, steps.drift)
     digits = [np.unique(values, return_inverse=True)[1] for values in numbers]
     equal = dense(block, legs.text["arm"].codes, *digits)
@@ -232,7 +232,7 @@ def find_samples(legs: Legs, block: Integers, trial: Integers) -> Samples:
 
 
 def _shared(key: Integers, trial: Integers, chosen: Mask) -> Mask:
-    """The chosen legs whose key is that of legs of several trials, (legs,)."""
+    """The chosen legs whose key also occurs in another trial, (legs,)."""
     if not chosen.any():
         return chosen
     several = distinct_by(key, trial, chosen, int(key.max()) + 1) > 1
@@ -240,7 +240,7 @@ def _shared(key: Integers, trial: Integers, chosen: Mask) -> Mask:
 
 
 def group_moments(values: Floats, group: Integers, size: int) -> tuple[Floats, Floats]:
-    """Mean and sample standard deviation of (t,) values by group, (size,); nan where too few."""
+    """Mean and sample standard deviation of values, (t,), by group, (size,); nan with too few values."""
     count = np.bincount(group, minlength=size)
     mean = mean_by(group, values, size)
     squares = np.bincount(group, (values - mean[group]) ** 2, minlength=size)
@@ -248,18 +248,18 @@ def group_moments(values: Floats, group: Integers, size: int) -> tuple[Floats, F
 
 
 def mean_by(group: Integers, values: Floats, size: int) -> Floats:
-    """Mean of values by group, (size,); nan for a group without values."""
+    """Mean of values by group, (size,); nan for an empty group."""
     with np.errstate(invalid="ignore"):
         return np.asarray(np.bincount(group, values, minlength=size) / np.bincount(group, minlength=size))
 
 
 def _cell_mean(cell: Integers, values: Floats, chosen: Mask) -> Floats:
-    """For each leg the mean over the chosen legs of its cell, (legs,)."""
+    """For each leg, the mean over the chosen legs of its cell, (legs,)."""
     return mean_by(cell[chosen], values[chosen], int(cell.max()) + 1)[cell]
 
 
 def _shared_rounds(comparison: Integers, place: Integers, is_base: Mask, measured: Mask) -> tuple[Integers, Integers]:
-    """The rows (arm's leg, baseline's leg) of every round that both measured, by comparison and place."""
+    """The rows (arm's leg, baseline's leg) of every round in which both were measured, by comparison and place."""
     partner = np.full(int(place.max()) + 1, -1, dtype=np.int64)
     base_rows = np.flatnonzero(is_base & measured)
     partner[place[base_rows][::-1]] = base_rows[::-1]
@@ -271,7 +271,7 @@ def _shared_rounds(comparison: Integers, place: Integers, is_base: Mask, measure
 def _batches_differ(
     legs: Legs, trial: Integers, is_base: Mask, measured: Mask, comparison: Integers, size: int
 ) -> Mask:
-    """Whether an arm's samples a step are not the baseline's in some trial, (size,)."""
+    """Whether an arm's samples a step differ from the baseline's in some trial, (size,)."""
     samples = legs.number["samples_per_step"]
     of_trial = np.full(int(trial.max()) + 1, np.nan)
     base = is_base & measured
@@ -286,9 +286,9 @@ def _batches_differ(
 def _side(
     group: Integers, trial: Integers, place: Integers, measured: Mask, size: int, of: Integers, paired: Integers
 ) -> SideCounts:
-    """One side, its legs grouped (-1: not on this side); `of` is each comparison's group, (k,).
+    """Counts for one side; `group` is each leg's group (-1: not on this side), `of` each comparison's group, (k,).
 
-    `paired` is the number of rounds that each comparison pairs, (k,).
+    `paired` is each comparison's number of paired rounds, (k,).
     """
     here = group >= 0
     return SideCounts(
@@ -300,6 +300,6 @@ def _side(
 
 
 def distinct_by(group: Integers, item: Integers, chosen: Mask, size: int) -> Integers:
-    """How many distinct items the chosen rows have, by group, (size,)."""
+    """The number of distinct items among the chosen rows, by group, (size,)."""
     width = int(item.max(initial=0)) + 1
     return np.bincount(np.unique(group[chosen] * width + item[chosen]) // width, minlength=size)

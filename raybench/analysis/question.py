@@ -1,4 +1,4 @@
-"""What is asked of a ledger: the margin, the level, the baseline and the metric, given or found beside the data."""
+"""The question put to a ledger: margin, level, baseline and metric, as given or as found beside the data."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ QUALITY_MARGIN: Final = 0.01  # an accuracy: one point
 
 
 def find_question(paths: Sequence[AnyPath], margin: float | None, alpha: float | None) -> tuple[float, float]:
-    """(margin, alpha): as given, else as the `_space.yaml` beside the ledgers says, else 0.03 and 0.05.
+    """(margin, alpha): as given, else from the `_space.yaml` beside the ledgers, else 0.03 and 0.05.
 
-    Raises UserError for a value out of range, and where several ledgers were made for different questions.
+    Raises UserError for a value out of range, and where ledgers were made for different questions.
     """
     told = [question for folder in _folders(paths) if isinstance(question := _space(folder).get("question"), dict)]
     return (
@@ -39,7 +39,7 @@ def find_question(paths: Sequence[AnyPath], margin: float | None, alpha: float |
 
 
 def unshared_questions(paths: Sequence[AnyPath], given: Collection[str] = ()) -> list[Caveat]:
-    """What only some of several ledgers were asked; not what was `given` for all."""
+    """Settings of the question that only some of the ledgers have, except those `given` for all."""
     folders = _folders(paths)
     told = [_space(folder).get("question") for folder in folders]
     caveats = []
@@ -53,7 +53,7 @@ def unshared_questions(paths: Sequence[AnyPath], given: Collection[str] = ()) ->
 def find_rule(
     paths: Sequence[AnyPath], margin: float, alpha: float, multiplicity: str | None, variance: str | None
 ) -> Rule:
-    """By what the comparisons are judged: the rest as given, else as the ledgers' `_space.yaml` says, else by default.
+    """The rule that judges comparisons; its options as given, else from the ledgers' `_space.yaml`, else by default.
 
     Raises UserError as `find_question` does.
     """
@@ -67,9 +67,9 @@ def find_rule(
 
 
 def find_looks(paths: Sequence[AnyPath]) -> tuple[Look, ...] | None:
-    """The looks that were taken at the ledgers; None where their sweeps have a fixed number of trials.
+    """The looks taken at the ledgers; None where their sweeps have a fixed number of trials.
 
-    Raises UserError for a record that cannot be read, and where ledgers were looked at differently.
+    Raises UserError for an unreadable record, and where ledgers were looked at differently.
     """
     found = {_looks(folder) for folder in _folders(paths)}
     if len(found) > 1:
@@ -87,7 +87,7 @@ def _stops_when_settled(folder: AnyPath) -> bool:
 
 
 def find_quality_margin(paths: Sequence[AnyPath], quality_margin: float | None) -> float:
-    """The quality margin, an accuracy: as given, else as the `_space.yaml` beside the ledgers says, else 0.01.
+    """The quality margin, an accuracy: as given, else from the `_space.yaml` beside the ledgers, else 0.01.
 
     Raises UserError as `find_question` does.
     """
@@ -102,7 +102,7 @@ def _folders(paths: Sequence[AnyPath]) -> list[AnyPath]:
 
 
 def _space(folder: AnyPath) -> dict[str, Any]:
-    """The resolved space that lies beside a ledger's files; empty where there is none."""
+    """The resolved space beside a ledger's files; empty where there is none."""
     path = folder / "_space.yaml"
     if not path.is_file():
         return {}
@@ -140,7 +140,7 @@ def _checked(name: str, value: float, most: float) -> float:
 
 
 def find_baseline(legs: Legs, wanted: str | None, paths: Sequence[AnyPath] = ()) -> str:
-    """The name of the baseline's arm: as wanted, else the one that the ledger marks, else the space's.
+    """The baseline's arm name: `wanted`, else the one that the ledger marks, else the space's.
 
     Raises UserError where there is none, or more than one.
     """
@@ -161,13 +161,13 @@ def find_baseline(legs: Legs, wanted: str | None, paths: Sequence[AnyPath] = ())
 
 @dataclass(frozen=True)
 class Metric:
-    """A cost: `cost(legs)` has shape (legs,), nan where a leg has none, as when it failed."""
+    """A cost: `cost(legs)` has shape (legs,), nan where a leg has none, for example because it failed."""
 
     name: str
-    per: str  # what one unit of it is of, for words: "step" as in seconds a step
+    per: str  # what the cost is per, in words: "step" as in seconds a step
     meaning: str
     cost: Callable[[Legs], Floats]
-    absent: str = "no_value"  # why a measured leg may have none, as a kind of failure
+    absent: str = "no_value"  # failure kind for a measured leg without a value
 
 
 def _column(name: str) -> Callable[[Legs], Floats]:
@@ -210,14 +210,14 @@ METRICS: Final = {
 
 
 def log_cost(legs: Legs, cost: Floats, metric: Metric) -> Floats:
-    """Log of the cost, a sample where it is one of steps: what arms of different batches are compared by."""
+    """Log of the cost, per sample for costs of steps, so that arms with different batches can be compared."""
     samples = legs.number["samples_per_step"]
     known = np.where(samples > 0, samples, 1.0) if metric.per == "step" else np.ones(len(legs))
     return np.asarray(np.log(cost / known))
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of that name; raises UserError with the known ones."""
+    """The metric of that name. Raises UserError that lists the known ones."""
     if name not in METRICS:
         raise UserError(f"metric={name}: {suggest(name, METRICS)}")
     return METRICS[name]

@@ -1,8 +1,8 @@
-"""What an analysis found, as frozen records; `to_json` gives the open format described in the ledger's contract.
+"""The results of an analysis as frozen records; `to_json` gives the open format described in the ledger's contract.
 
-Ratios are speedups (baseline over arm, above 1 the arm is faster), seconds are seconds, nothing is rounded.
-A number that does not exist is None, never nan or infinity. The open format is flat: `COLUMNS` of a record gives
-each of its names and where the value is.
+Ratios are speedups (baseline over arm, above 1 the arm is faster), seconds are seconds, nothing is rounded. A missing
+number is None, never nan or infinity. The open format is flat: a record's `COLUMNS` maps each of its names to the
+place of the value.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
 
 @dataclass(frozen=True)
 class FailureCause:
-    """Legs of one arm that failed for one reason."""
+    """Legs of one arm that failed for the same reason."""
 
     arm: str
     kind: str
     num_legs: int
-    message: str  # the first one's, in the ledger's order
+    message: str  # of the first such leg in the ledger's order
 
 
 @dataclass(frozen=True)
@@ -70,39 +70,39 @@ class Where:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict of a comparison and what it rests on."""
+    """A comparison's verdict and the numbers behind it."""
 
     verdict: Verdict
     p_value: float | None  # paired t on log ratios, against no difference
-    p_adjusted: float | None  # of the claim, over all claims of the analysis: at most alpha exactly where one is made
+    p_adjusted: float | None  # of the claim, over all claims of the analysis; at most alpha exactly where one is made
     sign_flip_p: float | None  # exact
-    interval: Estimate  # the speedup with the interval that the verdict came from
-    trials_needed: int | None  # in all, to settle an undecided comparison with a chance of 80 %
+    interval: Estimate  # the speedup, with the interval behind the verdict
+    trials_needed: int | None  # in total, to settle an undecided comparison with 80 % power
     deviation: float | None  # standard deviation of the trials' log ratios
 
 
 @dataclass(frozen=True)
 class Side:
-    """What one arm took in one setting: geometric means over the comparison's trials."""
+    """One arm's numbers in one setting: geometric means over the comparison's trials."""
 
-    seconds: float | None  # the cost, by `Comparison.seconds_per`
-    samples_per_second: float | None  # all ranks together; None for a metric that is not of steps
-    tokens_per_second: float | None  # the same; None where samples are not of tokens
+    seconds: float | None  # the cost, per `Comparison.seconds_per`
+    samples_per_second: float | None  # all ranks together; None for a metric that is not about steps
+    tokens_per_second: float | None  # all ranks together; None where samples have no tokens
     step_p50_seconds: float | None  # percentiles of the measured steps
     step_p90_seconds: float | None
     step_p99_seconds: float | None
     memory_bytes: float | None  # peak
-    memory_parts: dict[str, float] | None  # bytes by what they hold, of the rank that holds most
-    predicted_memory: dict[str, float] | None  # the same as ZeRO's arithmetic has it; `device`, `host`: their sums
-    bucket_bytes: float | None  # what ZeRO's communication buckets take of the peak; None without them
-    tflops: float | None  # achieved, 10^12 floating-point operations a second of all workers together
-    peak_share: float | None  # achieved over the peak of the workers' devices; None where it is not known
-    matmul_share: float | None  # achieved over what a matrix product reached on them
+    memory_parts: dict[str, float] | None  # bytes by content, on the rank that holds most
+    predicted_memory: dict[str, float] | None  # the same, predicted by ZeRO's formulas; `device` and `host` are sums
+    bucket_bytes: float | None  # part of the peak taken by ZeRO's communication buckets; None without them
+    tflops: float | None  # achieved 10^12 floating-point operations a second, all workers together
+    peak_share: float | None  # achieved over the peak of the workers' devices; None where that is unknown
+    matmul_share: float | None  # achieved over what a matrix product reached on these devices
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak memory of an arm beside the baseline's."""
+    """An arm's peak memory beside the baseline's."""
 
     ratio: Estimate  # arm over baseline: below 1 the arm needs less
     saved: Estimate  # bytes, baseline minus arm
@@ -120,15 +120,15 @@ class Comparison:
     judgement: Judgement
     baseline: Side
     treated: Side  # the arm's side
-    seconds_per: str  # what the seconds are of: `step`, `sample`, or another metric's name
+    seconds_per: str  # `step`, `sample`, or another metric's name
     memory: Memory
     accuracy: Estimate  # arm minus baseline
     quality: str | None  # `not worse`, `worse` or `unclear`; None where nothing was evaluated
-    break_even: Estimate  # steps until a longer set-up is repaid; None where never, or not known
+    break_even: Estimate  # steps until a longer set-up is repaid; None where never or unknown
     flops_per_sample: float | None  # of a training step: 3 x the plain model's forward pass, the same for every arm
-    peak: str | None  # which peak: the device's, for what type, and by whom it is said
+    peak: str | None  # which peak: whose device, for which type, and the source
     failure_causes: tuple[FailureCause, ...]
-    differs: tuple[str, ...]  # what the space declares the arms to differ in, beside the engine
+    differs: tuple[str, ...]  # differences between the arms that the space declares, besides the engine
     sensitivity: tuple[Sensitivity, ...]
     caveats: tuple[Caveat, ...]
 
@@ -205,13 +205,13 @@ class Comparison:
 
     @property
     def failures(self) -> int:
-        """Failed legs, of the arm and of the baseline."""
+        """Failed legs of the arm and of the baseline."""
         return sum(cause.num_legs for cause in self.failure_causes)
 
 
 @dataclass(frozen=True)
 class Tally:
-    """How many settings have which verdict."""
+    """The number of settings with each verdict."""
 
     helps: int
     no_effect: int
@@ -229,10 +229,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class FamilyPrediction:
-    """What to expect of one more model of a family that was measured."""
+    """What to expect of one more model of a measured family."""
 
     family: str
-    speedup: Estimate  # the family's geometric mean over models, with the prediction interval
+    speedup: Estimate  # the family's geometric mean over models, with a prediction interval
 
     COLUMNS: ClassVar[Mapping[str, str]] = {
         "family": "family",
@@ -245,21 +245,21 @@ class FamilyPrediction:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """One arm over its settings: a distribution of speedups, and a count of verdicts."""
+    """One arm over its settings: a distribution of speedups, and counts of verdicts."""
 
     arm: str
     hardware: str
-    n_settings: int  # all settings, whatever came of them
-    n_compared: int  # those with a speedup, which the means are over
-    population: Estimate  # geometric mean over models (a model's settings are one), and the interval for such models
-    prediction: Estimate  # what to expect of one more model, of a family that was not measured if several were
-    predictions: tuple[FamilyPrediction, ...]  # of one more model of each family that was
-    fixed: Estimate  # geometric mean of these very settings, uncertain by the noise of their trials alone
-    verdict: Verdict  # over these settings
-    verdict_interval: Estimate  # that it came from
-    quartiles: Estimate  # the median, and the quartiles: of the speedups, no interval of confidence
+    n_settings: int  # all settings, whatever their outcome
+    n_compared: int  # those with a speedup; the means are over these
+    population: Estimate  # geometric mean over models (a model's settings are averaged), and its t interval
+    prediction: Estimate  # for one more model; of a new family, if several were measured
+    predictions: tuple[FamilyPrediction, ...]  # for one more model of each measured family
+    fixed: Estimate  # geometric mean of exactly these settings; only trial noise makes it uncertain
+    verdict: Verdict  # over exactly these settings
+    verdict_interval: Estimate  # the interval behind that verdict
+    quartiles: Estimate  # median and quartiles of the speedups; not a confidence interval
     tau: float | None  # standard deviation of true log speedups between settings (DerSimonian-Laird)
-    i_squared: float | None  # the share of the variance between settings that is not noise
+    i_squared: float | None  # share of the variance between settings that is not noise
     tally: Tally
 
     COLUMNS: ClassVar[Mapping[str, str]] = {
@@ -301,16 +301,16 @@ class GroupSummary:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything that was found in the ledgers, and under which question it was asked."""
+    """All results from the ledgers, and the question that was asked."""
 
     margin: float
     alpha: float
-    multiplicity: Multiplicity  # what of all claims is held at alpha
+    multiplicity: Multiplicity  # the error rate over all claims that is held at alpha
     variance: Variance
     baseline: str
     metric: str
     quality_margin: float  # accuracy that an arm may lose and still count as equal
-    pool_hardware: bool  # legs of different machines taken as of one
+    pool_hardware: bool  # whether all machines are treated as one
     chain: tuple[str, ...]  # the arms taken apart as a ladder; empty for none
     comparisons: tuple[Comparison, ...]
     arms: tuple[ArmSummary, ...]
@@ -319,15 +319,15 @@ class Analysis:
     profiles: tuple[Profile, ...]
     scaling: tuple[Efficiency, ...]
     best: tuple[BestBatch, ...]
-    enough_batches: tuple[EnoughBatch, ...]  # at which a fixed cost falls under the margin; where batches tell it
-    carry_over: tuple[CarryOver, ...]  # from leg to leg, by the engine of the leg before
-    dependence: Dependence | None  # of trials that are neighbours in time
-    largest: tuple[LargestBatch, ...]  # how each arm's largest batch was found, where it was sought
+    enough_batches: tuple[EnoughBatch, ...]  # where a fixed cost falls below the margin, if the batches show it
+    carry_over: tuple[CarryOver, ...]  # from leg to leg, by the preceding leg's engine
+    dependence: Dependence | None  # of trials close in time
+    largest: tuple[LargestBatch, ...]  # how each arm's largest batch was found, where it was searched for
     explanations: tuple[Explanation, ...]  # of profiled legs; empty where there are none
-    rooflines: tuple[Roofline, ...]  # a step's floor on the machine; empty where neither rates nor energy are known
+    rooflines: tuple[Roofline, ...]  # a step's minimum time on the machine; empty without rates and energy
     costs: Costs  # where the machines' time went
-    further: tuple[Further, ...]  # what else was measured: the quantities that have a heading
-    networks: tuple[NetworkSpeed, ...]  # between the nodes of trials; empty where every trial had one node
+    further: tuple[Further, ...]  # other measured quantities: those with a heading
+    networks: tuple[NetworkSpeed, ...]  # between the nodes of a trial; empty where every trial had one node
     caveats: tuple[Caveat, ...]  # of the whole analysis
     ledgers: tuple[str, ...]
     sweeps: tuple[str, ...]
@@ -335,7 +335,7 @@ class Analysis:
     versions: tuple[str, ...]
     num_legs: int
     num_failed_legs: int
-    pairs: Pairs = field(repr=False, compare=False)  # the trials behind it, for analyses that go on from here
+    pairs: Pairs = field(repr=False, compare=False)  # the trials behind the results, for further analyses
 
     def to_json(self) -> dict[str, Any]:
         """The analysis as plain dicts, lists, numbers and None, as `--json` prints it."""

@@ -1,4 +1,4 @@
-"""What a reader must know of arms that are scripts: what was timed, and which facts of them nobody knows."""
+"""Caveats for arms that are scripts: what was timed, and which of their facts are unknown."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from raybench.analysis.columns import parse_object
 from raybench.analysis.pairs import Pairs
 from raybench.caveats import Caveat, caveat
 
-_WHOLE: Final = "the whole command"  # what was timed where a script records no steps
+_WHOLE: Final = "the whole command"  # timed where a script records no steps
 
 
 def script_caveats(pairs: Pairs) -> Iterator[tuple[int, Caveat]]:
-    """(comparison, caveat) for each side whose script told less than an arm of raybench's own does."""
+    """(comparison, caveat) for each side whose script reported less than raybench's own arms do."""
     column, owner = pairs.legs.text["facts"], pairs.comparison[pairs.round_trial]
     if "not_known" not in "".join(column.names):
         return

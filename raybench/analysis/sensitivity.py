@@ -1,7 +1,7 @@
-"""The same comparisons judged another way: a verdict that would change is a caveat.
+"""The same comparisons judged in other ways: a verdict that would change is a caveat.
 
-Legs are doubtful for reasons that were fixed before any ratio was looked at: a window that is not steady, a machine
-that was busy with something else, a trial that was cut. The verdict itself is always that of all legs.
+The reasons to doubt a leg were fixed before looking at any ratio: a window that is not steady, a machine busy with
+something else, a trial that was cut. The verdict itself always uses all legs.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from raybench.statistics.looks import Procedure, Trials
 
 
 def judge_otherwise(pairs: Pairs, metric: Metric, procedure: Procedure) -> list[list[Sensitivity]]:
-    """The comparisons judged with the median step, and without the rounds that have a leg of a doubtful kind.
+    """The comparisons judged with the median step, and without rounds that have a doubtful leg.
 
-    Only where there are such rounds.
+    The latter only where there are such rounds.
     """
     results: list[list[Sensitivity]] = [[] for _ in pairs.counts]
     if metric.name != "step_seconds":
@@ -47,19 +47,19 @@ def judge_otherwise(pairs: Pairs, metric: Metric, procedure: Procedure) -> list[
 
 
 def _either(pairs: Pairs, legs: Mask) -> Mask:
-    """Paired rounds, (c,), in which one of the two legs is among these."""
+    """Paired rounds, (c,), in which at least one of the two legs is in `legs`."""
     return np.asarray(legs[pairs.arm_leg] | legs[pairs.base_leg])
 
 
 def suspect_legs(pairs: Pairs) -> Mask:
-    """Legs whose measured window was not steady: the last steady segment begins inside it. Shape (legs,)."""
+    """Legs whose measured window was not steady: their last steady segment begins inside it. Shape (legs,)."""
     return np.asarray(pairs.legs.number["steady_from_step"] > pairs.legs.number["warmup_steps"])
 
 
 def contaminated_legs(pairs: Pairs) -> Mask:
-    """Legs beside which the machine did something else (`raybench.telemetry.contamination`). Shape (legs,).
+    """Legs during which something else kept the machine busy (`raybench.telemetry.contamination`). Shape (legs,).
 
-    A leg without telemetry is not among them: nothing is known of it.
+    Legs without telemetry are left out: nothing is known about them.
     """
     column = pairs.legs.text["contaminated"]
     given = np.array([bool(name) for name in column.names] + [False])
@@ -67,9 +67,9 @@ def contaminated_legs(pairs: Pairs) -> Mask:
 
 
 def cut_rounds(pairs: Pairs) -> Mask:
-    """Paired rounds, (c,), whose two legs ran in different sets of processes: a trial that was cut and resumed.
+    """Paired rounds, (c,), whose two legs ran in different sets of processes, because the trial was cut and resumed.
 
-    Where that is so in every round of a comparison each leg has processes of its own by design (`fresh`).
+    If that holds for every round of a comparison, its legs have separate processes by design (`fresh`).
     """
     group = pairs.legs.text["process_group"].codes
     arm, base = group[pairs.arm_leg], group[pairs.base_leg]

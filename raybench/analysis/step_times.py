@@ -1,8 +1,8 @@
-"""From the lists of a leg to one number each: measured steps, and the training time to a target accuracy.
+"""From a leg's lists to one number each: measured steps, and the training time to a target accuracy.
 
-Lists come as Arrow list arrays, one list a leg; what is returned has shape (legs,), nan for legs that are
-not `ok`. Measured steps are those after the leg's `warmup_steps`. No Python loop runs over legs: legs with
-equally many measured steps are handled together, as a matrix of shape (legs, steps).
+Lists come as Arrow list arrays, one list a leg; results have shape (legs,), nan for legs that are not `ok`. Measured
+steps are those after the leg's `warmup_steps`. No Python loop runs over legs: legs with the same number of measured
+steps are handled together, as a matrix of shape (legs, steps).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from raybench.statistics.inference import Floats, Integers
 
 @dataclass(frozen=True)
 class StepStatistics:
-    """Of the measured steps of each leg; shape (legs,)."""
+    """Statistics of each leg's measured steps; shape (legs,)."""
 
     mean_seconds: Floats
     median_seconds: Floats
     p90_seconds: Floats
     p99_seconds: Floats
     drift: Floats  # log of the second half's mean step over the first half's
-    data_share: Floats  # of the time, spent waiting for data; nan where it was not recorded
+    data_share: Floats  # share of the time spent waiting for data; nan where not recorded
     num_steps: Floats  # all steps, warm-up included
 
 
@@ -35,7 +35,7 @@ _QUANTILES: Final = {"median_seconds": 0.5, "p90_seconds": 0.9, "p99_seconds": 0
 
 @dataclass(frozen=True)
 class BadLeg(Exception):
-    """A leg whose lists cannot be what a run recorded: its row, and why in words."""
+    """A leg whose lists no run can have recorded: its row, and the reason in words."""
 
     row: int
     reason: str
@@ -44,8 +44,8 @@ class BadLeg(Exception):
 def summarize(steps: pa.ListArray, data: pa.ListArray, warmup: Floats, ok: np.ndarray) -> StepStatistics:
     """Mean, median, drift and data share of the legs' measured steps.
 
-    `steps` and `data` hold seconds (data may be null), `warmup` the number of unmeasured steps, `ok` which
-    legs were measured. Raises BadLeg for the first leg, in row order, whose lists cannot be right.
+    `steps` and `data` hold seconds (data may be null), `warmup` the number of unmeasured steps, `ok` whether a leg was
+    measured. Raises BadLeg for the first leg, in row order, whose lists cannot be right.
     """
     values, starts, lengths = _flat(steps)
     data_values, data_starts, data_lengths = _flat(data)
@@ -90,7 +90,7 @@ def first_values(lists: pa.ListArray, count: int) -> Floats:
 
 
 def _flat(lists: pa.ListArray) -> tuple[Floats, Integers, Integers]:
-    """All values, and where each list starts and how long it is; a null list has length 0."""
+    """All values, and each list's start and length; a null list has length 0."""
     offsets = lists.offsets.to_numpy().astype(np.int64)
     valid = lists.is_valid().to_numpy(zero_copy_only=False)
     values = lists.values.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
@@ -98,7 +98,7 @@ def _flat(lists: pa.ListArray) -> tuple[Floats, Integers, Integers]:
 
 
 def _blocks(counts: Integers, ok: np.ndarray) -> Iterator[tuple[Integers, int]]:
-    """The rows of `ok` legs by their number of measured steps."""
+    """The rows of `ok` legs, grouped by their number of measured steps."""
     rows = np.flatnonzero(ok)
     if not rows.size:
         return
@@ -121,7 +121,7 @@ def _refuse_values(
     wrong = np.flatnonzero(~(low & (values < np.inf)))
     if len(wrong) == 0:
         return
-    # Which leg holds each wrong value: the last that starts at or before it, if it is not past its end.
+    # The leg that holds each wrong value: the last one starting at or before it, unless the value is past its end.
     holders = np.flatnonzero(ok & (lengths > 0))
     place = np.searchsorted(starts[holders], wrong, side="right") - 1
     rows = holders[np.maximum(place, 0)] if len(holders) else np.zeros(len(wrong), dtype=np.int64)
@@ -137,11 +137,11 @@ def _refuse_values(
 def time_to_accuracy(
     seconds: pa.ListArray, accuracy: pa.ListArray, target: Floats, final_accuracy: Floats, train_seconds: Floats
 ) -> Floats:
-    """Seconds of training to the target, by leg, (legs,); infinity where it was not reached, nan where unknown.
+    """Each leg's seconds of training to the target, (legs,); infinity where it was not reached, nan where unknown.
 
-    `seconds` and `accuracy` hold one value an epoch, training alone and evaluation after it; evaluation is not
-    counted. A leg without these lists is judged by its final accuracy and all of its training: an upper bound.
-    `target` is nan where the leg's protocol names none.
+    `seconds` and `accuracy` hold one value an epoch: training time without evaluation, and the accuracy after it. A leg
+    without these lists is judged by its final accuracy and its whole training time: an upper bound. `target` is nan
+    where the leg's protocol names none.
     """
     reached = np.where(final_accuracy >= target, train_seconds, np.inf)
     result = np.where(np.isfinite(target) & np.isfinite(final_accuracy), reached, np.nan)

@@ -1,11 +1,11 @@
-"""Which trials a sweep with `repeats: {min, max}` still needs: looks at its ledger, and their record beside it.
+"""Which trials a sweep with `repeats: {min, max}` still needs: looks at its ledger, recorded beside it.
 
     stopping = Stopping.of(space_yaml, folder)             # None: the sweep has a fixed number of trials
     while stopping.wanted(setting_ids):                    # {setting_id: trials in all}, of settings that are open
         ...run the trials with a repeat below their setting's number in `stopping.due` that the ledger lacks...
         stopping.look()                                    # when all of them have ended, whatever came of them
 
-A new `Stopping` goes on where the record ends, so a sweep that is resumed takes the looks that are left. No Ray here.
+A new `Stopping` continues where the record ends, so a resumed sweep takes the remaining looks. No Ray here.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from raybench.stores.storage import AnyPath, write_whole
 
 
 class Stopping:
-    """The looks of one sweep: those that were taken, and what they leave open."""
+    """The looks of one sweep: those taken, and the settings that they leave open."""
 
     def __init__(self, repeats: Repeats, folder: AnyPath) -> None:
-        """`folder` is the ledger's. Raises UserError for a record of looks that cannot be read, and for one of other
-        looks than these repeats make: together they might spend more than alpha."""
+        """`folder` is the ledger's. Raises UserError where the record of looks is unreadable, or has other looks than
+        these repeats make: together they might spend more than alpha."""
         self.looks = schedule(repeats.min, repeats.max)
         self.folder = folder
         self.taken = read_looks(folder)
@@ -46,9 +46,9 @@ class Stopping:
 
     @classmethod
     def of(cls, space_yaml: str, folder: AnyPath) -> Stopping | None:
-        """That of a sweep from the text of its `_space.yaml`; None where its number of trials is fixed.
+        """The stopping of a sweep, from the text of its `_space.yaml`; None where its number of trials is fixed.
 
-        Raises UserError as `Stopping` does, and where a sweep that was looked at is to have a fixed number.
+        Raises UserError as `Stopping` does, and where looks were taken although the number is now fixed.
         """
         repeats = (yaml.safe_load(space_yaml) or {}).get("repeats")
         if isinstance(repeats, dict):
@@ -58,15 +58,15 @@ class Stopping:
         return None
 
     def wanted(self, settings: Iterable[str]) -> dict[str, int]:
-        """How many trials in all each of the plan's settings should have by the next look; empty when done."""
+        """How many trials in total each of the plan's settings should have by the next look; empty when done."""
         return next_trials(settings, self.looks, self.taken)
 
     def due(self, settings: Iterable[str]) -> dict[str, int]:
-        """How many trials in all each of the plan's settings should have by now, settled ones too."""
+        """How many trials in total each of the plan's settings should have by now, including settled settings."""
         return trials_due(settings, self.looks, self.taken)
 
     def look(self) -> LookRecord | None:
-        """Look at the ledger, write down what was seen, and return it; None where the ledger has no rows yet."""
+        """Look at the ledger, record the result and return it; None where the ledger has no rows yet."""
         if not any(self.folder.glob("*.parquet")):
             return None
         record = take_look(self.folder, self.looks[len(self.taken)], self.taken)
@@ -84,14 +84,14 @@ def _changed(folder: AnyPath, taken: Sequence[LookRecord]) -> UserError:
 
 
 def take_look(folder: AnyPath, look: Look, taken: Sequence[LookRecord]) -> LookRecord:
-    """What a look at the ledger sees after those taken. Raises UserError as reading ledgers does."""
+    """The result of a look at the ledger after those taken. Raises UserError as reading ledgers does."""
     before = tuple(Look(one.trials, one.share) for one in taken)
     found = analyse([folder], looks=(*before, look)).comparisons
     return record_look(look, [(c.where.setting_id, c.arm, c.verdict) for c in found])
 
 
 def check_looks(folder: AnyPath) -> list[str]:
-    """How the stored looks differ from what the ledger's rows give, one sentence each; empty where they agree."""
+    """How the stored looks differ from those that the ledger's rows give, one sentence each; empty where they agree."""
     stored = read_looks(folder)
     rebuilt: list[LookRecord] = []
     for one in stored:

@@ -1,14 +1,14 @@
-"""What a speedup costs or brings besides: memory, accuracy, set-up time and work done; by comparison, on paired trials.
+"""What a speedup costs or brings besides: memory, accuracy, set-up time, work done; by comparison, on paired trials.
 
-Arrays are of shape (k,), nan where the ledger does not say; every interval has level 1 - alpha and rests on
-the trials, paired as the speedup is. Sources: Fieller 1954 for the interval of a ratio of two means.
+Arrays have shape (k,), nan where the ledger has no value. Every interval has level 1 - alpha and comes from the
+trials, paired as for the speedup. Source: Fieller 1954 for the interval of a ratio of two means.
 
-Work is the share of the device that an arm used: achieved operations a second over the peak, the same work counted for
-every arm. FLOPs of a language model are its task's, 6N and attention a token. Those of others are counted once, on the
-plain model's forward pass of a sample; a training step is taken as three times that (the backward pass computes
-gradients of inputs and of weights: Kaplan et al. 2020, section 2.1). What an arm computes besides, as activations again
-under checkpointing, is no useful work and not counted (model FLOPs utilization, Chowdhery et al. 2022, appendix B). The
-peak is the datasheet's where it is known, else what a matrix product reached; the product's share stands beside it.
+Work is the share of the device that an arm used: achieved operations a second over the peak, with the same work
+counted for every arm. A language model's FLOPs come from its task: 6N plus attention per token. Other models' are
+counted once, on the plain model's forward pass of a sample; a training step is three times that (the backward pass
+computes gradients of inputs and of weights: Kaplan et al. 2020, section 2.1). Extra computation, such as recomputed
+activations under checkpointing, is not counted (model FLOPs utilization, Chowdhery et al. 2022, appendix B). The peak
+is the datasheet's where known, else what a matrix product reached; the product's share stands beside it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UNCLEAR = "unclear"
 
 @dataclass(frozen=True)
 class Means:
-    """Means over trials with their intervals, and how many trials; arrays of shape (k,)."""
+    """Means over trials with their intervals and numbers of trials; arrays of shape (k,)."""
 
     mean: Floats
     low: Floats
@@ -42,7 +42,7 @@ class Means:
 
 
 def paired_change(pairs: Pairs, arm: Floats, base: Floats, alpha: float) -> Means:
-    """Arm minus baseline of values given by paired round, (c,): mean over trials and its t interval."""
+    """Arm minus baseline of values by paired round, (c,): mean over trials and its t interval."""
     trials = pairs.by_trial(arm - base)
     there = np.isfinite(trials)
     owner = pairs.comparison[there]
@@ -54,7 +54,7 @@ def paired_change(pairs: Pairs, arm: Floats, base: Floats, alpha: float) -> Mean
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak memory by comparison: of the device where both sides have it, else of the host."""
+    """Peak memory by comparison: the device's where both sides have it, else the host's."""
 
     of: list[str | None]
     log_ratio: Means  # arm over baseline
@@ -64,7 +64,7 @@ class Memory:
 
 
 def memory(pairs: Pairs, alpha: float) -> Memory:
-    """The memory of every comparison, see `Memory`."""
+    """Every comparison's peak memory."""
     host, device = _memory_of(pairs, "host", alpha), _memory_of(pairs, "device", alpha)
     there = np.isfinite(device.log_ratio.mean)
 
@@ -95,7 +95,7 @@ def _memory_of(pairs: Pairs, kind: str, alpha: float) -> Memory:
 
 
 def memory_parts(pairs: Pairs, legs: Integers) -> list[dict[str, float] | None]:
-    """Bytes by what they hold, of one leg of each comparison: of the rank that holds most, what an engine shows."""
+    """Bytes by content for one leg of each comparison: the rank that holds most, as its engine reports it."""
 
     def read(parts: Mapping[str, Any]) -> dict[str, float] | None:
         shown = {part: [b for b in held if b is not None] for part, held in parts.items() if isinstance(held, list)}
@@ -105,7 +105,7 @@ def memory_parts(pairs: Pairs, legs: Integers) -> list[dict[str, float] | None]:
 
 
 def predicted_memory(pairs: Pairs, legs: Integers) -> tuple[list[dict[str, float] | None], list[float | None]]:
-    """By comparison, of one leg each: bytes of a worker by what they hold as predicted, and of ZeRO's buckets."""
+    """For one leg of each comparison: a worker's predicted bytes by content, and the bytes of ZeRO's buckets."""
 
     def read(facts: Mapping[str, Any]) -> tuple[dict[str, float] | None, float | None]:
         informative = facts.get("informative")
@@ -120,7 +120,7 @@ def predicted_memory(pairs: Pairs, legs: Integers) -> tuple[list[dict[str, float
 
 
 def _of_each(pairs: Pairs, column: str, legs: Integers, read: Callable[[Mapping[str, Any]], T]) -> list[T]:
-    """What `read` makes of a column of JSON objects in each of these legs; each distinct text is read once."""
+    """`read` of each leg's JSON object in a column; each distinct text is read once."""
     coded = pairs.legs.text[column]
     codes = coded.codes[legs].tolist()
     found = {code: read(parse_object(coded.names[code] if code >= 0 else "")) for code in set(codes)}
@@ -134,11 +134,11 @@ def accuracy(pairs: Pairs, alpha: float) -> Means:
 
 
 def quality_verdicts(pairs: Pairs, margin: float, alpha: float) -> list[str | None]:
-    """Whether an arm is as accurate as the baseline, within `margin` (an accuracy: 0.01 is one point); where nothing is
-    classified, whether its held-out loss is as low, within that share of it.
+    """Whether an arm is as accurate as the baseline within `margin` (an accuracy: 0.01 is one point). Without
+    classification: whether its held-out loss is as low, within that share of it.
 
-    `not worse` where the one-sided interval of level 1 - alpha lies above -margin (non-inferiority),
-    `worse` where it lies below, `unclear` else and with one trial; None where nothing was evaluated.
+    `not worse` where the one-sided interval of level 1 - alpha lies above -margin (non-inferiority), `worse` where it
+    lies below, `unclear` otherwise and with one trial; None where nothing was evaluated.
     """
     right, loss = pairs.legs.number["accuracy"], pairs.legs.number["eval_loss"]
     values = np.where(np.isfinite(right), right, -np.log(np.where(loss > 0, loss, np.nan)))
@@ -148,10 +148,10 @@ def quality_verdicts(pairs: Pairs, margin: float, alpha: float) -> list[str | No
 
 
 def break_even_steps(pairs: Pairs, alpha: float) -> Means:
-    """Steps after which an arm's longer set-up (compilation included) is repaid by its faster steps.
+    """Steps until an arm's longer set-up (compilation included) is repaid by its faster steps.
 
-    0 where it pays at once, infinity where it never does; nan where the arm starts faster and steps slower (it loses a
-    lead, nothing is repaid), or where the set-up is not known. The interval is `repayment_interval`'s.
+    0 where it pays at once, infinity where it never does. nan where the set-up is unknown, or where the arm starts
+    faster but steps slower: it loses a lead, so nothing is repaid. The interval is `repayment_interval`'s.
     """
     legs = pairs.legs
     setup = legs.number["setup_seconds"]
@@ -172,13 +172,13 @@ def break_even_steps(pairs: Pairs, alpha: float) -> Means:
 
 
 def repayment_interval(x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats) -> tuple[Floats, Floats]:
-    """Interval of the steps after which an extra x is repaid by a gain y a step; the upper end may be infinity.
+    """Interval of the number of steps T that repays an extra x by a gain of y a step; the upper end may be infinity.
 
-    `xx`, `yy`, `xy` are t squared times the variances and the covariance of the means x and y. All (k,). It spans every
-    number of steps that is not rejected: T > 0 by Fieller's test of x - T y = 0; 0 (pays at once: x <= 0, y >= 0) and
-    infinity (never pays: x > 0, y <= 0) by the one-sided t tests of x and of y. Each is rejected at most alpha of the
-    times where it is true, so the interval covers, and it holds the estimate itself. nan where none of them is left
-    (it starts faster and is shown to step slower), or where nothing is known.
+    `xx`, `yy`, `xy` are t squared times the variances and the covariance of the means x and y. All (k,). The interval
+    spans every T that is not rejected: T > 0 by Fieller's test of x - T y = 0; 0 (pays at once: x <= 0, y >= 0) and
+    infinity (never pays: x > 0, y <= 0) by the one-sided t tests of x and of y. Each true T is rejected with
+    probability at most alpha, so the interval covers; it always holds the estimate. nan where every T is rejected (the
+    arm starts faster and is shown to step slower), or where nothing is known.
     """
     reach_x, reach_y = np.sqrt(xx), np.sqrt(yy)
     at_once = (x <= reach_x) & (y >= -reach_y)
@@ -188,7 +188,7 @@ def repayment_interval(x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats)
     with np.errstate(invalid="ignore", divide="ignore"):
         root = np.sqrt(np.maximum(squares, 0.0))
         first, last = np.sort(np.stack([(b - root) / a, (b + root) / a]), axis=0)
-    # Fieller's set: between the roots where the gain is not 0; else outside of them, or everything.
+    # Fieller's set: between the roots where the gain differs from 0; otherwise outside them, or everything.
     bounded, outside = a > 0, (a < 0) & (squares > 0)
     lowest = np.where(bounded, np.maximum(first, 0.0), np.where(outside & (first <= 0), np.maximum(last, 0.0), 0.0))
     highest = np.where(bounded, last, np.inf)
@@ -203,16 +203,16 @@ TRAINING_OVER_FORWARD: Final = 3
 
 
 def flops_and_peaks(pairs: Pairs) -> tuple[list[float | None], list[str | None]]:
-    """By comparison: FLOPs of a training step a sample, and in words which peak the shares are of."""
+    """By comparison: FLOPs of a training step per sample, and a text saying which peak the shares refer to."""
     return _flops(pairs, pairs.example), [peak.name for peak in _peaks(pairs)]
 
 
 def achieved(
     pairs: Pairs, example: Integers, rates: Sequence[float | None]
 ) -> tuple[list[float | None], list[float | None], list[float | None]]:
-    """(TFLOP/s of all workers together, its share of the devices' peak, and of a matrix product) by comparison.
+    """By comparison: (TFLOP/s of all workers together, its share of the devices' peak, its share of a matrix product).
 
-    `example` is a leg of the side in question, (k,); `rates` its samples a second, of all workers together.
+    `example` is a leg of the side in question, (k,); `rates` its samples a second, all workers together.
     """
     workers = pairs.legs.number["workers"][pairs.example].tolist()
     flops, peaks = _flops(pairs, example), _peaks(pairs)
@@ -228,12 +228,12 @@ def achieved(
 
 
 def _flops(pairs: Pairs, legs: Integers) -> list[float | None]:
-    """FLOPs of a training step a sample, of these legs."""
+    """These legs' FLOPs of a training step per sample."""
     return _of_each(pairs, "facts", legs, training_flops)
 
 
 def training_flops(facts: Mapping[str, Any]) -> float | None:
-    """FLOPs of a training step a sample, as a leg's facts state them."""
+    """FLOPs of a training step per sample, from a leg's facts."""
     whole, forward = facts.get("training_flops_per_sample"), facts.get("flops_per_image")
     flops = whole if whole else TRAINING_OVER_FORWARD * forward if isinstance(forward, int | float) else None
     return float(flops) if isinstance(flops, int | float) and flops > 0 else None
@@ -241,11 +241,11 @@ def training_flops(facts: Mapping[str, Any]) -> float | None:
 
 @dataclass(frozen=True)
 class _Peak:
-    """What one worker's device can do at most, in TFLOP/s; None where it is not known."""
+    """The peak rate of one worker's device, in TFLOP/s; None where unknown."""
 
-    tflops: float | None  # by its datasheet, else as `matmul`
+    tflops: float | None  # from its datasheet, else as `matmul`
     matmul: float | None  # what a matrix product reached
-    name: str | None  # in words, which peak
+    name: str | None  # which peak, in words
 
 
 def _peaks(pairs: Pairs) -> list[_Peak]:

@@ -244,8 +244,7 @@ class Queue:
         self._missed_since.pop(asked.need, None)
 
     def _eligible(self, asked: _Waiting) -> list[Node]:
-        """Nodes whose total resources suffice: those of its earlier legs, else those of its setting's kind, else
-        all."""
+        """Nodes with enough resources in total: those of its earlier legs, else of its setting's kind, else all."""
         nodes = [node for node in self._nodes.values() if asked.need.fits(node.total)]
         earlier = [node for node in nodes if node.name in asked.wanted]
         if asked.wanted and {node.name for node in earlier} == asked.wanted and len(earlier) >= asked.need.nodes:

@@ -116,8 +116,7 @@ def _price(boto3: Any, region: str, machine_type: str) -> float:
 
 
 def write_into(text: str, machine: Machine) -> str:
-    """The text of a cluster.yaml with this machine filled in; comments stay. Raises UserError where a line is
-    missing."""
+    """A cluster.yaml's text with this machine filled in; comments stay. Raises UserError where a line is missing."""
     changes = (
         (r"^(  region: )\S+", machine.region),
         (r"^(  availability_zone: )\S+", ",".join(machine.zones)),

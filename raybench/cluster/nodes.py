@@ -180,8 +180,8 @@ _SAME = "every node needs the same versions and the same working tree at the sam
 
 
 def _problem(found: Mapping[str, Any], expected: Mapping[str, str]) -> str:
-    """What is wrong with a node, given its answer, and the remedy; `expected`: the digests of the files. Empty where
-    nothing is wrong."""
+    """What is wrong with a node, given its answer, and the remedy; empty where nothing is. `expected`: the digests of
+    the files."""
     if "versions" in found and (differing := version_differences(found["versions"], own_versions())):
         return f"{differing}; {_SAME}"
     if "error" in found:

@@ -121,8 +121,7 @@ def forget_authentication_token() -> None:
 
 
 def keep_from_trials(names: Collection[str]) -> None:
-    """Keep these variables of the driver from Tune's trials: Tune passes some through Ray's agent, which writes them to
-    a log."""
+    """Keep these driver variables from Tune's trials: Tune passes some through Ray's agent, which logs them."""
     from ray.tune.execution import class_cache
 
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(names)

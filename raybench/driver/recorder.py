@@ -112,8 +112,7 @@ class Recorder:
         self.running.save()
 
     def _go_on(self, rows: list[Row]) -> None:
-        """Resume after an earlier recorder's death: MLflow gets its rows at the end; the driver is sent everything
-        again."""
+        """Resume after an earlier recorder's death: MLflow gets its rows at the end, the driver gets all again."""
         if self.running.wrote and not self.ledger.folder.is_dir():
             raise RuntimeError(f"the ledger {self.ledger.folder} is gone")
         self.events = [leg_event(row) for row in rows if row["leg_id"] in self.legs]
@@ -133,8 +132,7 @@ class Recorder:
         return self._block(number) if number < len(blocks) else None
 
     def want(self, trials: dict[str, int]) -> bool:
-        """Limit each setting, by setting_id, to this many trials from now on. Returns whether the sweep goes on, False
-        once it is to stop."""
+        """Limit each setting, by setting_id, to this many trials from now on. Returns whether the sweep goes on."""
         self.blocks.want(trials)
         self.running.wanted = trials
         self.running.save()
@@ -411,8 +409,7 @@ class Recorder:
         state.leg_id = ""
 
     def block_ended(self, number: int) -> list[str]:
-        """A block's processes have ended: MLflow may be written now. Returns the ids of its trials that have legs
-        left."""
+        """A block's processes have ended: MLflow may be written now. Returns the ids of trials with legs left."""
         if self.running.active.pop(number, None) is not None:
             self.running.save()
         self.queue.release(number)
@@ -442,8 +439,7 @@ class Recorder:
         )
 
     def finish(self) -> list[str]:
-        """Write the legs that MLflow lacks. Returns MLflow's errors, if any; `publishing` handles what is still
-        missing."""
+        """Write the legs that MLflow lacks. Returns MLflow's errors, if any; `publishing` handles the rest."""
         self.mlflow.log([row for rows in self.unlogged.values() for row in rows])
         self.unlogged.clear()
         return self.mlflow.finish()

@@ -355,8 +355,7 @@ class _WhenOver(tune.Stopper):  # type: ignore[misc]
 
 
 def _without_recorder(error: BaseException, lost: Callable[[str], NoReturn]) -> Ended:
-    """How a sweep ends after its recorder died, either together with the head, which may die a little later, or
-    alone."""
+    """How a sweep ends whose recorder died: alone, or with the head, which may die a little later."""
     head = str(ray.get_runtime_context().gcs_address)
     time.sleep(_SETTLING_SECONDS)
     if connection_problem(head):

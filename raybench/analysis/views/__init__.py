@@ -1,1 +1,1 @@
-"""Further questions to the same legs and comparisons: over settings, rungs, versions, two sweeps; costs and causes."""
+"""Further questions about the same legs and comparisons: settings, rungs, versions, two sweeps, costs, causes."""

@@ -1,4 +1,4 @@
-"""Between a good version and a bad one: which is the first bad, with as few versions measured as that takes."""
+"""Finds the first bad version between a good and a bad one, measuring as few versions as possible."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _SETTLED: Final = ("helps", "no effect", "hurts")
 
 @dataclass(frozen=True)
 class Bisection:
-    """What was found between two versions."""
+    """The result of a search between two versions."""
 
     last_good: str
     first_bad: str
-    unknown: tuple[str, ...]  # versions between these two of which nothing can be said: they failed, or are undecided
-    measured: tuple[tuple[str, Side], ...]  # in the order in which they were
+    unknown: tuple[str, ...]  # versions between these two that failed or are undecided
+    measured: tuple[tuple[str, Side], ...]  # in the order of measurement
 
 
 def bisect(versions: Sequence[str], judge: Callable[[str], Side]) -> Bisection:
-    """The first bad of `versions`, whose first is good and whose last is bad; `judge` measures one of those between.
+    """The first bad of `versions`, whose first is good and last is bad; `judge` measures a version in between.
 
-    As with every bisection, versions are taken to be good up to one of them and bad from there on.
+    As in every bisection, versions are assumed good up to some version and bad after it.
     """
     low, high = 0, len(versions) - 1
     measured: dict[int, Side] = {}
@@ -43,9 +43,9 @@ def bisect(versions: Sequence[str], judge: Callable[[str], Side]) -> Bisection:
 
 
 def side_of(records: Sequence[VersionInSetting]) -> Side:
-    """The side of a version from its records against the good one: bad where it is slower or differs in any setting.
+    """A version's side, from its records against the good one: bad where it is slower or differs in any setting.
 
-    Good where every setting is settled: not slower, and trained the same as far as that was recorded.
+    Good where every setting is settled: not slower, and the same training as far as recorded.
     """
     if any(is_worse(record, ("hurts", "differs")) for record in records):
         return "bad"

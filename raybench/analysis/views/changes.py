@@ -1,16 +1,15 @@
 """What changed from one sweep to another, for every arm in every setting that both ledgers hold.
 
-The change is the difference of the mean log ratios (speedups against the baseline), so that whatever moved the
-baseline and the arm alike cancels. Trials of two sweeps are independent and may scatter differently: their variances
-are added, and the degrees of freedom are those of the smaller sample (Hsu 1938), which is safe. Welch's would be a
-little sharper, but it is liberal in the tails that Holm looks at: simulated, with 4 and 8 trials and five settings
-without a change, it claims one in 9 % of sweeps at a nominal 5 %, against 2 % (`tests/analysis/test_compare.py`). The
-verdict is about the *change*, by the same rule as any other here (`raybench.statistics.claims`), each change with its
-own variance.
+The change is the difference of the mean log ratios (speedups against the baseline), so whatever changed baseline and
+arm alike cancels. Trials of two sweeps are independent and may scatter differently: their variances are added, and the
+degrees of freedom are those of the smaller sample (Hsu 1938), which is conservative. Welch's test would be a little
+sharper, but it is liberal in the tails that Holm uses: simulated, with 4 and 8 trials and five settings without a
+change, it claims one in 9 % of sweeps at a nominal 5 %, against 2 % (`tests/analysis/test_compare.py`). The verdict is
+about the *change*, by the same rule as any other here (`raybench.statistics.claims`), with each change's own variance.
 
-Beside it stands the raw change of the arm's own time, in which nothing cancels: the machine, its load and the
-baseline's libraries are in it too, so that it has an interval and no verdict. Two ledgers that hold the same legs did
-not change, whatever their scatter.
+Beside it stands the raw change of the arm's own time, in which nothing cancels: it includes the machine, its load and
+the baseline's libraries, so it has an interval but no verdict. Two ledgers with the same legs did not change, whatever
+their scatter.
 """
 
 from __future__ import annotations
@@ -41,29 +40,29 @@ class Change:
     setting: str
     arm: str
     verdict: str
-    before_verdict: str | None  # in A; None where A does not hold it
+    before_verdict: str | None  # in A; None where A lacks the comparison
     after_verdict: str | None
     before: float | None
     after: float | None
     change: float | None
     ci_low: float | None  # level 1 - alpha
     ci_high: float | None
-    p_value: float | None  # against no change
+    p_value: float | None  # for no change
     p_adjusted: float | None  # of the claim, over all changes
-    verdict_low: float | None  # the interval that the verdict came from
+    verdict_low: float | None  # the interval behind the verdict
     verdict_high: float | None
     before_trials: int
     after_trials: int
-    raw_change: float | None  # of the arm's own time, A's over B's: above 1 it is faster in B, whatever the baseline is
+    raw_change: float | None  # the arm's own time, A's over B's: above 1 it is faster in B, whatever the baseline does
     raw_low: float | None  # level 1 - alpha
     raw_high: float | None
-    same_legs: bool  # both hold the same measured times, to the last digit
+    same_legs: bool  # both hold exactly the same measured times
 
 
 def changes(a: Analysis, b: Analysis, margin: float, alpha: float) -> tuple[Change, ...]:
     """Every comparison of either analysis, matched by setting, arm and, where they share any, hardware.
 
-    `margin` is a ratio (0.03 is 3 %). Raises UserError where the hardware does not tell which belongs to which.
+    `margin` is a ratio (0.03 is 3 %). Raises UserError where the hardware leaves the matching ambiguous.
     """
     before, after = _by_key(a, b)
     keys = sorted(before.keys() | after.keys(), key=lambda key: _order(before.get(key) or after[key]))
@@ -124,18 +123,18 @@ def changes(a: Analysis, b: Analysis, margin: float, alpha: float) -> tuple[Chan
 
 _Estimate = tuple[float, float, float]  # (difference of logs, its standard error, degrees of freedom)
 _SAME: Final[_Estimate] = (0.0, 0.0, 1.0)
-_Logs = tuple[float, ...]  # of an arm's time, a trial each
+_Logs = tuple[float, ...]  # an arm's times, one per trial
 
 
 def _as_one_sample(estimates: Iterable[_Estimate]) -> tuple[Floats, Floats, Floats]:
-    """Means, counts and deviations of samples that have the degrees of freedom and the errors of these estimates."""
+    """Means, counts and deviations of samples with the degrees of freedom and errors of these estimates."""
     columns = np.array(list(estimates), dtype=float).reshape(-1, 3)
     count = np.where(np.isfinite(columns[:, 2]), columns[:, 2] + 1, 1.0)
     return columns[:, 0], count, columns[:, 1] * np.sqrt(count)
 
 
 def _times(analysis: Analysis) -> dict[tuple[str, str, str], tuple[_Logs, _Logs]]:
-    """By setting, arm and hardware: the logs of the arm's time and of the baseline's, a trial each."""
+    """By setting, arm and hardware: the logs of the arm's and of the baseline's times, one per trial."""
     pairs, text = analysis.pairs, analysis.pairs.legs.text
     found = {}
     for k, leg in enumerate(pairs.example):
@@ -146,7 +145,7 @@ def _times(analysis: Analysis) -> dict[tuple[str, str, str], tuple[_Logs, _Logs]
 
 
 def _raw_difference(before: _Logs, after: _Logs) -> _Estimate:
-    """Of an arm's own time, A's over B's; no error under 2 trials a side."""
+    """The estimate for the arm's own time, A's over B's; without an error below 2 trials a side."""
     difference = float(np.mean(before) - np.mean(after))
     if min(len(before), len(after)) < 2:
         return difference, float("nan"), float("nan")
@@ -172,7 +171,7 @@ def _by_key(a: Analysis, b: Analysis) -> tuple[dict[Any, Comparison], dict[Any, 
 
 
 def _kind(before: Comparison | None, after: Comparison | None) -> str:
-    """`number` where the change is one, else the verdict that says what changed."""
+    """`number` where the change has a value, else the verdict that says what changed."""
     if before is None:
         return "appeared"
     if after is None:
@@ -188,12 +187,12 @@ def _kind(before: Comparison | None, after: Comparison | None) -> str:
 
 
 def _arm_ran(c: Comparison) -> bool:
-    """Whether the arm itself ran, whatever became of the baseline."""
+    """Whether the arm itself ran, whatever happened to the baseline."""
     return bool(c.n_trials) or all(cause.arm != c.arm for cause in c.failure_causes)
 
 
 def _difference(before: Comparison, after: Comparison) -> _Estimate:
-    """(difference of log speedups, its standard error, degrees of freedom); nan under 2 trials a side."""
+    """(difference of log speedups, its standard error, degrees of freedom); nan below 2 trials a side."""
     assert before.speedup.value is not None
     assert after.speedup.value is not None
     difference = float(np.log(after.speedup.value / before.speedup.value))

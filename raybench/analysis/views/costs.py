@@ -1,9 +1,9 @@
-"""Where the machines' time went, from the ledger's own timestamps: steps, set-up, starts, and what each verdict took.
+"""Where the machines' time went, from the ledger's timestamps: steps, set-up, starts, and the cost of each verdict.
 
 A leg occupies the machines of its placement from `started_at` for its set-up, steps and evaluation. The time between
-two legs of a machine is the start of processes where they belong to different sets of processes, and belongs to the
-failure where the earlier leg failed. A gap of over 15 minutes counts for nothing: the sweep stood still.
-Legs that ran at the same time share their machine's time. The start before a machine's first leg counts nowhere.
+two legs of a machine is a start of processes if the legs belong to different sets of processes; if the earlier leg
+failed, it belongs to that failure. A gap of over 15 minutes is not counted: the sweep stood still. Legs that overlap
+share their machine's time. The start before a machine's first leg is not counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LONGEST_GAP_SECONDS: Final = 900.0
 
 @dataclass(frozen=True)
 class VerdictCost:
-    """What one comparison took: the legs of its arm, and its share of the baseline's."""
+    """The cost of one comparison: the legs of its arm, and its share of the baseline's."""
 
     setting_id: str
     setting: str
@@ -34,7 +34,7 @@ class VerdictCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of the sweep's machines, added up: two machines for an hour are two hours."""
+    """Seconds of the sweep's machines, summed: two machines for an hour are two hours."""
 
     wall_seconds: float
     step_seconds: float  # all steps, warm-up included
@@ -42,19 +42,19 @@ class Costs:
     warmup_seconds: float
     setup_seconds: float
     start_seconds: float  # between sets of processes
-    measured_share: float | None  # of the wall time; None without any
+    measured_share: float | None  # of the wall time; None where that is 0
     eval_seconds: float
-    failed_seconds: float  # between the begin of a leg that failed and the next leg's
+    failed_seconds: float  # from the start of each failed leg to the next leg
     between_seconds: float  # between legs of one set of processes: models, facts, hashes, checks, tear-down, rows
-    num_between: int  # such gaps
+    num_between: int  # number of such gaps
     num_machines: int
-    energy_joules: float | None  # of the GPUs in the measured steps, as far as they were read
+    energy_joules: float | None  # of the GPUs in the measured steps, where it was read
     block_starts: tuple[float, ...]  # seconds from Ray Tune's choice of a block to its first leg, in order of time
     verdicts: tuple[VerdictCost, ...]
 
 
 def account(legs: Legs, baseline: str) -> Costs:
-    """The costs of all legs; those without a `started_at` are left out."""
+    """The costs of all legs that have a `started_at`."""
     legs = legs.take(np.flatnonzero(np.isfinite(legs.number["started_at"])))
     number = {name: np.nan_to_num(values) for name, values in legs.number.items()}
     measured = np.nan_to_num(legs.steps.mean_seconds * (legs.steps.num_steps - legs.number["warmup_steps"]))
@@ -100,12 +100,12 @@ def account(legs: Legs, baseline: str) -> Costs:
 
 
 def _timeline(begin: Floats, busy: Floats) -> tuple[Floats, float]:
-    """Of one machine's legs in order: (the idle seconds before each that count, the share of the time that each had).
+    """For one machine's legs in order: (idle seconds that count before each leg, each leg's share of its time).
 
-    The share is 1 where no two legs overlap.
+    The share is 1 where no legs overlap.
     """
     end = begin + busy
-    covered = np.concatenate([begin[:1], np.maximum.accumulate(end)[:-1]])  # until when, before each leg
+    covered = np.concatenate([begin[:1], np.maximum.accumulate(end)[:-1]])  # when the earlier legs end
     gaps = np.maximum(begin - covered, 0.0)
     gaps[gaps > LONGEST_GAP_SECONDS] = 0.0
     occupied = np.maximum(end - np.maximum(begin, covered), 0.0).sum()
@@ -113,7 +113,7 @@ def _timeline(begin: Floats, busy: Floats) -> tuple[Floats, float]:
 
 
 def _legs_of_machines(legs: Legs) -> Iterator[Integers]:
-    """For each machine of each sweep, the rows of its legs in the order of time; a leg of two nodes is in both."""
+    """The rows of each machine's legs in time order, per sweep; a leg on two nodes belongs to both."""
     machines: dict[str, int] = {}
     of_text: dict[str, Coded] = {name: legs.text[name] for name in ("placement", "environment")}
     nodes_of_placement = [_codes(_placed(name), machines) for name in of_text["placement"].names]
@@ -152,14 +152,14 @@ def _stated(environment: str) -> list[str]:
 
 
 def _process_groups(legs: Legs) -> Integers:
-    """A code for each set of processes; where a ledger does not name them, each trial had one of its own."""
+    """A code for each set of processes; where a ledger does not name them, each trial had its own."""
     group, trial = legs.text["process_group"], legs.text["trial_id"]
     named = (group.codes >= 0) & (group.codes != code_of(group, ""))
     return dense(np.where(named, group.codes, -1), np.where(named, -1, trial.codes))
 
 
 def _verdicts(legs: Legs, of_leg: Floats, baseline: str) -> Iterator[VerdictCost]:
-    """Every arm in every setting that is not the baseline's; the baseline's legs are shared between its arms."""
+    """Every arm other than the baseline in every setting; the baseline's legs are shared between the arms."""
     setting, arm = legs.text["setting_id"], legs.text["arm"]
     is_baseline = arm.codes == code_of(arm, baseline)
     energy = legs.number["energy_joules"]

@@ -1,11 +1,11 @@
-"""What would it take: the batch at which an arm's fixed cost a step falls under the margin.
+"""The batch at which an arm's fixed cost per step falls below the margin.
 
-Over batches of one setting, what an arm adds to the baseline's step is taken as a fixed cost and a part in proportion
-to that step, and the step as a straight line in the batch. An arm's distance to the margin, its seconds less
-(1 + margin) times the baseline's, is then a line too, `over - gain x batch`, and the batch in question is over / gain.
-Each repeat that holds all the batches gives one such line. The interval is Fieller's (1954) for the ratio of their
-means: it asks nothing of how trials of the batches scatter or hang together but that repeats are independent and their
-lines normal.
+Over batches of one setting, the time that an arm adds to the baseline's step is modelled as a fixed cost plus a part
+proportional to that step, and the step as linear in the batch. An arm's distance to the margin, its seconds minus
+(1 + margin) times the baseline's, is then linear too: `over - gain x batch`, and the wanted batch is over / gain. Each
+repeat that holds all the batches gives one such line. The interval is Fieller's (1954) for the ratio of their means. It
+assumes that repeats are independent and their lines normal; trials of different batches may scatter differently and
+be correlated.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _BATCH = re.compile(r" b\d+(?= )")  # in a setting's name
 
 @dataclass(frozen=True)
 class EnoughBatch:
-    """One arm over batches of a setting, where it `hurts` or is `undecided` at one of them."""
+    """One arm over batches of a setting, where its verdict is `hurts` or `undecided` at one of them."""
 
     hardware: str
-    setting: str  # its name without the batch
+    setting: str  # its name, without the batch
     arm: str
     batches: tuple[int, ...]  # measured, global
-    fixed: Estimate  # seconds that the arm adds to a step, whatever the batch
-    batch: Estimate  # from which on the arm is within the margin; no value where no batch is enough by the lines
+    fixed: Estimate  # seconds that the arm adds to a step of any batch
+    batch: Estimate  # smallest batch within the margin; no value where no batch is enough
 
     COLUMNS: ClassVar[Mapping[str, str]] = {
         "hardware": "hardware",
@@ -57,7 +57,7 @@ class EnoughBatch:
 def enough_batches(
     pairs: Pairs, comparisons: tuple[Comparison, ...], margin: float, alpha: float
 ) -> tuple[EnoughBatch, ...]:
-    """One for each arm and setting with several batches whose fixed cost is positive; the others are left out."""
+    """One for each arm and setting with several batches and a positive fixed cost."""
     places = _places(pairs)
     groups: dict[tuple[object, ...], list[Comparison]] = defaultdict(list)
     for one in comparisons:
@@ -80,7 +80,7 @@ def enough_batches(
 
 
 def _places(pairs: Pairs) -> dict[tuple[str, str, str], int]:
-    """The number of each comparison in `pairs`, by setting_id, arm, and hardware, which is empty of pooled hardware."""
+    """Each comparison's number in `pairs`, by setting_id, arm and hardware (empty for pooled hardware)."""
     legs, places = pairs.legs, {}
     for k, leg in enumerate(pairs.example.tolist()):
         names = legs.text["setting_id"][leg], legs.text["arm"][leg]
@@ -89,7 +89,7 @@ def _places(pairs: Pairs) -> dict[tuple[str, str, str], int]:
 
 
 def _seconds(pairs: Pairs, members: list[int]) -> tuple[Floats, Floats]:
-    """A step of the baseline and of the arm, (repeats, batches), in the repeats that every comparison has."""
+    """Seconds a step of baseline and arm, (repeats, batches), for repeats that every comparison has."""
     rows = [np.flatnonzero(pairs.comparison == k) for k in members]
     repeats = [pairs.repeat[trials] for trials in rows]
     shared = [repeat for repeat in np.unique(repeats[0]) if all((own == repeat).sum() == 1 for own in repeats)]
@@ -103,13 +103,13 @@ def enough(batches: Floats, base: Floats, arm: Floats, margin: float, alpha: flo
     """The fixed cost in seconds, and the batch at which the arm is within the margin, each at level 1 - alpha.
 
     `batches` has shape (batches,), seconds a step shape (repeats, batches). None with fewer than two repeats or
-    batches, where the fixed cost is not above 0, where it is within the margin at any batch, and where three batches
-    or more do not lie on a line: a t test of the square's coefficient over repeats rejects it at alpha.
+    batches, where the fixed cost is not above 0, where every batch is within the margin, and where three or more
+    batches do not lie on a line: a t test of the quadratic coefficient over repeats rejects it at alpha.
     """
     count = len(base)
     if count < 2 or len(batches) < 2:
         return None
-    scatter = np.exp(np.log(base).mean(axis=0))  # noise is in proportion to the step
+    scatter = np.exp(np.log(base).mean(axis=0))  # noise is proportional to the step
     distance = arm - (1 + margin) * base
     if len(batches) > 2 and ttest_1samp(_polynomials(batches, distance, scatter, 2)[:, 2], 0.0).pvalue < alpha:
         return None
@@ -130,11 +130,11 @@ def enough(batches: Floats, base: Floats, arm: Floats, margin: float, alpha: flo
 
 
 def _fixed(added: Floats, base: Floats) -> Floats:
-    """What of an added line is not in proportion to the baseline's, (repeats,): its value where the latter is 0."""
+    """The part of an added line that is not proportional to the baseline's, (repeats,): its value where that is 0."""
     return np.asarray(added[:, 0] - added[:, 1] * base[:, 0] / base[:, 1])
 
 
 def _polynomials(batches: Floats, seconds: Floats, scatter: Floats, degree: int) -> Floats:
-    """Coefficients of a weighted least-squares polynomial in the batch for each repeat, (repeats, 1 + degree)."""
+    """Coefficients of a weighted least-squares polynomial in the batch, one per repeat, (repeats, 1 + degree)."""
     powers = np.vander(batches, degree + 1, increasing=True).astype(float)
     return np.asarray(np.linalg.lstsq(powers / scatter[:, None], (seconds / scatter).T, rcond=None)[0].T)

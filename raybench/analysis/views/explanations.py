@@ -1,7 +1,7 @@
-"""Where an arm's time goes, from its profiled leg: the parts of a step, and what explains the distance to the baseline.
+"""Where an arm's time goes, from its profiled leg: the parts of a step, and why it differs from the baseline's.
 
-A profiled leg (`profiled` in its row) explains and never counts in a speedup. Its parts are told for the step as it is
-without a profiler. The words come from rules over measured parts; where no rule fits, the cause is not known.
+A profiled leg (`profiled` in its row) explains and never counts in a speedup. Its parts are scaled to the step without
+a profiler. The words come from rules over measured parts; where no rule fits, the cause is unknown.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from raybench.analysis.legs import Legs
 from raybench.analysis.views.links import LinkFloor, link_floor
 from raybench.ledger.parts import COMMUNICATION, OTHER, PARTS, WAITING, Kind
 
-_SAME: Final = 0.05  # of the baseline's step: parts of less are within what a profile of a few steps can tell
+_SAME: Final = 0.05  # of the baseline's step; a profile of a few steps cannot resolve smaller parts
 _WORTH_NAMING: Final = 0.1  # of the whole difference
-_MOSTLY, _ALL = 0.6, 0.9  # shares of the difference that one kind of part makes
-_APART: Final = 0.25  # of a profiled leg's step from that of the measured legs: it saw another machine than they
-_OF_BYTES: Final = (
-    0.25  # of exposed communication: where the link could carry the bytes in less, they are not the cause
-)
+_MOSTLY, _ALL = 0.6, 0.9  # shares of the difference that come from one kind of part
+_APART: Final = 0.25  # a profiled step further than this from the measured legs' saw another machine state
+_OF_BYTES: Final = 0.25  # of exposed communication: if the link could carry the bytes in less, they are not the cause
 _PLACES: Final[Mapping[Kind, str]] = {
     "host": "on the host", "computing": "in its operators", "communication": "in communication that nothing hides",
     "data": "in the wait for data",
@@ -40,21 +38,21 @@ _HELPS: Final[Mapping[Kind, str]] = {
 
 @dataclass(frozen=True)
 class Explanation:
-    """One arm in one setting: a step's seconds by what they were spent on, and in words."""
+    """One arm in one setting: a step's seconds by activity, and a text."""
 
     setting_id: str
     setting: str
     arm: str
     step_seconds: float  # of the profiled leg without its profiler, mean of its measured steps
     parts: dict[str, float]  # seconds a step by name, the largest first
-    log_ratio: dict[str, float]  # of baseline to arm, shared out over the parts: they add up; empty of the baseline
+    log_ratio: dict[str, float]  # of baseline to arm, divided among the parts, summing to it; empty for the baseline
     sentence: str
     profiled_step_seconds: float | None = None  # under the profiler
-    busy_share: float | None = None  # of the step, in which the accelerator did anything; None without one
+    busy_share: float | None = None  # share of the step in which the accelerator was busy; None without one
     kernels: float | None = None  # a step; None without an accelerator
     host_calls: float | None = None  # operators a step
-    missing: tuple[str, ...] = ()  # what the profiler could not tell
-    link: str = ""  # what the arm's step moves over its link, and how long that takes at least
+    missing: tuple[str, ...] = ()  # what the profiler could not measure
+    link: str = ""  # bytes that the arm's step moves over its link, and the minimum time for that
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def profiled(legs: Legs) -> np.ndarray:
 
 
 def explain(legs: Legs, baseline: str) -> tuple[Explanation, ...]:
-    """An explanation for each arm and setting with a profiled leg that says parts; of several the first."""
+    """An explanation for each arm and setting with a profiled leg that has parts; the first of several."""
     under_profiler = profiled(legs)
     usual: dict[tuple[str, str], list[float]] = defaultdict(list)
     for row in np.flatnonzero(~under_profiler & legs.ok) if under_profiler.any() else ():
@@ -134,9 +132,9 @@ def _explained(
 
 
 def shared_out(parts: Mapping[str, float], base: Mapping[str, float]) -> dict[str, float]:
-    """The log ratio of the baseline's step to the arm's, each part's share in proportion to its difference.
+    """The log ratio of the baseline's step to the arm's, divided among the parts in proportion to their differences.
 
-    They add up to it; the factor is the logarithmic mean of the two steps, which is their common value where they
+    The shares sum to it. The factor is the logarithmic mean of the two steps, which is their common value where they
     are equal.
     """
     whole, base_whole = sum(parts.values()), sum(base.values())
@@ -149,13 +147,13 @@ def shared_out(parts: Mapping[str, float], base: Mapping[str, float]) -> dict[st
 
 
 def _alone(arm: str, profile: _Profile) -> str:
-    """What most of a step is."""
+    """What most of a step consists of."""
     largest, seconds = next(iter(profile.parts.items()))
     return f"{arm} spends most on {largest}: {_ms(seconds)} of {_ms(profile.seconds)} ms{_busy(profile)}."
 
 
 def _compared(arm: str, baseline: str, profile: _Profile, base: _Profile) -> str:
-    """What makes the arm's step longer or shorter than the baseline's."""
+    """Why the arm's step is longer or shorter than the baseline's."""
     apart = {name: profile.parts.get(name, 0.0) - base.parts.get(name, 0.0) for name in {*profile.parts, *base.parts}}
     whole, base_whole = sum(apart.values()), sum(base.parts.values())
     if abs(whole) < _SAME * base_whole:
@@ -170,7 +168,7 @@ def _compared(arm: str, baseline: str, profile: _Profile, base: _Profile) -> str
         )
     kinds: dict[Kind, float] = defaultdict(float)
     for name, seconds in apart.items():
-        if name in PARTS and name not in (OTHER, WAITING):  # nobody knows whose these are
+        if name in PARTS and name not in (OTHER, WAITING):  # the cause of these is unknown
             kinds[PARTS[name]] += seconds / whole
     kind = max(kinds, key=lambda one: kinds[one], default=None)
     toward = sum(share for share in (*kinds.values(), *_unknown(apart, whole)) if share > 0)
@@ -184,7 +182,7 @@ def _compared(arm: str, baseline: str, profile: _Profile, base: _Profile) -> str
 
 
 def _advice(kind: Kind, profile: _Profile) -> str:
-    """What would help; of communication faster links only where its bytes can be what takes so long."""
+    """The advice; faster links are advised only where the bytes can explain the communication time."""
     floor = profile.link_floor
     if kind == "communication" and floor and floor.seconds < _OF_BYTES * profile.parts.get(COMMUNICATION, 0.0):
         return (
@@ -195,19 +193,19 @@ def _advice(kind: Kind, profile: _Profile) -> str:
 
 
 def _unknown(apart: Mapping[str, float], whole: float) -> Iterator[float]:
-    """The shares of parts of which nobody knows what they belong to."""
+    """The shares of parts whose cause is unknown."""
     yield from (seconds / whole for name, seconds in apart.items() if name not in PARTS or name in (OTHER, WAITING))
 
 
 def _beside(others: Mapping[str, float], whole: float) -> str:
-    """What else changed, and what changed the other way."""
+    """The other changes, including those in the opposite direction."""
     more = _listed(others, whole)
     less = _listed(others, -whole)
     return (f"; beside it {more}" if more else "") + (f"; the other way {less}" if less else "")
 
 
 def _listed(apart: Mapping[str, float], whole: float) -> str:
-    """The parts that are worth naming, in ms, the largest first."""
+    """The parts worth naming, in ms, largest first."""
     named = {name: seconds / whole for name, seconds in apart.items() if seconds / whole >= _WORTH_NAMING}
     texts = [f"{name} {_ms(abs(apart[name]))}" for name in sorted(named, key=lambda name: (-named[name], name))]
     return ", ".join(texts)
@@ -219,7 +217,7 @@ def _busy(profile: _Profile) -> str:
 
 
 def _linked(arm: str, profile: _Profile) -> str:
-    """What the step moves over its link; empty where that is not known."""
+    """What the step moves over its link; empty where unknown."""
     floor = profile.link_floor
     if floor is None:
         return ""
@@ -233,7 +231,7 @@ def _linked(arm: str, profile: _Profile) -> str:
 
 
 def _unlike_the_measured(profile: _Profile) -> str:
-    """A caution where the steps under the profiler were shorter than those without it, or the leg's unlike others'."""
+    """A warning where steps were shorter under the profiler than without it, or where the leg was unlike the others."""
     usual, under_it = profile.usual_seconds, profile.number("profiled_step_seconds")
     if under_it is not None and under_it < (1 - _APART) * profile.seconds:
         return (

@@ -1,7 +1,7 @@
-"""What else was measured: the quantities that have a `report` heading in QUANTITIES, as means over legs.
+"""Other measured quantities: those with a `report` heading in QUANTITIES, as means over legs.
 
-A quantity that is measured and has a heading is shown without another line of code. The network between nodes, which
-is an object, is taken apart here.
+A measured quantity with a heading is shown without further code. The network between nodes, an object, is split into
+its values here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Further:
     quantity: str  # the column's name
     heading: str
     unit: str
-    mean: float  # over the legs that have it
+    mean: float  # over the legs that have a value
     num_legs: int
 
 
@@ -35,12 +35,12 @@ class NetworkSpeed:
 
     backend: str
     interfaces: tuple[str, ...]
-    all_reduce_bytes: int  # of the largest buffer that was tried
-    bus_bytes_per_second: float  # mean over the sets of processes, as nccl-tests define it
+    all_reduce_bytes: int  # of the largest buffer tried
+    bus_bytes_per_second: float  # mean over the sets of processes; defined as in nccl-tests
 
 
 def further_quantities(legs: Legs) -> tuple[Further, ...]:
-    """Every quantity with a heading, by setting, arm and the order of the ledger's columns."""
+    """Every quantity with a heading, by setting, arm and the ledger's column order."""
     shown = [q for q in QUANTITIES.values() if q.report and np.isfinite(legs.number[q.name]).any()]
     setting, arm = legs.text["setting_id"], legs.text["arm"]
     found = []
@@ -65,7 +65,7 @@ def further_quantities(legs: Legs) -> tuple[Further, ...]:
 
 
 def networks(legs: Legs) -> tuple[NetworkSpeed, ...]:
-    """The networks that the ledger's trials used, each once; none where every trial had one node."""
+    """The networks between the nodes of trials, each once; empty where every trial had one node."""
     speeds: dict[tuple[str, tuple[str, ...], int], list[float]] = {}
     for text in legs.text["network"].names:
         network = parse_object(text)
@@ -75,5 +75,5 @@ def networks(legs: Legs) -> tuple[NetworkSpeed, ...]:
             key = (str(network["backend"]), interfaces, int(largest["bytes"]))
             speeds.setdefault(key, []).append(float(largest["busbw"]))
         except (KeyError, TypeError, ValueError):
-            continue  # of another tool
+            continue  # written by another tool
     return tuple(NetworkSpeed(*key, float(np.mean(values))) for key, values in sorted(speeds.items()))

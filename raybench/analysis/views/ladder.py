@@ -1,8 +1,8 @@
 """A chain of arms taken apart: how much of the whole speedup each rung brought.
 
-Within a round all arms of the chain are measured, so each rung's log ratio is taken from the same rounds and
-they add up to the total exactly: trial by trial, for every setting, and over the settings. Costs are seconds a
-sample, since rungs may change the batch. Intervals are paired t over trials; over settings, t on setting means.
+All arms of the chain are measured within a round, so every rung's log ratio comes from the same rounds, and the rungs
+add up to the total exactly: by trial, by setting, and over the settings. Costs are seconds a sample, since rungs may
+change the batch. Intervals are paired t over trials; over settings, t on setting means.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from raybench.text import suggest
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of the chain: from `before` to `arm`, in which `change` changed."""
+    """One step of the chain, from `before` to `arm`; `change` says what changed."""
 
     before: str
     arm: str
@@ -78,7 +78,7 @@ def find_chain(legs: Legs, arms: Sequence[str]) -> tuple[str, ...]:
 
 
 def declared_chain(legs: Legs) -> tuple[str, ...]:
-    """The chain that the ledger itself states, by the `chain` of each arm's configuration; empty where it has none."""
+    """The chain that the ledger itself states, in each arm's `chain` configuration; empty where it has none."""
     arm, config = legs.text["arm"], legs.text["arm_config"]
     places = {}
     for arm_code, config_code in np.unique(np.column_stack([arm.codes, config.codes]), axis=0):
@@ -92,7 +92,7 @@ def declared_chain(legs: Legs) -> tuple[str, ...]:
 def decompose(pairs: Pairs, cost: Floats, arms: Sequence[str], alpha: float, *, of_steps: bool) -> tuple[Ladder, ...]:
     """The chain in every setting in which all its arms were measured, then over the settings by hardware.
 
-    `cost` is that of `pairs` by leg, (legs,); a cost `of_steps` is taken by sample.
+    `cost` is that of `pairs` by leg, (legs,); a cost `of_steps` is divided by the samples a step.
     """
     legs, rounds = pairs.legs, pairs.rounds_of(arms)
     if not len(rounds):
@@ -135,7 +135,7 @@ def _ladder(
 
 
 def _changes(legs: Legs, example: Sequence[int]) -> list[str]:
-    """What the ledger says changed from each arm to the next, in words; `example` is a leg of each."""
+    """What changed from each arm to the next, in words, from the ledger; `example` has one leg per arm."""
     return [", ".join(_differences(legs, int(before), int(after))) for before, after in pairwise(example)]
 
 

@@ -1,8 +1,8 @@
-"""What a data-parallel step must move over the link between its ranks, and how long that takes at the least.
+"""The minimum that a data-parallel step must move over the link between ranks, and the minimum time for that.
 
-However an engine does it, gradients are reduced and what was reduced reaches every rank again: 2 (n - 1) / n of the
-model's bytes for each rank (an all-reduce, or a reduce-scatter and an all-gather). ZeRO-3 and FSDP gather the weights
-more often than that, unless they keep them; this is a floor.
+Whatever the engine, gradients are reduced and the result reaches every rank: 2 (n - 1) / n of the model's bytes for
+each rank (an all-reduce, or a reduce-scatter and an all-gather). ZeRO-3 and FSDP gather the weights more often, unless
+they keep them; so this is a lower bound.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _COLLECTIVES: Final = ("all_reduce", "all_gather", "reduce_scatter")
 
 @dataclass(frozen=True)
 class LinkFloor:
-    """The bytes of a step that cross a rank's link, and the most that the link was seen to carry."""
+    """The bytes of a step that cross a rank's link, and the link's highest measured rate."""
 
     moved_bytes: float
     bytes_per_second: float
@@ -33,7 +33,7 @@ class LinkFloor:
 
 
 def link_floor(legs: Legs, row: int, profile: Mapping[str, object]) -> LinkFloor | None:
-    """The floor of a profiled leg; None for one rank, or where its facts or its links are not known."""
+    """The floor for a profiled leg; None for one rank, or where facts or links are unknown."""
     facts, workers = parse_object(legs.text["facts"][row]), legs.number["workers"][row]
     parameters = facts.get("num_trainable_parameters")
     reduced = smallest_element(facts.get("communication_dtype"))
@@ -48,15 +48,15 @@ def link_floor(legs: Legs, row: int, profile: Mapping[str, object]) -> LinkFloor
 
 
 def smallest_element(dtypes: object) -> int | None:
-    """Bytes of an element of the named type; of several types named in one text those of the smallest."""
+    """Bytes per element of the named type; for several types in one text, of the smallest."""
     known = [_BYTES_OF[name] for name in re.findall(r"\w+", str(dtypes)) if name in _BYTES_OF]
     return min(known, default=None)
 
 
 def _fastest(links: object) -> float | None:
-    """Bytes a second of the collective that got most of the link, with the largest buffer that was tried."""
+    """The highest rate, in bytes a second, that a collective reached with the largest buffer tried."""
     if not isinstance(links, Mapping):
         return None
     sizes = [size for name in _COLLECTIVES for size in links.get(name) or [] if isinstance(size, Mapping)]
-    largest = max((size.get("bytes") or 0 for size in sizes), default=0)  # a shaped link lets a short burst through
+    largest = max((size.get("bytes") or 0 for size in sizes), default=0)  # small buffers pass a rate limit in a burst
     return max((float(s["busbw"]) for s in sizes if s.get("busbw") and s.get("bytes") == largest), default=None)

@@ -1,9 +1,8 @@
-"""What to expect of a setting that was not measured, and what explains those that were.
+"""What to expect of an unmeasured setting, and what explains the measured ones.
 
-Every setting with a speedup is described by what is known of it before a run (`NUMERIC` and `TEXTS`); a
-regression that was judged on left-out models (`raybench.statistics.regression`) gives an interval, or the advice
-to measure: when the interval crosses the margin, when the setting lies outside what was seen, or when too few
-models were.
+Every setting with a speedup is described by what is known before a run (`NUMERIC` and `TEXTS`). A regression, tested
+on left-out models (`raybench.statistics.regression`), gives an interval, or the advice to measure: when the interval
+crosses the margin, when the setting lies outside the measured range, or when too few models were measured.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from raybench.statistics.estimate import number, ratio
 from raybench.statistics.inference import Floats
 from raybench.statistics.regression import LEAST_MODELS, Design, calibration, fit
 
-MODEL_FACTS: Final = ("num_parameters", "num_parameter_tensors", "flops_per_byte")  # as legs state them
+MODEL_FACTS: Final = ("num_parameters", "num_parameter_tensors", "flops_per_byte")  # as in legs' facts
 NUMERIC: Final = ("batch_size", "workers", *MODEL_FACTS)
 TEXTS: Final = ("family", "precision", "dataset")
-_SLACK: Final = 1.05  # how far outside the range seen still counts as within
+_SLACK: Final = 1.05  # factor by which a setting may exceed the measured range
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,12 @@ class Prediction:
 
     arm: str
     answer: str  # `helps`, `no effect`, `hurts` or `measure it`
-    reasons: tuple[str, ...]  # why it should be measured
+    reasons: tuple[str, ...]  # why to measure it
     speedup: float | None
     low: float | None
     high: float | None
-    measured: float | None  # where the ledgers hold this very setting
-    features: dict[str, float]  # of log speedup, by unit of the feature (numbers enter as natural logs)
+    measured: float | None  # where the ledgers hold exactly this setting
+    features: dict[str, float]  # coefficient of the log speedup per unit of the feature (numbers enter as natural logs)
     explained: float | None  # share of the variance between models, out of sample
     coverage: float | None  # of such intervals on left-out models; nominally 1 - alpha
     num_models: int
@@ -46,18 +45,18 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a regression says of one arm's log speedups; see `raybench.statistics.regression`."""
+    """A regression of one arm's log speedups; see `raybench.statistics.regression`."""
 
     arm: str
-    features: dict[str, float]  # change of the log speedup by unit of the feature (numbers enter as natural logs)
+    features: dict[str, float]  # coefficient of the log speedup per unit of the feature (numbers enter as natural logs)
     explained: float | None  # share of the variance between models, out of sample
-    error: float | None  # of the log speedup of a left-out model
+    error: float | None  # error of the log speedup of a left-out model
     num_models: int
     num_settings: int
 
 
 def explain(analysis: Analysis, arm: str) -> Explanation:
-    """Which of the features that are known before a run explain an arm's speedups, and how much of them."""
+    """Which features known before a run explain an arm's speedups, and how much of them."""
     members, rows = _settings(analysis, arm)
     if not rows:
         return Explanation(arm, {}, None, None, 0, 0)
@@ -68,10 +67,10 @@ def explain(analysis: Analysis, arm: str) -> Explanation:
 
 
 def predict(analysis: Analysis, wanted: Mapping[str, Any], arm: str) -> Prediction:
-    """The prediction of one arm for the setting `wanted`: model, and what is known of `NUMERIC` and `TEXTS`.
+    """The prediction of one arm for the setting `wanted`: its model, and what is known of `NUMERIC` and `TEXTS`.
 
-    The analysis must hold one hardware. Numbers that the setting does not give are taken from settings of the
-    same model; a feature that stays unknown is not used.
+    The analysis must hold one hardware. Missing numbers are taken from settings of the same model; a feature that stays
+    unknown is not used.
     """
     members, rows = _settings(analysis, arm)
     target = _complete(wanted, rows)
@@ -113,7 +112,7 @@ def predict(analysis: Analysis, wanted: Mapping[str, Any], arm: str) -> Predicti
 
 
 def _settings(analysis: Analysis, arm: str) -> tuple[list[Comparison], list[dict[str, Any]]]:
-    """The arm's settings that have a speedup, and what is known of each before a run."""
+    """The arm's settings that have a speedup, each with what is known before a run."""
     members = [
         c
         for c in analysis.comparisons
@@ -124,8 +123,7 @@ def _settings(analysis: Analysis, arm: str) -> tuple[list[Comparison], list[dict
 
 
 def _sizes(analysis: Analysis) -> dict[str, dict[str, float]]:
-    """Parameters, tensors and work by setting_id, from the facts of its first leg that states them: the work depends
-    on the images too."""
+    """Parameters, tensors and work by setting_id (work depends on the images too), from its first leg with facts."""
     legs = analysis.pairs.legs
     settings, facts_of = legs.text["setting_id"], legs.text["facts"]
     sizes: dict[str, dict[str, float]] = {}
@@ -149,7 +147,7 @@ def _describe(c: Comparison, sizes: Mapping[str, Mapping[str, float]]) -> dict[s
 
 
 def _complete(wanted: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The setting with what its model, or all of the ledgers' settings alike, already say."""
+    """The setting, completed with values of its model, or with values that all of the ledgers' settings share."""
     target = dict(wanted)
     same = [row for row in rows if row["model"] == wanted["model"]]
     for name in ("family", *MODEL_FACTS):
@@ -164,7 +162,7 @@ def _complete(wanted: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> d
 
 
 def _outside(target: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where the setting lies outside what was seen, in words."""
+    """Where the setting lies outside the measured range, in words."""
     found = []
     for name in NUMERIC:
         seen = [row[name] for row in rows if row.get(name) is not None]
@@ -180,7 +178,7 @@ def _outside(target: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
 def _design(
     members: Sequence[Comparison], rows: Sequence[Mapping[str, Any]], target: Mapping[str, Any]
 ) -> tuple[Design, dict[str, float]]:
-    """The settings as numbers, and the target's features: those known of all settings and of the target."""
+    """The settings as numbers, and the target's features: those known for all settings and for the target."""
     columns: dict[str, Floats] = {}
     features: dict[str, float] = {}
     for name in NUMERIC:

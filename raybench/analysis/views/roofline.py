@@ -1,9 +1,9 @@
-"""A roofline a setting: how long its step takes at the least on this machine, and each arm's share of that.
+"""A roofline per setting: the minimum time of its step on this machine, and each arm's share of that.
 
-The floor is the longer of two: the step's floating-point operations at the rate of the matrix product that the workers
-reached, and the bytes that every arm must move at the rate of their copy. These bytes are the weights, read in the
-forward and in the backward pass of each micro-batch, the gradients, written once, and what the optimizer keeps, read
-and written once by the worker that holds it. Activations are left out, since caches and fused kernels decide on them.
+The floor is the longer of two times: the step's floating-point operations at the rate that a matrix product reached,
+and the bytes that every arm must move at the workers' copy rate. These bytes are the weights, read in the forward and
+the backward pass of each micro-batch, the gradients, written once, and the optimizer state, read and written once by
+the worker that holds it. Activations are left out, because caches and fused kernels decide about them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from raybench.statistics.inference import Integers
 
 @dataclass(frozen=True)
 class Roofline:
-    """One arm in one setting on one hardware; None where the ledger does not tell."""
+    """One arm in one setting on one hardware; None where the ledger has no value."""
 
     hardware: str
     setting_id: str
@@ -31,13 +31,13 @@ class Roofline:
     step_seconds: float  # geometric mean over legs
     compute_seconds: float | None  # the step's operations, at the rate of a matrix product
     memory_seconds: float | None  # the step's least bytes, at the rate of a copy
-    floor_seconds: float | None  # the longer of the two; the same for every arm
-    floor_share: float | None  # of the step
+    floor_seconds: float | None  # the longer of the two; equal for all arms
+    floor_share: float | None  # of the step's time
     joules_per_sample: float | None  # of the GPUs, in the measured steps
 
 
 def rooflines(legs: Legs, baseline: str) -> tuple[Roofline, ...]:
-    """One for each arm of a setting whose memory rate was measured or whose energy was read, the baseline first."""
+    """One for each arm of a setting with a measured memory rate or energy, the baseline first."""
     found: list[Roofline] = []
     known = np.isfinite(legs.number["copy_bytes_per_second"]) | np.isfinite(legs.number["energy_joules"])
     if not (known & legs.ok).any():
@@ -77,7 +77,7 @@ def _roofline(legs: Legs, rows: Integers, arm: str, compute: float | None, memor
 
 
 def _floors(legs: Legs, rows: Integers) -> tuple[float | None, float | None]:
-    """(seconds of the operations, seconds of the least bytes) of one worker's step, from one arm's legs."""
+    """For one arm's legs: (seconds of the operations, seconds of the least bytes) of one worker's step."""
     row, number = int(rows[0]), legs.number
     facts, workers = parse_object(legs.text["facts"][row]), number["workers"][row]
     flops, moved = training_flops(facts), _least_bytes(legs, row, facts)
@@ -88,7 +88,7 @@ def _floors(legs: Legs, rows: Integers) -> tuple[float | None, float | None]:
 
 
 def _least_bytes(legs: Legs, row: int, facts: Mapping[str, object]) -> float | None:
-    """Bytes that one worker moves in a step whatever the engine does."""
+    """Bytes that one worker must move in a step, whatever the engine."""
     weights, trained = facts.get("num_parameters"), facts.get("num_trainable_parameters", facts.get("num_parameters"))
     size, gradient = smallest_element(facts.get("parameter_dtype")), smallest_element(facts.get("gradient_dtype"))
     passes, workers = 2 * np.nan_to_num(legs.number["accumulation"][row], nan=1.0), legs.number["workers"][row]
@@ -96,7 +96,7 @@ def _least_bytes(legs: Legs, row: int, facts: Mapping[str, object]) -> float | N
         return None
     kept = parse_object(legs.text["memory_parts"][row]).get("optimizer_state")
     states = [ranks for ranks in kept if isinstance(ranks, int)] if isinstance(kept, list) else []
-    # Sharded as far as it can be: an engine that keeps all of it on every worker moves more.
+    # Assumes full sharding; an engine that keeps everything on every worker moves more.
     return float(passes * weights * size + trained * gradient + 2 * max(states, default=0) / workers)
 
 

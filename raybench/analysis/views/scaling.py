@@ -1,8 +1,8 @@
 """Over settings: scaling efficiency by workers, best batch against best batch, performance profiles, largest batches.
 
-Trials of different settings run in processes of their own and are not paired, so differences of their mean
-logs carry Welch's interval (Welch 1947); arms that take their largest batches in one setting are paired. Throughput
-is samples a second. A trial's value is the mean over its rounds of the log; the trial is the sample, as everywhere.
+Trials of different settings run in separate processes and are not paired, so differences of their mean logs have
+Welch's interval (Welch 1947); arms at their largest batches in one setting are paired. Throughput is samples a second.
+A trial's value is the mean log over its rounds; the trial is the sample, as everywhere.
 
 Performance profiles (Dolan and More 2002) say how often an arm is within a factor of the best. A setting in which an
 arm failed, or was never measured, counts against it: its cost is infinite. Nothing is dropped. The cost is seconds a
@@ -27,14 +27,14 @@ from raybench.statistics.inference import Floats, Integers, t_interval
 
 @dataclass(frozen=True)
 class Efficiency:
-    """An arm on `workers` against itself on the fewest: 1 is perfect scaling."""
+    """An arm on `workers` against itself on the fewest workers: 1 is perfect scaling."""
 
     hardware: str
     model: str
     dataset: str
     precision: str
     arm: str
-    scaling: str  # `strong`: the global batch stays; `weak`: each worker's does
+    scaling: str  # `strong`: same global batch; `weak`: same batch per worker
     workers: int
     base_workers: int
     efficiency: Estimate
@@ -54,7 +54,7 @@ class Efficiency:
 
 @dataclass(frozen=True)
 class BestBatch:
-    """An arm at its fastest batch against the baseline at its own: the answer to "what do I gain in all?"."""
+    """An arm at its fastest batch against the baseline at its own fastest: the total gain."""
 
     hardware: str
     model: str
@@ -80,15 +80,15 @@ class BestBatch:
 
 @dataclass(frozen=True)
 class _Series:
-    """Log throughput by trial of one arm in one setting."""
+    """One arm's log throughput by trial in one setting."""
 
     leg: int
     logs: Floats
-    trials: Integers  # which trial each is of, ascending
+    trials: Integers  # each value's trial, ascending
 
 
 def welch_interval(one: Floats, other: Floats, alpha: float) -> tuple[float, float, float]:
-    """(difference of means, low, high) of two independent samples; the interval is nan under 2 values a side."""
+    """(difference of means, low, high) of two independent samples; the interval is nan below 2 values a side."""
     difference = float(one.mean() - other.mean())
     if len(one) < 2 or len(other) < 2:
         return difference, np.nan, np.nan
@@ -114,7 +114,7 @@ def _interval(one: _Series, other: _Series, alpha: float) -> tuple[float, float,
 
 
 def scaling_efficiency(legs: Legs, log_cost: Floats, alpha: float) -> tuple[Efficiency, ...]:
-    """Every arm whose ledger has several numbers of workers, all else of the setting's columns equal."""
+    """Every arm with several numbers of workers and all other setting columns equal."""
     if _constant(legs, "workers"):
         return ()
     found = []
@@ -134,8 +134,8 @@ def scaling_efficiency(legs: Legs, log_cost: Floats, alpha: float) -> tuple[Effi
 def best_against_best(legs: Legs, log_cost: Floats, baseline: str, alpha: float) -> tuple[BestBatch, ...]:
     """Each arm at its fastest batch against the baseline at its own, where the ledger has several batches.
 
-    Batches of one setting (`batch_size: max`) were run side by side, so their trials are paired. The batch is chosen on
-    the same trials that are compared, which flatters both sides a little.
+    Batches of one setting (`batch_size: max`) ran side by side, so their trials are paired. The batch is chosen on the
+    same trials that are compared, which flatters both sides a little.
     """
     if _constant(legs, "samples_per_step"):
         return ()
@@ -169,7 +169,7 @@ def _names(legs: Legs, leg: int) -> tuple[str, str, str, str]:
 def _groups(
     legs: Legs, log_cost: Floats, equal: tuple[str, ...], *, vary: str, with_arm: bool
 ) -> Iterator[list[_Series]]:
-    """Series of settings that agree in all but `vary`, where that takes several values."""
+    """Series of settings that agree in everything but `vary`, where that has several values."""
     usable = np.flatnonzero(np.isfinite(log_cost))
     if not len(usable):
         return
@@ -205,14 +205,14 @@ def _groups(
             yield [all_series[i] for i in members]
 
 
-_MOST_BREAKPOINTS: Final = 1000  # of a profile; of more settings every so many is kept
+_MOST_BREAKPOINTS: Final = 1000  # of a profile; with more settings, an even selection is kept
 
 
 @dataclass(frozen=True)
 class Profile:
     """One arm on one hardware: `share[i]` of the settings are within a factor `within[i]` of the best arm.
 
-    The factors are 1 and those at which the share grows, so that the step function is known everywhere.
+    The factors are 1 and those at which the share grows, so the step function is complete.
     """
 
     arm: str
@@ -246,8 +246,8 @@ def performance_profiles(legs: Legs, log_cost: Floats) -> tuple[Profile, ...]:
 
 
 def _steps(ratios: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(factors, share of settings within each) from log ratios to the best, shape (settings,), inf for a failure."""
-    # Rounding must not push the best arm out of its own "within a factor 1".
+    """(factors, share of settings within each) from log ratios to the best, shape (settings,); inf for a failure."""
+    # Rounding must not put the best arm outside a factor of 1.
     reached = np.sort(np.where(ratios < 1e-12, 0.0, ratios)[np.isfinite(ratios)])
     factors, counts = np.unique(np.append(0.0, reached), return_counts=True)
     shares = (np.cumsum(counts) - 1) / len(ratios)
@@ -257,22 +257,22 @@ def _steps(ratios: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 @dataclass(frozen=True)
 class LargestBatch:
-    """What was found for one arm of a setting on one hardware."""
+    """The largest batch of one arm in a setting on one hardware."""
 
     hardware: str
     setting_id: str
     setting: str
     arm: str
-    micro_batch: int | None  # images a worker; None where not even one fits
+    micro_batch: int | None  # samples per worker; None where not even one fits
     global_batch: int | None
     num_probes: int
-    peak_bytes: int | None  # of the worker with most, at that batch
-    refused_batch: int | None  # the smallest micro-batch that did not fit; None where the dataset was the end
+    peak_bytes: int | None  # at that batch, on the worker with most
+    refused_batch: int | None  # smallest micro-batch that did not fit; None where the dataset was the limit
     refused_because: str | None
 
 
 def largest_batches(legs: Legs) -> tuple[LargestBatch, ...]:
-    """One record for each arm whose largest batch was sought, by hardware, setting and arm."""
+    """One record for each arm whose largest batch was searched for, by hardware, setting and arm."""
     text = legs.text
     sought = np.flatnonzero(text["batch_probes"].codes >= 0)
     if not len(sought):

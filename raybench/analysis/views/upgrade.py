@@ -1,8 +1,8 @@
-"""Versions of a library against each other: each against the baseline engine, and each against the first version.
+"""Versions of a library compared: each against the baseline engine, and each against the first version.
 
-Against the baseline, what an upgrade does to both sides cancels. Raw, version against version, it does not; both are
-paired in the trial. Whether the training is the same is a verdict of its own: losses and gradient norms of the first
-steps.
+Against the baseline, an upgrade's effects on both sides cancel; version against version they do not. Both are paired
+within the trial. Whether the training is the same is a separate verdict, from the losses and gradient norms of the
+first steps.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class VersionInSetting:
 
 
 def compare_versions(folder: AnyPath, arms: Sequence[str]) -> tuple[Analysis, list[VersionInSetting]]:
-    """The analysis of a sweep whose `arms` are versions, in their order, and a record for each in each setting."""
+    """The analysis of a sweep whose `arms` are versions, in their order, and a record per version and setting."""
     normal = analyse([folder])
     raw = analyse([folder], baseline=arms[0])
     beside = {(c.where.setting_id, c.arm): c for c in raw.comparisons}
@@ -49,7 +49,7 @@ def compare_versions(folder: AnyPath, arms: Sequence[str]) -> tuple[Analysis, li
 
 
 def _training(analysis: Analysis) -> Mapping[tuple[str, str], str]:
-    """Whether each arm trained as the baseline did, by setting and arm; where that was recorded."""
+    """Whether each arm trained as the baseline did, by setting and arm, where recorded."""
     pairs = analysis.pairs
     text = pairs.legs.text
     return {
@@ -60,7 +60,7 @@ def _training(analysis: Analysis) -> Mapping[tuple[str, str], str]:
 
 
 def is_worse(version: VersionInSetting, kinds: Sequence[str]) -> bool:
-    """Whether a version is what `kinds` name, of `hurts` (against the first version), `differs` and `failed`."""
+    """Whether a version has a problem in `kinds`: `hurts` (against the first version), `differs` or `failed`."""
     c = version.against_first or version.against_baseline
     hurts = version.against_first is not None and c.judgement.verdict == "hurts"
     return (
