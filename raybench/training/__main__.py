@@ -1,10 +1,10 @@
 """The same legs without Ray: `torchrun --nproc-per-node N -m raybench.training PLAN.json [ledger=FOLDER]`.
 
-PLAN is what `python -m raybench.plan space=... --json` prints. Trials whose workers are not as many as
-torchrun's processes are passed over and named. Every leg becomes a row in the ledger; legs that it already
-holds are not run again. All trials run in one set of processes, one block, until a leg ends them: that leg gets its
-row, and another set runs what is left. Trials of a setting that share their processes are one sample, so each repeat
-wants a torchrun of its own (repeat=K).
+PLAN is the output of `python -m raybench.plan space=... --json`. Trials that need another number of workers than
+torchrun has processes are skipped and named. Every leg becomes a row in the ledger; legs already there are not run
+again. All trials run in one set of processes, one block, until a leg ends it: that leg gets its row, and a new set runs
+the rest. Trials of a setting that share processes are one sample, so run each repeat under its own torchrun
+(repeat=K).
 """
 
 from __future__ import annotations

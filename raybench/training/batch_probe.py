@@ -1,7 +1,7 @@
-"""One rank's process of a search (see `raybench.training.largest`): a few real steps of a leg at each size asked for.
+"""One rank's process of a search (see `raybench.training.largest`): runs a few real steps of a leg at each size.
 
-Reads a `ProbeRequest` from each line of standard input, as JSON, until that ends, and writes a `ProbeState` to the file
-that each names. It outlives running out of memory where torch says so. It may as well die.
+Reads `ProbeRequest`s as JSON lines from standard input until it ends, and writes a `ProbeState` to the file that each
+request names. It survives running out of memory where torch raises an error, and may die otherwise.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from raybench.training.ranks import Ranks
 from raybench.training.telemetry import Telemetry
 from raybench.training.worker import prepare
 
-# The optimizer's state is there from the first step's end on: the second step's peak is a run's peak.
+# The optimizer's state exists from the end of the first step on, so the second step's peak is a run's peak.
 _STEPS = Throughput(warmup_steps=1, steps=2, rounds=1, phases=False, telemetry=False)
 
 
 def main() -> None:
-    """Run the requests on standard input and end the process, whatever its libraries still hold."""
+    """Answer the requests on standard input, then end the process without waiting for its libraries."""
     end_with_parent()
     ranks: Ranks | None = None
     for line in sys.stdin:
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _joined(request: ProbeRequest, trial: Trial, leg: Leg) -> Ranks:
-    """The ranks of the search, with everything imported that the leg's own process holds, other arms' libraries too."""
+    """The ranks of the search; imports everything that the leg's own process has, other arms' libraries included."""
     device = torch.device(request.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -1,11 +1,10 @@
-"""Runs one command and lets nothing of it live on: a process of its own between a worker and a user's script.
+"""Runs one command and leaves nothing of it behind: a separate process between a worker and a user's script.
 
     python -m raybench.training.command      with a request as one line of JSON on standard input
 
-Everything that the command starts, whatever session it moves to, becomes a descendant of this process when its own
-parent ends (Linux: a child subreaper), and is killed when the command is over, its time is up, or the worker that asked
-is gone, which shows as the end of standard input. The answer is one line of JSON on standard output. Standard library
-and psutil alone.
+Every process that the command starts, in whatever session, is adopted by this process when its parent ends (Linux: a
+child subreaper). All are killed when the command ends, when its time is up, or when the worker is gone, which closes
+standard input. The answer is one line of JSON on standard output. Uses only the standard library and psutil.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ import psutil
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
-_TAIL_BYTES = 1 << 16  # of what the command prints, kept for a failure's message
-_MOST_FORWARDED = 1 << 23  # bytes of it that go on to the worker's log
+_TAIL_BYTES = 1 << 16  # of the command's output, kept for a failure's message
+_MOST_FORWARDED = 1 << 23  # of its output, passed on to the worker's log
 _KILL_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to run: words without a shell, its whole environment, its folder, and how long it may take."""
+    """What to run: words without a shell, the whole environment, the folder, and the time limit."""
 
     words: list[str]
     environment: dict[str, str]
@@ -48,13 +47,13 @@ class Ended:
     """How a command ended."""
 
     seconds: float = 0.0
-    exit_code: int | None = None  # negative: the signal that ended it; None where it did not end by itself
+    exit_code: int | None = None  # negative: the signal that ended it; None where it was ended
     problem: str = ""  # why it could not be started
     timed_out: bool = False
-    peak_bytes: int = 0  # resident, of the largest of its processes
-    oom_kills: int = 0  # by this machine's kernel meanwhile
+    peak_bytes: int = 0  # resident, of its largest process
+    oom_kills: int = 0  # on this machine meanwhile
     left_behind: int = 0  # processes that outlived it and were killed
-    tail: str = ""  # the last that it printed
+    tail: str = ""  # the end of its output
 
 
 def main() -> int:
@@ -66,7 +65,7 @@ def main() -> int:
 
 
 def run(request: Request, lifeline: int) -> Ended:
-    """Run the command to its end; `lifeline` is a descriptor that ends when nobody waits for the answer any more."""
+    """Run the command to its end; `lifeline` is a descriptor that closes when nobody waits for the answer any more."""
     kills, begun = oom_kills(), time.monotonic()
     try:
         process = subprocess.Popen(
@@ -95,7 +94,7 @@ def run(request: Request, lifeline: int) -> Ended:
 
 
 def _wait(process: subprocess.Popen[bytes], output: _Output, lifeline: int, deadline: float) -> bool:
-    """Whether the command ended in time. Sleeps in the kernel meanwhile: the machine is being measured."""
+    """Whether the command ended in time. It blocks in the kernel and uses no CPU: the machine is being measured."""
     ended = os.pidfd_open(process.pid)
     try:
         while True:
@@ -115,7 +114,7 @@ def _wait(process: subprocess.Popen[bytes], output: _Output, lifeline: int, dead
 
 
 class _Output:
-    """What a command prints: its last bytes kept, its first passed on to standard error."""
+    """A command's output: keeps its last bytes, passes its first ones on to standard error."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor, self.open = descriptor, True
@@ -124,7 +123,7 @@ class _Output:
         os.set_blocking(descriptor, False)
 
     def read(self) -> bool:
-        """Take what is there; whether there was anything."""
+        """Read what is available. Returns whether there was anything."""
         try:
             data = os.read(self.descriptor, 1 << 16)
         except BlockingIOError:
@@ -139,35 +138,35 @@ class _Output:
         return bool(data)
 
     def read_what_is_there(self) -> None:
-        """Take the rest; whoever else may hold the pipe open is not waited for."""
+        """Read the rest, without waiting for other processes that hold the pipe open."""
         for _ in range(_TAIL_BYTES):
             if not self.open or not self.read():
                 return
 
     def tail(self) -> str:
-        """The last of it as text."""
+        """The end of the output as text."""
         return self._kept.decode("utf-8", errors="replace")
 
 
 def be_reaper() -> None:
-    """Have whatever this process starts, however far down, become its child when the parent in between ends."""
+    """Make this process adopt all its descendants when their parents end."""
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process when the one that started it ends, however that comes about."""
-    with contextlib.suppress(OSError, AttributeError):  # a system without it
+    """Make the kernel end this process when its parent ends, for whatever reason."""
+    with contextlib.suppress(OSError, AttributeError):  # systems other than Linux
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
 
 
 def kill_descendants() -> int:
-    """Kill and wait for everything below this process, again and again until nothing is left. Returns how many."""
+    """Kill and wait for all descendants, repeatedly, until none is left. Returns how many there were."""
     own, killed, deadline = psutil.Process(), set(), time.monotonic() + _KILL_SECONDS
     while time.monotonic() < deadline:
         alive = [child for child in own.children(recursive=True) if _runs(child)]
         for child in alive:
             with contextlib.suppress(psutil.Error):
-                child.suspend()  # so that none forks on while the others are killed
+                child.suspend()  # so that it cannot fork while the others are killed
         for child in alive:
             with contextlib.suppress(psutil.Error):
                 child.kill()
@@ -189,7 +188,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def oom_kills() -> int:
-    """How often this machine's kernel has killed for want of memory; 0 where it does not say."""
+    """How many processes this machine's OOM killer has ended; 0 where unknown."""
     with contextlib.suppress(OSError, ValueError):
         lines = Path("/proc/vmstat").read_text().splitlines()
         return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
@@ -205,7 +204,7 @@ def signal_name(number: int) -> str:
 
 
 def asked(request: Request, grace_seconds: float = 60.0) -> Ended:
-    """Run a request in a process of its own and wait for the answer."""
+    """Run a request in a separate process and wait for the answer."""
     supervisor = subprocess.Popen(
         [sys.executable, "-m", "raybench.training.command"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

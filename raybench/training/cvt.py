@@ -16,7 +16,7 @@ _DEPTHS = {"cvt_13": [1, 2, 10], "cvt_21": [1, 4, 16]}  # blocks in each stage, 
 
 
 class CvT(nn.Module):
-    """transformers' CvtForImageClassification, answering with logits alone."""
+    """transformers' CvtForImageClassification, returning only logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ def build_cvt(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """CvT-13 or CvT-21 and the arguments of its CvtConfig.
 
-    `patched`: the first stage embeds 3x3 patches of every pixel, where the paper's embeds 7x7 patches of every fourth.
+    `patched`: the first stage embeds 3x3 patches at every pixel; the paper's embeds 7x7 patches at every fourth pixel.
     Raises InvalidConfig without transformers.
     """
     if find_spec("transformers") is None:

@@ -1,7 +1,7 @@
-"""Images and labels as torch datasets: training and test split, checked before a leg meets them.
+"""Images and labels as torch datasets: training and test split, checked before any leg uses them.
 
-torchvision reads the files. Those of its format are taken whatever their checksums, so that a part of a dataset, or
-one made elsewhere, will do; what it fetches itself is held to its checksums.
+torchvision reads the files. Files in its format are accepted whatever their checksums, so that part of a dataset or a
+home-made one works; checksums are verified for what torchvision downloads itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CLASSES = {
     "cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN",
     "mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST",
 }  # fmt: skip
-_DECODED = 2000  # so many images of a folder are read whole when it is checked; of the others, the headers
+_DECODED = 2000  # images of a folder that are decoded fully in a check; of the others only the headers are read
 
 
 def training_data(setting: Setting) -> Dataset[Any]:
@@ -55,7 +55,7 @@ def num_samples(data: Dataset[Any]) -> int:
 
 
 def fetch(setting: Setting) -> None:
-    """Have torchvision fetch the files that are not there, one process at a time. Raises BadData where it cannot."""
+    """Have torchvision download missing files, one process at a time. Raises BadData where it cannot."""
     name, root = setting.dataset, data_folder(setting.data_root)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def fetch(setting: Setting) -> None:
 
 
 def data_digest(setting: Setting) -> str:
-    """16 hexadecimal digits that name the training data: all labels in their order, and the sizes of the files."""
+    """16 hexadecimal digits that identify the training data: all labels in order, and the files' sizes."""
     data = training_data(setting)
     digest = hashlib.sha256(_labels(data).to(torch.int64).numpy().tobytes())
     root = data_folder(setting.data_root)
@@ -84,9 +84,9 @@ def data_digest(setting: Setting) -> str:
 
 def check_data(setting: Setting, *, test_too: bool, rank: int = 0, world: int = 1) -> None:
     """Raise BadData unless the training split (and the test split) can be read, has labels of the dataset's classes
-    and samples for a batch.
+    and enough samples for a batch.
 
-    Of image folders, every `world`-th image is looked at, beginning with the `rank`-th.
+    For image folders, checks every `world`-th image, starting with the `rank`-th.
     """
     for train in (True, False) if test_too else (True,):
         where = f"{setting.dataset}, {'training' if train else 'test'} split"
@@ -124,18 +124,18 @@ def _check_images(data: Any, rank: int, world: int) -> None:
 
 
 def _read_image(path: str, whole: bool = True) -> Any:
-    """An image as RGB, or only its header. Raises BadData for what is no image, cut short, or larger than PIL takes."""
+    """An image as RGB, or only its header. Raises BadData for no image, a truncated one, or one too large for PIL."""
     from PIL import Image
 
-    name = os.fsencode(path).decode("utf-8", "backslashreplace")  # a name may be any bytes, a ledger's text may not
+    name = os.fsencode(path).decode("utf-8", "backslashreplace")  # a file name may be any bytes; the ledger needs text
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # half of what PIL refuses
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from half of PIL's limit on
             with Image.open(path) as image:
                 return _as_rgb(image, name) if whole else None
     except Image.DecompressionBombError as error:
         raise BadData(f"imagefolder: {name} is larger than PIL takes ({error}); make it smaller") from error
-    except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for a damaged file
+    except (OSError, ValueError, SyntaxError) as error:  # PIL's errors for a damaged file
         if isinstance(error, BadData):
             raise
         told = str(error).replace(path, name)
@@ -143,9 +143,9 @@ def _read_image(path: str, whole: bool = True) -> Any:
 
 
 def _as_rgb(image: Any, name: str) -> Any:
-    """8 bits a channel: of 16 bits the higher, of floats from 0 to 1 (or to 255) the share. Raises BadData for others.
+    """8 bits a channel: the higher 8 of 16 bits; floats scaled from 0 to 1 (or 255). Raises BadData for others.
 
-    PIL's own conversion would clip all that is above 255 to white.
+    PIL's own conversion would clip all values above 255 to white.
     """
     from PIL import Image
 
@@ -154,7 +154,7 @@ def _as_rgb(image: Any, name: str) -> Any:
     values = np.asarray(image, dtype=np.float64)
     low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
     most = 65535.0 if image.mode.startswith("I") else 1.0 if high <= 1 else 255.0
-    if not 0 <= low <= high <= most:  # not so of a value that is no number either
+    if not 0 <= low <= high <= most:  # also false for nan
         raise BadData(
             f"imagefolder: {name} has values from {low:g} to {high:g} in mode {image.mode}; scale them to 0 to "
             f"{'65535' if most > 255 else '1'}, or save it with 8 bits a channel"
@@ -163,7 +163,7 @@ def _as_rgb(image: Any, name: str) -> Any:
 
 
 def forget() -> None:
-    """Let go of the images in memory."""
+    """Drop the images kept in memory."""
     _augmented.cache_clear()
     _images.cache_clear()
 
@@ -190,7 +190,7 @@ def _augmented(dataset: str, data_root: str, image_size: int, augmentation: Augm
 
 
 class _Pixels(Dataset[Sample]):
-    """Images in memory as uint8, which is what random transforms are made for."""
+    """Images in memory as uint8, the type that random transforms expect."""
 
     def __init__(self, images: Dataset[Sample], facts: DatasetFacts) -> None:
         self.images, self.mean, self.std = images, facts.mean[0], facts.std[0]
@@ -205,9 +205,9 @@ class _Pixels(Dataset[Sample]):
 
 
 def _digits_file() -> np.ndarray:
-    """The digits as scikit-learn ships them, (1797, 65): 64 values from 0 to 16, and the label.
+    """scikit-learn's digits, (1797, 65): 64 values from 0 to 16, and the label.
 
-    Read without importing scikit-learn, which brings SciPy and pandas (a second in each process).
+    Read without importing scikit-learn, which imports SciPy and pandas (a second in each process).
     """
     spec = find_spec("sklearn")
     assert spec is not None
@@ -216,7 +216,7 @@ def _digits_file() -> np.ndarray:
 
 
 def _digits(image_size: int, *, train: bool) -> Sample:
-    """scikit-learn's 1,797 8x8 digits, resized; in a fixed shuffled order the first 1,437 train, the rest test."""
+    """scikit-learn's 1,797 8x8 digits, resized; in a fixed shuffled order the first 1,437 are for training."""
     values = torch.from_numpy(_digits_file()).float()
     images = values[:, :-1].view(-1, 1, 8, 8).div(16.0)
     images = interpolate(images, size=(image_size, image_size), mode="bilinear", align_corners=False)
@@ -251,12 +251,12 @@ class _Random(Dataset[Sample]):
 
 
 def _split(dataset: str, train: bool) -> dict[str, Any]:
-    """How torchvision's class of the dataset is asked for a split."""
+    """The arguments that select a split in the dataset's torchvision class."""
     return {"split": "train" if train else "test"} if dataset == "svhn" else {"train": train}
 
 
 def _read(dataset: str, data_root: str, train: bool, transform: Any) -> Dataset[Sample]:
-    """A split from its files, through torchvision. Raises BadData for files that are missing or damaged."""
+    """A split read from its files through torchvision. Raises BadData for missing or damaged files."""
     check_present(dataset, data_root)
     root = data_folder(data_root)
     try:

@@ -1,10 +1,10 @@
-"""Importing DeepSpeed in a worker: its accelerator chosen, its operators built once a node, before anything is timed.
+"""Importing DeepSpeed in a worker: chooses its accelerator and builds its operators once a node, before any timing.
 
-DeepSpeed compiles operators on first use (g++ and ninja) into torch's extensions cache, under a lock file
-that torch 2.13 waits for without end if the process that held it was killed. So one process a node builds,
-under a lock of the operating system that dies with its holder, and clears what a dead one left behind.
-An operator that does not compile is tried once a node in a run of a sweep: what the compiler said is kept beside the
-cache, and the legs that need the operator fail with it at once.
+DeepSpeed compiles operators on first use (g++ and ninja) into torch's extensions cache, under a lock file. If the
+process that held it was killed, torch 2.13 waits for the lock forever. So one process a node builds, under an operating
+system lock that is released when its holder dies, and first removes stale lock files. An operator that does not compile
+is tried once a node in each run of a sweep: the compiler's message is kept beside the cache, and legs that need the
+operator fail with it at once.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from raybench.errors import Unsupported
 from raybench.machine.variables import RUN
 from raybench.training.ranks import Ranks
 
-_loaded: set[str] = set()  # operators that this process has
-_this_process = uuid.uuid4().hex  # stands for the run where no sweep names one, as under torchrun
+_loaded: set[str] = set()  # operators that this process has loaded
+_this_process = uuid.uuid4().hex  # identifies the run where no sweep does, as under torchrun
 
 
 def import_deepspeed(ranks: Ranks) -> None:
     """Import deepspeed for the group's device and load the operators that its communication uses.
 
-    Raises Unsupported where they cannot be built; every rank has met the others then.
+    Raises Unsupported where they cannot be built, after all ranks have met.
     """
     os.environ.setdefault("DS_ACCELERATOR", ranks.device.type)
-    venv_bin = str(Path(sys.executable).parent)  # ninja lies there, which a venv not activated has not on its path
+    venv_bin = str(Path(sys.executable).parent)  # has ninja; not on the PATH unless the venv is activated
     if venv_bin not in os.environ["PATH"].split(os.pathsep):
         os.environ["PATH"] = venv_bin + os.pathsep + os.environ["PATH"]
     try:
@@ -50,11 +50,11 @@ def import_deepspeed(ranks: Ranks) -> None:
 
 
 def _import_engine() -> None:
-    """Import what DeepSpeed otherwise imports inside its first engine, which that leg alone would pay for.
+    """Import what DeepSpeed would otherwise import inside its first engine, at the expense of that leg alone.
 
-    Every ZeRO engine imports Muon, whose module compiles functions as it is imported: 3 s for inductor in each process.
-    They are compiled when they are first called here, which only an arm with Muon does. Versions differ in the modules.
-    Its autotuner, which raybench does not use, logs to MLflow where that can be imported: here it cannot (2 s).
+    Every ZeRO engine imports Muon, whose module compiles functions at import: 3 s for inductor in each process. Here
+    they are compiled at their first call, which only an arm with Muon makes. The modules differ between versions.
+    DeepSpeed's autotuner, which raybench does not use, would import MLflow (2 s); here it cannot.
     """
     with _not_importable("mlflow"):
         from deepspeed.runtime import compiler
@@ -71,7 +71,7 @@ def _import_engine() -> None:
 
 @contextlib.contextmanager
 def _not_importable(name: str) -> Iterator[None]:
-    """Inside, importing a package that is not imported yet raises ModuleNotFoundError, as Python has it for None."""
+    """Inside, importing a package that is not imported yet raises ModuleNotFoundError (Python does so for None)."""
     absent = name not in sys.modules
     if absent:
         sys.modules[name] = None  # type: ignore[assignment]
@@ -89,7 +89,7 @@ _ENGINE_MODULES = (
 
 
 def _compiled_when_called(whole: Callable[..., Any], *options: Any, **named: Any) -> Callable[..., Any]:
-    """A decorator as `whole(*options, **named)` gives one, which does its work at the function's first call."""
+    """A decorator like `whole(*options, **named)` that does its work at the function's first call."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         compiled = functools.cache(lambda: whole(*options, **named)(function))
@@ -99,7 +99,7 @@ def _compiled_when_called(whole: Callable[..., Any], *options: Any, **named: Any
 
 
 def build_communication() -> None:
-    """Build what DeepSpeed's collectives use between processes of one node without GPUs. Raises Unsupported."""
+    """Build the operators for DeepSpeed's collectives within a node without GPUs. Raises Unsupported."""
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
@@ -114,19 +114,19 @@ def build_adam(*, offloaded: bool) -> None:
 
 
 def build_optimizer_kernel(name: str, *, offloaded: bool) -> None:
-    """Build DeepSpeed's kernel of an optimizer; at once where it is built or there is none. Raises Unsupported."""
+    """Build DeepSpeed's kernel of an optimizer, unless it is built or there is none. Raises Unsupported."""
     if builder_name := _KERNELS.get(name.lower(), {}).get(offloaded):
         _build_named(builder_name)
 
 
 def build_operators(config: Mapping[str, Any], setting: Setting) -> None:
-    """Build all that a resolved config makes DeepSpeed load, which it would do inside a leg. Raises Unsupported."""
+    """Build every operator that a resolved config needs, so that no leg builds one. Raises Unsupported."""
     for name in needed_operators(config, setting):
         _build_named(name)
 
 
 def needed_operators(config: Mapping[str, Any], setting: Setting) -> list[str]:
-    """DeepSpeed's names of the builders of what an arm loads."""
+    """DeepSpeed's names for the builders of the operators that an arm loads."""
     zero = config.get("zero_optimization") or {}
     offloading = [zero.get(f"offload_{what}") or {} for what in ("optimizer", "param")]
     optimizer = config.get("optimizer")
@@ -156,19 +156,19 @@ def _build_named(name: str) -> None:
     _build(builder)
 
 
-# By optimizer, and whether its states are offloaded to the host.
+# By optimizer, and by whether its states are offloaded to the host.
 _KERNELS = {
     "adam": {True: "CPUAdamBuilder", False: "FusedAdamBuilder"},
     "adamw": {True: "CPUAdamBuilder", False: "FusedAdamBuilder"},
     "adagrad": {True: "CPUAdagradBuilder"},
     "lamb": {True: "FusedLambBuilder", False: "FusedLambBuilder"},
     "lion": {True: "CPULionBuilder", False: "FusedLionBuilder"},
-    "muon": {True: "CPUAdamBuilder", False: "FusedAdamBuilder"},  # for what is no matrix
+    "muon": {True: "CPUAdamBuilder", False: "FusedAdamBuilder"},  # for parameters that are no matrices
 }
 
 
 def _build(builder: Any) -> None:
-    """Build and load an operator, or say again what this run's first attempt on this node said. Raises Unsupported."""
+    """Build and load an operator, or repeat the error of this run's first attempt on this node. Raises Unsupported."""
     name = str(builder.name)
     if name in _loaded:
         return
@@ -178,10 +178,10 @@ def _build(builder: Any) -> None:
         if told.exists() and (lines := told.read_text(encoding="utf-8").split("\n", 2))[0] == f"run {run}":
             raise Unsupported(lines[1])
         try:
-            builder.load(verbose=False)  # verbose: the compiler's words would go to a log file, not to the exception
-        except Exception as error:  # compilers fail in their own ways
+            builder.load(verbose=False)  # verbose: the compiler's output would go to a log file
+        except Exception as error:  # every compiler fails in its own way
             words = _compilers_words(str(error)) or type(error).__name__
-            if "hardware/software issue" in words:  # DeepSpeed's own words, which say not which
+            if "hardware/software issue" in words:  # DeepSpeed's text, which does not say which
                 words = f"DeepSpeed finds it incompatible with this machine{_NEEDED.get(name, '')}"
             message = (
                 f"DeepSpeed's operator {name} cannot be built on {platform.node()}: {words} (all that was said: {told})"
@@ -196,7 +196,7 @@ _NEEDED = {"async_io": "; it needs libaio with its headers (apt install libaio-d
 
 
 def _compilers_words(text: str) -> str:
-    """The line of a failed build that says most: the compiler's first error, else the last words before ninja's."""
+    """The most telling line of a failed build: the compiler's first error, else the last line before ninja's."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(("ninja:", "FAILED:"))]
     errors = [line for line in said if re.search(r"\berror\b.*:", line) and "Error building extension" not in line]
@@ -205,15 +205,15 @@ def _compilers_words(text: str) -> str:
 
 @contextlib.contextmanager
 def _only_builder() -> Iterator[Path]:
-    """Hold raybench's lock on the extensions cache, with what a dead builder left behind cleared; gives the cache."""
+    """Hold raybench's lock on the extensions cache, after removing stale lock files; yields the cache."""
     cache = extensions_cache()
-    with FileLock(cache / ".raybench.lock"):  # of the operating system: released when its holder dies
+    with FileLock(cache / ".raybench.lock"):  # an operating system lock: released when its holder dies
         clear_stale_locks(cache)
         yield cache
 
 
 def clear_stale_locks(cache: Path) -> list[Path]:
-    """Remove torch's build locks in `cache` that no process of this machine holds; returns them."""
+    """Remove torch's build locks in `cache` that no process on this machine holds. Returns them."""
     stale = [lock for lock in sorted(cache.glob("*/lock")) if not is_held(lock)]
     for lock in stale:
         lock.unlink(missing_ok=True)
@@ -221,7 +221,7 @@ def clear_stale_locks(cache: Path) -> list[Path]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process of this machine that we may look at has the file open, as torch's builder has its lock."""
+    """Whether a process on this machine that we may inspect has the file open, as torch's builder does its lock."""
     held = str(path.resolve())
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
@@ -233,7 +233,7 @@ def is_held(path: Path) -> bool:
 
 
 def extensions_cache() -> Path:
-    """The folder in which torch keeps built extensions, one folder each."""
+    """The folder in which torch keeps built extensions, one subfolder each."""
     from torch.utils.cpp_extension import _get_build_directory
 
     return Path(_get_build_directory("deepspeed_shm_comm", verbose=False)).parent

@@ -1,10 +1,10 @@
-"""Every key that the DeepSpeed of this Python reads from a config, as one JSON object on the last line of stdout.
+"""Every key that the installed DeepSpeed reads from a config, as one JSON object on the last line of stdout.
 
     python -m raybench.training.deepspeed_schema
 
-A child process of whoever plans (`declare.schema`), which imports neither torch nor deepspeed. Nothing is listed by
-hand: sections that are pydantic models of DeepSpeed's are read from their fields, and all others are found by having
-`DeepSpeedConfig` read a config that notes what it is asked for.
+A child process of commands that plan (`declare.schema`), which import neither torch nor deepspeed. Nothing is listed
+by hand: sections that are DeepSpeed's pydantic models are read from their fields; for all others `DeepSpeedConfig`
+reads a config that records every key it is asked for.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _PROBE = "raybench_probe"
 _DEEPEST = 5  # levels of sections below a config
 _UNKNOWN = object()
 _BATCH = {"train_batch_size": 1, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
-# Their keys are the arguments of a class that `type` names.
+# Sections whose keys are the arguments of the class named by `type`.
 _BUILT = ("optimizer", "scheduler")
-# Copied whole, so that reading them does not show every key.
+# Copied as a whole, so reading them does not reveal every key.
 _COPIED = (
     ("data_efficiency", "data_routing", "random_ltd"),
     ("data_efficiency", "data_sampling", "curriculum_learning"),
@@ -34,7 +34,7 @@ _COPIED = (
 
 
 class _Asked(dict[str, Any]):
-    """A mapping that notes which keys it is asked for, and with what default."""
+    """A mapping that records which keys are read, and with what default."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         super().__init__(content)
@@ -61,7 +61,7 @@ class _Asked(dict[str, Any]):
 
 
 class _IsModel(Exception):
-    """A section turned out to be a pydantic model of DeepSpeed's."""
+    """The section is a pydantic model of DeepSpeed's."""
 
     def __init__(self, model: type) -> None:
         super().__init__(model.__name__)
@@ -76,7 +76,7 @@ def main() -> int:
     removed = dict(getattr(reading, "_REMOVED_TOP_LEVEL_CONFIG_KEYS", {}))
     inside_zero = getattr(reading, "_REMOVED_ZERO_CONFIG_KEYS", {})
     removed |= {f"zero_optimization.{key}": words for key, words in inside_zero.items()}
-    # Some keys are asked for only where there is a process group.
+    # Some keys are read only where there is a process group.
     reading.dist.get_rank, reading.dist.get_world_size = lambda *_: 0, lambda *_: 1
     keys = _keys_below(())
     for section in _BUILT:
@@ -94,7 +94,7 @@ def main() -> int:
 
 
 def _keys_below(place: tuple[str, ...]) -> dict[str, Any]:
-    """What is known below a section that DeepSpeed reads key by key; {} where it is no section."""
+    """The schema below a section that DeepSpeed reads key by key; {} where it is no section."""
     asked: dict[str, Any] = {}
     for switched_on in (False, True):
         for key, default in _asked_at(place, switched_on).items():
@@ -104,13 +104,13 @@ def _keys_below(place: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _asked_at(place: tuple[str, ...], switched_on: bool) -> dict[str, Any]:
-    """The keys that DeepSpeed asks a section for, each with its default. Raises _IsModel."""
+    """The keys that DeepSpeed reads from a section, each with its default. Raises _IsModel."""
     from deepspeed.runtime.config import DeepSpeedConfig
 
     section = _Asked({**({_PROBE: 1} if place else _BATCH), **({"enabled": True} if switched_on and place else {})})
     config: dict[str, Any] = section
     for depth in range(len(place) - 1, -1, -1):
-        # A section is read where those around it are on.
+        # A section is read only where the sections around it are enabled.
         around = ({"enabled": True} if depth else _BATCH) | {place[depth]: config}
         config = _Asked(around)
     with contextlib.redirect_stdout(sys.stderr):
@@ -118,13 +118,13 @@ def _asked_at(place: tuple[str, ...], switched_on: bool) -> dict[str, Any]:
             DeepSpeedConfig(config)
         except _IsModel:
             raise
-        except Exception:  # noqa: S110  the probe is no sensible config; what was asked for until then is noted
+        except Exception:  # noqa: S110  the probe is no valid config; the keys read so far are recorded
             pass
     return section.asked
 
 
 def _spec(place: tuple[str, ...], default: Any) -> dict[str, Any]:
-    """What may stand at a key: a section with its `keys`, or `kinds` of values."""
+    """What a key accepts: a section with its `keys`, or `kinds` of values."""
     if place in _COPIED:
         return {"kinds": ["mapping"], "free": True}
     if isinstance(default, bool):
@@ -147,7 +147,7 @@ def _spec(place: tuple[str, ...], default: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _models_found() -> Iterator[None]:
-    """Have DeepSpeed's models say who they are when they are made of the probe."""
+    """Make DeepSpeed's models reveal themselves when they are constructed from the probe."""
     from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 
     original = DeepSpeedConfigModel.__init__
@@ -165,7 +165,7 @@ def _models_found() -> Iterator[None]:
 
 
 def _model_spec(model: Any, optional: bool = False) -> dict[str, Any]:
-    """A section that is a pydantic model: DeepSpeed takes "auto" in it for the key's default."""
+    """The schema of a section that is a pydantic model, in which DeepSpeed takes "auto" for a key's default."""
     keys = {}
     for name, field in model.model_fields.items():
         spec = _annotated(field.annotation)
@@ -179,7 +179,7 @@ def _model_spec(model: Any, optional: bool = False) -> dict[str, Any]:
 
 
 def _annotated(annotation: Any) -> dict[str, Any]:
-    """What a field of a model takes, from its annotation."""
+    """What a model's field accepts, from its annotation."""
     from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 
     members = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
@@ -220,7 +220,7 @@ def _kind(member: Any) -> str:
 
 
 def _optimizers() -> dict[str, list[str]]:
-    """The parameters that each of DeepSpeed's own optimizers takes; any other name is one of torch.optim's."""
+    """The parameters of each of DeepSpeed's own optimizers; any other name is an optimizer of torch.optim."""
     import torch
     from deepspeed.ops import adagrad, adam, lamb, lion
     from deepspeed.runtime import config as reading

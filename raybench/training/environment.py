@@ -1,6 +1,6 @@
-"""Where a leg ran: taken once in a process, on every node that ran it, and part of every row.
+"""The environment that a leg ran in: taken once per process, on every node, and part of every row.
 
-Of the environment's variables only those in a list are taken: none of them carries a secret.
+Only listed environment variables are recorded: none of them holds a secret.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PACKAGES = (
     "raybench", "torch", "torchvision", "deepspeed", "timm", "transformers", "ray", "numpy",
     "nvidia-nccl-cu12", "nvidia-nccl-cu13",
 )  # fmt: skip
-# Variables that change how a training step runs.
+# Variables that affect how a training step runs.
 _VARIABLES = (
     "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_BLOCKTIME",
     "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX", "LD_PRELOAD", "DS_ACCELERATOR",
@@ -38,7 +38,7 @@ _VARIABLES = (
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, hardware, threads, git commits and the variables that matter, of this process."""
+    """Versions, hardware, threads, git commits and relevant variables of this process."""
     tree = os.environ.get(WORKING_TREE, ".")
     return {
         "python": platform.python_version(),
@@ -58,7 +58,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def report(device: torch.device, node: str, node_id: str) -> RankReport:
-    """What this process says of where it is, before anything runs there."""
+    """This process's report of where it is, before anything runs there."""
     versions = own_versions()
     if device.type != "cuda":
         return RankReport(RankPlace(node), node_id, versions=versions)
@@ -68,10 +68,10 @@ def report(device: torch.device, node: str, node_id: str) -> RankReport:
 
 
 def gather_environment(ranks: Ranks) -> dict[str, Any]:
-    """The environment of the first rank, with what is otherwise on other nodes; every rank calls it, and has it.
+    """The first rank's environment and how other nodes differ; every rank calls it and gets the same.
 
-    `gpu_uuids` names the GPUs of all ranks, `nodes` the nodes where there are several; `differences` has, for each
-    node that is not as the first one is, the entries that differ.
+    `gpu_uuids` names the GPUs of all ranks, `nodes` the nodes where there are several; `differences` has, for each node
+    that differs from the first one, the differing entries.
     """
     own = environment(ranks.device)
     uuid = own.pop("gpu_uuid", None)
@@ -93,7 +93,7 @@ def gather_environment(ranks: Ranks) -> dict[str, Any]:
 
 
 def differences(nodes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By node, the entries of its environment that are not as on the first node."""
+    """By node, the entries of its environment that differ from the first node's."""
     first, *others = nodes.values()
     found = {
         other["node"]: {
@@ -107,7 +107,7 @@ def differences(nodes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _git(name: str, folder: Path) -> dict[str, Any]:
-    """Commit and dirt of the source tree around a folder; None outside of one, or without git."""
+    """The commit of the source tree around a folder, and whether it is dirty; None outside a tree or without git."""
     commit = _git_says(folder, "rev-parse", "HEAD")
     changed = _git_says(folder, "status", "--porcelain", "--untracked-files=no") if commit else None
     return {f"{name}_commit": commit, f"{name}_dirty": None if changed is None else bool(changed)}

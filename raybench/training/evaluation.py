@@ -1,9 +1,9 @@
-"""Evaluation on the test split, shared by the ranks: every sample counts exactly once, in every arm the same.
+"""Evaluation on the test split, shared by the ranks: every sample counts exactly once, in every arm the same way.
 
-A rank takes every `world`-th sample. All ranks run equally many forward passes of one shape, because a forward pass
-may be collective (FSDP, ZeRO-3, DDP with buffers); what fills a rank's last batches up is not counted. What is
-evaluated is the model that a checkpoint would hold: rank 0's buffers (BatchNorm's running statistics) on every rank,
-each of which gets its own back afterwards, so that evaluating changes nothing in the training.
+A rank takes every `world`-th sample. All ranks run the same number of forward passes of one shape, because a forward
+pass may be collective (FSDP, ZeRO-3, DDP with buffers); padding samples do not count. The evaluated model is the one
+that a checkpoint would hold: every rank uses rank 0's buffers (BatchNorm's running statistics) and gets its own back
+afterwards, so that evaluation does not affect the training.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from raybench.training.tasks.trees import move
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the test split says of a model; accuracies are fractions."""
+    """A model's results on the test split; accuracies are fractions."""
 
     seconds: float  # of the slowest rank
     num_samples: int  # over all ranks
     loss: float  # mean
-    accuracy: float | None = None  # top-1, of a classifier
-    bits_per_byte: float | None = None  # of text that is predicted token by token
-    accuracy_top5: float | None = None  # None where there are no more than five classes
+    accuracy: float | None = None  # top-1; for classifiers
+    bits_per_byte: float | None = None  # for text predicted token by token
+    accuracy_top5: float | None = None  # None for five classes or fewer
 
 
 @dataclass(frozen=True)
 class Share:
-    """A rank's part of the test split: indices batch by batch, and how many of each batch count."""
+    """A rank's part of the test split: indices by batch, and how many of each batch count."""
 
     batches: list[list[int]]
     counted: list[int]
 
 
 def share_of(rank: int, world: int, samples: int, batch_size: int) -> Share:
-    """The share of a rank: every `world`-th sample, in batches of one size, as many batches as any rank has."""
+    """A rank's share: every `world`-th sample, in batches of one size, as many batches as any rank has."""
     own = list(range(rank, samples, world))
-    num_batches = -(-len(range(0, samples, world)) // batch_size)  # rank 0 has most
+    num_batches = -(-len(range(0, samples, world)) // batch_size)  # rank 0 has the most
     padded = own + [0] * (num_batches * batch_size - len(own))
     starts = range(0, len(padded), batch_size)
     return Share(
@@ -58,7 +58,7 @@ def share_of(rank: int, world: int, samples: int, batch_size: int) -> Share:
 
 
 class Evaluator:
-    """This rank's share of a task's held-out samples, evaluated by an engine's own forward pass."""
+    """This rank's share of a task's held-out samples, evaluated with an engine's own forward pass."""
 
     def __init__(self, task: Task, ranks: Ranks) -> None:
         setting, data = task.setting, task.dataset(train=False)
@@ -71,12 +71,12 @@ class Evaluator:
             batch_sampler=self.share.batches,
             num_workers=setting.loader_workers,
             pin_memory=ranks.device.type == "cuda",
-            generator=torch.Generator().manual_seed(0),  # else it would draw from the training's random numbers
+            generator=torch.Generator().manual_seed(0),  # otherwise it would use the training's random numbers
         )
         self.memory_format = torch.channels_last if setting.channels_last else torch.preserve_format
 
     def evaluate(self, engine: Engine, model: nn.Module) -> Evaluation:
-        """Evaluate `model`, which `engine` trains, by the engine's own forward pass; the same result on every rank."""
+        """Evaluate `model`, which `engine` trains, with the engine's forward pass; the same result on every rank."""
         begun = time.perf_counter()
         with torch.no_grad(), _evaluating(model), _buffers_of_rank_0(model, self.ranks):
             own = {name: float(value) for name, value in self._sums(engine).items()}
@@ -105,7 +105,7 @@ class Evaluator:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, and then in the mode that it was in."""
+    """Put every module in evaluation mode, and restore its mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -117,7 +117,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _buffers_of_rank_0(model: nn.Module, ranks: Ranks) -> Iterator[None]:
-    """Rank 0's floating-point buffers on every rank, and then each rank's own."""
+    """Use rank 0's floating-point buffers on every rank, and restore each rank's own afterwards."""
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     own = [buffer.clone() for buffer in buffers]
     if ranks.world > 1:

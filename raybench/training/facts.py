@@ -1,6 +1,6 @@
-"""What a leg really was, read off the live objects: the ground on which arms are called comparable.
+"""What a leg really was, read from the live objects: the basis for calling arms comparable.
 
-Every key but `informative` must be equal in the arms of a setting, unless the space declares it to differ.
+Every key except `informative` must be equal in the arms of a setting, unless the space declares it to differ.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def dtype_names(dtypes: Iterable[torch.dtype]) -> str:
 
 
 def tensors_hash(*tensors: torch.Tensor) -> str:
-    """16 hexadecimal digits that name the tensors' bytes and shapes."""
+    """16 hexadecimal digits that identify the tensors' bytes and shapes."""
     digest = hashlib.sha256()
     for tensor in tensors:
         data = tensor.detach().cpu().contiguous()
@@ -43,7 +43,7 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def model_facts(model: nn.Module, task: Task) -> dict[str, Any]:
-    """What the model is before an engine takes it."""
+    """Facts about the model before an engine takes it."""
     parameters = list(model.parameters())
     facts = {
         "initial_weights": weights_hash(model),
@@ -57,7 +57,7 @@ def model_facts(model: nn.Module, task: Task) -> dict[str, Any]:
 
 
 def run_facts(leg: Leg, task: Task, batches: Batches, first: Tree, ranks: Ranks) -> dict[str, Any]:
-    """Batches, data order and the process's switches, as they are on every rank."""
+    """Facts about batches, data order and process-wide switches, equal on every rank."""
     setting = leg.setting
     micro_batch = trees.batch_size(first)
     assert micro_batch * setting.accumulation * ranks.world == setting.global_batch, micro_batch
@@ -86,7 +86,7 @@ def run_facts(leg: Leg, task: Task, batches: Batches, first: Tree, ranks: Ranks)
 
 
 def for_an_epoch(facts: dict[str, Any], num_epochs: int) -> dict[str, Any]:
-    """The facts of a leg of whole epochs: what grows with them becomes informative, or is given for one epoch.
+    """A leg's facts for whole epochs: values that grow with the number of epochs become informative, or are per epoch.
 
     Arms that reach a target after different numbers of epochs are the same experiment.
     """
@@ -109,10 +109,10 @@ def for_an_epoch(facts: dict[str, Any], num_epochs: int) -> dict[str, Any]:
 
 
 class ForwardSeen:
-    """What the layers with a weight meet in a forward pass: its types and strides, and whether autocast is on.
+    """Records what layers with weights see in a forward pass: types and strides, and whether autocast is on.
 
-    Looked at in a leg's first step only, inside the engine, where sharded weights are whole and cast ones are cast.
-    A compiled model is not looked into, because hooks would be compiled with it.
+    Used only in a leg's first step, inside the engine, where sharded weights are whole and cast ones are cast. Compiled
+    models are not examined, because hooks would be compiled too.
     """
 
     def __init__(self, model: nn.Module, device_type: str) -> None:
@@ -134,11 +134,11 @@ class ForwardSeen:
         if weight.dim() == 4:
             orders = {torch.contiguous_format: "contiguous", torch.channels_last: "channels_last"}
             fits = [name for order, name in orders.items() if weight.is_contiguous(memory_format=order)]
-            if len(fits) < 2:  # a 1x1 kernel is both
+            if len(fits) < 2:  # a 1x1 kernel has both formats
                 self._formats.add(fits[0] if fits else "strided")
 
     def facts(self) -> dict[str, Any]:
-        """What was seen; nothing of what was not there to see."""
+        """The recorded facts; keys that could not be observed are missing."""
         seen = {
             "parameter_dtype": dtype_names(self._dtypes),
             "autocast": ",".join(sorted(self._autocast)),
@@ -147,13 +147,13 @@ class ForwardSeen:
         return {name: value for name, value in seen.items() if value}
 
     def remove(self) -> None:
-        """Look no more."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether torch.compile has taken the model or a part of it."""
+    """Whether torch.compile was applied to the model or a part of it."""
     return any(module._compiled_call_impl is not None for module in model.modules())
 
 

@@ -1,6 +1,6 @@
-"""What went wrong in a leg, from the exception that says so: which kind of failure it is, and one line about it.
+"""What went wrong in a leg, from its exception: the kind of failure, and one line about it.
 
-What an exception says may hold a secret of the environment; nothing leaves here with one in it.
+An exception's text may hold a secret of the environment; every message is cleaned of secrets here.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from raybench.redaction import without_secrets
 
 _LONGEST = 2000  # characters of a message
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  not a folder of temporary files: where loader processes hand over batches
-# What torch says of a batch that does not fit there, in a loader's process and in the one that waits for it.
+# torch's messages for a batch that does not fit there, in a loader process and in the process that waits for it.
 _SHARED_MEMORY_FULL = re.compile(r"DataLoader worker .*Bus error|out of shared memory|shared memory\(shm\)|</torch_\d")
 
 
-# How DistributedDataParallel says that gradients of some parameters never came.
+# DistributedDataParallel's message when some parameters' gradients never came.
 _UNUSED_PARAMETERS = "expected to have finished reduction in the prior iteration"
 
 
 def classify(error: BaseException) -> FailureKind:
-    """Which kind of failure an exception is."""
+    """The kind of failure that an exception is."""
     if isinstance(error, NotFinite):
         return "not_finite"
     if isinstance(error, (InvalidConfig, BadData)):
@@ -41,16 +41,16 @@ def classify(error: BaseException) -> FailureKind:
         return "out_of_memory"
     if _SHARED_MEMORY_FULL.search(str(error)):
         return "out_of_memory"
-    # How torch's kernels say that they do not take this type, as CPU batch_norm with weights in half and inputs not.
+    # torch kernels' messages for an unsupported type, such as CPU batch_norm with half weights and other inputs.
     if isinstance(error, RuntimeError) and ("expected scalar type" in text or "not implemented for" in text):
         return "unsupported"
     return "error"
 
 
 def describe(error: BaseException) -> str:
-    """One line of an exception: its type, its words, and the place that raised it."""
+    """One line about an exception: its type, message, and the place that raised it."""
     text = without_secrets(str(error))
-    if isinstance(error, BadData):  # a loader worker's comes with that process's traceback, its own words last
+    if isinstance(error, BadData):  # a loader worker's has that process's traceback, with the message at its end
         return text.strip().splitlines()[-1].rpartition("BadData: ")[2]
     words = " ".join(text.split())[:_LONGEST]
     frames = traceback.extract_tb(error.__traceback__)
@@ -69,12 +69,12 @@ def describe(error: BaseException) -> str:
 
 
 def print_traceback() -> None:
-    """Print the exception that is being handled to standard error, which is a log file of Ray's in a sweep."""
+    """Print the current exception to standard error, which is a Ray log file in a sweep."""
     print(without_secrets(traceback.format_exc()), file=sys.stderr, flush=True)
 
 
 def _shared_memory() -> str:
-    """How full /dev/shm is, and what to do about it."""
+    """How full /dev/shm is, and the remedy."""
     advice = "give it more room (docker run --shm-size=8g), or take fewer setting.loader_workers"
     try:
         there = os.statvfs(_SHARED_MEMORY)

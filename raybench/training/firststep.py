@@ -1,7 +1,7 @@
-"""What is looked at in a leg's first step, which is never measured: types, the gradient's norm, who holds memory;
-and gradient norms again in the warm-up after it.
+"""Checks in a leg's first step, which is never measured: types, gradient norm, memory by part. Gradient norms are
+read again during the warm-up.
 
-None of it may cost the leg: what cannot be read is a fact that is missing, with its reason.
+None of this may fail the leg: a value that cannot be read becomes a missing fact with a reason.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _AT_A_TIME = 1 << 20  # values of a gradient, in double precision
 
 
 class Probed:
-    """An engine for its first step: takes it as the engine does, and looks."""
+    """Wraps an engine for its first step: passes the step on and examines it."""
 
     def __init__(self, engine: Engine, model: nn.Module, ranks: Ranks) -> None:
         self._engine, self._ranks = engine, ranks
         self.backward = engine.backward
         self.seen = facts.ForwardSeen(model, ranks.device.type)
         self.gradient_norm: float | None = None  # None: not readable
-        self.gradient_norms: list[float] = []  # of the steps looked at so far; nan: not readable
+        self.gradient_norms: list[float] = []  # of the steps so far; nan: not readable
         self._gradient_dtype = ""
-        self._missing: dict[str, str] = {}  # what could not be read -> why
+        self._missing: dict[str, str] = {}  # name -> why it could not be read
         shows = not facts.is_compiled(model) and not num_checkpointed(model)
         self._activations = memory.SavedForBackward(model) if shows else None
         self._gradients: int | None = None
@@ -52,7 +52,7 @@ class Probed:
         self.seen.remove()
 
     def look_at_norm(self) -> tuple[float | None, str]:
-        """Between a step's last backward and the engine's step: (the norm or None, the gradients' types)."""
+        """Called between a step's last backward and the engine's step. Returns (norm or None, the gradients' types)."""
         name = "gradient_norms" if self.gradient_norms else "first_gradient_norm"
         norm, dtypes, unreadable = _over_ranks(self._ranks, self._readable(name, lambda: _squares(self._engine)))
         if unreadable:
@@ -61,15 +61,15 @@ class Probed:
         return norm, dtypes
 
     def memory_parts(self) -> dict[str, int | None]:
-        """This rank's bytes by what they hold, after the leg's steps; gradients and activations are those of the first.
+        """This rank's bytes by part after the leg's steps; gradients and activations are the first step's.
 
-        None where the engine does not show them.
+        None for parts that the engine does not show.
         """
         activations = self._activations.num_bytes if self._activations is not None else None
         return {**self._held(), "gradients": self._gradients, "activations": activations}
 
     def facts(self) -> dict[str, Any]:
-        """What was seen. `informative` holds, as `not_readable`, what was not and why."""
+        """The facts that were read; `informative` has `not_readable`, the missing ones with reasons."""
         found = {
             **self.seen.facts(),
             "gradient_dtype": self._gradient_dtype,
@@ -80,12 +80,12 @@ class Probed:
         return {**known, "informative": {"not_readable": self._missing} if self._missing else {}}
 
     def _held(self) -> dict[str, int | None]:
-        """Bytes by part; None for all of them where the engine cannot be looked into."""
+        """Bytes by part; None for each where the engine cannot be examined."""
         held = self._readable("memory_parts", lambda: memory.bytes_by_part(self._engine.held(), self._ranks.device))
         return held if held is not None else memory.bytes_by_part({}, self._ranks.device)
 
     def _readable(self, name: str, look: Callable[[], Any]) -> Any:
-        """What `look` sees; None, with the reason kept, where it fails."""
+        """The result of `look`; None where it fails, and the reason is kept."""
         try:
             return look()
         except Exception as error:
@@ -96,7 +96,7 @@ class Probed:
 
 
 class NormsAlone:
-    """An engine for later steps of the warm-up, of which only the gradients' norms are looked at."""
+    """Wraps an engine for later warm-up steps, in which only gradient norms are read."""
 
     def __init__(self, engine: Engine, probed: Probed) -> None:
         self._engine, self._probed = engine, probed
@@ -108,15 +108,15 @@ class NormsAlone:
 
 
 def gradient_norm(engine: Engine, ranks: Ranks) -> float | None:
-    """L2 norm of the averaged gradient, between the last backward and `step`; None where it is not readable.
+    """L2 norm of the averaged gradient, between the last backward and `step`; None where it cannot be read.
 
-    Every rank calls it, and gets the same.
+    Every rank calls it and gets the same value.
     """
     return _over_ranks(ranks, _squares(engine))[0]
 
 
 def _squares(engine: Engine) -> tuple[float, bool, set[str]]:
-    """(the sum of squares of this rank's gradients, whether other ranks hold others, the names of their types)."""
+    """(sum of squares of this rank's gradients, whether each rank has its own part, names of their types)."""
     gradients = engine.gradients()
     values = [memory.dense_parts(tensor)[0] for tensor in gradients.tensors]
     total = math.fsum(_norm(value) ** 2 for value in values)
@@ -125,9 +125,9 @@ def _squares(engine: Engine) -> tuple[float, bool, set[str]]:
 
 
 def _norm(values: torch.Tensor) -> float:
-    """The L2 norm, added up in double precision: in single, a processor's sum over a large partition is off by 1e-4.
+    """The L2 norm, summed in double precision: single-precision CPU sums over a large partition are off by 1e-4.
 
-    Part by part, so that the look needs no memory of the gradient's size.
+    Works in pieces, so it needs no memory of the gradient's size.
     """
     flat = (torch.view_as_real(values) if values.is_complex() else values).reshape(-1)
     parts = [torch.linalg.vector_norm(part, dtype=torch.float64) for part in flat.split(_AT_A_TIME)]
@@ -135,7 +135,7 @@ def _norm(values: torch.Tensor) -> float:
 
 
 def _over_ranks(ranks: Ranks, own: tuple[float, bool, set[str]] | None) -> tuple[float | None, str, str]:
-    """(the norm over all ranks or None, the gradients' types, why it is not known); the same on every rank."""
+    """(norm over all ranks or None, the gradients' types, why it is unknown); the same on every rank."""
     everyone = ranks.gather(own)
     seen = [rank for rank in everyone if rank is not None]
     dtypes = ",".join(sorted(set().union(*(names for _, _, names in seen))))

@@ -1,9 +1,9 @@
-"""One process of a group that torchrun's processes start (`supervisor`): the legs that the ledger lacks, to their end.
+"""One process of a group under torchrun (`supervisor`): runs the legs that the ledger lacks.
 
     python -m raybench.training.group PLAN.json [ledger=FOLDER] ...
 
-Rank 0 writes a row for each leg, and says in the group's store which one has begun, for whoever has to write its row
-when it ends the process.
+Rank 0 writes a row for each leg, and notes in the group's store which leg has begun. If that leg ends the process, the
+supervisor reads the note and writes its row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from raybench.training.worker import run_legs
 
 
 def main(argv: list[str]) -> int:
-    """Run the legs of a plan that its ledger lacks, in the group that the environment names."""
+    """Run the plan's legs that its ledger lacks, in the group that the environment names."""
     end_with_parent()
     file, *values = argv
     work = read_work(file, dict(value.split("=", 1) for value in values))
@@ -49,11 +49,11 @@ def main(argv: list[str]) -> int:
         rank=rank,
         world_size=world,
         timeout=longest,
-        device_id=device if device.type == "cuda" else None,  # torch warns at every barrier otherwise
+        device_id=device if device.type == "cuda" else None,  # otherwise torch warns at every barrier
     )
     try:
         _run(work.plan, work.trials, work.ledger, device, own)
-    except LegDied as error:  # the others hang in it, so nobody is waited for
+    except LegDied as error:  # the other ranks hang in the leg, so do not wait for them
         own.compare_set(FAILED, "", json.dumps(asdict(Died(error.kind, error.message))))
         return 1
     dist.destroy_process_group()
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
 def _run(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.device, store: Any) -> None:
     dist.barrier()
     ranks = Ranks.joined(device, max(trial.leg_timeout_seconds for trial in trials))
-    # Rank 0 writes the ledger, and other nodes need not see its folder.
+    # Rank 0 writes the ledger; other nodes need not see its folder.
     done, largest = ranks.gather((ledger.leg_ids(), _known_batches(ledger)) if ranks.rank == 0 else None)[0]
     for trial in trials:
         if trial.setting.workers != ranks.world and ranks.rank == 0:
@@ -91,7 +91,7 @@ def _run(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.devi
 
 
 def _known_batches(ledger: Ledger) -> LargestBatches:
-    """What the ledger's rows say of the largest batches."""
+    """The largest batches that the ledger's rows hold."""
     batches: dict[str, dict[str, LargestBatch]] = {}
     for row in ledger.rows(["setting_id", "arm", "batch_probes"]):
         note_batch(batches, row)
@@ -124,4 +124,4 @@ if __name__ == "__main__":
     code = _exit_code()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # whatever an engine left running is not waited for
+    os._exit(code)  # do not wait for threads that an engine left running

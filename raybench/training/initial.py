@@ -1,7 +1,7 @@
 """The model that the arms of a trial begin with: built once, copied for each leg.
 
-Building takes as long as its weights take to draw, seconds for a VGG and a minute for a large language model; a copy
-takes as long as memory does. Every leg's facts hold a hash of its weights, and arms that begin differently are not
+Building takes as long as drawing the weights: seconds for a VGG, a minute for a large language model. A copy takes as
+long as copying memory. Every leg's facts hold a hash of its weights, and arms with different initial weights are not
 compared.
 """
 
@@ -20,7 +20,7 @@ from raybench.declare import catalog
 from raybench.declare.setting import Setting
 from raybench.training.tasks.task import Task
 
-# Every process of a node keeps one, beside what offloading arms need of the same memory.
+# Every process of a node keeps a copy, and offloading arms need the same memory.
 _MOST_OF_FREE_MEMORY: Final = 1 / 20
 
 
@@ -29,7 +29,7 @@ class _Built:
     question: tuple[str, int]  # the setting and the seed
     model: nn.Module
     options: dict[str, Any]
-    random_states: tuple[torch.Tensor, Any]  # torch's and NumPy's after the model was drawn
+    random_states: tuple[torch.Tensor, Any]  # torch's and NumPy's, after building the model
 
 
 class InitialModel:
@@ -40,22 +40,22 @@ class InitialModel:
 
     @property
     def num_bytes(self) -> int:
-        """What is kept here for later legs, which is no part of what a leg needs."""
+        """Bytes kept here for later legs, which do not count as the leg's own."""
         return _num_bytes(self._built.model) if self._built is not None else 0
 
     def of(self, task: Task, setting: Setting, seed: int) -> nn.Module:
         """The model of a setting, as `task.build_model` gives it right after `seed_everything(seed)`; leaves the same
         random states behind.
 
-        A model or task of the user's own is built each time: a copy of it may still hold on to the original. So is one
-        too large to keep.
+        The user's own models and tasks are built each time, because a copy may keep references to the original. So are
+        models too large to keep.
         """
         if ":" in setting.task or catalog.origin(setting.model)[0] == "own":
             self._built = None
             return task.build_model()
         question = setting.model_dump_json(), seed
         if self._built is None or self._built.question != question:
-            self._built = None  # before the next one takes room
+            self._built = None  # before building, to free its memory
             model = task.build_model()
             if _num_bytes(model) > psutil.virtual_memory().available * _MOST_OF_FREE_MEMORY:
                 return model
@@ -70,6 +70,6 @@ class InitialModel:
 
 
 def _num_bytes(model: nn.Module) -> int:
-    """Bytes of parameters and buffers, tied ones once."""
+    """Bytes of parameters and buffers, tied ones counted once."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in [*model.parameters(), *model.buffers()]}
     return sum(storage.nbytes() for storage in storages.values())

@@ -1,10 +1,10 @@
 """The largest micro-batch that fits: by doubling, then bisection, in processes that may die.
 
-An arm's search has a set of processes beside the group's own, one a rank, that runs a few real steps of the arm with
-its engine at each size (`raybench.training.batch_probe`). A size does not fit when a process runs out of memory, is
-killed, or, where the setting has a `memory_limit`, takes more: on a GPU the allocator is held to it, on a CPU the
-resident memory is. The processes go on with the next size; those that died, or of which one of several ran out of
-memory while the others waited for it, are started anew. Every rank calls what is here, and gets the same answer.
+An arm's search has its own processes beside the group's, one a rank. They run a few real steps of the arm with its
+engine at each size (`raybench.training.batch_probe`). A size does not fit when a process runs out of memory, is
+killed, or exceeds the setting's `memory_limit`: on a GPU the allocator is limited to it, on a CPU the resident memory
+is checked. The processes continue with the next size. They are restarted if they died, or if one of several ran out of
+memory while the others waited for it. Every rank calls the functions here and gets the same answer.
 """
 
 from __future__ import annotations
@@ -33,38 +33,38 @@ from raybench.machine.fingerprint import Fingerprint
 from raybench.training.ranks import Ranks
 from raybench.training.tasks import build_task
 
-_START = 2  # the first probe's micro-batch: BatchNorm cannot train on one value
+_START = 2  # first micro-batch tried: BatchNorm cannot train on one value
 _LOOK_SECONDS = 0.1
-_SETTLE_SECONDS = 3.0  # from the first process that ends to the verdict: which of several died of memory
+_SETTLE_SECONDS = 3.0  # after the first process ends, wait to see which ones died of memory
 
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """What a rank's process of a search is asked, as a line of JSON."""
+    """A request to a rank's process of a search, as a line of JSON."""
 
-    trial: dict[str, Any]  # a `Trial` as JSON knows it
+    trial: dict[str, Any]  # a `Trial` as JSON
     leg_id: str
     micro_batch: int
     device: str
     distributed: bool
-    answer: str  # the file that the `ProbeState` is written to
+    answer: str  # the file for the `ProbeState`
 
 
 @dataclass(frozen=True)
 class ProbeState:
-    """What one rank's process has come to at one size."""
+    """The state of one rank's process at one size."""
 
     state: Literal["running", "fits", "out of memory", "failed"]
     peak_bytes: int | None = None
     message: str = ""  # why it did not fit, or failed
-    kind: FailureKind = "error"  # of what failed
+    kind: FailureKind = "error"  # of the failure
 
 
 class LargestSearch:
-    """The largest batch of each arm of a trial, sought when it is first asked for.
+    """The largest batch of each arm of a trial, searched for when first asked for.
 
-    `known` holds what earlier trials of the setting found, by arm (`Measurement.batch_probes`); it counts where it
-    was found on a machine like this one, so that repeats compare equal things.
+    `known` holds the results of the setting's earlier trials, by arm (`Measurement.batch_probes`). They are used if
+    found on a machine like this one, so that repeats compare equal things.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class LargestSearch:
     ) -> None:
         self._trial, self._ranks = trial, ranks
         own = {arm: found for arm, found in (known or {}).items() if found.machine == machine}
-        self._found: dict[str, LargestBatch] = ranks.gather(own)[0]  # rank 0 knows for all
+        self._found: dict[str, LargestBatch] = ranks.gather(own)[0]  # rank 0's for all ranks
         self._machine = machine
         self._failed: dict[str, ProbeFailed] = {}
 
     def of(self, leg: Leg) -> LargestBatch:
-        """That of the leg's arm. Raises ProbeFailed."""
+        """The largest batch of the leg's arm. Raises ProbeFailed."""
         name = leg.arm_name
         if name in self._failed:
             raise self._failed[name]
@@ -94,7 +94,7 @@ class LargestSearch:
         if limit is None and self._ranks.device.type == "cpu":
             raise ProbeFailed("invalid_config", "batch_size max on a CPU needs memory_limit, the bytes of a worker")
         others = [found.micro_batch for found in self._found.values() if found.micro_batch]
-        start = others[-1] if others else _START  # another arm's is a good first guess
+        start = others[-1] if others else _START  # another arm's result is a good first guess
         most = build_task(leg.setting).num_samples(train=True) // leg.setting.workers
         with Prober(self._trial, leg, self._ranks) as prober:
             size, probes = find_largest(prober.probe, most, start)
@@ -102,10 +102,10 @@ class LargestSearch:
 
 
 def find_largest(probe: Callable[[int], Probe], most: int, start: int = _START) -> tuple[int, list[Probe]]:
-    """(the largest of 1 to `most` that fits, 0 where none does; the probes in their order).
+    """(largest size from 1 to `most` that fits, 0 where none does; the probes in order).
 
-    From `start` doubling while it fits (or halving until it does), then bisection. What fits at one size is taken
-    to fit at every smaller one.
+    From `start`, doubles while it fits (or halves until it does), then bisects. Assumes that a size fits if a larger
+    one does.
     """
     fits, fails, size = 0, most + 1, min(start, most)
     probes: list[Probe] = []
@@ -120,7 +120,7 @@ def find_largest(probe: Callable[[int], Probe], most: int, start: int = _START) 
 
 
 class Prober:
-    """One rank's process of an arm's search, kept from probe to probe while it lives. Left, it is ended."""
+    """One rank's process of an arm's search, kept between probes while it lives. A context manager that ends it."""
 
     def __init__(self, trial: Trial, leg: Leg, ranks: Ranks) -> None:
         self._trial, self._leg, self._ranks = trial, leg, ranks
@@ -156,7 +156,7 @@ class Prober:
             answer=str(answer),
         )
         assert child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died, which is seen when it is looked at
+        with contextlib.suppress(BrokenPipeError):  # it died, which the next look notices
             child.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
             child.stdin.flush()
 
@@ -172,7 +172,7 @@ class Prober:
 
 
 def _judged(micro_batch: int, states: list[ProbeState]) -> Probe:
-    """What the ranks' states say together. Raises ProbeFailed."""
+    """The combined result of the ranks' states. Raises ProbeFailed."""
     where = "" if len(states) == 1 else "rank {}: "
     for word in ("out of memory", "failed"):
         for rank, state in enumerate(states):
@@ -185,7 +185,7 @@ def _judged(micro_batch: int, states: list[ProbeState]) -> Probe:
 
 
 def _start(ranks: Ranks) -> subprocess.Popen[bytes]:
-    """This rank's process of a search; rank 0 says where they meet."""
+    """Start this rank's process of a search; rank 0 chooses the address where they meet."""
     address, port = ranks.gather(_meeting_point())[0]
     variables = {key: value for key, value in os.environ.items() if not key.startswith("TORCHELASTIC_")}
     variables |= {
@@ -206,7 +206,7 @@ def _meeting_point() -> tuple[str, int]:
 def _watch(
     child: subprocess.Popen[bytes], answer: Path, limit: int | None, seconds: float, ranks: Ranks
 ) -> list[ProbeState]:
-    """Every rank's state when all processes have answered, or one of them has not. Never raises."""
+    """Every rank's state once all processes have answered or one cannot. Never raises."""
     on_cpu = ranks.device.type == "cpu"
     deadline, settled = time.monotonic() + seconds, None
     own = ProbeState("running")
@@ -227,7 +227,7 @@ def _watch(
 
 
 def _state(child: subprocess.Popen[bytes], answer: Path, limit: int | None) -> ProbeState:
-    """What this rank's process has come to; one over its limit is killed."""
+    """The state of this rank's process; one over its limit is killed."""
     if limit is not None and (resident := _resident_bytes(child.pid)) > limit:
         child.kill()
         return _too_large(resident, limit)

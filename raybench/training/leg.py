@@ -1,4 +1,4 @@
-"""One leg: build, warm up, measure, tear down. The same for every engine."""
+"""One leg: build, warm up, measure, tear down. The same code for every engine."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def run_leg(
 ) -> Measurement:
     """Run one leg on every rank of the group; every rank returns the same measurement.
 
-    Raises NotFinite or NothingTrained when nothing was trained, InvalidConfig and Unsupported from the engine,
-    and whatever else the libraries raise. `initial` holds the model of the trial's legs before this one.
+    Raises NotFinite or NothingTrained when nothing was trained, InvalidConfig and Unsupported from the engine, and any
+    other error of the libraries. `initial` holds the model built for the trial's earlier legs.
     """
     started_at = time.time()
     initial = initial or InitialModel()
@@ -52,7 +52,7 @@ def run_leg(
     sizes = model_facts["num_parameters"], model_facts["num_trainable_parameters"]
     shape, on_cpu = task.shape(model_facts), ranks.device.type == "cpu"
     predicted = predicted_bytes(leg.setting, leg.arm, *sizes, shape=shape, on_cpu=on_cpu)
-    begun = time.perf_counter()  # the model is built once for all arms: that is no arm's setup
+    begun = time.perf_counter()  # not part of any arm's set-up: the model is built once for all arms
     model.to(ranks.device).train()
     if leg.setting.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -112,15 +112,15 @@ def run_leg(
 
 
 def seed_everything(seed: int) -> None:
-    """The same random state on every rank and in every arm of a trial."""
+    """Set the same random state on every rank and in every arm of a trial."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
 
 
 def set_kernels(setting: Setting) -> None:
-    """TF32 on for `precision: tf32` alone, in matrix products and convolutions; cudnn autotunes on every leg.
+    """Allow TF32 in matrix products and convolutions for `precision: tf32` only; let cudnn autotune on every leg.
 
-    With `deterministic`, deterministic kernels alone, chosen without autotuning; torch raises where there is none.
+    `deterministic` allows only deterministic kernels, without autotuning; torch raises where an operation has none.
     """
     tf32 = setting.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -129,11 +129,11 @@ def set_kernels(setting: Setting) -> None:
     torch.backends.cudnn.deterministic = setting.deterministic
     torch.use_deterministic_algorithms(setting.deterministic)
     if setting.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
 
 
 def _evaluated(run: Run, step_seconds: np.ndarray) -> dict[str, Any]:
-    """The measurement's fields that say how well the model was trained; none where nothing was evaluated."""
+    """The measurement's fields on model quality; empty where nothing was evaluated."""
     if not run.evaluations:
         return {}
     last = run.evaluations[-1]
@@ -152,7 +152,7 @@ def _evaluated(run: Run, step_seconds: np.ndarray) -> dict[str, Any]:
 
 
 def _memory(peaks: list[memory.Peaks], parts: list[dict[str, int | None]]) -> dict[str, Any]:
-    """The measurement's fields of memory, from what each rank held."""
+    """The measurement's memory fields, from every rank's peaks and parts."""
     on_device = [p for p in peaks if p.device_allocated is not None]
     return {
         "peak_host_bytes": max(p.host for p in peaks),

@@ -28,9 +28,9 @@ class LeNet(nn.Module):
 class LeNet5(nn.Module):
     """LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998, figure 2) as it is commonly built today.
 
-    Layers, widths, tanh and average pooling are the paper's; images of 28 pixels are padded to its 32. Not the
-    paper's: its pooling has a weight and a bias for each map, its C3 reads chosen maps only (here all, so 2,416
-    parameters instead of 1,516), its tanh is scaled, and its output layer is of radial basis functions (here linear).
+    Layers, widths, tanh and average pooling are the paper's; images of 28 pixels are padded to its 32. Differences from
+    the paper: there the pooling has a weight and a bias for each map, C3 reads selected maps only (here all, so 2,416
+    parameters instead of 1,516), the tanh is scaled, and the output layer uses radial basis functions (here linear).
     """
 
     def __init__(self, channels: int, classes: int, image_size: int) -> None:

@@ -1,7 +1,7 @@
-"""What the links of a leg's ranks carry: collectives by size, and copies between host and accelerator.
+"""The speed of the links between a leg's ranks: collectives by size, and copies between host and accelerator.
 
-Measured beside a profile, outside everything that is timed, through the process group that the engines use. `busbw` of
-an all-reduce is bytes x 2 (n - 1) / n, of an all-gather and a reduce-scatter bytes x (n - 1) / n, over the seconds.
+Measured beside a profile, outside everything that is timed, through the engines' process group. The `busbw` of an
+all-reduce is bytes x 2 (n - 1) / n over the seconds, that of an all-gather or a reduce-scatter bytes x (n - 1) / n.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from raybench.training.network import timed
 from raybench.training.ranks import Ranks
 
 BYTES: Final = (1 << 16, 1 << 20, 1 << 25)  # a layer's gradient, a small network's, a bucket of DDP
-_CALLS: Final = 3  # the fastest counts: a link is not slower than what it carried once
+_CALLS: Final = 3  # the fastest counts: slower ones were disturbed
 
 
 def measured_links(ranks: Ranks) -> Links | None:
-    """What the links carry; None in one process without an accelerator. Every rank calls it, and gets the same."""
+    """The rates of the links; None in one process without an accelerator. Every rank calls it and gets the same."""
     if ranks.world == 1 and ranks.device.type != "cuda":
         return None
     try:
@@ -31,14 +31,14 @@ def measured_links(ranks: Ranks) -> Links | None:
     except (RuntimeError, MemoryError):
         print_traceback()
         room = None
-    if any(ranks.gather(room is None)):  # a rank alone in a collective would wait for the others
+    if any(ranks.gather(room is None)):  # a single rank in a collective would wait for the others
         return Links(missing=["links: no room for the buffers"])
     assert room is not None
     links = Links()
     for name, (call, share) in _calls(room, ranks).items():
         try:
             links.rates[name] = [_measured(call, size, share, ranks) for size in BYTES]
-        except RuntimeError as error:  # of a backend that lacks it, on every rank alike
+        except RuntimeError as error:  # the backend lacks this call, on every rank alike
             links.missing.append(f"links: {name}: {describe(error)}")
     return links
 
@@ -61,7 +61,7 @@ def _buffers(ranks: Ranks) -> _Buffers:
 
 
 def _calls(room: _Buffers, ranks: Ranks) -> dict[str, tuple[Callable[[int], object], float]]:
-    """What is measured: a call for a number of elements, and the share of its bytes that the link carries."""
+    """The calls to measure: each for a number of elements, with the share of its bytes that crosses the link."""
     whole, part, host, world = room.whole, room.part, room.host, ranks.world
     calls: dict[str, tuple[Callable[[int], object], float]] = {}
     if world > 1:

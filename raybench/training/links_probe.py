@@ -1,4 +1,4 @@
-"""What the links of this machine carry, and how fast its host steps Adam, as one JSON object on the last line printed.
+"""The rates of this machine's links and of its host's Adam steps, as one JSON object on the last line printed.
 
     python -m raybench.training.links_probe
 
@@ -27,12 +27,12 @@ from raybench.training.links import measured_links
 from raybench.training.machine import gpu_links
 from raybench.training.ranks import Ranks
 
-_ELEMENTS: Final = 10_000_000  # of the parameter that Adam steps: more than caches hold
+_ELEMENTS: Final = 10_000_000  # of the parameter that Adam steps: larger than caches
 _STEPS: Final = 5  # the fastest counts
 
 
 def main() -> int:
-    """Print the answer. Returns 0; what fails ends the process, whose last words the parent tells."""
+    """Print the answer. Returns 0; an error ends the process, and the parent reports its last output."""
     world = torch.cuda.device_count() if torch.cuda.is_available() else 2
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
@@ -74,7 +74,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
 
 
 def _adam() -> dict[str, Any]:
-    """Parameters that DeepSpeed's CPUAdam steps in a second, all threads together; `missing` where it is not built."""
+    """Parameters per second that DeepSpeed's CPUAdam steps, all threads together; `missing` where it is not built."""
     if not any((extensions_cache() / "cpu_adam").glob("*.so")):
         return {"missing": "DeepSpeed's cpu_adam is not built yet"}
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -84,7 +84,7 @@ def _adam() -> dict[str, Any]:
     parameter = torch.nn.Parameter(torch.zeros(_ELEMENTS))
     parameter.grad = torch.ones(_ELEMENTS)
     optimizer = DeepSpeedCPUAdam([parameter])
-    optimizer.step()  # makes its states
+    optimizer.step()  # creates its states
     seconds = []
     for _ in range(_STEPS):
         begun = time.perf_counter()

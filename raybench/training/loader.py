@@ -15,11 +15,11 @@ from raybench.training.tasks.trees import Tree, move
 
 
 class Batches:
-    """One rank's micro-batches on the device: epoch by epoch, or as one endless iterator over epochs.
+    """One rank's micro-batches on the device: by epoch, or as one endless iterator over epochs.
 
-    A task of `one_batch` gives one that already lies on the device; everything else goes through a DataLoader
-    over a DistributedSampler, reshuffled each epoch from the trial's seed. Raises BadData where there is too little
-    data for a step.
+    A task with `one_batch` gives one that is already on the device. Otherwise samples go through a DataLoader with a
+    DistributedSampler, reshuffled each epoch from the trial's seed. Raises BadData where there is too little data for
+    a step.
     """
 
     def __init__(self, task: Task, rank: int, seed: int, device: torch.device) -> None:
@@ -58,9 +58,9 @@ class Batches:
             yield from self.epoch()
 
     def epoch(self) -> Iterator[Tree]:
-        """The next epoch's micro-batches; the sampler's epoch is set and the loader begun when the first is asked for.
+        """The next epoch's micro-batches; the first request sets the sampler's epoch and starts the loader.
 
-        What of an epoch does not fill a step is left out by who counts `steps_per_epoch`.
+        Callers use `steps_per_epoch` to leave out the samples that do not fill a step.
         """
         self.sampler.set_epoch(self.epochs_begun)
         self.epochs_begun += 1
@@ -82,5 +82,5 @@ class Batches:
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples of one epoch that this rank sees."""
+        """Samples per epoch on this rank."""
         return len(self.loader) * (self.loader.batch_size or 1)

@@ -1,4 +1,4 @@
-"""The timed region, whole. A change here must show what it costs (CONTRIBUTING.md)."""
+"""The whole timed region. A change here must show what it costs (CONTRIBUTING.md)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def run_steps(
 ) -> list[torch.Tensor]:
     """Run `num_steps` optimizer steps between marks of the clock.
 
-    Returns the loss of every micro-batch, detached scalars still on the device: nothing in here waits for it.
-    The optimizer's gradients are zeroed inside `engine.step`.
+    Returns the loss of every micro-batch, detached scalars still on the device: nothing here waits for it. The
+    optimizer's gradients are zeroed inside `engine.step`.
     """
     mark = clock.mark
     mark_phase = clock.mark if phases else _nothing

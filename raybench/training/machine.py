@@ -1,6 +1,6 @@
-"""The machine that a process runs on: processors, memory, limits of its container, GPUs and how they are joined.
+"""The machine that a process runs on: processors, memory, container limits, GPUs and their links.
 
-Every entry is None where the system does not say.
+Every entry is None where the system does not tell.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from raybench.telemetry import nvml
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUPS = Path("/sys/fs/cgroup")
-_SECONDS_TO_GO_AWAY = 10.0  # for the processes of the trial before, which were told to end
+_SECONDS_TO_GO_AWAY = 10.0  # for processes of the previous trial to end
 
 
 def processors() -> dict[str, Any]:
-    """Model and number of the processors, and what decides how fast they run."""
+    """The processors' model and number, and the settings that affect their speed."""
     return {
         "cpu": cpu_model(),
         "cpu_cores": os.cpu_count(),
@@ -39,7 +39,7 @@ def processors() -> dict[str, Any]:
 
 
 def container() -> dict[str, Any]:
-    """Whether this is a virtual machine or a container, and what the container may use at most."""
+    """Whether this is a virtual machine or a container, and the container's limits."""
     return {
         "virtual_machine": _has_flag("hypervisor"),
         "container": _container(),
@@ -49,7 +49,7 @@ def container() -> dict[str, Any]:
 
 
 def gpu(device: torch.device) -> dict[str, Any]:
-    """This process's GPU and the software below it; nothing on a CPU."""
+    """This process's GPU and its software; empty on a CPU."""
     if device.type != "cuda":
         return {}
     properties = torch.cuda.get_device_properties(device)
@@ -67,7 +67,7 @@ def gpu(device: torch.device) -> dict[str, Any]:
 
 
 def gpu_links(uuids: list[str]) -> list[str] | None:
-    """How each two of these GPUs of one node are joined, in their order, as `0-1 18 x NVLink`."""
+    """How each pair of these GPUs of one node is linked, in order, as `0-1 18 x NVLink`."""
     missing: list[str] = []
     library = nvml.open_library(missing) if uuids else None
     if library is None:
@@ -76,7 +76,7 @@ def gpu_links(uuids: list[str]) -> list[str] | None:
 
 
 def foreign_processes(uuid: str) -> int | None:
-    """Compute processes on a GPU beside this one that do not go away; None where NVML does not say."""
+    """Other compute processes on a GPU that do not go away; None where NVML cannot tell."""
     missing: list[str] = []
     gpus = nvml.open_gpus([uuid], nvml.open_library(missing), missing)
     deadline = time.monotonic() + _SECONDS_TO_GO_AWAY
@@ -101,7 +101,7 @@ def _container() -> str | None:
 
 
 def _cpu_limit() -> float | None:
-    """Processors' worth of time that the cgroup allows; version 2's cpu.max, or version 1's quota and period."""
+    """How many CPUs the cgroup allows; from cpu.max (version 2), or quota and period (version 1)."""
     quota, _, period = (_read(_CGROUPS / "cpu.max") or "").partition(" ")
     if not period:
         quota = _read(_CGROUPS / "cpu/cpu.cfs_quota_us") or ""
@@ -115,11 +115,11 @@ def _cpu_limit() -> float | None:
 def _memory_limit() -> int | None:
     text = _read(_CGROUPS / "memory.max") or _read(_CGROUPS / "memory/memory.limit_in_bytes") or ""
     limit = int(text) if text.isdigit() else None
-    return limit if limit is not None and limit < psutil.virtual_memory().total else None  # no limit is a huge one
+    return limit if limit is not None and limit < psutil.virtual_memory().total else None  # "no limit" is a huge number
 
 
 def _chosen(choices: str | None) -> str | None:
-    """The bracketed one of `always [madvise] never`."""
+    """The bracketed word in `always [madvise] never`."""
     return choices.partition("[")[2].partition("]")[0] or None if choices else None
 
 

@@ -1,4 +1,4 @@
-"""Memory of one leg: peaks of the host and the accelerator, and bytes by what they hold, on this rank."""
+"""One leg's memory: peaks of host and accelerator, and bytes by part, on this rank."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import nn
 from raybench.training.tasks.trees import Tree, tensors
 
 _PROC = Path("/proc/self")
-# A tensor that serves two of these is counted for the first.
+# A tensor that belongs to several parts counts for the first.
 PARTS = ("parameters", "gradients", "master_weights", "optimizer_state")
 
 
@@ -28,16 +28,16 @@ _modules_frozen = 0
 
 @dataclass(frozen=True)
 class Peaks:
-    """The most that one rank held in a leg, in bytes; the device's are None on a CPU."""
+    """The most memory that one rank held in a leg, in bytes; the device's are None on a CPU."""
 
-    host: int  # where the system cannot begin a new peak, the size at the leg's end: an earlier leg's would stand here
+    host: int  # the size at the leg's end where the peak cannot be reset, since it may be an earlier leg's
     device_allocated: int | None = None  # by tensors
-    device_reserved: int | None = None  # by torch's allocator, from the driver
-    allocation_retries: int | None = None  # how often it had to give its cache back to find room
+    device_reserved: int | None = None  # by torch's allocator
+    allocation_retries: int | None = None  # how often the allocator had to free its cache to find memory
 
 
 def begin_peaks(device: torch.device) -> bool:
-    """Begin a new peak here. False where the host's peak cannot be reset."""
+    """Reset the peaks. Returns False where the host's peak cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         torch.cuda.reset_accumulated_memory_stats(device)
@@ -49,7 +49,7 @@ def begin_peaks(device: torch.device) -> bool:
 
 
 def read_peaks(device: torch.device, was_reset: bool, kept: int = 0) -> Peaks:
-    """The peaks since `begin_peaks`, which said `was_reset`; `kept` bytes on the host are not the leg's."""
+    """The peaks since `begin_peaks`, which returned `was_reset`; `kept` bytes on the host are not the leg's."""
     host = _largest_resident_set() if was_reset else None
     if host is None:
         host = int(psutil.Process().memory_info().rss)
@@ -73,11 +73,11 @@ def _largest_resident_set() -> int | None:
 
 
 def freeze_imports() -> None:
-    """Take everything alive now, which is modules nearly all of it, out of every later garbage collection.
+    """Exclude everything alive now, mostly modules, from later garbage collections.
 
-    Called before a trial's first leg; does nothing where no library was imported since the last time. A collection
-    looks at half a million objects otherwise (0.3 s, twice a leg). Never undone: what a leg leaves is made later,
-    and is still collected.
+    Called before a trial's first leg; does nothing unless a library was imported since the last call. Otherwise a
+    collection visits half a million objects (0.3 s, twice a leg). Never undone: leftovers of legs are created later and
+    are still collected.
     """
     global _modules_frozen
     if len(sys.modules) - _modules_frozen < _A_LIBRARY:
@@ -88,24 +88,24 @@ def freeze_imports() -> None:
 
 
 def release(device: torch.device) -> None:
-    """Give back what a torn-down leg left behind, so that the next leg starts as the first did.
+    """Free what a torn-down leg left behind, so that the next leg starts as the first did.
 
-    What torch.compile has made is part of that: it would make the next batch size's kernels for sizes of any kind, and
-    after eight models of one class run the others uncompiled.
+    This includes torch.compile's caches: otherwise it would compile the next batch size's kernels for dynamic sizes,
+    and stop compiling after eight models of one class.
     """
     if compiler := sys.modules.get("torch._dynamo"):
         compiler.reset()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    with contextlib.suppress(AttributeError, OSError):  # another C library: its freed pages stay with the process
-        ctypes.CDLL(None).malloc_trim(0)  # glibc: hand freed pages back
+    with contextlib.suppress(AttributeError, OSError):  # another C library keeps freed pages
+        ctypes.CDLL(None).malloc_trim(0)  # glibc: return freed pages
 
 
 def bytes_by_part(held: Mapping[str, Iterable[torch.Tensor] | None], device: torch.device) -> dict[str, int | None]:
     """Bytes of this rank's tensors by `PARTS`, each storage once; None for a part that `held` does not show.
 
-    `offloaded` is how many of all these lie in host memory while the training's device is an accelerator, else None.
+    `offloaded` counts the bytes of all parts in host memory when training on an accelerator; None on a CPU.
     """
     seen: set[int] = set()
     found: dict[str, int | None] = {}
@@ -123,7 +123,7 @@ def bytes_by_part(held: Mapping[str, Iterable[torch.Tensor] | None], device: tor
 
 
 def dense_parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The plain tensors with this rank's values: its share of a DTensor, the values and indices of a sparse tensor."""
+    """Plain tensors with this rank's values: its share of a DTensor, a sparse tensor's values and indices."""
     local: torch.Tensor = getattr(tensor, "_local_tensor", tensor).detach()
     if local.layout == torch.strided:
         return (local,)
@@ -138,28 +138,28 @@ def checksum(parameters: Iterable[torch.Tensor]) -> float:
 
 
 def _storages(tensor: torch.Tensor) -> list[tuple[int, int]]:
-    """Where a tensor's bytes lie, and how many each whole storage has; of a DTensor, this rank's share."""
+    """The address and size of each storage of a tensor; of a DTensor's local share."""
     storages = (part.untyped_storage() for part in dense_parts(tensor))
     return [(storage.data_ptr(), storage.nbytes()) for storage in storages]
 
 
 class SavedForBackward:
-    """Bytes that the forward pass keeps for the backward pass: the activations, the input and the weights left out.
+    """Bytes that the forward pass keeps for the backward pass: activations, without the input and the weights.
 
-    Looked at in one micro-batch of a leg's first step. Copies of weights that autocast makes are counted, because they
-    are kept too. None of a compiled model, whose kernels decide what they keep, and of one that recomputes its
-    activations, which are kept nowhere that a hook sees.
+    Measured in one micro-batch of a leg's first step. Autocast's copies of weights count, because they are kept too.
+    None for a compiled model, whose kernels decide what they keep, and for one that recomputes its activations, because
+    hooks do not see those.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._weights: list[int] = []  # storages of the layers that are at work, whole only meanwhile when sharded
+        self._weights: list[int] = []  # storages of the layers now running; sharded weights are whole only then
         self._kept: dict[int, int] = {}
         self.num_bytes: int | None = None
 
     @contextlib.contextmanager
     def watch(self, inputs: Tree) -> Iterator[None]:
-        """Watch the forward pass inside; then `num_bytes` says what it kept."""
+        """Watch the forward pass inside the context; afterwards `num_bytes` is what it kept."""
         given = {address for tensor in tensors(inputs) for address, _ in _storages(tensor)}
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:

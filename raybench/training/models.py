@@ -1,5 +1,5 @@
-"""Models by name: raybench's own LeNets, any timm model, any torchvision classifier, CvT of transformers, a user's
-`module:function`; random weights always, nothing is downloaded."""
+"""Models by name: raybench's own LeNets, timm models, torchvision classifiers, transformers' CvT, or a user's
+`module:function`. Weights are always random; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from raybench.training.stems import open_stem
 from raybench.training.torchvision_ops import declare_missing
 
 Options = dict[str, Any]
-# In training they answer with the logits of auxiliary classifiers too, which no loss here is made for.
+# In training these also return logits of auxiliary classifiers, which no loss here handles.
 _WITHOUT_AUXILIARIES = {"googlenet": {"aux_logits": False, "init_weights": True}, "inception": {"aux_logits": False}}
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is known of a model before it is built: how it is built, its work, or why it cannot be."""
+    """What is known about a model before building it: image size argument, work, or why it cannot be built."""
 
-    sized: bool  # whether it is built for one image size, told by a constructor's argument
-    flops: int | None  # of one image's forward pass; None where it cannot be counted without computing
+    sized: bool  # whether its constructor takes the image size
+    flops: int | None  # one image's forward pass; None where it cannot be counted without computing
     problem: str = ""
 
 
 def build_model(setting: Setting) -> tuple[nn.Module, Options]:
     """The model of a setting on the CPU, from torch's current random state, and the options it was built with.
 
-    It gives logits (batch, classes) of images (batch, channels, side, side). Raises InvalidConfig where it cannot be
+    It maps images (batch, channels, side, side) to logits (batch, classes). Raises InvalidConfig where it cannot be
     built with these options, or cannot take such images.
     """
     found = inspect_model(setting)
@@ -54,12 +54,12 @@ def build_model(setting: Setting) -> tuple[nn.Module, Options]:
 
 
 def inspect_model(setting: Setting) -> Inspection:
-    """Try a model on meta tensors, where nothing is computed; once for each model, its options and its images.
+    """Try a model on meta tensors, without computing; once for each model, options and image size.
 
-    What was found of a library's model is kept on this machine: torch imports its compiler for it (3 s a process).
+    Results for library models are kept on this machine: torch imports its compiler for this (3 s a process).
     """
     options = json.dumps(setting.model_options, sort_keys=True)
-    # Of one image alone, some batch norms cannot train. The largest batch is not known before it was sought.
+    # Some batch norms cannot train on a single image. The largest batch is unknown before the search.
     images = 2 if setting.batch_size == "max" else min(setting.micro_batch, 2)
     assert setting.image_size is not None
     data = setting.dataset, setting.data_root
@@ -67,8 +67,8 @@ def inspect_model(setting: Setting) -> Inspection:
 
 
 def work_facts(setting: Setting, num_parameters: int) -> dict[str, Any]:
-    """How much there is to compute: FLOPs of an image forward, and FLOPs of its training step (three times that, by
-    the usual rule for the backward pass) for each byte of fp32 gradient that ranks exchange."""
+    """The work: FLOPs of one image's forward pass, and FLOPs of its training step (three times that, the usual rule for
+    the backward pass) for each byte of fp32 gradient that ranks exchange."""
     flops = inspect_model(setting).flops
     if flops is None:
         return {}
@@ -77,7 +77,7 @@ def work_facts(setting: Setting, num_parameters: int) -> dict[str, Any]:
 
 @cache
 def versions() -> dict[str, str | None]:
-    """The versions that decide what a model is: of raybench, torch and the libraries of models."""
+    """The versions that determine a model: raybench's, torch's and those of the model libraries."""
     libraries = ("timm", "torchvision", "transformers")
     found = {name: metadata.version(name) if find_spec(name) else None for name in libraries}
     return {**found, "torch": torch.__version__, "raybench": own_versions()["raybench"]}
@@ -90,7 +90,7 @@ def _inspected(
     def find() -> dict[str, Any]:
         return asdict(_inspect(model, data, image_size, model_options, small_images, images))
 
-    if ":" in model:  # the user's code, which may be another one tomorrow
+    if ":" in model:  # user code may change
         return Inspection(**find())
     facts = facts_of(*data)
     question = [model, facts.channels, facts.classes, image_size, model_options, small_images, images, versions()]
@@ -111,14 +111,14 @@ def _inspect(
                 network = _on_meta(setting, sized=sized)
             except InvalidConfig as error:
                 return Inspection(sized, None, str(error))
-            except Exception as error:  # a constructor may raise anything; all of it is told
+            except Exception as error:  # a constructor may raise anything; all is reported
                 if not (sized and "unexpected keyword argument 'im" in str(error)):
                     problem = problem or _in_one_line(setting, error)
                 continue
             try:
                 return Inspection(sized, _forward_flops(network, setting))
             except Exception as error:
-                if "meta" in str(error).lower():  # it looks at values, which are not there to see
+                if "meta" in str(error).lower():  # the model reads values, which meta tensors lack
                     return Inspection(sized, None)
                 problem = problem or _in_one_line(setting, error)
     return Inspection(False, None, problem)
@@ -130,7 +130,7 @@ def _in_one_line(setting: Setting, error: Exception) -> str:
 
 
 def _on_meta(setting: Setting, *, sized: bool) -> nn.Module:
-    """The model with shapes and no values, built with them where its constructor needs them."""
+    """The model on meta tensors, or with values where its constructor needs them."""
     try:
         with torch.device("meta"):
             return _construct(setting, sized=sized)[0]
@@ -141,8 +141,8 @@ def _on_meta(setting: Setting, *, sized: bool) -> nn.Module:
 
 
 def _forward_flops(network: nn.Module, setting: Setting) -> int:
-    """FLOPs of one image's forward pass, as torch.utils.flop_counter counts them: an addition and a multiplication
-    are two. Raises whatever the model raises, and ValueError where it gives no logits."""
+    """FLOPs of one image's forward pass by torch.utils.flop_counter, which counts a multiply-add as two. Raises
+    whatever the model raises, and ValueError where it gives no logits."""
     from torch.utils.flop_counter import FlopCounterMode
 
     data, size = facts_of(setting.dataset, setting.data_root), setting.image_size
@@ -161,7 +161,7 @@ def _forward_flops(network: nn.Module, setting: Setting) -> int:
 
 
 def _construct(setting: Setting, *, sized: bool) -> tuple[nn.Module, Options]:
-    """The model on torch's default device. `sized`: its constructor is told the image size."""
+    """The model on torch's default device. `sized`: pass the image size to its constructor."""
     data, size = facts_of(setting.dataset, setting.data_root), setting.image_size
     library, source = catalog.origin(setting.model)
     name = setting.model.rpartition("/")[2]

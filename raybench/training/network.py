@@ -1,7 +1,7 @@
-"""The network that joins the nodes of a trial: which interface it goes through, and what an all-reduce gets of it.
+"""The network between the nodes of a trial: the interface used, and the rate that an all-reduce reaches.
 
-Measured once a group of processes, before its first leg and outside everything that is timed, through the process group
-that the engines use. `busbw` of an all-reduce among n ranks is algbw x 2 (n - 1) / n, which does not depend on n.
+Measured once per group of processes, before its first leg and outside everything that is timed, through the engines'
+process group. The `busbw` of an all-reduce among n ranks is algbw x 2 (n - 1) / n, which does not depend on n.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import torch.distributed as dist
 from raybench.machine.links import AllReduce, Interface, Network
 from raybench.training.ranks import Ranks
 
-_BYTES: Final = (1 << 20, 1 << 25)  # about the gradients of a small network, and a bucket of DDP
-_SECONDS: Final = 1.0  # about, for each size
+_BYTES: Final = (1 << 20, 1 << 25)  # roughly the gradients of a small network, and a bucket of DDP
+_SECONDS: Final = 1.0  # roughly, for each size
 _MOST_CALLS: Final = 20
 
 
 def measured_network(ranks: Ranks) -> Network:
-    """How the ranks are joined; the same on every rank, and every rank calls it."""
+    """How the ranks are connected; every rank calls it and gets the same."""
     backend = str(dist.get_backend())
     interfaces = ranks.gather(interface_of_this_node(backend))
     all_reduce = [_all_reduce(size, ranks) for size in _BYTES]
@@ -36,7 +36,7 @@ def _all_reduce(size: int, ranks: Ranks) -> AllReduce:
     buffer = torch.ones(size // 4, dtype=torch.float32, device=ranks.device)
 
     def call() -> None:
-        dist.all_reduce(buffer, op=dist.ReduceOp.MAX)  # ones stay ones, however often
+        dist.all_reduce(buffer, op=dist.ReduceOp.MAX)  # MAX keeps ones at one in every call
 
     timed(call, 2, ranks)
     first = timed(call, 1, ranks)
@@ -47,7 +47,7 @@ def _all_reduce(size: int, ranks: Ranks) -> AllReduce:
 
 
 def timed(call: Callable[[], object], calls: int, ranks: Ranks) -> float:
-    """Seconds of some calls back to back, of the slowest rank; the same on every rank, and every rank calls it."""
+    """Seconds of some back-to-back calls on the slowest rank; every rank calls it and gets the same."""
     ranks.barrier()
     ranks.settle()
     begun = time.perf_counter()
@@ -58,7 +58,7 @@ def timed(call: Callable[[], object], calls: int, ranks: Ranks) -> float:
 
 
 def interface_of_this_node(backend: str) -> Interface:
-    """The interface by which this node reaches the first rank's: that of the backend's variable, else the route's."""
+    """The interface by which this node reaches the first rank's: the backend's variable, else the route's."""
     variable = "NCCL_SOCKET_IFNAME" if backend == "nccl" else "GLOO_SOCKET_IFNAME"
     address = _route_to(os.environ.get("MASTER_ADDR", "127.0.0.1"))
     named = os.environ.get(variable)
@@ -76,7 +76,7 @@ def interface_of_this_node(backend: str) -> Interface:
 
 
 def interface_with(address: str | None) -> str | None:
-    """The name of this machine's interface that has an address."""
+    """The name of this machine's interface with an address."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(one.address.partition("%")[0] == address for one in addresses):
             return str(name)
@@ -90,7 +90,7 @@ def _address_of(interface: str) -> str | None:
 
 
 def _route_to(host: str) -> str | None:
-    """The address of this machine from which a packet to the host would go; nothing is sent."""
+    """This machine's source address for packets to the host; nothing is sent."""
     try:
         family, *_, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -1,4 +1,4 @@
-"""The optimizer and learning-rate schedule of a setting: the same algorithm, hyper-parameters and kernel everywhere."""
+"""A setting's optimizer and learning-rate schedule: the same algorithm, hyper-parameters and kernel in every arm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raybench.training.torchvision_ops import declare_missing
 
 Choice = Sgd | Adam | Lamb
 
-# torch's switches of each kernel; `auto` leaves the choice to torch.
+# torch's flags for each kernel; `auto` leaves the choice to torch.
 _KERNELS: dict[str, dict[str, bool | None]] = {
     "auto": {},
     "for-loop": {"foreach": False, "fused": False},
@@ -31,9 +31,9 @@ _TORCH_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
 
 
 def optimizer_class(choice: Choice, *, offloaded: bool = False) -> tuple[Any, dict[str, Any]]:
-    """The class that the setting asks for, and every argument it is built with but the parameters.
+    """The class of the setting's optimizer, and all its arguments except the parameters.
 
-    `offloaded`: the parameters lie in host memory, where DeepSpeed's kernel is CPUAdam.
+    `offloaded`: the parameters are in host memory, where DeepSpeed's kernel is CPUAdam.
     """
     options: dict[str, Any] = choice.model_dump(exclude={"name", "kernel"})
     if choice.kernel == "deepspeed":
@@ -67,16 +67,16 @@ def _deepspeed_class(choice: Choice, options: dict[str, Any], offloaded: bool) -
 def build_optimizer(
     choice: Choice, parameters: Iterable[nn.Parameter], *, offloaded: bool = False
 ) -> torch.optim.Optimizer:
-    """The setting's optimizer over those of `parameters` that are trained.
+    """The setting's optimizer over the trainable ones of `parameters`.
 
-    Raises InvalidConfig or Unsupported with the library's words.
+    Raises InvalidConfig or Unsupported with the library's message.
     """
     kind, options = optimizer_class(choice, offloaded=offloaded)
     try:
         optimizer: torch.optim.Optimizer = kind([p for p in parameters if p.requires_grad], **options)
     except (ValueError, TypeError) as error:
         raise InvalidConfig(f"{kind.__name__}: {error}") from error
-    except Exception as error:  # DeepSpeed's operators are compiled here, and compilers fail in their own ways
+    except Exception as error:  # DeepSpeed compiles operators here, and every compiler fails in its own way
         if choice.kernel not in ("deepspeed", "fused"):
             raise
         raise Unsupported(f"{kind.__name__}: {type(error).__name__}: {error}") from error
@@ -84,14 +84,14 @@ def build_optimizer(
 
 
 def build_scheduler(schedule: Schedule, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
-    """The setting's schedule, None where the rate never changes: then no step pays for one."""
+    """The setting's schedule; None where the rate never changes, so that steps do not pay for one."""
     if schedule == Schedule():
         return None
     return LambdaLR(optimizer, _Factor(schedule))
 
 
 class _Factor:
-    """A schedule as LambdaLR calls it, which the facts can read back."""
+    """A schedule as a function for LambdaLR, which the facts can read back."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
@@ -101,7 +101,7 @@ class _Factor:
 
 
 class StepCounter:
-    """Counts the steps that an optimizer really took."""
+    """Counts the steps that an optimizer actually takes."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.taken = 0
@@ -111,7 +111,7 @@ class StepCounter:
         self.taken += 1
 
     def remove(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         self._handle.remove()
 
 
@@ -119,7 +119,7 @@ _COMPARED = (
     "lr", "weight_decay", "betas", "eps", "momentum", "dampening", "nesterov", "amsgrad", "maximize", "max_grad_norm",
     "max_coeff", "min_coeff", "bias_correction",
 )  # fmt: skip
-# DeepSpeed's classes by the algorithm that they compute: (class, decouples weight decay) -> torch's name for it.
+# DeepSpeed's classes by algorithm: (class, whether weight decay is decoupled) -> torch's name.
 _ALGORITHMS = {
     ("FusedAdam", True): "AdamW", ("FusedAdam", False): "Adam",
     ("DeepSpeedCPUAdam", True): "AdamW", ("DeepSpeedCPUAdam", False): "Adam",
@@ -127,16 +127,16 @@ _ALGORITHMS = {
 
 
 def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What the live optimizer's parameter groups say: class, kernel, hyper-parameters (of all groups alike).
+    """Facts from the live optimizer's parameter groups: class, kernel, hyper-parameters (equal in all groups).
 
-    The class is the algorithm: DeepSpeed's FusedAdam with decoupled weight decay computes AdamW, and its kernel is
-    named beside it. The learning rate is the one that the schedule starts from.
+    The class is the algorithm: DeepSpeed's FusedAdam with decoupled weight decay computes AdamW; its kernel is a
+    separate fact. The learning rate is the schedule's initial one.
     """
     kind = type(optimizer)
     decoupled = bool(getattr(optimizer, "adam_w_mode", False))
     library = kind.__module__.partition(".")[0]
     algorithm = _ALGORITHMS.get((kind.__name__, decoupled), kind.__name__)
-    implied = {"bias_correction": True} if algorithm in ("Adam", "AdamW") else {}  # torch corrects without saying so
+    implied = {"bias_correction": True} if algorithm in ("Adam", "AdamW") else {}  # torch always corrects
     groups = [
         {**implied, **{key: _plain(group[key]) for key in _COMPARED if key in group}}
         | {"lr": _plain(group.get("initial_lr", group.get("lr")))}
@@ -149,7 +149,7 @@ def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def schedule_facts(scheduler: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What the live scheduler is, and the learning rate to which it has come."""
+    """The live scheduler's class and options, and the current learning rate."""
     rate = _plain(optimizer.param_groups[0]["lr"])
     if scheduler is None:
         return {"name": "constant", "warmup_steps": 0, "total_steps": None, "lr": rate}
@@ -160,12 +160,12 @@ def schedule_facts(scheduler: Any, optimizer: torch.optim.Optimizer) -> dict[str
 
 
 def state_dtypes(optimizer: torch.optim.Optimizer) -> list[torch.dtype]:
-    """The types of the optimizer's state tensors, as momenta, not of single numbers such as step counts."""
+    """The types of the optimizer's state tensors, such as momenta; single numbers such as step counts are left out."""
     return [tensor.dtype for tensor in state_tensors(optimizer) if tensor.dim() > 0]
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """The tensors of the optimizer's state, single numbers included."""
+    """The tensors of the optimizer's state, including single numbers."""
     return [
         value
         for state in optimizer.state.values()
@@ -176,7 +176,7 @@ def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 
 def stepped_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """The weights that the optimizer really steps: the model's own, or master copies of them."""
+    """The weights that the optimizer steps: the model's own, or master copies."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 

@@ -1,4 +1,4 @@
-"""The peaks of a device as they can be measured: what one large matrix product reaches on it, and one large copy."""
+"""A device's measured peaks: the rates of one large matrix product and of one large copy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS = 0.2
 
 
 def measured_tflops(ranks: Ranks, precision: str) -> float:
-    """10^12 operations a second that each rank reaches while all of them multiply: the best product, the slowest rank.
+    """The rate of each rank, in 10^12 operations a second, while all multiply: the best product, the slowest rank.
 
     Every rank calls it, before the legs of its group.
     """
@@ -28,7 +28,7 @@ def measured_tflops(ranks: Ranks, precision: str) -> float:
 
 
 def measured_copy(ranks: Ranks) -> float:
-    """Bytes a second that each rank reads and writes while all of them copy: the best copy, the slowest rank.
+    """Bytes a second that each rank reads and writes while all copy: the best copy, the slowest rank.
 
     The buffers are larger than most caches. Every rank calls it, before the legs of its group.
     """
@@ -39,7 +39,7 @@ def measured_copy(ranks: Ranks) -> float:
 
 
 def _best_seconds(work: Callable[..., object], operands: list[torch.Tensor], ranks: Ranks) -> float:
-    """The fastest run of some work among those of `_SECONDS`; the operands are let go."""
+    """The fastest run of some work within `_SECONDS`; frees the operands."""
     ranks.barrier()
     best, begun = float("inf"), time.perf_counter()
     while best == float("inf") or time.perf_counter() - begun < _SECONDS:
@@ -50,5 +50,5 @@ def _best_seconds(work: Callable[..., object], operands: list[torch.Tensor], ran
         best = min(best, time.perf_counter() - start)
     operands.clear()
     if ranks.device.type == "cuda":
-        torch.cuda.empty_cache()  # the first leg's peak of reserved memory is its own
+        torch.cuda.empty_cache()  # so that the first leg's peak of reserved memory is its own
     return best

@@ -1,7 +1,7 @@
 """The pilot of `steps: auto`: a leg of a setting's baseline from which its number of measured steps is chosen.
 
-It counts for nothing else and leaves no row. Which number is right says `raybench.statistics.num_steps`; whoever keeps
-the ledger has the last word (`choose`), so that all trials of a setting measure the same number.
+It is used for nothing else and leaves no row. `raybench.statistics.num_steps` computes the number. The keeper of the
+ledger makes the final choice (`choose`), so that all trials of a setting measure the same number.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def with_steps(trial: Trial, choice: StepChoice | None) -> Trial:
 def choose_steps(
     trial: Trial, ranks: Ranks, begin: Callable[[Leg], bool], run: Callable[[Trial, Leg], Outcome], choose: Choose
 ) -> StepChoice | None:
-    """The choice of steps that counts for the trial's setting, after a pilot where there is none yet; the same on every
-    rank. None where `begin` answers that no leg is to begin.
+    """The choice of steps for the trial's setting, after a pilot if there is none yet; the same on every rank. None
+    where `begin` says that no leg may begin.
 
-    Where the pilot ends its processes, it is the baseline's leg that failed.
+    A pilot that ends its processes counts as a failure of the baseline's leg.
     """
     known = choose(trial.setting_id, None) if ranks.rank == 0 else None
     choice: StepChoice | None = ranks.gather(known)[0]

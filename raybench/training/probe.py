@@ -1,9 +1,9 @@
-"""What torch and DeepSpeed say of this machine, as one JSON object on the last line of standard output.
+"""What torch and DeepSpeed report about this machine, as one JSON object on the last line of standard output.
 
     python -m raybench.training.probe [--build-ops]
 
-A child process of `raybench.doctor`. With `--build-ops` DeepSpeed's operators are built first, as a sweep's first
-trial would, with locks that a killed build left behind cleared.
+A child process of `raybench.doctor`. `--build-ops` first builds DeepSpeed's operators as a sweep's first trial would,
+after removing locks of killed builds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def main(argv: list[str]) -> int:
-    """Print the probe. Returns 0: what does not work is part of the answer."""
+    """Print the probe. Returns 0: errors are part of the answer."""
     answer: dict[str, Any] = {}
     if _tried(answer, "torch", _torch):
         _tried(answer, "torchvision", _torchvision)
@@ -57,7 +57,7 @@ def _torchvision() -> dict[str, Any]:
 
 
 def _cache() -> dict[str, Any]:
-    """torch's folder of built extensions, and the locks of builds in it: held by a process, or left by a dead one."""
+    """torch's folder of built extensions, and its build locks: held by a process, or left by a dead one."""
     from raybench.training.deepspeed_ops import extensions_cache, is_held
 
     cache = extensions_cache()
@@ -80,7 +80,7 @@ def _build() -> dict[str, Any]:
 
 
 def _deepspeed() -> dict[str, Any]:
-    """DeepSpeed's version, and which of the operators that raybench's arms use are built."""
+    """DeepSpeed's version, and which of raybench's operators are built."""
     import torch
 
     on_gpu = torch.cuda.is_available()

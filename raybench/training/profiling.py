@@ -1,7 +1,7 @@
-"""A few steps of a leg's own loop under torch.profiler, folded into where their time goes, and the trace kept.
+"""Runs a few steps of a leg's own loop under torch.profiler, sums up where their time goes, and keeps the trace.
 
-A profiler that cannot start, fails or writes too much costs the explanation and never the leg: what it lacks is said in
-the profile's `missing`. Steps that fail under it fail the leg, which counts in no comparison.
+A profiler that cannot start, fails or writes too much costs the explanation and never the leg: the profile's `missing`
+names what it lacks. Steps that fail under it fail the leg, which counts in no comparison.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from raybench.training.tasks.trees import Tree
 from raybench.training.timeline import PHASES, PREFIX, Fold, fold, without_overhead
 
 STEPS: Final = 10
-_SKIPPED: Final = 1  # the first under a profiler pays for its start
+_SKIPPED: Final = 1  # the first step includes the profiler's start
 MOST_TRACE_BYTES: Final = 16 * 2**20  # compressed; a larger one is not kept
 _MOST_RAW_BYTES: Final = 2**29  # a larger one is not read
 
 
 class RangeClock:
-    """A clock of the loop whose marks begin and end the profiler's ranges: data, forward, backward, step."""
+    """A clock for the loop whose marks begin and end the profiler's ranges: data, forward, backward, step."""
 
     def __init__(self) -> None:
         self._marks = 0
@@ -47,7 +47,7 @@ class RangeClock:
         self._marks += 1
 
     def close(self) -> None:
-        """End the range that is open."""
+        """End the open range."""
         if self._range is not None:
             self._range.__exit__(None, None, None)
             self._range = None
@@ -57,7 +57,7 @@ class RangeClock:
 
 
 class ProfiledSteps:
-    """What a rank's profiler found: a fold, or why there is none; on rank 0 the trace."""
+    """The result of a rank's profiler: a fold, or why there is none; on rank 0 also the trace."""
 
     def __init__(self) -> None:
         self.fold: Fold | None = None
@@ -69,12 +69,12 @@ class ProfiledSteps:
     def _attempt(self, what: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever a profiler raises: the explanation is lost, and the leg is not
+        except Exception as error:  # a profiler may raise anything: lose the explanation, not the leg
             print_traceback()
             self.missing.append(f"{what}: {describe(error)}")
 
     def run(self, step: Callable[[RangeClock], None], ranks: Ranks, accumulation: int) -> None:
-        """Run `step`, which runs the loop with the clock that it is given, under a profiler; every rank calls it."""
+        """Run `step`, which runs the loop with the clock it is given, under a profiler; every rank calls it."""
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (ranks.device.type == "cuda")
         profiler: Any = None
         with self._attempt("the profiler did not start"):
@@ -116,7 +116,7 @@ class ProfiledSteps:
 def profile_steps(
     engine: Engine, stream: Iterator[Tree], loss_of: LossOf, accumulation: int, ranks: Ranks
 ) -> ProfiledSteps:
-    """Run `STEPS` steps of the loop under a profiler. Every rank calls it, and runs them whatever its profiler does."""
+    """Run `STEPS` steps of the loop under a profiler. Every rank calls it; the steps run even if the profiler fails."""
     profiled = ProfiledSteps()
 
     def step(clock: RangeClock) -> None:
@@ -134,9 +134,9 @@ def profile_steps(
 
 
 def combined(everyone: Sequence[ProfiledSteps], step_seconds: float) -> dict[str, Any]:
-    """The profile of a leg, the mean over ranks; `step_seconds` is the mean step without a profiler.
+    """A leg's profile, the mean over ranks; `step_seconds` is the mean step without a profiler.
 
-    `trace_content` is for who writes the row (`raybench.ledger.dataset`), which makes a file of it.
+    The writer of the row (`raybench.ledger.dataset`) turns `trace_content` into a file.
     """
     missing = list(dict.fromkeys(text for one in everyone for text in one.missing))
     folds = [one.fold for one in everyone if one.fold is not None]

@@ -1,8 +1,8 @@
 """What a leg does with its engine: a number of steps, or whole epochs with evaluation between them.
 
-Only training steps are timed (`loop.run_steps`). What a user's epoch begins with (`set_epoch`, a new iterator over
-the loader) is part of the wait for data of its first step, in every arm; evaluation, the look at the losses and
-garbage collection stand between epochs and are not.
+Only training steps are timed (`loop.run_steps`). The start of an epoch (`set_epoch`, a new iterator over the loader)
+counts as the data wait of its first step, in every arm. Evaluation, reading the losses and garbage collection happen
+between epochs and are not timed.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _MOST_NORMS = 10  # as many steps as have their losses compared
 
 @dataclass(frozen=True)
 class Run:
-    """What one rank brings out of its steps."""
+    """One rank's results."""
 
     times: StepTimes
     losses: list[float]  # mean over a step's micro-batches
-    gradient_norms: list[float]  # of the first steps of the warm-up; nan where they could not be read
+    gradient_norms: list[float]  # of the first warm-up steps; nan where they could not be read
     facts: dict[str, Any]
-    memory_parts: dict[str, int | None]  # bytes by what they hold
-    epochs: list[tuple[int, Evaluation | None]]  # steps up to an epoch's end, and its evaluation; none of throughput
+    memory_parts: dict[str, int | None]  # bytes by part
+    epochs: list[tuple[int, Evaluation | None]]  # steps until an epoch's end, and its evaluation
     evaluations: list[Evaluation]
     profiled: ProfiledSteps | None = None
 
@@ -66,7 +66,7 @@ class Steps:
     losses: list[float] = field(default_factory=list)  # mean over a step's micro-batches
 
     def run(self, engine: Engine, stream: Iterator[Tree], num_steps: int) -> None:
-        """Run and time `num_steps` steps; the losses are read when they are over."""
+        """Run and time `num_steps` steps; the losses are read afterwards."""
         clock: Clock = HostClock()
         if self.ranks.device.type == "cuda":
             clock = DeviceClock(num_steps * marks_per_step(self.accumulation, self.phases) + 1)
@@ -90,7 +90,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Procedure:
-    """A leg's protocol on one rank, with all that it needs."""
+    """A leg's protocol on one rank, with everything it needs."""
 
     trial: Trial
     leg: Leg
@@ -103,7 +103,7 @@ class Procedure:
     telemetry: Telemetry
 
     def run(self) -> Run:
-        """Follow the protocol; the checks that something trained stand at its end.
+        """Follow the protocol, then check that something was trained.
 
         Raises NothingTrained, and InvalidConfig where an epoch is shorter than the warm-up.
         """
@@ -156,11 +156,11 @@ class Procedure:
             return profile_steps(self.engine, stream, self.task.loss, accumulation, self.ranks)
 
     def _pilot_steps(self, steps: Steps) -> int:
-        """The steps of a pilot, which the pace of its warm-up decides; rank 0's for all."""
+        """A pilot's number of steps, from the pace of its warm-up; rank 0's for all ranks."""
         return int(self.ranks.gather(pilot_steps(float(steps.times[-1].step.mean())))[0])
 
     def _warm_up(self, steps: Steps, probed: Probed, stream: Iterator[Tree]) -> None:
-        """The steps that are not measured; the gradients of the first ten, where there are so many, are looked at."""
+        """Run the unmeasured steps; read the gradients of the first ten, if there are so many."""
         num_steps = self.trial.protocol.warmup_steps
         steps.run(probed, stream, 1)  # type: ignore[arg-type]
         num_looks = min(num_steps, _MOST_NORMS) if probed.gradient_norm is not None else 1
@@ -172,7 +172,7 @@ class Procedure:
     def _train(
         self, protocol: Train, steps: Steps, probed: Probed, stream: Iterator[Tree]
     ) -> list[tuple[int, Evaluation | None]]:
-        """Epochs until the last, the target, or a loss that is no number; all ranks end together."""
+        """Run epochs until the last, the target, or a loss that is not finite; all ranks end together."""
         per_epoch = self.batches.steps_per_epoch
         if protocol.warmup_steps >= per_epoch:
             raise InvalidConfig(
@@ -199,7 +199,7 @@ class Procedure:
     def _check(self, losses: list[float], gradient_norm: float | None, before: float) -> None:
         """Raise NothingTrained unless the first gradient, where known, was more than zero and parameters changed."""
         known = gradient_norm is not None and (
-            self.leg.setting.precision != "fp16" or math.isfinite(gradient_norm)  # overflowed: the scale comes down
+            self.leg.setting.precision != "fp16" or math.isfinite(gradient_norm)  # else the scaler lowers the scale
         )
         if known and np.isfinite(losses).all() and not (gradient_norm or 0) > 0:
             raise NothingTrained(f"the first step's gradient norm is {gradient_norm}: nothing can have been trained")
@@ -208,7 +208,7 @@ class Procedure:
 
 
 def _reaches(protocol: Train, evaluation: Evaluation) -> bool:
-    """Whether a leg ends here because its target is reached."""
+    """Whether the leg ends here because it reached its target."""
     accuracy, loss = protocol.target_accuracy, protocol.target_loss
     reached = accuracy is not None and evaluation.accuracy is not None and evaluation.accuracy >= accuracy
     reached = reached or (loss is not None and evaluation.loss <= loss)
@@ -217,7 +217,7 @@ def _reaches(protocol: Train, evaluation: Evaluation) -> bool:
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Nothing is collected inside; what a leg's building and warm-up left behind has been before."""
+    """Disable garbage collection inside; leftovers of building and warm-up are collected before."""
     gc.collect()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The ranks of a training group as the legs see them: a control channel beside the engines' own communication."""
+"""The ranks of a training group as the legs use them: a control channel beside the engines' communication."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch.distributed as dist
 
 from raybench.errors import RanksParted
 
-_PATIENCE_SECONDS = 30.0  # how long a rank that failed waits for the others to come out of the leg
+_PATIENCE_SECONDS = 30.0  # how long a failed rank waits for the others to leave the leg
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """A process group that exists already. The control channel is gloo's, whatever the engines use."""
+    """An existing process group. The control channel uses gloo, whatever the engines use."""
 
     rank: int
     world: int
@@ -29,7 +29,7 @@ class Ranks:
     def joined(cls, device: torch.device, timeout_seconds: float) -> Ranks:
         """The ranks of the initialized process group, or of a single process where there is none.
 
-        `timeout_seconds` is a leg's limit; the control channel waits a minute longer, so that the limit acts first.
+        `timeout_seconds` is a leg's limit; the control channel waits a minute longer, so that the limit applies first.
         """
         if not dist.is_initialized():
             return cls(0, 1, device, None)
@@ -43,15 +43,15 @@ class Ranks:
             dist.barrier(group=self.control)
 
     def settle(self) -> None:
-        """Wait until this rank's device has done what it was given."""
+        """Wait until this rank's device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def meet(self, failed: bool) -> None:
-        """Wait at a leg's end until every rank is here; a rank that failed waits half a minute only.
+        """Wait at a leg's end until every rank is here; a failed rank waits only half a minute.
 
-        Raises RanksParted when the others do not come, which is so when this rank failed alone and they wait
-        for it inside a collective of the leg.
+        Raises RanksParted when the others do not come: this rank failed alone, and they wait for it in a collective of
+        the leg.
         """
         if self.control is None:
             return
@@ -67,7 +67,7 @@ class Ranks:
             raise RanksParted(str(error)) from error
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, in the order of ranks."""
+        """Every rank's value, in rank order."""
         if self.control is None:
             return [value]
         values: list[Any] = [None] * self.world

@@ -1,8 +1,8 @@
-"""A leg whose arm is a script: the command runs on every node of the trial, and its steps are read when it is over.
+"""A leg whose arm is a script: runs the command on every node of the trial, then reads the steps it recorded.
 
-The trial's own workers wait meanwhile, in the kernel. The first rank of each node starts the command there, through a
-process that lets nothing of it live on (`command`). The script records its steps with `raybench.steps`; where it does
-not, the seconds of the whole command are what was measured, and the fact `timed` says so.
+The trial's own workers sleep meanwhile. The first rank of each node starts the command through a process that leaves
+nothing of it behind (`command`). The script records its steps with `raybench.steps`. If it does not, the whole
+command's seconds are the measurement, and the fact `timed` says so.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from raybench.training.telemetry import Telemetry
 
 WHOLE_COMMAND: Final = "the whole command"
 OWN_STEPS: Final = "its own steps"
-# What a reader would want to know of any arm, in the words of a caveat.
+# Facts that readers want about any arm, with the words for a caveat.
 _WANTED: Final = {
     "num_parameters": "parameter count", "initial_weights": "initial weights", "first_batch": "data",
     "global_batch": "batch size", "workers": "number of ranks", "optimizer": "optimizer", "autocast": "autocast",
     "parameter_dtype": "parameter type", "first_loss": "first loss",
 }  # fmt: skip
-# Of the trial's own processes, and nothing to the command, which makes its own.
+# Variables of the trial's own processes; the command sets its own.
 _OURS = re.compile(
     r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|NODE_RANK|GROUP_RANK|ROLE_.*|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*"
     r"|RAY_.*|TUNE_.*|SPT_NOENV)"
 )
 _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError|\bMemoryError\b|can't allocate memory|bad_alloc", re.I)
 _ERROR = re.compile(r"(\[\w+\d+\]: ?)*[\w.]*(Error|Exception|Exit)\b")
-# torchrun, and Accelerate's and DeepSpeed's launchers: that a process of theirs failed, below what that process said.
+# Errors of the launchers (torchrun, Accelerate, DeepSpeed) about a failed process, below the process's own error.
 _OF_A_LAUNCHER = re.compile(r"torch\.distributed\.elastic\.|subprocess\.CalledProcessError")
 _MOST_STEPS = 10_000_000
 _LONGEST = 2000  # characters of a message
@@ -55,11 +55,11 @@ _LONGEST = 2000  # characters of a message
 
 @dataclass(frozen=True)
 class _Node:
-    """What came of the command on one node."""
+    """The command's result on one node."""
 
     name: str
     ended: Ended
-    reports: list[dict[str, Any]]  # one a process that recorded steps
+    reports: list[dict[str, Any]]  # one per process that recorded steps
     unreadable: str = ""
 
 
@@ -95,7 +95,7 @@ def run_script(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry) -> Ou
 
 
 def _run_here(trial: Trial, leg: Leg, arm: ScriptArm, place: Place, gpus: Sequence[str]) -> _Node:
-    """Run the command on this node and read what its processes recorded."""
+    """Run the command on this node and read its processes' records."""
     folder = tempfile.mkdtemp(prefix="raybench-steps-")
     try:
         environment = {key: value for key, value in os.environ.items() if not _OURS.fullmatch(key)}
@@ -121,7 +121,7 @@ def _run_here(trial: Trial, leg: Leg, arm: ScriptArm, place: Place, gpus: Sequen
 
 
 def _read(folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """The reports in a folder, and why one cannot be read; the script may have written anything there."""
+    """The reports in a folder, and why one cannot be read; the script may have written anything."""
     reports = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -169,7 +169,7 @@ def _outcome(trial: Trial, leg: Leg, nodes: Sequence[_Node], started_at: float) 
 
 
 def _failed(ended: Ended, limit: float) -> tuple[FailureKind, str] | None:
-    """What kind of failure an end is and what to say of it; None where the command did well."""
+    """The kind of failure and its message; None where the command succeeded."""
     said = _last_words(ended.tail)
     if ended.problem:
         return "invalid_config", f"the command cannot be started: {ended.problem:.500}"
@@ -190,7 +190,7 @@ def _failed(ended: Ended, limit: float) -> tuple[FailureKind, str] | None:
 
 
 def _last_words(tail: str) -> str:
-    """The line of an output that says most: the last that names an error, else the last; "" of none."""
+    """The most telling line of an output: the last that names an error, else the last; "" where there is none."""
     lines = [
         "".join(c for c in line if c.isprintable() and c != "\ufffd").strip()
         for line in without_secrets(tail).splitlines()
@@ -255,7 +255,7 @@ def _measured(
 
 
 def _losses(reports: Sequence[Mapping[str, Any]], number: int) -> dict[int, float]:
-    """Losses by step, the mean over the ranks that know them. What is no number of a step is passed over."""
+    """Losses by step, the mean over the ranks that know them. Keys that are no step numbers are skipped."""
     by_step: dict[int, list[float]] = {}
     for report in reports:
         for pair in report["losses"]:
@@ -278,7 +278,7 @@ def _visible_gpus() -> list[str]:
 
 
 def _address() -> str:
-    """This node's address as other nodes reach it."""
+    """This node's address as seen by other nodes."""
     try:
         return socket.gethostbyname(socket.gethostname())
     except OSError:

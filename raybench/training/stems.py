@@ -1,7 +1,7 @@
-"""The CIFAR stem: a network made for large images keeps a small one's resolution in its first layers.
+"""The CIFAR stem: makes a network for large images keep a small image's resolution in its first layers.
 
-The first convolution that reads the images takes every pixel (stride 1; kernels above 3x3 become 3x3), and the pooling
-behind it becomes the identity, as He et al. 2016, section 4.2, build their ResNets for CIFAR-10.
+The first convolution reads every pixel (stride 1; kernels above 3x3 become 3x3), and the pooling behind it becomes the
+identity, as in the CIFAR-10 ResNets of He et al. 2016, section 4.2.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from raybench.declare.small_images import STEMS
 
 
 def open_stem(model: nn.Module, name: str, channels: int) -> str:
-    """Change the stem of model `name` in place and return what was done, in words.
+    """Change the stem of model `name` in place. Returns what was done, in words.
 
-    Raises ValueError where the model has no strided convolution of the images to open.
+    Raises ValueError where the model does not read its images with a strided convolution.
     """
     place, convolution = _first_convolution(model, channels)
     if max(convolution.stride) == 1:
@@ -24,7 +24,7 @@ def open_stem(model: nn.Module, name: str, channels: int) -> str:
     if max(convolution.kernel_size) > 3:
         convolution = nn.Conv2d(
             channels, convolution.out_channels, 3, padding=1, bias=convolution.bias is not None
-        )  # of torch's own kind and initialisation, whatever the model's other convolutions are
+        )  # torch's own class and initialisation, whatever the model's other convolutions use
         _set(model, place, convolution)
     else:
         convolution.stride = (1, 1)

@@ -1,7 +1,7 @@
 """Clocks that mark moments inside the timed region and are read after it.
 
-A clock's `mark` is all that runs inside the window: a `perf_counter` on a CPU, an event record on an
-accelerator, whose times are read after one synchronize.
+Only a clock's `mark` runs inside the window: a `perf_counter` on a CPU, an event record on an accelerator, whose times
+are read after one synchronize.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 
 class Clock(Protocol):
-    """Marks moments; `seconds` gives them afterwards, counted from the first."""
+    """Marks moments; afterwards `seconds` gives them, counted from the first."""
 
     def mark(self) -> None: ...
 
@@ -24,7 +24,7 @@ class Clock(Protocol):
 
 
 class HostClock:
-    """Marks by `time.perf_counter`."""
+    """Marks with `time.perf_counter`."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
@@ -39,7 +39,7 @@ class HostClock:
 
 
 class DeviceClock:
-    """Marks by CUDA events on the current stream; `capacity` events are made ahead of the window."""
+    """Marks with CUDA events on the current stream; `capacity` events are created before the window."""
 
     def __init__(self, capacity: int) -> None:
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(capacity)]
@@ -66,12 +66,12 @@ class StepTimes:
     optimizer: np.ndarray | None = None
 
     def joined(self, other: StepTimes) -> StepTimes:
-        """These steps and then the other's."""
+        """These steps, then the other's."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in StepTimes.__dataclass_fields__)
         return _times(None if a is None else np.concatenate([a, b]) for a, b in pairs)
 
     def slowest(self, others: list[StepTimes]) -> StepTimes:
-        """Each value the maximum over these times and the others' (the other ranks')."""
+        """Each value is the maximum over these times and those of the other ranks."""
         everyone = [self, *others]
         columns = ([getattr(times, name) for times in everyone] for name in StepTimes.__dataclass_fields__)
         return _times(None if any(v is None for v in values) else np.max(values, axis=0) for values in columns)
@@ -82,16 +82,15 @@ def _times(columns: Iterable[Any]) -> StepTimes:
 
 
 def marks_per_step(accumulation: int, phases: bool) -> int:
-    """How many marks `loop.run_steps` makes in one step; a window has one more, its end."""
+    """How many marks `loop.run_steps` makes per step; a window has one more at its end."""
     return accumulation * (4 if phases else 2)
 
 
 def step_times(marks: list[float], accumulation: int, phases: bool) -> StepTimes:
-    """What the marks of a window say of its steps. `marks`: (steps x marks_per_step + 1,) seconds.
+    """Step times from the marks of a window. `marks`: (steps x marks_per_step + 1,) seconds.
 
-    A step begins with its first mark and ends where the next begins. Each micro-batch marks the beginning and
-    the end of its wait for data and, with phases, the ends of forward and backward; what is left of the step
-    is the optimizer's.
+    A step begins with its first mark and ends where the next begins. Each micro-batch marks the start and the end of
+    its data wait and, with phases, the ends of forward and backward; the rest of the step is the optimizer's.
     """
     per_step = marks_per_step(accumulation, phases)
     times = np.asarray(marks)

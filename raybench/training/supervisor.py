@@ -1,8 +1,8 @@
-"""Groups of processes that train, one after another: each of torchrun's processes starts one, watches it, and starts
-the next where a leg ended it before its time.
+"""Runs groups of training processes one after another: each torchrun process starts one child and watches it. If a leg
+ends the group early, the next group starts.
 
-torchrun's processes meet in torchrun's own store. The first of them to see its child end badly says so there, and the
-others end theirs; rank 0 then writes the row of the leg that had begun. They sleep otherwise.
+The torchrun processes communicate through torchrun's own store. The first one whose child fails says so there, and the
+others end their children; rank 0 then writes the row of the leg that had begun. Otherwise they sleep.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from raybench.machine.variables import RUN
 from raybench.training.command import be_reaper, kill_descendants, oom_kills, signal_name
 from raybench.training.work import Work
 
-GROUP: Final = "RAYBENCH_GROUP"  # names the group that a process belongs to, and its part of the store
+GROUP: Final = "RAYBENCH_GROUP"  # names a process's group, and the group's part of the store
 # Keys of a group's part of the store.
 BEGUN: Final = "begun"  # a `Begun`
 FAILED: Final = "failed"  # a `Died`
-_DOWN: Final = "down"  # some process of the group ended badly
+_DOWN: Final = "down"  # a process of the group failed
 _SECONDS_BETWEEN_LOOKS = 1.0
-_PATIENCE = timedelta(minutes=30)  # for the others' end, which follows within seconds
+_PATIENCE = timedelta(minutes=30)  # for the others' end, which takes seconds
 
 
 @dataclass(frozen=True)
 class Begun:
-    """The leg under way, and when it began by the calendar."""
+    """The running leg, and when it began, by the calendar."""
 
     leg_id: str
     at: float
@@ -48,14 +48,14 @@ class Begun:
 
 @dataclass(frozen=True)
 class Died:
-    """How a leg failed on one rank alone."""
+    """A leg's failure on one rank alone."""
 
     kind: FailureKind
     message: str
 
 
 def supervise(work: Work, argv: list[str]) -> int:
-    """Run group after group until the ledger holds every leg that fits. Returns the exit code, that of every rank."""
+    """Run groups until the ledger holds every leg that fits. Returns the exit code, the same on every rank."""
     be_reaper()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     store, rank, world = store_of_torchrun()
@@ -78,7 +78,7 @@ def supervise(work: Work, argv: list[str]) -> int:
 
 
 def store_of_torchrun() -> tuple[Any, int, int]:
-    """The store of torchrun's processes, this one's rank, and how many there are. Raises UserError outside of it."""
+    """torchrun's store, this process's rank, and the number of processes. Raises UserError outside torchrun."""
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise UserError(
@@ -89,14 +89,14 @@ def store_of_torchrun() -> tuple[Any, int, int]:
 
 
 def part_of(store: Any, name: str) -> Any:
-    """The part of a store whose keys are below a name."""
+    """The part of a store whose keys have a prefix."""
     return dist.PrefixStore(name, store)  # type: ignore[attr-defined]
 
 
 def _run_group(store: Any, rank: int, world: int, argv: list[str], variables: Mapping[str, str]) -> list[int]:
-    """Run this rank's process of a group to its end, with everything that it started. Returns all ranks' exit codes:
-    negative for a signal, 0 also for those that were ended because another one had failed."""
-    # Whoever hosts the store, torchrun or rank 0 of its processes, it is not the child.
+    """Run this rank's process of a group, and all its descendants, to the end. Returns all ranks' exit codes: negative
+    for a signal, 0 also for those ended because another had failed."""
+    # The store is hosted by torchrun or by rank 0 of its processes, never by the child.
     environment = {**os.environ, **variables, "TORCHELASTIC_USE_AGENT_STORE": "True"}
     child = subprocess.Popen([sys.executable, "-m", "raybench.training.group", *argv], env=environment)
     try:
@@ -113,7 +113,7 @@ def _run_group(store: Any, rank: int, world: int, argv: list[str], variables: Ma
 
 
 def _record(work: Work, store: Any, name: str, codes: list[int], kills: int) -> bool:
-    """Write the row of the leg that ended the group of this name; whether there was one."""
+    """Write the row of the leg that ended this group. Returns whether there was one."""
     if not store.check([BEGUN]):
         return False
     begun = Begun(**json.loads(store.get(BEGUN)))
@@ -141,7 +141,7 @@ def _record(work: Work, store: Any, name: str, codes: list[int], kills: int) -> 
 
 
 def _cause(codes: list[int], kills: int) -> tuple[FailureKind, str]:
-    """What a group's exit codes say of its end."""
+    """The kind of failure and its message, from a group's exit codes."""
     rank, code = next((rank, code) for rank, code in enumerate(codes) if code)
     if kills and code == -signal.SIGKILL:
         return "out_of_memory", f"rank {rank}: its process was killed while the kernel's OOM killer was at work"
@@ -150,7 +150,7 @@ def _cause(codes: list[int], kills: int) -> tuple[FailureKind, str]:
 
 
 def _more(work: Work, held: int) -> bool:
-    """Whether the ledger has more legs than it had, so that another group does not end where this one did."""
+    """Whether the ledger has gained legs, so that the next group will not end where this one did."""
     if len(work.ledger.leg_ids()) > held:
         return True
     print("the processes ended before a leg began; what they said is above", file=sys.stderr, flush=True)

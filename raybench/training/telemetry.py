@@ -1,7 +1,7 @@
-"""The trial's side of telemetry: one sampler process a node, told where windows begin and end, asked afterwards.
+"""The trial's side of telemetry: one sampler process a node, which is told where windows begin and end.
 
-Every exchange with a sampler stands outside the timed steps. A sampler that cannot be started, dies or does not answer
-ends no leg: its reading is None, the reason is named, and the next leg starts another.
+Every exchange with a sampler is outside the timed steps. A sampler that cannot start, dies or does not answer ends no
+leg: its reading is None with a reason, and the next leg starts another.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from raybench.telemetry.contamination import contamination
 from raybench.telemetry.window import NodeReading
 from raybench.training.ranks import Ranks
 
-_ANSWER_SECONDS = 20.0  # to start python on a busy machine; an answer takes milliseconds else
+_ANSWER_SECONDS = 20.0  # time for python to start on a busy machine; otherwise an answer takes milliseconds
 
 
 @dataclass(frozen=True)
 class SamplerReport:
-    """What the sampler of one node says of a leg."""
+    """One node's sampler's report on a leg."""
 
     node: str
-    reading: NodeReading | None  # None where there was no window, or no sampler
-    missing: tuple[str, ...] = ()  # instruments of the node
+    reading: NodeReading | None  # None without a window or a sampler
+    missing: tuple[str, ...] = ()  # missing instruments of the node
     lost: str | None = None  # why there is no sampler
 
 
 @dataclass(frozen=True)
 class TelemetryReading:
-    """What the samplers of all nodes say of a leg; the same on every rank."""
+    """All nodes' sampler reports on a leg, combined; the same on every rank."""
 
     nodes: list[NodeReading] | None = None  # None with telemetry off
-    energy_joules: float | None = None  # of all the trial's GPUs, by their own counters
-    foreign_cpu_cores: float | None = None  # of the node that had most
-    contaminated: list[str] | None = None  # empty: clean; None: not known
-    missing: list[str] | None = None  # instruments that were wanted and are not there; None with telemetry off
+    energy_joules: float | None = None  # of all the trial's GPUs, from their own counters
+    foreign_cpu_cores: float | None = None  # of the node with the most
+    contaminated: list[str] | None = None  # empty: clean; None: unknown
+    missing: list[str] | None = None  # wanted instruments that are missing; None with telemetry off
 
 
 class Telemetry:
@@ -73,14 +73,14 @@ class Telemetry:
             self._sampler.close()
 
     def begin_leg(self) -> None:
-        """Forget what an earlier leg left behind, and see to it that the sampler runs."""
+        """Discard what an earlier leg left, and make sure that the sampler runs."""
         if self._sampler is not None:
             self._sampler.revive()
             self._sampler.ask("report")
 
     @contextlib.contextmanager
     def window(self) -> Iterator[None]:
-        """What is inside is sampled; a leg may have several."""
+        """Sample everything inside; a leg may have several windows."""
         if self._sampler is None:
             yield
             return
@@ -91,7 +91,7 @@ class Telemetry:
             self._sampler.ask("end")
 
     def gather(self) -> TelemetryReading:
-        """The reading of the leg's windows; every rank calls it."""
+        """The reading for the leg's windows; every rank calls it."""
         if not self._wanted:
             return TelemetryReading()
         own = self._sampler.report() if self._sampler is not None else None
@@ -117,13 +117,13 @@ def combined(reports: Sequence[SamplerReport]) -> TelemetryReading:
 
 
 def _if_known(together: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
-    """The values taken together; None where there is none, or one of them is not known."""
+    """The combined value; None where there is none, or one value is unknown."""
     known = [value for value in values if value is not None]
     return together(known) if known and len(known) == len(values) else None
 
 
 class SamplerProcess:
-    """The sampler of this node as a child process, and the two pipes to it."""
+    """This node's sampler as a child process, with the two pipes to it."""
 
     def __init__(self, pids: Sequence[int], gpus: Sequence[str]) -> None:
         self._request = json.dumps({"pids": list(pids), "gpus": list(gpus)})
@@ -137,12 +137,12 @@ class SamplerProcess:
         return self._process.pid if self._process is not None else None
 
     def revive(self) -> None:
-        """Start another where the last one was lost."""
+        """Start another sampler if the last one was lost."""
         if self._process is None:
             self._start()
 
     def ask(self, command: str) -> dict[str, Any] | None:
-        """The sampler's answer; None where it has none to give, or is lost."""
+        """The sampler's answer; None where it has none or is lost."""
         if self._process is None:
             return None
         assert self._process.stdin is not None
@@ -156,7 +156,7 @@ class SamplerProcess:
         return answer if isinstance(answer, dict) else None
 
     def report(self) -> SamplerReport:
-        """What it read of the windows since the last report."""
+        """The sampler's report on the windows since the last report."""
         answer = self.ask("report") or {}
         reading = NodeReading.from_json(answer["reading"]) if answer else None
         return SamplerReport(node_name(), reading, tuple(answer.get("missing", ())), self.lost)
@@ -176,7 +176,7 @@ class SamplerProcess:
     def _start(self) -> None:
         self._rest, self.lost = b"", None
         command = [sys.executable, "-m", "raybench.telemetry", self._request]
-        source = str(Path(__file__).parents[2])  # the same raybench, wherever this process found it
+        source = str(Path(__file__).parents[2])  # the same raybench as this process's
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         try:
             self._process = subprocess.Popen(
@@ -188,7 +188,7 @@ class SamplerProcess:
         self._read()  # `ready`
 
     def _read(self) -> Any:
-        """The next line of the sampler, parsed; None where it does not come."""
+        """The sampler's next line, parsed; None where it does not come."""
         assert self._process is not None
         assert self._process.stdout is not None
         deadline = time.monotonic() + _ANSWER_SECONDS
@@ -211,7 +211,7 @@ class SamplerProcess:
 
 
 def node_name() -> str:
-    """This node, with its process numbers' namespace: two containers of one machine may bear one name."""
+    """This node's name with its PID namespace: two containers on one machine may have the same name."""
     try:
         return f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:

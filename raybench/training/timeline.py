@@ -1,8 +1,8 @@
-"""A profiler's trace of a few steps as a small table: how long a step spent on what. Pure: it reads events.
+"""A profiler's trace of a few steps as a small table of a step's time by part. Pure: its input is events.
 
-Each moment of a step belongs to one part (`raybench.ledger.parts`), so the parts add up to the step. Where an
-accelerator computes, the moment is its; where it is idle, and on a CPU always, the host's. Of ranges that lie in each
-other the innermost that has a meaning counts. Events are those of the Chrome trace format that torch.profiler exports.
+Each moment of a step belongs to one part (`raybench.ledger.parts`), so the parts sum to the step. While the accelerator
+computes, the moment belongs to it; otherwise, and always on a CPU, to the host. Among nested ranges the innermost one
+with a meaning counts. Events are in the Chrome trace format that torch.profiler exports.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ _MATRIX_KERNEL: Final = re.compile(
 )
 _DEVICE: Final = {"kernel", "gpu_memcpy", "gpu_memset"}
 _RUNTIME: Final = {"cuda_runtime", "cuda_driver"}
-_MOST_AN_EVENT: Final = 20e-6  # seconds; torch.profiler costs about 2 us an event on a quiet processor, 17 as it starts
-_LASTING: Final = {COMMUNICATION, DATA, OPTIMIZER, ENGINE_STEP, WAITING}  # what lies inside belongs to it
-_IDLE: Final = {FORWARD, BACKWARD, HOOKS, ENGINE_STEP, OTHER}  # of the host, while something is communicated: a wait
+_MOST_AN_EVENT: Final = 20e-6  # seconds; torch.profiler costs about 2 us per event on an idle CPU, 17 at its start
+_LASTING: Final = {COMMUNICATION, DATA, OPTIMIZER, ENGINE_STEP, WAITING}  # ranges inside these belong to them
+_IDLE: Final = {FORWARD, BACKWARD, HOOKS, ENGINE_STEP, OTHER}  # on the host, during communication: waiting
 
 
 @dataclass(frozen=True)
 class Fold:
-    """What one rank's trace says of a step, as means over the steps."""
+    """One rank's trace summed up: means per step."""
 
     step_seconds: float  # under the profiler
-    parts: dict[str, float]  # seconds; they add up to the step
-    events: dict[str, float]  # how many were recorded in each part
-    overlapped_seconds: float  # of communication, while something else was computed
-    host_calls: float  # operators that the host called
-    kernels: float | None = None  # that the accelerator ran; None without one
-    busy_share: float | None = None  # of the step, in which the accelerator did anything
-    host: dict[str, float] | None = None  # with an accelerator: what the host did, whatever that did meanwhile
+    parts: dict[str, float]  # seconds; they sum to the step
+    events: dict[str, float]  # number recorded in each part
+    overlapped_seconds: float  # communication during other computation
+    host_calls: float  # operators called by the host
+    kernels: float | None = None  # run by the accelerator; None without one
+    busy_share: float | None = None  # share of the step in which the accelerator was busy
+    host: dict[str, float] | None = None  # with an accelerator: the host's own parts, whatever the accelerator did
 
 
 def fold(events: Iterable[Event], accumulation: int, skip: int = 1) -> Fold:
-    """Fold a trace whose steps are marked by ranges (`PREFIX`), the last one by a wait for data that nothing follows;
-    the first `skip` steps are left out.
+    """Fold a trace whose steps are marked by ranges (`PREFIX`); a last mark, for data, ends the last step. The first
+    `skip` steps are left out.
 
     Raises ValueError where fewer steps are marked.
     """
@@ -94,11 +94,11 @@ def fold(events: Iterable[Event], accumulation: int, skip: int = 1) -> Fold:
 
 
 def without_overhead(parts: Mapping[str, float], events: Mapping[str, float], seconds: float) -> dict[str, float]:
-    """The parts of a step that takes `seconds` without the profiler: they add up to it.
+    """The parts of a step scaled to the `seconds` that it takes without the profiler.
 
-    What the profiler costs is taken out of each part by the events that it recorded there, not by the part's length:
-    a sleep is one event, and is as long under a profiler as without. What is longer than events can cost is the
-    machine's doing (another program ran), and is taken out of all parts alike.
+    The profiler's cost is removed from each part by its number of events, not by its length: a sleep is one event, and
+    takes the same time with a profiler. Additional time beyond the events' possible cost comes from the machine
+    (another program ran) and is removed from all parts in proportion.
     """
     num_events = sum(events.values())
     cost = min(max(0.0, sum(parts.values()) - seconds), _MOST_AN_EVENT * num_events)
@@ -116,17 +116,17 @@ def _a_step(microseconds: Mapping[str, float], num_steps: int) -> dict[str, floa
 
 @dataclass(frozen=True)
 class _Change:
-    """From `time` on, `lane` is at `part`; of communication and devices, `by` more or fewer run."""
+    """At `time`, `lane` changes to `part`; for communication and devices, `by` is the change in the number running."""
 
     time: float
-    lane: str  # main, autograd, running
+    lane: str  # main, autograd or running
     part: str  # empty: nothing
     by: int = 0
 
 
 @dataclass(frozen=True)
 class _Open:
-    """A range of a thread that has begun."""
+    """An open range of a thread."""
 
     end: float
     part: str
@@ -135,7 +135,7 @@ class _Open:
 
 
 class _HostLanes:
-    """What the host's threads did: the loop's own, autograd's, and those that communicate meanwhile."""
+    """The host threads' activity: the loop's own, autograd's, and communicating threads."""
 
     def __init__(self, ranges: Sequence[Event], main: Any, *, on_device: bool) -> None:
         self._on_device = on_device
@@ -149,7 +149,7 @@ class _HostLanes:
         self._recorded: list[tuple[float, str]] = []  # when an event began, and in which part
 
     def changes(self) -> list[_Change]:
-        """All of it, in no order."""
+        """All changes, unordered."""
         found = list(self._thread(self._main, "main"))
         for number, thread in enumerate(self._autograd):
             found += self._thread(thread, f"autograd {number}")
@@ -205,7 +205,7 @@ def _running(event: Event, part: str) -> tuple[_Change, _Change]:
 
 
 def _on_device(event: Event) -> tuple[_Change, _Change]:
-    """What a kernel or a copy on the device is."""
+    """The changes made by a kernel or copy on the device."""
     part = OPERATORS
     if event["cat"] != "kernel":
         part = COPIES
@@ -217,7 +217,7 @@ def _on_device(event: Event) -> tuple[_Change, _Change]:
 
 
 class _Totals:
-    """Microseconds by part, summed over the moments between changes."""
+    """Microseconds by part, summed between changes."""
 
     def __init__(self, *, on_device: bool) -> None:
         self.parts: dict[str, float] = defaultdict(float)
@@ -230,7 +230,7 @@ class _Totals:
     def add(self, changes: list[_Change], begin: float, end: float) -> None:
         """Sum what lies between two moments."""
         time = begin
-        # Of changes at one moment the ends come first: they stand first for each thread, and sorting is stable.
+        # Of simultaneous changes the ends come first: they precede for each thread, and sorting is stable.
         for change in sorted(changes, key=lambda change: change.time):
             until = min(max(change.time, begin), end)
             if until > time:
@@ -258,7 +258,7 @@ class _Totals:
         self.parts[COMMUNICATION if waits else host] += length
 
     def _of_host(self) -> str:
-        """The part of the loop's thread; in a backward pass that waits for autograd's own thread, of that."""
+        """The part of the loop's thread; in a backward pass that waits for autograd's thread, that thread's part."""
         main = self._lanes.get("main") or OTHER
         if main in (BACKWARD, OTHER):
             others = (part for lane, part in self._lanes.items() if lane != "main" and part)

@@ -1,8 +1,8 @@
-"""Lets torchvision and timm import beside a torch whose build torchvision's C++ operators do not fit.
+"""Lets torchvision and timm import beside a torch build that torchvision's C++ operators do not fit.
 
-The PyPI torchvision for Linux is built against CUDA; beside a CPU torch its operators do not load and the
-import stops at "operator torchvision::nms does not exist". Image classification needs none of them, so it is
-enough to declare the two schemas that torchvision's Python code refers to.
+The PyPI torchvision for Linux is built against CUDA. Beside a CPU torch its operators do not load, and the import fails
+with "operator torchvision::nms does not exist". Image classification needs none of them, so declaring the two schemas
+that torchvision's Python code refers to is enough.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-_LIBRARY: torch.library.Library | None = None  # a Library's declarations live as long as it does
+_LIBRARY: torch.library.Library | None = None  # declarations live as long as their Library
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def declare_missing() -> None:
-    """Declare torchvision's operators where they are in fact missing; call before importing torchvision or timm."""
+    """Declare torchvision's operators where they are missing; call before importing torchvision or timm."""
     global _LIBRARY
     if _LIBRARY is not None or _operators_load():
         return
@@ -47,7 +47,7 @@ def _operators_load() -> bool:
 
     spec = find_spec("torchvision")
     if spec is None or spec.origin is None:
-        return True  # nothing to repair: importing it will say that it is not installed
+        return True  # importing it will report that it is not installed
     for library in Path(spec.origin).parent.glob("_C*.so"):
         try:
             torch.ops.load_library(str(library))

@@ -1,7 +1,7 @@
-"""From a dataset's image to the tensor that a network takes, and what is done to training images at random.
+"""From a dataset's image to a network's input tensor, including random transforms for training.
 
-Random transforms draw from a seed of their own for each sample, epoch and trial. So what a sample becomes depends
-neither on the number of loader workers, nor on the rank, nor on what a model drew from torch's random state.
+Each sample, epoch and trial has its own seed for random transforms. So the result does not depend on the number of
+loader workers, on the rank, or on what a model drew from torch's random state.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Drawn = tuple[torch.Tensor, int, int]  # image, label, seed
 def build_transform(
     dataset: str, facts: DatasetFacts, image_size: int, augmentation: Augmentation | None = None
 ) -> Callable[[Any], torch.Tensor]:
-    """What makes a float32 tensor (channels, side, side), normalized, of a PIL image or a uint8 tensor.
+    """A function from a PIL image or a uint8 tensor to a normalized float32 tensor (channels, side, side).
 
-    Image folders hold images of any size: the shorter side becomes 256/224 of `image_size`, then the middle is
-    taken. Other datasets' images are resized whole.
+    Image folders hold images of any size: the shorter side is resized to 256/224 of `image_size`, then the centre is
+    cropped. Other datasets' images are resized whole.
     """
     v2 = import_v2()
     steps: list[torch.nn.Module] = [v2.ToImage(), v2.RGB()]
@@ -50,7 +50,7 @@ def build_transform(
 
 
 class Augmented(Dataset[Drawn]):
-    """A dataset whose images are transformed at random, each from the seed that comes with its index."""
+    """A dataset whose images are transformed at random, each with the seed that comes with its index."""
 
     def __init__(self, images: Dataset[Any], transform: Callable[[Any], torch.Tensor]) -> None:
         self.images, self.transform = images, transform
@@ -66,7 +66,7 @@ class Augmented(Dataset[Drawn]):
 
 
 class SeededOrder(Sampler[Key]):
-    """The order of a DistributedSampler, each index with a seed drawn for it from the trial's seed and the epoch."""
+    """A DistributedSampler's order, each index with a seed drawn from the trial's seed and the epoch."""
 
     def __init__(self, sampler: DistributedSampler[Any], num_samples: int, seed: int) -> None:
         self.sampler, self.num_samples, self.seed = sampler, num_samples, seed
@@ -103,7 +103,7 @@ class Mixing:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torch's random numbers on the CPU from a seed, and from where they were afterwards."""
+    """Seed torch's CPU random numbers inside; restore their state afterwards."""
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:

@@ -1,4 +1,4 @@
-"""What `torchrun -m raybench.training` is asked for: a plan on disk, the trials of it, and the ledger they go to."""
+"""The input of `torchrun -m raybench.training`: a plan on disk, the chosen trials, and their ledger."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Work:
 
 
 def read_work(file: str, values: Mapping[str, str]) -> Work:
-    """The work that a plan's file and `ledger`, `repeat` or `trial` name. Raises UserError for what will not do."""
+    """The work named by a plan's file and `ledger`, `repeat` or `trial`. Raises UserError for invalid values."""
     plan = _read_plan(Path(file))
     ledger = Ledger(Path(values.get("ledger", f"mlruns/ledger/{plan.space}/{plan.sweep}")))
     places = ledger.rows(["setting_id", "repeat", "arm", "round", "leg_id", "is_baseline"])
@@ -36,7 +36,7 @@ def read_work(file: str, values: Mapping[str, str]) -> Work:
 
 
 def _chosen(plan: Plan, values: Mapping[str, str]) -> Sequence[Trial]:
-    """The trials that `trial=K` or `repeat=K` names, all without either. Raises UserError for one that is not there."""
+    """The trials that `trial=K` or `repeat=K` selects; all without either. Raises UserError for an unknown one."""
     if "trial" in values:
         number = values["trial"]
         if not number.isdigit() or int(number) >= len(plan.trials):

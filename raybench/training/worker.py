@@ -1,4 +1,4 @@
-"""A group's work: its legs one after another, each ending in an outcome that rank 0 hands over."""
+"""A group's work: its legs one after another; rank 0 hands over each outcome."""
 
 from __future__ import annotations
 
@@ -39,32 +39,32 @@ from raybench.training.tasks import build_task, tokens
 from raybench.training.tasks.check import problem_of
 from raybench.training.telemetry import Telemetry
 
-# Whoever watches the processes looks every two seconds: time to see which one died before its peers complain of it.
+# The watcher of the processes looks every two seconds: time to see which one died before its peers complain.
 _SECONDS_TO_BE_SEEN = 5.0
-# For data that are fetched and operators that are compiled, beside a leg's own limit.
+# For downloading data and compiling operators, in addition to a leg's own limit.
 _PREPARATION_SECONDS = 3600.0
 
 
 def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failure]:
-    """What all legs share and none should pay for: the data in memory, DeepSpeed imported, its operators built, the
-    models tried on shapes.
+    """Do what all legs share and none should pay for: load the data, import DeepSpeed, build its operators, try the
+    models on shapes.
 
-    Returns the failures of legs whose data or model will not do, by leg_id, the same on every rank. Other errors are
-    left to the legs, which meet them again and record them. What a script trains is its own.
+    Returns failures by leg_id, the same on every rank, for legs whose data or model is unusable. Other errors recur in
+    the legs, which record them. A script prepares its own.
     """
     legs = [leg for leg in legs if not isinstance(leg.arm, ScriptArm)]
-    warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed calls torch names that will change
-    # Ray makes the process group without a device_id. It has set this rank's device, which DeepSpeed's barriers use.
+    warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed uses names that torch will change
+    # Ray makes the process group without a device_id, but sets this rank's device, which DeepSpeed's barriers use.
     warnings.filterwarnings("ignore", r"barrier\(\): using the device under current context")
     try:
-        importlib.import_module("torch._dynamo")  # which the first optimizer of a process imports
+        importlib.import_module("torch._dynamo")  # otherwise the first optimizer of a process imports it
         if any(isinstance(leg.arm, DeepSpeedArm) for leg in legs):
             from raybench.training.deepspeed_ops import build_operators, import_deepspeed
 
             import_deepspeed(ranks)
             for leg in legs:
                 if isinstance(leg.arm, DeepSpeedArm):
-                    with contextlib.suppress(Unsupported):  # the leg meets it again, at once, and records it
+                    with contextlib.suppress(Unsupported):  # recurs at once in the leg, which records it
                         build_operators(deepspeed_config(leg.arm, leg.setting), leg.setting)
         for arm in {leg.arm.engine: leg.arm for leg in legs}.values():
             engine_class(arm)  # imports its libraries
@@ -83,14 +83,14 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
 
 
 def _wrong_with_data(setting: Setting, ranks: Ranks, test_too: bool) -> str | None:
-    """Fetch the data where asked to, one process a node, look at them, and try the model; what is wrong on any rank."""
+    """Download the data if asked to (one process a node), check them, try the model. Returns any rank's problem."""
     message = None
     try:
         if setting.download and int(os.environ.get("LOCAL_RANK", "0")) == 0:
             build_task(setting).fetch()
     except (BadData, InvalidConfig) as error:
         message = str(error)
-    except Exception:  # one rank must not leave the others at the barrier; the legs meet it again, and record it
+    except Exception:  # do not leave the other ranks at the barrier; the error recurs in the legs, which record it
         print_traceback()
     ranks.barrier()
     try:
@@ -99,7 +99,7 @@ def _wrong_with_data(setting: Setting, ranks: Ranks, test_too: bool) -> str | No
             message = problem_of(setting) or None
     except BadData as error:
         message = str(error)
-    except Exception:  # the legs meet it again, and record it
+    except Exception:  # recurs in the legs, which record it
         print_traceback()
     messages = ranks.gather(message)
     told = [f"rank {rank}: {other}" for rank, other in enumerate(messages) if other is not None]
@@ -114,16 +114,14 @@ def run_legs(
     batches: LargestBatches | None = None,
     choose: Choose | None = None,
 ) -> None:
-    """Run the legs of one trial after another, in their order. On rank 0, `begin` is called before each and `record`
-    with its outcome after it.
+    """Run the legs of one trial after another, in order. On rank 0, `begin` is called before each leg and `record` with
+    its outcome afterwards.
 
-    Where `begin` answers False, that leg and those after it are not run. A leg that fails on every rank alike (a
-    refused config, say) is recorded and the next one runs. Raises LegDied when a leg failed on this rank while
-    others are caught in it. A leg that takes longer than the trial's limit ends the process, with the stacks of its
-    threads on standard error.
-    `batches` holds what earlier trials found to be the largest batches, by setting and arm (`LargestSearch`).
-    `choose`, which rank 0 asks, says how many steps their legs measure where the protocol leaves that open
-    (`StepChoices.of`).
+    When `begin` returns False, that leg and all later ones are not run. A leg that fails on every rank alike (such as
+    for a refused config) is recorded and the next one runs. Raises LegDied when a leg failed on this rank while others
+    still wait in it. A leg that exceeds the trial's limit ends the process, with its threads' stacks on standard error.
+    `batches` holds the largest batches that earlier trials found, by setting and arm (`LargestSearch`). Rank 0 asks
+    `choose` how many steps the legs measure where the protocol leaves that open (`StepChoices.of`).
     """
     if not block:
         return
@@ -134,13 +132,13 @@ def run_legs(
 
     environment = gather_environment(ranks)
     network = measured_network(ranks) if first.setting.nodes > 1 else None
-    tflops: dict[str, float] = {}  # by precision, measured once a group
+    tflops: dict[str, float] = {}  # by precision, measured once per group
     copied = measured_copy(ranks) if first.protocol.telemetry else None
     with Telemetry(ranks, first.protocol.telemetry) as telemetry:
         previous: Setting | None = None
         for trial, legs in block:
             if previous is not None and _data_of(previous) != _data_of(trial.setting):
-                datasets.forget()  # else it would count among the peaks of the next setting's legs
+                datasets.forget()  # otherwise they would count in the peaks of the next setting's legs
                 tokens.forget()
             previous = trial.setting
             with _ended_after(_PREPARATION_SECONDS + trial.leg_timeout_seconds):
@@ -174,7 +172,7 @@ def run_legs(
 
 
 def _data_of(setting: Setting) -> tuple[Any, ...]:
-    """What of a setting decides which data lie in memory."""
+    """The parts of a setting that decide which data are in memory."""
     shape = setting.image_size, setting.augmentation, setting.tokenizer
     return (setting.task, setting.dataset, setting.data_root, *shape)
 
@@ -187,11 +185,11 @@ class _Shared:
     telemetry: Telemetry
     initial: InitialModel
     largest: LargestSearch | None
-    unfit: Mapping[str, Failure]  # by leg_id, as of `prepare`
+    unfit: Mapping[str, Failure]  # by leg_id, from `prepare`
 
 
 def _run_leg(trial: Trial, leg: Leg, shared: _Shared) -> Outcome:
-    """The leg's outcome; its memory is free again."""
+    """The leg's outcome; its memory is freed again."""
     telemetry = shared.telemetry if trial.protocol.telemetry else Telemetry(shared.ranks, False)
     outcome: Outcome | None = shared.unfit.get(leg.leg_id)
     outcome = outcome or _run_fit_leg(trial, leg, shared.ranks, telemetry, shared.initial, shared.largest)
@@ -202,9 +200,9 @@ def _run_leg(trial: Trial, leg: Leg, shared: _Shared) -> Outcome:
 def _run_fit_leg(
     trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, initial: InitialModel, largest: LargestSearch | None
 ) -> Outcome:
-    """The leg's outcome within its limit of time, at the largest batch of its arm where its setting asks for that."""
+    """The leg's outcome within its time limit, at its arm's largest batch where its setting asks for that."""
     if isinstance(leg.arm, ScriptArm):
-        return run_script(trial, leg, ranks, telemetry)  # it keeps the limit itself
+        return run_script(trial, leg, ranks, telemetry)  # enforces the limit itself
     found: LargestBatch | None = None
     if largest is not None and leg.setting.batch_size == "max":
         sought = _with_largest(leg, largest)
@@ -217,7 +215,7 @@ def _run_fit_leg(
 
 @contextlib.contextmanager
 def _ended_after(seconds: float) -> Iterator[None]:
-    """End this process, with the stacks of its threads on standard error, where what stands inside takes longer."""
+    """End this process, with its threads' stacks on standard error, if the code inside takes longer."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=2)
     try:
         yield
@@ -226,7 +224,7 @@ def _ended_after(seconds: float) -> Iterator[None]:
 
 
 def _with_largest(leg: Leg, largest: LargestSearch) -> tuple[Leg, LargestBatch] | Failure:
-    """The leg with the largest batch that its arm takes, and how that was found; a failure where none is."""
+    """The leg with its arm's largest batch, and how that was found; a failure where no batch fits."""
     started_at = time.time()
     try:
         found = largest.of(leg)
@@ -266,6 +264,6 @@ def _outcome(trial: Trial, leg: Leg, ranks: Ranks, telemetry: Telemetry, initial
 
 
 def _is_echo(failure: Failure) -> bool:
-    """Whether a failure looks like the consequence of another rank's: a connection that closed or timed out."""
+    """Whether a failure looks like a consequence of another rank's: a connection that closed or timed out."""
     echoes = ("Connection closed", "Connection reset", "Broken pipe", "Timed out", "gloo", "NCCL")
     return failure.kind == "error" and any(word in failure.message for word in echoes)

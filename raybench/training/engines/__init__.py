@@ -1,4 +1,4 @@
-"""Engines: the one place where the arms of a comparison differ. The loop cannot tell which it has."""
+"""Engines: the one place where the arms of a comparison differ. The loop cannot tell them apart."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from raybench.training.gradients import Gradients
 class Engine(Protocol):
     """One arm's way to train a model.
 
-    A step is `accumulation` times forward and backward (`last` on the last of them), then `step`.
+    A step is `accumulation` pairs of forward and backward (`last` on the last pair), then `step`.
     """
 
     def forward(self, *inputs: Any, last: bool, **named: Any) -> Any:
-        """The model's output for a micro-batch; takes what the model's own forward takes."""
+        """The model's output for a micro-batch; takes the arguments of the model's own forward."""
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         """Accumulate the gradient of `loss` / accumulation; the last also averages it over ranks."""
@@ -28,25 +28,25 @@ class Engine(Protocol):
         """Clip (where asked), take the optimizer's step, set gradients to zero."""
 
     def gradients(self) -> Gradients:
-        """The averaged gradients, between the last backward and `step`. No rank waits for another in here.
+        """The averaged gradients, between the last backward and `step`. Makes no collective call.
 
-        Raises NotReadable where the engine does not show them.
+        Raises NotReadable where the engine does not expose them.
         """
 
     def checksum(self) -> float:
         """A number that changes when any of this rank's parameters does."""
 
     def held(self) -> dict[str, Any]:
-        """This rank's own tensors by what they are for, the keys being `memory.PARTS`; None where it does not show.
+        """This rank's own tensors by purpose, with the keys of `memory.PARTS`; None for what it does not expose.
 
-        Asked between the last backward and `step` for the gradients, and after the steps for the rest.
+        Called between the last backward and `step` for the gradients, and after the steps for the rest.
         """
 
     def facts(self) -> dict[str, Any]:
-        """What the live engine says of itself after its steps; the key `informative` holds what is not compared."""
+        """Facts about the live engine after its steps; the key `informative` holds those that are not compared."""
 
     def destroy(self) -> None:
-        """Release everything, so that the next engine of this process starts as the first did."""
+        """Release everything, so that the next engine in this process starts as the first did."""
 
 
 def build_engine(leg: Leg, model: nn.Module, device: torch.device) -> Engine:
@@ -56,7 +56,7 @@ def build_engine(leg: Leg, model: nn.Module, device: torch.device) -> Engine:
 
 
 def engine_class(arm: Arm) -> Any:
-    """The class that trains an arm, with its libraries imported."""
+    """The class that trains an arm; imports its libraries."""
     if isinstance(arm, DeepSpeedArm):
         from raybench.training.engines.deepspeed_engine import DeepSpeedEngine
 

@@ -1,4 +1,4 @@
-"""DeepSpeed: any config passes through; what raybench adds to it is `declare.deepspeed_config`, and recorded."""
+"""DeepSpeed: any config passes through; `declare.deepspeed_config` adds to it, and the result is recorded."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _BUCKETS = ("reduce_bucket_size", "allgather_bucket_size")
 
 
 def fit_buckets(config: dict[str, Any], num_parameters: int) -> dict[str, Any]:
-    """Communication buckets no larger than the model, where the config does not name them: their default is 2 GB
-    each, which a CPU pays for in every leg. Returns what was added to the config's zero_optimization.
+    """Communication buckets no larger than the model, unless the config names them: their default is 2 GB each, which a
+    CPU pays for in every leg. Returns what was added to the config's zero_optimization.
 
-    They are even numbers of elements, since ZeRO 1 and 2 take no other.
+    Sizes are even numbers of elements, because ZeRO 1 and 2 require it.
     """
     zero = config.get("zero_optimization", {})
     stage = zero.get("stage", 0)
@@ -48,7 +48,7 @@ def fit_buckets(config: dict[str, Any], num_parameters: int) -> dict[str, Any]:
 
 
 def refuse(config: dict[str, Any], setting: Setting, model: nn.Module) -> None:
-    """Raise Unsupported for what DeepSpeed 0.19.8 would accept and then fail at, or compute something else instead."""
+    """Raise Unsupported for configs that DeepSpeed 0.19.8 accepts but then fails at or computes something else for."""
     zero = config.get("zero_optimization", {})
     stage = zero.get("stage", 0)
     many = next((name for name, parameter in model.named_parameters() if parameter.dim() > 2), None)
@@ -70,17 +70,17 @@ def refuse(config: dict[str, Any], setting: Setting, model: nn.Module) -> None:
 
 
 def _is_lowered(module: nn.Module, dtype: torch.dtype) -> bool:
-    """Not so where the config keeps a module's weights in fp32 (`keep_in_fp32_modules`)."""
+    """Whether a module's weights are in `dtype`; not where the config keeps them in fp32 (`keep_in_fp32_modules`)."""
     weight = getattr(module, "weight", None)
     return not isinstance(weight, torch.Tensor) or weight.dtype == dtype
 
 
-# What DeepSpeed raises while it reads a config that it does not take.
+# DeepSpeed's exceptions while reading a config that it rejects.
 _REFUSALS = (ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError)
 
 
 def refusal(error: Exception) -> str:
-    """A refusal of DeepSpeed's in one line; the source line that raised it where its words alone say too little."""
+    """A refusal by DeepSpeed in one line, with the source line that raised it where the message says too little."""
     words = " ".join(str(error).split())
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}: {frame.line}"
@@ -90,7 +90,8 @@ def refusal(error: Exception) -> str:
 
 
 class DeepSpeedEngine:
-    """A DeepSpeed engine around the model; optimizer and schedule are the setting's unless the config names its own."""
+    """A DeepSpeed engine around the model; with the setting's optimizer and schedule unless the config names its
+    own."""
 
     def __init__(self, arm: DeepSpeedArm, setting: Setting, model: nn.Module, device: torch.device) -> None:
         import deepspeed
@@ -98,13 +99,13 @@ class DeepSpeedEngine:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.model = model
         self.workers = setting.workers
-        # Of an arm with a version of its own, this process is the first to know the keys.
+        # For an arm with its own DeepSpeed version, this process is the first to know the config's keys.
         if problems := resolve(arm, setting).problems:
             raise InvalidConfig("; ".join(f"{'.'.join(problem.place)}: {problem.words}" for problem in problems))
         self.config = deepspeed_config(arm, setting)
         refuse(self.config, setting, model)
         build_communication()
-        build_operators(self.config, setting)  # built before the legs; here for what cannot be
+        build_operators(self.config, setting)  # mostly built before the legs; here operators that cannot be built raise
         self.added = added_config(arm, setting)
         if device.type == "cpu":
             buckets = fit_buckets(self.config, sum(parameter.numel() for parameter in model.parameters()))
@@ -124,7 +125,7 @@ class DeepSpeedEngine:
                 lr_scheduler=(lambda basic: build_scheduler(setting.schedule, basic)) if scheduled else None,
                 dist_init_required=False,
             )
-            if setting.channels_last:  # after its broadcast of the weights, which gloo does not do in this format
+            if setting.channels_last:  # after its broadcast of the weights, which gloo does not support in this format
                 model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             deepcompile = self.config.get("compile", {}).get("deepcompile")
             if setting.compile or deepcompile:
@@ -145,7 +146,7 @@ class DeepSpeedEngine:
             raise InvalidConfig(f"DeepSpeed: {refusal(error)}") from error
         self.basic = self.engine.basic_optimizer
         self.counter = StepCounter(self.basic)
-        # Unmanaged, each `step` is the end of an accumulation. Older versions know nothing else than managed.
+        # Unmanaged, each `step` ends an accumulation. Older versions are always managed.
         self.managed = bool(getattr(self.engine, "managed_gradient_accumulation", lambda: True)())
         self.initial_scale = self._scale()
         low_precision, _ = self.engine.get_data_types()
@@ -160,7 +161,7 @@ class DeepSpeedEngine:
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         self.engine.backward(loss)
         if not last and self.managed:
-            self.engine.step()  # counts the micro-batch; steps the optimizer at the boundary only
+            self.engine.step()  # counts the micro-batch; steps the optimizer only at the boundary
 
     def step(self) -> None:
         self.engine.step()
@@ -170,16 +171,16 @@ class DeepSpeedEngine:
             raise NotReadable("managed_gradient_accumulation: false: DeepSpeed averages the gradients inside its step")
         scale = self._scale() or 1.0
         if not self.engine.zero_optimization():
-            flat = getattr(self.optimizer, "fp32_groups_gradients_flat", None)  # its BF16_Optimizer
+            flat = getattr(self.optimizer, "fp32_groups_gradients_flat", None)  # of BF16_Optimizer
             whole = flat or [parameter.grad for parameter in self.model.parameters()]
             return Gradients([gradient for gradient in whole if gradient is not None], sharded=False, scale=scale)
-        # ZeRO-1 adds up in the config's grad_accum_dtype, and hands on the sum in another type.
+        # ZeRO-1 sums in the config's grad_accum_dtype, and passes the sum on in another type.
         apart = getattr(self.optimizer, "use_grad_accum_attribute", False)
         dtypes = frozenset({self.optimizer.gradient_accumulation_dtype} if apart else ())
         return Gradients(self._gradient_partitions(), sharded=True, scale=scale, added_up_in=dtypes)
 
     def _gradient_partitions(self) -> list[torch.Tensor]:
-        """This rank's part of ZeRO's gradients, each element once over all ranks. Raises NotReadable."""
+        """This rank's part of ZeRO's gradients; over all ranks each element occurs once. Raises NotReadable."""
         mics = getattr(self.engine._config.zero_config, "mics_shard_size", -1)
         if getattr(self.optimizer, "zenflow", False) or mics > 0:
             raise NotReadable("under ZenFlow and MiCS the ranks' parts of the gradients are not one partition of them")
@@ -200,7 +201,7 @@ class DeepSpeedEngine:
         return memory.checksum(getattr(parameter, "ds_tensor", parameter) for parameter in self.model.parameters())
 
     def held(self) -> dict[str, Any]:
-        # ZeRO-3 keeps this rank's share of a parameter in ds_tensor, beside the whole where it does not let that go.
+        # ZeRO-3 keeps this rank's share of a parameter in ds_tensor, and for persistent parameters also the whole.
         shares = (getattr(parameter, "ds_tensor", None) for parameter in self.model.parameters())
         return {
             "parameters": [
@@ -214,9 +215,9 @@ class DeepSpeedEngine:
         }
 
     def _gradients(self) -> list[torch.Tensor] | None:
-        """Every place in which DeepSpeed keeps gradients between backward and step, as far as they are in use."""
+        """The gradients in every place where DeepSpeed keeps them between backward and step."""
         places = [parameter.grad for parameter in self.model.parameters()]
-        places += getattr(self.optimizer, "fp32_groups_gradients_flat", ())  # its BF16_Optimizer
+        places += getattr(self.optimizer, "fp32_groups_gradients_flat", ())  # of BF16_Optimizer
         places.append(getattr(self.optimizer, "grad_partitions_flat_buffer", None))  # ZeRO-3
         for partition in getattr(self.optimizer, "averaged_gradients", {}).values():  # ZeRO 1 and 2
             places += partition or ()
@@ -261,7 +262,7 @@ class DeepSpeedEngine:
         return scaler
 
     def _scale(self) -> float | None:
-        """The loss scale of now; None where the loss is not scaled."""
+        """The current loss scale; None where the loss is not scaled."""
         scaler = self._scaler()
         if scaler is not None:
             return float(scaler.get_scale())
@@ -270,9 +271,9 @@ class DeepSpeedEngine:
         return float(getattr(self.optimizer, "cur_scale", 0) or self.optimizer.loss_scale)
 
     def _steps(self) -> tuple[int, int]:
-        """Optimizer steps taken, and those that an overflow made DeepSpeed pass over."""
+        """Optimizer steps taken, and steps skipped because of an overflow."""
         whole = int(self.engine.global_steps)
-        if self._scaler() is not None:  # DeepSpeed does not count what torch's scaler passes over
+        if self._scaler() is not None:  # DeepSpeed does not count the steps that torch's scaler skips
             return self.counter.taken, whole - self.counter.taken
         skipped = int(self.engine.skipped_steps)
         return whole - skipped, skipped
@@ -285,7 +286,7 @@ class DeepSpeedEngine:
         return dtype_names([self.engine.communication_data_type])
 
     def _master_weights(self) -> list[torch.Tensor]:
-        """The tensors that the optimizer really steps on this rank: ZeRO-3 keeps them apart from its groups."""
+        """The tensors that the optimizer steps on this rank; ZeRO-3 keeps them outside its parameter groups."""
         partitions = getattr(self.optimizer, "fp32_partitioned_groups_flat", None)
         return partitions or stepped_tensors(self.basic)
 
@@ -294,6 +295,6 @@ class DeepSpeedEngine:
 
         self.counter.remove()
         self.engine.destroy()
-        # Left behind, it would give the next engine of this process, whatever its precision, a gradient scaler.
+        # Left set, it would give the next engine in this process a gradient scaler, whatever its precision.
         torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
         torch_autocast.TORCH_AUTOCAST_DTYPE = None

@@ -1,4 +1,4 @@
-"""FSDP2: `fully_shard` on each block of the model and on what is left, with torch's own optimizers."""
+"""FSDP2: `fully_shard` on each block of the model and on the rest, with torch's own optimizers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FsdpEngine(TorchEngine):
         if arm.cpu_offload and device.type == "cpu":
             raise Unsupported("cpu_offload: the model is on the CPU already")
         self.reduce_dtype = _REDUCE_DTYPES.get(arm.reduce_dtype)
-        if self.input_dtype is not None:  # the sharded weights stay fp32 and are gathered in the lower type
+        if self.input_dtype is not None:  # sharded weights stay fp32 and are gathered in the lower type
             lower_statistics(self.model.modules(), self.input_dtype)
         policy = MixedPrecisionPolicy(param_dtype=self.input_dtype, reduce_dtype=self.reduce_dtype)
         options: dict[str, Any] = {

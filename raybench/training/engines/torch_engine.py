@@ -1,4 +1,4 @@
-"""PyTorch as it is: plain in one process, DistributedDataParallel in several."""
+"""Plain PyTorch: unwrapped in one process, DistributedDataParallel in several."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class TorchEngine:
         return self.wrapped(*inputs, **named)
 
     def _synchronized(self, last: bool) -> AbstractContextManager[None]:
-        """Where a step has several backwards, gradients are averaged over ranks in the last only."""
+        """With several backwards a step, average gradients over ranks only in the last."""
         if not last and isinstance(self.wrapped, DistributedDataParallel):
             return self.wrapped.no_sync()
         return contextlib.nullcontext()
@@ -142,7 +142,7 @@ class TorchEngine:
         self.optimizer.zero_grad()
 
     def _scaled_step(self, scaler: torch.amp.GradScaler) -> bool:
-        """Whether an overflow made the scaler pass this step over."""
+        """Take the scaler's step. Returns whether an overflow made it skip the step."""
         if self.clipping:
             scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clipping)
@@ -176,7 +176,7 @@ class TorchEngine:
         basic = getattr(self.optimizer, "optim", self.optimizer)  # ZeroRedundancyOptimizer's own
         steps = self.counter.taken
         if basic.param_groups[0].get("fused"):
-            steps -= self.skipped_steps  # a fused kernel is called all the same, and looks at the overflow itself
+            steps -= self.skipped_steps  # a fused kernel is called anyway, and handles the overflow itself
         facts = {
             "accumulation": self.accumulation,
             "optimizer": optimizer_facts(basic),
@@ -220,7 +220,7 @@ class TorchEngine:
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:
-    """Whether this rank holds a part of the tensor only."""
+    """Whether this rank holds only a part of the tensor."""
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)

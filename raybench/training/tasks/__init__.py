@@ -1,7 +1,7 @@
-"""Tasks: what is trained. A task builds the model, gives the samples, and turns a batch and the model into a loss.
+"""Tasks: what is trained. A task builds the model, provides the samples, and computes a loss from model and batch.
 
-Engines, the timed loop and the protocols see batches (any tree of tensors) and scalar losses. `classification` and
-`language` are raybench's own; `task: module:Class` in a setting names the user's, a subclass of `Task`.
+Engines, the timed loop and the protocols see only batches (any tree of tensors) and scalar losses. `classification`
+and `language` are raybench's own; `task: module:Class` in a setting names the user's, a subclass of `Task`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def build_task(setting: Setting) -> Task:
 
 
 def _own_task(setting: Setting) -> Task:
-    """The user's task. Raises InvalidConfig for what is no subclass of Task."""
+    """The user's task. Raises InvalidConfig where it is no subclass of Task."""
     module, _, name = setting.task.partition(":")
     kind = getattr(importlib.import_module(module), name, None)
     if not (isinstance(kind, type) and issubclass(kind, Task)):

@@ -1,4 +1,4 @@
-"""Which parameters are trained: all, those that `trainable` names, or low-rank adapters beside the weights (LoRA)."""
+"""Which parameters are trained: all, those named by `trainable`, or low-rank adapters beside the weights (LoRA)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raybench.errors import InvalidConfig
 
 
 def adapt(model: nn.Module, setting: Setting) -> nn.Module:
-    """The model with what is not trained frozen. Raises InvalidConfig where nothing would be trained."""
+    """The model with its untrained parameters frozen. Raises InvalidConfig where nothing would be trained."""
     if setting.lora is not None:
         return _with_lora(model, setting)
     if setting.trainable is not None:
@@ -37,7 +37,7 @@ def _with_lora(model: nn.Module, setting: Setting) -> nn.Module:
         config = LoraConfig(
             r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets) or None
         )
-        with warnings.catch_warnings(action="ignore"):  # that the weights of GPT-2's layers lie transposed, it sees
+        with warnings.catch_warnings(action="ignore"):  # peft handles GPT-2's transposed weights, and warns about it
             adapted: nn.Module = get_peft_model(model, config)  # type: ignore[arg-type]
     except ValueError as error:
         raise InvalidConfig(f"lora: {' '.join(str(error).split()):.300}") from error

@@ -1,8 +1,8 @@
-"""Models and tasks are tried before any leg meets them; what is wrong with one is a line.
+"""Tries models and tasks before any leg uses them, and reports each problem in one line.
 
     python -m raybench.training.tasks.check < SETTINGS.json
 
-reads a list of settings, and prints a list of as many lines, empty ones where nothing is wrong: the driver asks it of
+Reads a list of settings and prints a list with one line for each, empty where nothing is wrong. The driver uses it on
 the user's own code before Ray starts.
 """
 
@@ -19,7 +19,7 @@ from raybench.training.tasks import build_task
 
 
 def problem_of(setting: Setting) -> str:
-    """What is wrong with a setting's task or its model; empty where nothing is."""
+    """What is wrong with a setting's task or model; empty where nothing is."""
     own = setting.task if ":" in setting.task else setting.model
     try:
         return build_task(setting).problem()
@@ -33,7 +33,7 @@ def main() -> int:
     """Answer for every setting on standard input. Returns 0."""
     settings = [Setting.model_validate(values) for values in json.load(sys.stdin)]
     store = dist.HashStore()  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)  # a model in a leg finds one, too
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)  # legs have a process group too
     print()
     print(json.dumps([problem_of(setting) for setting in settings]))
     return 0

@@ -22,7 +22,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Classification(Task):
-    """Images become logits, and logits a cross entropy."""
+    """Image classification: a model turns images into logits, which get a cross entropy."""
 
     unit: ClassVar[str] = "images"
 
@@ -43,7 +43,7 @@ class Classification(Task):
         return datasets.training_data(self.setting) if train else datasets.evaluation_data(self.setting)
 
     def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
-        """Cross entropy in fp32 whatever the engine computes in, outside any autocast: the same in every arm."""
+        """Cross entropy in fp32, whatever the engine computes in, outside any autocast: the same in every arm."""
         images, labels = batch
         return cross_entropy(logits_of(model(images)).float(), labels)
 

@@ -1,8 +1,8 @@
-"""Language modelling: each token predicts the next one, or masked tokens are predicted (BERT and its kin).
+"""Language modelling: each token predicts the next one, or masked tokens are predicted (BERT and similar models).
 
-FLOPs of a trained token, forward and backward: 6 N + 12 L H Q T, with N the parameters that multiply (look-up tables
-left out), L layers, H heads of size Q, T tokens of a sequence (Chowdhery et al. 2022, appendix B; Kaplan et al. 2020,
-section 2.1). Causal attention is not halved, as there. Of frozen parameters the gradient is not computed: 4 N_frozen.
+FLOPs of a trained token, forward and backward: 6 N + 12 L H Q T, with N the parameters that are multiplied (look-up
+tables excluded), L layers, H heads of size Q, T tokens of a sequence (Chowdhery et al. 2022, appendix B; Kaplan et al.
+2020, section 2.1). As there, causal attention is not halved. Frozen parameters need no weight gradient: 4 N_frozen.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from raybench.training.transforms import SeededOrder
 
 
 class Language(Task):
-    """Sequences of tokens become logits, and logits a cross entropy."""
+    """Language modelling: a model turns token sequences into logits, which get a cross entropy."""
 
     unit: ClassVar[str] = "sequences"
 
@@ -44,7 +44,7 @@ class Language(Task):
 
     @property
     def vocabulary(self) -> int:
-        """The model's tokens."""
+        """The size of the model's vocabulary."""
         if self.config is not None:
             return int(self.config.get_text_config().vocab_size)
         return int(tokens.vocabulary(self.setting) or self.setting.model_options.get("vocabulary", 50_257))
@@ -59,7 +59,7 @@ class Language(Task):
         return model
 
     def construct(self) -> nn.Module:
-        """The model as it comes."""
+        """The model before any freezing or adapters."""
         if self.config is not None:
             return transformers_models.build(self.config, self.setting)
         module, _, function = self.setting.model.partition(":")
@@ -90,7 +90,7 @@ class Language(Task):
         return batch[:, :-1], batch[:, 1:]
 
     def loss(self, model: Forward, batch: Tree) -> torch.Tensor:
-        """Cross entropy a predicted token, in fp32 whatever the engine computes in, outside any autocast."""
+        """Cross entropy per predicted token, in fp32 whatever the engine computes in, outside any autocast."""
         inputs, targets = self._split(batch)
         return cross_entropy(logits_of(model(inputs)).float().flatten(0, 1), targets.flatten())
 
@@ -153,15 +153,15 @@ def _config(setting: str) -> Any:
     data = tokens.vocabulary(chosen)
     config = transformers_models.build_config(chosen, data)
     if data is not None and chosen.tokenizer is None and transformers_models.objective(config) == "masked":
-        config = transformers_models.build_config(chosen, data + 1)  # bytes have no token to spare for the mask
+        config = transformers_models.build_config(chosen, data + 1)  # byte data have no token to spare for the mask
     return config
 
 
 @cache
 def _problem(setting: str) -> str:
-    """What is wrong with a model, tried on shapes, where nothing is computed; empty where nothing is.
+    """What is wrong with a model, tried on shapes without computing; empty where nothing is.
 
-    What was found of a library's model is kept on this machine: torch imports its compiler for it (3 s a process).
+    Results for library models are kept on this machine: torch imports its compiler for this (3 s a process).
     """
     task = Language(Setting.model_validate_json(setting))
     batch = 2 if task.setting.batch_size == "max" else min(task.setting.micro_batch, 2)
@@ -182,7 +182,7 @@ def _tried(task: Language, batch: int) -> str:
     except (InvalidConfig, BadData) as error:
         return str(error)
     except Exception as error:  # a model may raise anything
-        if "meta" in str(error).lower():  # it looks at values, which are not there to see
+        if "meta" in str(error).lower():  # it reads values, which meta tensors lack
             return ""
         return f"{task.setting.model}: {type(error).__name__}: {' '.join(str(error).split()):.500}"
     if shape != expected:

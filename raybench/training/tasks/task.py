@@ -1,4 +1,4 @@
-"""The contract of a task, with defaults for all that is not its own."""
+"""The contract of a task, with defaults for everything else."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Options = dict[str, Any]
 class Task:
     """How a batch becomes a loss.
 
-    A task of one's own implements `build_model`, `dataset` and `loss`. Everything must follow from the setting and
-    torch's random state alone: all arms of a trial get a task of their own, and their batches must be equal.
+    A user's task implements `build_model`, `dataset` and `loss`. Everything must follow from the setting and torch's
+    random state alone: each arm of a trial gets its own task, and their batches must be equal.
     """
 
-    unit: ClassVar[str] = "samples"  # what is counted as a sample
+    unit: ClassVar[str] = "samples"  # what counts as a sample
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.model_options: Options = dict(setting.model_options)  # what the model was built with, once it is
+        self.model_options: Options = dict(setting.model_options)  # the options the model was built with, once it is
 
     def build_model(self) -> nn.Module:
         """The model on torch's default device, from torch's current random state."""
@@ -47,35 +47,35 @@ class Task:
         raise NotImplementedError
 
     def prepare_scores(self) -> None:
-        """Import what `score` needs, outside of what is timed."""
+        """Import what `score` needs, before anything is timed."""
 
     def score(self, model: Forward, batch: Tree, counted: int) -> dict[str, torch.Tensor]:
         """Sums over the first `counted` samples of a held-out batch, scalars; at least `loss`."""
-        few = trees.first(batch, max(counted, 1))  # a forward pass may be collective: it is made even where none counts
+        few = trees.first(batch, max(counted, 1))  # a forward pass may be collective, so it always runs
         return {"loss": self.loss(model, few) * counted}
 
     def results(self, sums: dict[str, float]) -> dict[str, float | None]:
-        """What an evaluation says, from the sums of all samples: fields of `Evaluation`, at least `loss`."""
+        """An evaluation's results from the sums over all samples: fields of `Evaluation`, at least `loss`."""
         return {"loss": sums["loss"] / sums["samples"]}
 
     @property
     def one_batch(self) -> bool:
-        """Whether all steps take the same batch, which lies on the device."""
+        """Whether all steps use the same batch, which stays on the device."""
         return False
 
     def order(self, sampler: Sampler[int], seed: int) -> Sampler[Any]:
-        """The keys by which `dataset` is read, in the order of `sampler`."""
+        """The keys for reading `dataset`, in the order of `sampler`."""
         return sampler
 
     def collate(self) -> Callable[[list[Any]], Tree] | None:
-        """What makes a batch of samples; None for torch's own way."""
+        """A function that makes a batch from samples; None for torch's default."""
         return None
 
     def fetch(self) -> None:
-        """Fetch the data where the setting allows it. Raises BadData."""
+        """Download the data where the setting allows it. Raises BadData."""
 
     def check_data(self, *, test_too: bool, rank: int = 0, world: int = 1) -> None:
-        """Raise BadData unless there are samples for a step. Of what takes long, each rank looks at its share."""
+        """Raise BadData unless there are samples for a step. Each rank does its share of slow checks."""
         smallest = self.setting.workers if self.setting.batch_size == "max" else self.setting.global_batch
         for train, needed in ((True, smallest), (False, 1))[: 2 if test_too else 1]:
             size = self.num_samples(train=train)
@@ -108,22 +108,22 @@ class Task:
         return len(self.dataset(train=train))  # type: ignore[arg-type]
 
     def data_digest(self) -> str:
-        """16 hexadecimal digits that name the training data."""
+        """16 hexadecimal digits that identify the training data."""
         digest = hashlib.sha256(str(self.num_samples(train=True)).encode())
         for tensor in trees.tensors(_small_batch(self)):
             digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def batch_facts(self, batch: Tree) -> dict[str, Any]:
-        """What a batch is, to be equal in all arms."""
+        """Facts about a batch, which must be equal in all arms."""
         return {"batch_shapes": [list(tensor.shape[1:]) for tensor in trees.tensors(batch)]}
 
     def shape(self, model_facts: dict[str, Any]) -> Shape | None:
-        """The sizes of a transformer, by which its activations are predicted; None where it is none."""
+        """A transformer's sizes, for predicting its activations; None for other models."""
         return None
 
     def work_facts(self, model: nn.Module, model_facts: dict[str, Any]) -> dict[str, Any]:
-        """How much there is to compute, from the model on the host and its facts; nothing where it is not known."""
+        """How much there is to compute, from the model on the host and its facts; empty where unknown."""
         return {}
 
 

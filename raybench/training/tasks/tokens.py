@@ -1,8 +1,8 @@
-"""Texts as tokens, packed into sequences: the same ones in the same order for every arm.
+"""Texts as tokens, packed into sequences: the same sequences in the same order for every arm.
 
 A tokenizer's file (`tokenizer.json`, read by the `tokenizers` library) turns documents into tokens; without one, bytes
-are the tokens. Documents stand one after another with an end token between them (byte 0 without a tokenizer), and
-sample i is the tokens from i x length to (i + 1) x length, the next one included: it is what the last one predicts.
+are the tokens. Documents are concatenated with an end token between them (byte 0 without a tokenizer). Sample i is the
+tokens from i x length to (i + 1) x length inclusive: each token predicts the next.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Encoded:
     """A split of a text as one row of tokens."""
 
     tokens: torch.Tensor  # (tokens,) int64
-    num_bytes: int  # of the text, ends of documents not counted
+    num_bytes: int  # of the text, without the ends of documents
 
 
 def forget() -> None:
-    """Let go of the texts in memory."""
+    """Drop the texts kept in memory."""
     encoded.cache_clear()
     corpus.cache_clear()
 
@@ -62,25 +62,25 @@ def encoded(dataset: str, data_root: str, tokenizer: str | None, *, train: bool)
 
 @lru_cache(maxsize=2)
 def load_tokenizer(path: str) -> Any:
-    """A tokenizer from its file. Raises BadData for a file that is none."""
+    """A tokenizer from its file. Raises BadData for an invalid file."""
     from tokenizers import Tokenizer
 
     file = data_folder(path)
     try:
         return Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises a bare Exception
+    except Exception as error:  # the library raises plain Exceptions
         raise BadData(f"tokenizer: {file} cannot be read as a tokenizer.json ({error!s:.200})") from error
 
 
 def vocabulary(setting: Setting) -> int | None:
-    """How many tokens there are in the data; None of random ones, which take the model's vocabulary."""
+    """How many tokens the data have; None for random ones, which use the model's vocabulary."""
     if setting.dataset == "synthetic_tokens":
         return None
     return BYTES if setting.tokenizer is None else int(load_tokenizer(setting.tokenizer).get_vocab_size())
 
 
 def mask_token(setting: Setting, model_vocabulary: int) -> int:
-    """The token that stands for a masked one: the tokenizer's, else the last one of the model's vocabulary."""
+    """The mask token: the tokenizer's, else the last of the model's vocabulary."""
     if setting.tokenizer is None:
         return model_vocabulary - 1
     reader = load_tokenizer(setting.tokenizer)
@@ -105,7 +105,7 @@ class Sequences(Dataset[torch.Tensor]):
 
 
 class RandomSequences(Dataset[torch.Tensor]):
-    """As many samples of random tokens as asked for, each one of 64."""
+    """As many samples as asked for, each one of 64 rows of random tokens."""
 
     def __init__(self, count: int, length: int, num_tokens: int) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -120,10 +120,10 @@ class RandomSequences(Dataset[torch.Tensor]):
 
 
 class Masked(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Sequences with 15 % of their tokens to be predicted: 80 % of these masked, 10 % random, 10 % as they are.
+    """Sequences in which 15 % of the tokens are predicted: 80 % of these masked, 10 % random, 10 % unchanged.
 
-    Which ones follows from the sample's number (or the seed that comes with it), so that all arms mask alike. Every
-    sequence has equally many, so that micro-batches weigh the same.
+    The choice follows from the sample's number (or the seed that comes with it), so that all arms mask alike. Every
+    sequence has the same number of them, so that micro-batches weigh the same.
     """
 
     def __init__(self, sequences: Dataset[torch.Tensor], mask: int, num_tokens: int) -> None:
@@ -159,7 +159,7 @@ def sequences(setting: Setting, model_vocabulary: int, *, train: bool) -> Datase
 
 
 def digest(setting: Setting, model_vocabulary: int) -> str:
-    """16 hexadecimal digits that name the training tokens."""
+    """16 hexadecimal digits that identify the training tokens."""
     data = sequences(setting, model_vocabulary, train=True)
     tokens = data.sequences if isinstance(data, RandomSequences) else data.tokens  # type: ignore[attr-defined]
     return hashlib.sha256(tokens.numpy().tobytes()).hexdigest()[:16]

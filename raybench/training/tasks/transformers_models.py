@@ -1,6 +1,6 @@
-"""Language models of transformers, from a configuration and with random weights; nothing is downloaded unasked.
+"""Language models of transformers, built from a configuration with random weights; nothing is downloaded unasked.
 
-Everything that changes what is computed is explicit: dropout is 0 unless `model_options` name it, the vocabulary is the
+Everything that changes the computation is explicit: dropout is 0 unless `model_options` set it, the vocabulary is the
 data's, attention and tied embeddings are recorded.
 """
 
@@ -25,7 +25,7 @@ _ATTENTION = "attn_implementation"
 def build_config(setting: Setting, vocabulary: int | None) -> Any:
     """The configuration of a setting's model for at least `vocabulary` tokens (None: its own).
 
-    Raises InvalidConfig for options that it does not have, and for a vocabulary that is too small.
+    Raises InvalidConfig for unknown options, and for a vocabulary that is too small.
     """
     declare_missing()  # transformers imports torchvision
     from transformers import logging
@@ -41,7 +41,7 @@ def build_config(setting: Setting, vocabulary: int | None) -> Any:
             raise InvalidConfig(f"model_options: {setting.model} has no {key!r}; {suggest(key, known)}")
     changes: Options = {"use_cache": False, **_without_dropout(text), **_fitted(text, setting, vocabulary), **asked}
     if text is config:
-        config = _of(kind, {**options, **changes})  # anew: what is derived, as a head's size, follows
+        config = _of(kind, {**options, **changes})  # rebuilt, so that derived values such as the head size follow
     else:
         for key, value in changes.items():
             setattr(text, key, value)
@@ -52,7 +52,7 @@ def build_config(setting: Setting, vocabulary: int | None) -> Any:
 
 
 def _named(setting: Setting) -> tuple[str, Options]:
-    """The type that a setting's model names, and what its configuration is given before any other change."""
+    """The type named by a setting's model, and the initial options of its configuration."""
     from transformers import PreTrainedConfig
 
     folder, name = catalog.config_folder(setting.model), setting.model.removeprefix("hf/")
@@ -85,7 +85,7 @@ def _without_dropout(config: Any) -> Options:
 
 
 def _fitted(config: Any, setting: Setting, vocabulary: int | None) -> Options:
-    """The data's vocabulary, without tokens that it does not have; and positions for a whole sequence."""
+    """The data's vocabulary, dropping special tokens outside it; and positions for a whole sequence."""
     found: Options = {}
     known = setting.model_options.get("vocab_size", vocabulary)
     if known is not None:
@@ -100,7 +100,7 @@ def _fitted(config: Any, setting: Setting, vocabulary: int | None) -> Options:
 
 
 def objective(config: Any) -> str:
-    """`causal` or `masked`: what a type of model is trained for."""
+    """`causal` or `masked`: the training objective of a model type."""
     found = catalog.language_models().get(config.model_type)
     if found is None:
         raise InvalidConfig(f"{config.model_type} has no head for language modelling in transformers")
@@ -121,7 +121,7 @@ def build(config: Any, setting: Setting) -> nn.Module:
 
 
 def options_of(model: Any, setting: Setting) -> Options:
-    """What the model was built with."""
+    """The options that the model was built with."""
     config = model.config.get_text_config()
     dropout = {key: value for key, value in config.to_dict().items() if "drop" in key and isinstance(value, float)}
     return {
@@ -141,8 +141,8 @@ def _tied(model: Any) -> bool:
 
 
 def multiplying_parameters(model: nn.Module) -> tuple[int, int]:
-    """Parameters that a token is multiplied with, and how many of them are frozen: all but those that are looked up; a
-    table that is the head as well counts."""
+    """Parameters that a token is multiplied with, and how many of them are frozen. Look-up tables do not count, unless
+    the head uses the same table."""
     heads = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} - heads
     multiplying = [parameter for parameter in model.parameters() if id(parameter) not in tables]
@@ -152,7 +152,7 @@ def multiplying_parameters(model: nn.Module) -> tuple[int, int]:
 def attention_flops(model: Any, length: int) -> int | None:
     """FLOPs of attention scores and their sums for one token, forward and backward: 12 layers x heads x size x length.
 
-    None for a mixture of experts, where not every parameter takes part, and where there is no such attention.
+    None for a mixture of experts, where not every parameter takes part, and for models without such attention.
     """
     config = getattr(model, "config", None)
     if config is None:

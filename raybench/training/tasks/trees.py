@@ -1,4 +1,4 @@
-"""Batches are trees: a tensor, or a list, tuple or dict of trees. Moved, cut and hashed as one."""
+"""Batches are trees: a tensor, or a list, tuple or dict of trees. Moves, cuts and hashes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Tree = Any
 
 
 def tensors(tree: Tree) -> list[torch.Tensor]:
-    """The tensors of a tree, in its order."""
+    """The tensors of a tree, in order."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
@@ -23,7 +23,7 @@ def map_tensors(change: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> T
 
 
 def move(tree: Tree, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> Tree:
-    """The tree on `device`; `memory_format` is for its images, the tensors of four dimensions."""
+    """The tree on `device`; `memory_format` applies to images, the tensors with four dimensions."""
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
         order = memory_format if tensor.dim() == 4 else torch.preserve_format
@@ -33,7 +33,7 @@ def move(tree: Tree, device: torch.device, memory_format: torch.memory_format = 
 
 
 def cast(tree: Tree, dtype: torch.dtype | None) -> Tree:
-    """The tree with floating-point tensors in `dtype`; unchanged where that is None."""
+    """The tree with floating-point tensors in `dtype`; unchanged for None."""
     if dtype is None:
         return tree
     return map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, tree)
@@ -45,7 +45,7 @@ def first(tree: Tree, count: int) -> Tree:
 
 
 def batch_size(tree: Tree) -> int:
-    """Samples of a batch: the length of its first tensor. Raises ValueError for a batch without tensors."""
+    """Samples in a batch: the length of its first tensor. Raises ValueError for a batch without tensors."""
     found = tensors(tree)
     if not found or not found[0].dim():
         raise ValueError("a batch holds no tensor whose first dimension counts samples")
