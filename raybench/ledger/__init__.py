@@ -1,1 +1,1 @@
-"""Where results are kept: the Parquet dataset, its paths on this machine or in a store, the lock of a sweep."""
+"""Where results are kept: the Parquet dataset, its paths on this machine or in a store, and a sweep's lock."""

@@ -1,4 +1,4 @@
-"""The largest batch that an arm takes, and how it was found: sought by workers, kept in rows, told to later trials."""
+"""An arm's largest batch and how it was found: searched for by workers, kept in rows, passed to later trials."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raybench.machine.fingerprint import Fingerprint
 
 @dataclass(frozen=True)
 class Probe:
-    """One attempt. `peak_bytes` is that of the rank with most, of the device where there is one."""
+    """One attempt. `peak_bytes` is the maximum over ranks, of the device where there is one."""
 
     micro_batch: int
     fits: bool
@@ -23,12 +23,12 @@ class Probe:
 
 @dataclass(frozen=True)
 class LargestBatch:
-    """What the search of one arm came to."""
+    """The result of one arm's search."""
 
     micro_batch: int | None  # None where not even 1 fits
     memory_limit: int | None  # bytes
     machine: Fingerprint
-    probes: tuple[Probe, ...]  # in their order
+    probes: tuple[Probe, ...]  # in order
 
 
 LargestBatches = Mapping[str, Mapping[str, LargestBatch]]  # by setting_id and arm
@@ -36,6 +36,6 @@ _LARGEST_BATCH = TypeAdapter(LargestBatch)
 
 
 def note_batch(batches: dict[str, dict[str, LargestBatch]], row: Mapping[str, Any]) -> None:
-    """Take in what a ledger's row says of the largest batch of its setting and arm, where it says something."""
+    """Add what a ledger row says about the largest batch of its setting and arm, if anything."""
     if row.get("batch_probes"):
         batches.setdefault(row["setting_id"], {})[row["arm"]] = _LARGEST_BATCH.validate_json(row["batch_probes"])

@@ -1,7 +1,7 @@
-"""A ledger's columns as Arrow's schema, version 1, and what of a leg goes into which (`quantities.py` declares them).
+"""A ledger's columns as an Arrow schema, version 1, and how a leg fills them (`quantities.py` declares them).
 
-An open format: pyarrow, pandas, polars or DuckDB alone read it. Raw values only: every mean and percentile is derived
-by `raybench.analysis`.
+The format is open: pyarrow, pandas, polars or DuckDB alone can read it. It holds raw values only: `raybench.analysis`
+derives every mean and percentile.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def _arrow(quantity: Quantity) -> pa.Field:
     return pa.field(quantity.name, arrow, nullable=quantity.name != "schema_version")
 
 
-# The columns that version 1 promises, on which a reader may rely; and those that a reader must do without.
+# The columns that version 1 promises, and those that a reader must be able to do without.
 CONTRACT = pa.schema([_arrow(quantity) for quantity in QUANTITIES.values() if quantity.contract])
 EXTRA = pa.schema([_arrow(quantity) for quantity in QUANTITIES.values() if not quantity.contract])
 SCHEMA = pa.schema([*CONTRACT, *EXTRA])
 
 
 def _batch(leg: Leg, outcome: Outcome) -> dict[str, int | None]:
-    """The columns of the batch: the setting's, of a largest batch what was found, of a script what it says itself."""
+    """The batch columns: from the setting, from the search for the largest batch, or as a script reports them."""
     setting = leg.setting
     accumulation, workers = setting.accumulation, setting.workers
     micro_batch: int | None
@@ -60,7 +60,7 @@ def _count(value: object, usual: int) -> int:
 
 
 def build_row(sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> Row:
-    """One ledger row: what the plan said of the leg, and what came of it."""
+    """One ledger row: the leg's plan and its outcome."""
     setting, arm = leg.setting, leg.arm
     batch = _batch(leg, outcome)
     row: Row = dict.fromkeys(SCHEMA.names)

@@ -1,7 +1,7 @@
-"""The ledger: a Parquet dataset with one row a leg, the source of truth of a sweep. Its write side.
+"""The ledger: a Parquet dataset with one row a leg, the source of truth of a sweep. This is its write side.
 
-Files appear whole (written aside, flushed to disk, then renamed; in a store one upload), and carry page checksums that
-reading verifies. Imports pyarrow, and no ray, torch or mlflow.
+Files appear whole (written aside, flushed to disk, then renamed; in a store by one upload), with page checksums that
+reading verifies. Imports pyarrow, but no ray, torch or mlflow.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from raybench.stores.storage import AnyPath, files_below, write_whole
 if TYPE_CHECKING:
     from raybench.declare.plan import Leg, Plan, Trial
 
-TRACES = "_traces"  # the profiler's traces of profiled legs, LEG_ID.json.gz, as chrome://tracing and Perfetto read them
-ASIDE = "_aside"  # where a ledger keeps what does not count: unreadable files, and rows of trials that began anew
+TRACES = "_traces"  # profiler traces, LEG_ID.json.gz, for chrome://tracing and Perfetto
+ASIDE = "_aside"  # files that do not count: unreadable ones, and rows of trials that began anew
 
 
 def write_rows(folder: AnyPath, name: str, rows: list[Row]) -> AnyPath:
     """Write rows as `folder/name.parquet`, whole or not at all; durable when this returns.
 
-    Raises StorageError where a store does not take them, also after waiting.
+    Raises StorageError where a store still refuses them after waiting.
     """
     return _write_table(folder, name, pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def _write_table(folder: AnyPath, name: str, table: pa.Table) -> AnyPath:
-    # A file of one leg is read faster uncompressed; many legs are worth packing.
+    # A file with one leg is read faster uncompressed; many legs are worth compressing.
     options = {"compression": "zstd" if len(table) > 1 else "none", "write_page_checksum": True}
     if not isinstance(folder, Path):
         content = pa.BufferOutputStream()
@@ -77,10 +77,10 @@ def _write_table(folder: AnyPath, name: str, table: pa.Table) -> AnyPath:
 
 
 def held_legs(plan: Plan, folder: AnyPath, rows: list[Row], remedy: str) -> list[Row]:
-    """The rows, in the plan's order, of the legs that the plan shares with a ledger.
+    """The rows of the legs that the plan shares with a ledger, in the plan's order.
 
-    `rows` have setting_id, repeat, arm, round, leg_id and is_baseline at least. Raises UserError, with the `remedy`,
-    where one of them was measured differently: under another protocol, seed, isolation, baseline or arm configuration.
+    `rows` have at least setting_id, repeat, arm, round, leg_id and is_baseline. Raises UserError, with the `remedy`,
+    where a leg was measured differently: another protocol, seed, isolation, baseline or arm configuration.
     """
     by_place = {(row["setting_id"], row["repeat"], row["arm"], row["round"]): row for row in rows}
     held = []
@@ -104,21 +104,21 @@ class Ledger:
         self.folder = folder.absolute()
 
     def leg_ids(self) -> set[str]:
-        """The legs that have an outcome here; none where the folder does not exist yet."""
+        """The legs that have an outcome here; empty where the folder does not exist yet."""
         return {row["leg_id"] for row in self.rows(["leg_id"])}
 
     def rows(self, columns: list[str] | None = None) -> list[Row]:
-        """Every row that lies here (or some columns of it), as plain values; none where there is no folder yet."""
+        """Every row here (or some of its columns) as plain values; empty where there is no folder yet."""
         if not parquet_files(self.folder):
             return []
         rows: list[Row] = read_ledger(self.folder, columns).to_pylist()
         return rows
 
     def set_aside(self) -> list[str]:
-        """Move files that cannot be read to `_aside/`, as NAME.parquet.damaged; returns a line about each.
+        """Move unreadable files to `_aside/` as NAME.parquet.damaged. Returns a line about each.
 
-        Their legs have no outcome then, and run again. A file of a newer version is left alone and raises UserError.
-        A withdrawal that was cut is ended.
+        Their legs then have no outcome and run again. A file of a newer version stays and raises UserError. Also
+        finishes an interrupted withdrawal.
         """
         told = []
         files = [*parquet_files(self.folder), *_withdrawn_files(self.folder)]
@@ -131,7 +131,7 @@ class Ledger:
                     told.append(f"{damage}; set aside as {aside}")
         self.finish_withdrawals()
         if isinstance(self.folder, Path):
-            for cut in self.folder.glob(".*.writing"):  # by the death of who wrote it
+            for cut in self.folder.glob(".*.writing"):  # the writer died
                 cut.unlink(missing_ok=True)
         return told
 
@@ -141,9 +141,9 @@ class Ledger:
         write_whole(self.folder / "_space.yaml", text)
 
     def add(self, sweep: str, space: str, trial: Trial, leg: Leg, outcome: Outcome) -> Row:
-        """Write a leg's row; it is durable when this returns. Returns the row.
+        """Write a leg's row, durable when this returns. Returns the row.
 
-        The trace of a profiled leg becomes a file of its own in `_traces/`, before the row that names it.
+        A profiled leg's trace becomes a file in `_traces/`, before the row that names it.
         """
         outcome = self._with_trace_apart(leg, outcome)
         row = build_row(sweep, space, trial, leg, outcome)
@@ -160,41 +160,41 @@ class Ledger:
             (self.folder / TRACES).mkdir(parents=True, exist_ok=True)
             (self.folder / TRACES / name).write_bytes(base64.b64decode(content))
             profile["trace"] = name
-        except (OSError, StorageError) as error:  # the row is what counts
-            with contextlib.suppress(OSError, StorageError):  # of half a trace
+        except (OSError, StorageError) as error:  # the row matters more
+            with contextlib.suppress(OSError, StorageError):  # a partial trace
                 (self.folder / TRACES / name).unlink(missing_ok=True)
             profile["missing"] = [*profile.get("missing", ()), f"the trace could not be written: {error}"]
         return replace(outcome, profile=profile)
 
     def withdraw(self, leg_ids: Collection[str], why: str) -> list[Row]:
-        """Move rows of one trial to `_aside/`, where they are kept and do not count: their legs run again.
+        """Move rows of one trial to `_aside/`, where they are kept but do not count: their legs run again.
 
-        They lie there, durable, in a file of the trial and its attempt with `why` in the column `withdrawn`, before
-        they leave the ledger. Returns them; `finish_withdrawals` ends what was cut in between.
+        They are first written there durably, one file per trial and attempt with `why` in the column `withdrawn`, and
+        then removed from the ledger. Returns them. `finish_withdrawals` finishes an interrupted withdrawal.
         """
         rows = [row for row in self.rows() if row["leg_id"] in leg_ids]
         if rows:
             attempt = max(row.get("attempt") or 0 for row in rows)
             name = f"trial-{rows[0]['trial_id']}-attempt-{attempt}"
             times = sum(file.stem.startswith(name) for file in _withdrawn_files(self.folder))
-            name = f"{name}-{times}" if times else name  # its legs that failed at that time, one kind after the other
+            name = f"{name}-{times}" if times else name  # withdrawn before: legs of this attempt failed again
             write_rows(self.folder / ASIDE, name, [{**row, "withdrawn": why} for row in rows])
             self._remove({row["leg_id"] for row in rows})
         return rows
 
     def withdrawn(self) -> list[Row]:
-        """Every row that was withdrawn, of every attempt."""
+        """Every withdrawn row, of every attempt."""
         return [row for file in _withdrawn_files(self.folder) for row in read_file(file).to_pylist()]
 
     def finish_withdrawals(self) -> None:
-        """Take out of the ledger what lies in `_aside/` already: a withdrawal was cut before its end."""
+        """Remove from the ledger the rows that are already in `_aside/`: a withdrawal was interrupted."""
         aside = {(row["leg_id"], row["attempt"] or 0) for row in self.withdrawn()}
         if aside:
             rows = self.rows(["leg_id", "attempt"])
             self._remove({row["leg_id"] for row in rows if (row["leg_id"], row.get("attempt") or 0) in aside})
 
     def _remove(self, leg_ids: set[str]) -> None:
-        """Write the files that hold these legs again without them; a file that holds no other goes."""
+        """Rewrite the files that hold these legs without them; delete files that hold no others."""
         tables = scan_files(parquet_files(self.folder), ["leg_id"])
         holding = [file for file, table in tables if not leg_ids.isdisjoint(table["leg_id"].to_pylist())]
         for file in dict.fromkeys(holding):
@@ -205,9 +205,9 @@ class Ledger:
                 file.unlink()
 
     def compact(self, min_files: int = 100) -> bool:
-        """Merge the files of single legs into one, where there are `min_files` or more. Returns whether it did.
+        """Merge single-leg files into one, if there are `min_files` or more. Returns whether it did.
 
-        The merged file is durable before the others go, and a leg that is in both counts once.
+        The merged file is durable before the others are deleted; a leg in both counts once.
         """
         singles = [file for names, file in files_below(self.folder, "leg-*.parquet") if len(names) == 1]
         if len(singles) < min_files:
@@ -230,7 +230,7 @@ def _withdrawn_files(folder: AnyPath) -> list[AnyPath]:
 
 
 def _damage(file: AnyPath) -> DamagedFile | None:
-    """What is wrong with a file, read whole; None where nothing is."""
+    """What is wrong with a file, after reading all of it; None where nothing is."""
     try:
         for _ in scan_file(file):
             pass

@@ -1,9 +1,9 @@
-"""One process a sweep.
+"""Lets only one process run a sweep.
 
-On this machine a lock of the operating system, which dies with its holder. In a store, which has no locks, a claim:
-an object with the holder's name, refreshed while it is held. Two claims at once see each other, because each is
-written before the others are looked for. A claim that was not refreshed for `STALE_SECONDS`, by the store's own clock,
-counts for nothing, and neither does that of a process of this machine that is gone.
+On this machine it is an operating system lock, which ends with its holder. A store has no locks, so there it is a
+claim: an object with the holder's name, refreshed while it is held. Two simultaneous claims see each other, because
+each is written before looking for others. A claim does not count if it was not refreshed for `STALE_SECONDS`, by the
+store's own clock, or if its process on this machine is gone.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 STALE_SECONDS: Final = 600.0
 _REFRESH_SECONDS: Final = 60.0
-_AT_ONCE_SECONDS: Final = 5.0  # two claims no further apart may have been written at the same time
+_AT_ONCE_SECONDS: Final = 5.0  # two claims this close may have been written at the same time
 _CLAIMS: Final = "_lock"
 _TRIES: Final = 3
 
 
 @contextmanager
 def sweep_lock(folder: AnyPath) -> Iterator[None]:
-    """Hold the lock of the sweep whose ledger is `folder`: in a hidden file beside it, or in a store in its `_lock/`.
+    """Hold the lock of the sweep whose ledger is `folder`: a hidden file beside it, or in a store its `_lock/`.
 
     Raises UserError naming the holder when another process has it, StorageError where the store cannot be written.
     """
@@ -47,8 +47,8 @@ def sweep_lock(folder: AnyPath) -> Iterator[None]:
 
 
 def release_on_exit(folder: AnyPath) -> None:
-    """Take the lock's file away, for its holder that is about to end without unwinding: the lock ends with it, a claim
-    in a store as that of a process that is gone."""
+    """Delete the lock's file, for a holder about to exit without unwinding: its exit ends the lock. A claim in a store
+    ends as a dead process's claim does."""
     if isinstance(folder, Path):
         _lock_file(folder).unlink(missing_ok=True)
 
@@ -73,7 +73,7 @@ def _held(folder: Path) -> Iterator[None]:
         path.write_text(_holder(), encoding="utf-8")
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: whoever opened it before finds that it is gone
+        path.unlink(missing_ok=True)  # still holding the lock, so that others who opened the file see that it is gone
         lock.release()
 
 
@@ -95,12 +95,12 @@ def _claimed(folder: RemotePath) -> Iterator[None]:
         with _refreshed(claim, content):
             yield
     finally:
-        with contextlib.suppress(StorageError):  # of a process that is gone, it soon counts for nothing
+        with contextlib.suppress(StorageError):  # if it stays, the claim of a dead process soon does not count
             claim.unlink(missing_ok=True)
 
 
 def _claim(folder: RemotePath, claim: RemotePath, content: str) -> None:
-    """Write the claim where no other one counts. Raises UserError naming the holder of one that does."""
+    """Write the claim, unless another one counts. Raises UserError naming the holder of one that does."""
     for tries_left in reversed(range(_TRIES)):
         claim.write_bytes(content.encode(), patience=0)
         other = _other(folder, claim)
@@ -111,12 +111,12 @@ def _claim(folder: RemotePath, claim: RemotePath, content: str) -> None:
             minutes = f"{STALE_SECONDS / 60:.0f} minutes"
             remedy = f"; should it be gone, its claim ends {minutes} after it, or take away {path}"
             raise UserError(_told(folder, holder, remedy))
-        claim.unlink(missing_ok=True)  # both step back, and try again at different moments
+        claim.unlink(missing_ok=True)  # both withdraw, and try again at different times
         time.sleep(random.uniform(0.2, 3.0))
 
 
 def _other(folder: RemotePath, claim: RemotePath) -> tuple[str, float, RemotePath] | None:
-    """(holder, seconds between the two, its path) of another claim that counts; those that do not are taken away."""
+    """(holder, seconds between the claims, path) of another claim that counts; deletes those that do not."""
     written: dict[RemotePath, Any] = {path: path.modified for path in (folder / _CLAIMS).glob("*.json")}
     for path, modified in sorted(written.items()):
         if path == claim:
@@ -125,7 +125,7 @@ def _other(folder: RemotePath, claim: RemotePath) -> tuple[str, float, RemotePat
         try:
             other = json.loads(path.read_text())
         except FileNotFoundError:
-            continue  # given back in this moment
+            continue  # just released
         if seconds > STALE_SECONDS or _is_gone(other):
             path.unlink(missing_ok=True)
             continue
@@ -139,7 +139,7 @@ def _refreshed(claim: RemotePath, content: str) -> Iterator[None]:
 
     def refresh() -> None:
         while not end.wait(_REFRESH_SECONDS):
-            with contextlib.suppress(StorageError):  # who writes results tells of it; the next minute tries again
+            with contextlib.suppress(StorageError):  # the writer of results reports the error; try again in a minute
                 claim.write_bytes(content.encode(), patience=0)
 
     thread = threading.Thread(target=refresh, daemon=True, name="claim")
@@ -152,13 +152,13 @@ def _refreshed(claim: RemotePath, content: str) -> Iterator[None]:
 
 
 def _is_gone(other: dict[str, Any]) -> bool:
-    """Whether a claim is that of a process of this machine which is no more."""
+    """Whether a claim is from a process on this machine that no longer exists."""
     known = other["machine"] == _machine() and other["started"] is not None
     return bool(known and _started(other["process"]) != other["started"])
 
 
 def _started(process: int) -> str | None:
-    """When a process began, in clock ticks since the machine did; None where there is none, or no telling."""
+    """When a process began, in clock ticks since boot; None where there is none or it cannot be told."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -166,7 +166,7 @@ def _started(process: int) -> str | None:
 
 
 def _machine() -> str:
-    """This machine since it was started, and the part of its processes that this one sees."""
+    """This machine since its last boot, and the PID namespace that this process sees."""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"

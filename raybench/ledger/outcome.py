@@ -1,6 +1,6 @@
-"""The two outcomes of a leg, as the workers hand them over: a measurement or a failure.
+"""The two outcomes of a leg that workers hand over: a measurement or a failure.
 
-No torch, ray or pyarrow here: a worker builds an outcome, the recorder turns it into a ledger row.
+No torch, ray or pyarrow here: a worker builds an outcome, the recorder makes a ledger row of it.
 """
 
 from __future__ import annotations

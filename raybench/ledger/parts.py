@@ -1,4 +1,4 @@
-"""The parts of a step that a profile is folded into: their names, and what each is a part of."""
+"""The parts of a step in a folded profile: their names, and the kind of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COMMUNICATION, LAUNCHING, WAITING = "communication", "launching operators", "wai
 DATA, FORWARD, BACKWARD, HOOKS = "data", "forward", "backward", "gradient hooks"
 OPTIMIZER, ENGINE_STEP, OTHER = "optimizer", "engine's step", "other"
 
-# What a moment of a step was spent on. With an accelerator: what it computed or, where it was idle, what the host did.
+# The activity of a moment in a step. With an accelerator: its computation, or the host's activity while it is idle.
 PARTS: Final[Mapping[str, Kind]] = {
     MATRIX: "computing",  # convolutions and attention with them
     OPERATORS: "computing",  # of forward and backward
@@ -23,8 +23,8 @@ PARTS: Final[Mapping[str, Kind]] = {
     BACKWARD: "host",  # of the engine and of autograd, outside operators and hooks
     HOOKS: "host",  # on gradients, with the accumulation of gradients
     OPTIMIZER: "host",  # `optimizer.step` and `zero_grad`; on a CPU its operators too
-    ENGINE_STEP: "host",  # of the engine's step what is not the optimizer
+    ENGINE_STEP: "host",  # the engine's step without the optimizer
     LAUNCHING: "host",  # the accelerator is idle while operators are prepared for it
-    WAITING: "host",  # for the accelerator, which is idle: synchronization
+    WAITING: "host",  # for the accelerator, which is idle, to synchronize
     OTHER: "host",
 }

@@ -1,8 +1,8 @@
-"""QUANTITIES: every column of a ledger, declared once, with its type, unit, meaning, and who shows it.
+"""QUANTITIES: every column of a ledger, declared once, with its type, unit, meaning, and where it is shown.
 
-The Parquet schema, the fields of a measurement, what the analysis loads, MLflow's parameters and metrics, the report's
-table of further quantities, and `docs/ledger.md` all derive from it. A new quantity is one entry here, and the place
-that measures it. Neither pyarrow nor anything heavy is imported: the workers use this module.
+The Parquet schema, the fields of a measurement, the analysis's columns, MLflow's parameters and metrics, the report's
+table of further quantities, and `docs/ledger.md` all derive from it. A new quantity needs one entry here and the code
+that measures it. Imports nothing heavy, not even pyarrow, because the workers use this module.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from raybench.machine.links import Network
 from raybench.machine.places import Placement
 
 if TYPE_CHECKING:
-    from raybench.telemetry.window import NodeReading  # which the analysis does without
+    from raybench.telemetry.window import NodeReading  # which the analysis does not need
 
-Row = dict[str, Any]  # of a ledger: a value by the name of each quantity, None where it has none
+Row = dict[str, Any]  # a ledger row: values by quantity name, None where missing
 Loaded = Literal["", "text", "number", "list"]
 
 
@@ -30,18 +30,18 @@ class Quantity:
 
     name: str
     type: str  # Arrow's: int32, list<float64>, ...
-    meaning: str  # one line, as the documentation prints it
+    meaning: str  # one line, shown in the documentation
     unit: str = ""  # s, bytes, J, ...; empty for texts, counts and shares
-    contract: bool = False  # promised by schema version 1; a reader does without the others
+    contract: bool = False  # promised by schema version 1; a reader must do without the others
     json: bool = False  # an object in Python, JSON text in the file
     required: bool = False  # never None in a measurement
     analysis: Loaded = ""  # how the analysis loads it
     param: str = ""  # its name among MLflow's parameters
-    metric: str = ""  # its name among MLflow's metrics; `_ms` and `_mib` at its end scale the value
-    report: str = ""  # its heading where the analysis and the report list what else was measured
+    metric: str = ""  # its name among MLflow's metrics; the endings `_ms` and `_mib` scale the value
+    report: str = ""  # its heading in the analysis's and the report's list of further quantities
 
     def problem(self, value: Any) -> str:
-        """Why this cannot be a leg's value (None: it has none); empty where it can."""
+        """Why this cannot be a leg's value (None: missing); empty where it can."""
         if value is None:
             return f"{self.name} is missing" if self.required else ""
         inner = self.type.removeprefix("list<").removesuffix(">")
@@ -54,7 +54,7 @@ class Quantity:
         return "" if fits else f"{self.name} is {value!r:.60}, not {'an object' if self.json else self.type}"
 
     def impossible(self, value: Any) -> str:
-        """Why a value of the right type cannot be: a time, a size or an energy below 0 or not finite."""
+        """Why a value of the right type is impossible, such as a negative or infinite time, size or energy."""
         values = value if isinstance(value, list) else [value]
         if not self.unit or self.type == "string":
             return ""
@@ -63,7 +63,7 @@ class Quantity:
 
 
 def _fits(kind: str, value: Any) -> bool:
-    if kind == "float64" or kind.startswith("timestamp"):  # a time is seconds since the epoch until it is written
+    if kind == "float64" or kind.startswith("timestamp"):  # a time is seconds since the epoch until written
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind.startswith("int"):
         return isinstance(value, int) and not isinstance(value, bool)
@@ -71,7 +71,7 @@ def _fits(kind: str, value: Any) -> bool:
 
 
 def measured(type: str, meaning: str, *, default: Any = MISSING, **more: Any) -> Any:
-    """A field of an outcome that is a column; without a default it is None where it was not measured."""
+    """An outcome's field that is a column; without a default it is None where not measured."""
     quantity = {"type": type, "meaning": meaning, **more}
     if more.get("required"):
         return field(metadata={"quantity": quantity})
@@ -81,7 +81,7 @@ def measured(type: str, meaning: str, *, default: Any = MISSING, **more: Any) ->
 
 
 def declared(owner: type) -> tuple[Quantity, ...]:
-    """The quantities that the fields of an outcome's class declare, those that it inherits left out."""
+    """The quantities that the fields of an outcome's class declare, without inherited ones."""
     inherited = {f.name for base in owner.__mro__[1:] for f in getattr(base, "__dataclass_fields__", {}).values()}
     own: list[Field[Any]] = [f for f in fields(owner) if f.name not in inherited]
     return tuple(Quantity(f.name, **f.metadata["quantity"]) for f in own)
@@ -91,7 +91,7 @@ def _planned(name: str, type: str, meaning: str, *, contract: bool = True, **mor
     return Quantity(name, type, meaning, contract=contract, **more)
 
 
-# What the plan says of a leg, and how the leg ended.
+# The leg's plan, and how the leg ended.
 PLANNED: Final = (
     _planned("schema_version", "int32", "1; a reader refuses a version that it does not know"),
     _planned("sweep", "string", "name of the sweep", analysis="text"),
@@ -170,7 +170,7 @@ PLANNED_EXTRA: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
-    """Where, when and as what a leg ran: of a measurement and of a failure alike."""
+    """Where, when and in what configuration a leg ran, for measurements and failures alike."""
 
     facts: dict[str, Any] = measured(
         "string", "JSON: what the leg really was; all but `informative` must be equal in the arms of a trial",
@@ -212,7 +212,7 @@ class Circumstances:
         self.check(CIRCUMSTANCES)
 
     def check(self, quantities: Iterable[Quantity]) -> None:
-        """Stop where a value is none that its column can hold: a fault of whoever measured it."""
+        """Raise if a value does not fit its column: an error in the code that measured it."""
         problems = [quantity.problem(getattr(self, quantity.name)) for quantity in quantities]
         assert not any(problems), "; ".join(filter(None, problems))
 

@@ -1,4 +1,4 @@
-"""Reading a ledger: files verified by their checksums and brought into the contract's types."""
+"""Reads a ledger: verifies files by their checksums and converts them to the contract's types."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ _JOINED_TABLES = 512
 def ledger_files(path: AnyPath) -> list[AnyPath]:
     """Every `*.parquet` file under a folder in a fixed order, or the one file.
 
-    What lies in a folder whose name begins with `_` or `.` is none of them. Raises UserError when the path does
-    not exist or holds no ledger.
+    Skips folders whose names begin with `_` or `.`. Raises UserError when the path does not exist or holds no ledger.
     """
     if path.is_file():
         return [path]
@@ -37,16 +36,16 @@ def ledger_files(path: AnyPath) -> list[AnyPath]:
 
 
 def parquet_files(folder: AnyPath) -> list[AnyPath]:
-    """The `*.parquet` files below a folder that count; none where there is no such folder."""
+    """The `*.parquet` files below a folder that count; empty where there is no such folder."""
     found = files_below(folder, "*.parquet")
     return [file for names, file in found if not any(name.startswith((".", "_")) for name in names)]
 
 
 def read_file(path: AnyPath, columns: list[str] | None = None) -> pa.Table:
-    """One file's rows with the contract's columns (and those of raybench's extras that it has).
+    """One file's rows with the contract's columns, and those of raybench's extra columns that it has.
 
-    `columns` limits what is read. Raises UserError naming the file when it is no Parquet file, is
-    truncated or damaged, is of another schema version, or lacks a column.
+    `columns` limits what is read. Raises UserError naming the file when it is no Parquet file, is truncated or damaged,
+    has another schema version, or lacks a column.
     """
     return pa.concat_tables(list(scan_file(path, columns)))
 
@@ -77,7 +76,7 @@ def scan_file(path: AnyPath, columns: list[str] | None = None, rows: int = 1 << 
 def scan_files(
     files: Sequence[AnyPath], columns: list[str] | None = None, rows: int = 1 << 30
 ) -> Iterator[tuple[AnyPath, pa.Table]]:
-    """All files' rows in order, as (file, table) with at most `rows` rows; small files are read side by side."""
+    """All files' rows in order, as (file, table) with at most `rows` rows; small files are read in parallel."""
     with ThreadPoolExecutor(num_readers(files)) as pool:
         for file, table in pool.map(lambda file: (file, _read_if_small(file, columns)), files):
             if table is not None:
@@ -87,7 +86,7 @@ def scan_files(
 
 
 def join_small(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in fewer tables: a table of one row takes twenty times the memory of its values."""
+    """The same rows in fewer tables: a table with one row takes twenty times the memory of its values."""
     for is_small, group in itertools.groupby(tables, lambda table: len(table) <= _SMALL_FILE_ROWS):
         if not is_small:
             yield from group
@@ -103,19 +102,19 @@ def read_files(files: Sequence[AnyPath], columns: list[str] | None = None) -> pa
 
 
 def num_readers(files: Sequence[AnyPath]) -> int:
-    """How many files are read side by side: a store keeps its readers waiting, a disk keeps the cores busy."""
+    """How many files to read in parallel: a store makes its readers wait, a disk keeps the cores busy."""
     return min(4, os.cpu_count() or 1) if all(isinstance(file, Path) for file in files[:1]) else 16
 
 
 def _read_if_small(path: AnyPath, columns: list[str] | None) -> pa.Table | None:
-    """The whole file where it holds few rows, as an uncompacted ledger's do; else None."""
-    if not isinstance(path, Path):  # fetched once
+    """The whole file if it has few rows, as in an uncompacted ledger; else None."""
+    if not isinstance(path, Path):  # fetched only once
         first, *others = itertools.islice(scan_file(path, columns, _SMALL_FILE_ROWS), 2)
         return None if others else first
     try:
         num_rows = pq.read_metadata(path).num_rows
     except (pa.ArrowException, OSError):
-        return None  # reading it in its turn says what is wrong
+        return None  # the later, regular read reports the problem
     return next(scan_file(path, columns, _SMALL_FILE_ROWS)) if num_rows <= _SMALL_FILE_ROWS else None
 
 
@@ -124,7 +123,7 @@ def _lacks(path: AnyPath, column: str) -> str:
 
 
 def _is_known_version(parquet: pq.ParquetFile) -> bool:
-    """Whether the file's statistics alone say that every row is of the known version."""
+    """Whether the file's statistics alone show that every row is of the known version."""
     metadata = parquet.metadata
     column = parquet.schema_arrow.get_field_index("schema_version")
     for group in range(metadata.num_row_groups):
@@ -167,7 +166,7 @@ def _check_version(path: AnyPath, versions: pa.ChunkedArray) -> None:
 
 
 def read_ledger(path: AnyPath, columns: list[str] | None = None) -> pa.Table:
-    """All rows under `path`, each leg once: a row whose `leg_id` came before is the same leg.
+    """All rows under `path`, each leg once: the first row with a `leg_id` counts.
 
     Raises UserError as `read_file` and `ledger_files` do.
     """

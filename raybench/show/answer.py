@@ -1,4 +1,4 @@
-"""From an analysis to a document: the answer, what was found, why, how sure, how to repeat it."""
+"""Builds an analysis's document: the answer, the results, why, how sure, how to repeat it."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from raybench.show.document import (
 from raybench.stores.storage import AnyPath
 
 if TYPE_CHECKING:
-    from raybench.show.figures.style import Plot  # matplotlib, which a terminal does without
+    from raybench.show.figures.style import Plot  # matplotlib, which the terminal does not need
 
-MOST_ROWS: Final = 400  # of a table that nothing filters, and of a list
+MOST_ROWS: Final = 400  # of a list, and of a table without filters
 _FEW_ARMS: Final = 6
 _MOST_NOTES: Final = 2
-_MOST_TURNS: Final = 2  # caveats of the answer
+_MOST_TURNS: Final = 2  # verdict-changing caveats in the answer
 _WEIGHTS: Final = {
     Weight.CHANGES: "by which a verdict would be another, or none",
     Weight.DOUBTS: "on what an interval or a mean rests on",
@@ -55,7 +55,7 @@ def build(
     plots: Sequence[Plot] = (),
     title: str = "",
 ) -> Document:
-    """The document of an analysis; with the `paths` of its ledgers it says how to repeat them."""
+    """The document of an analysis; with the `paths` of its ledgers it includes how to repeat them."""
     return Document(
         title or _title(analysis),
         tuple(_answer(analysis)),
@@ -69,7 +69,7 @@ def build(
 
 
 def _title(analysis: Analysis) -> str:
-    """What was asked, of which sweeps; a name that raybench made from the space's content tells a reader nothing."""
+    """The question and the sweeps; a name that raybench generated from the space's content is left out."""
     spaces, sweeps = (analysis.pairs.legs.text[name] for name in ("space", "sweep"))
     places = np.unique(np.stack([spaces.codes, sweeps.codes]), axis=1).T.tolist()
     names = [
@@ -131,7 +131,7 @@ def _answer(analysis: Analysis) -> Iterable[Block]:
 
 
 def _in_order(answers: list[words.ArmAnswer]) -> list[words.ArmAnswer]:
-    """Many arms stand by verdict and speedup, so that the first ones are those to look at; a few as they are."""
+    """Many arms are sorted by verdict and speedup, so that the most interesting come first; few keep their order."""
     if len(answers) <= _FEW_ARMS:
         return answers
     order = list(words.MEANINGS)
@@ -153,7 +153,7 @@ def _failed_in_short(analysis: Analysis) -> str:
 
 
 def turning(analysis: Analysis) -> list[tuple[Comparison, Sensitivity]]:
-    """Comparisons whose verdict another way of judging would change, with that way; claims before the undecided."""
+    """Comparisons whose verdict changes under another way of judging, with that way; claims before undecided ones."""
     found = [
         (c, other)
         for c in analysis.comparisons
@@ -208,7 +208,7 @@ def _found(analysis: Analysis, paths: Sequence[AnyPath], plots: Sequence[Plot]) 
 
 
 def _of_families(analysis: Analysis) -> Iterable[str]:
-    """What to expect of one more model of each family that was measured, a line an arm."""
+    """What to expect of one more model of each measured family, one line per arm."""
     for arm in analysis.arms:
         told = [
             f"{one.family} {units.estimate(one.speedup)}" for one in arm.predictions if one.speedup.level is not None
@@ -220,7 +220,7 @@ def _of_families(analysis: Analysis) -> Iterable[str]:
 def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | None = None) -> Table:
     """Every comparison with absolute costs beside the ratio, grouped by family.
 
-    `links`: where an arm's cell leads, by setting_id and arm.
+    `links`: the target of an arm's cell, by setting_id and arm.
     """
     per = _unit(analysis)
     needed = any(c.judgement.trials_needed for c in analysis.comparisons)
@@ -290,7 +290,7 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
 
 
 def compact_table(analysis: Analysis) -> Table:
-    """The comparisons as a paper or a pull request has them: the interval is the one that the verdict came from."""
+    """The comparisons for a paper or a pull request, with the interval behind each verdict."""
     names = ["setting", "arm", "verdict", "speedup", "interval", "n", analysis.baseline, "arm's", "memory", "failed"]
     rows = []
     for c in analysis.comparisons:
@@ -314,7 +314,7 @@ def compact_table(analysis: Analysis) -> Table:
 
 
 def setting_of(c: Comparison, analysis: Analysis) -> str:
-    """A comparison's setting, with its hardware where there are several."""
+    """A comparison's setting, with its hardware if there are several."""
     several = len(analysis.hardware) > 1
     return f"{c.where.setting} ({c.where.hardware or 'hardware not named'})" if several else c.where.setting
 
@@ -324,13 +324,13 @@ def _key(value: float | None) -> str:
 
 
 def _unit(analysis: Analysis) -> str:
-    """What every cost of the table is of, for its heads; empty where rows differ, which then say it each."""
+    """The unit of every cost in the table, for its heads; empty where rows differ and state their own."""
     per = {c.seconds_per for c in analysis.comparisons}
     return f", a {per.pop()}" if len(per) == 1 and "byte" not in per else ""
 
 
 def arm_table(analysis: Analysis, title: str, summaries: Sequence[tuple[str, ArmSummary]], by: str = "") -> Table:
-    """The arms over their settings, by the values of one column where there is one."""
+    """The arms over their settings, by the values of one column if `by` is given."""
     several = len({arm.hardware for _, arm in summaries}) > 1
     names = [by] * bool(by) + ["arm"] + ["hardware"] * several
     names += ["settings", "mean", "median", "quartiles", "these settings", "settings like these", "one more setting"]

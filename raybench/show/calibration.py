@@ -1,4 +1,4 @@
-"""A calibration as a person reads it: the answer in words, then tables."""
+"""A calibration for people: the answer in words, then tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from raybench.show.units import percent
 
 
 def build(calibration: Calibration) -> Document:
-    """What was found of the noise, of what trials can see, of the instruments and of isolation."""
+    """The document: noise, what trials can detect, instruments, and isolation."""
     blocks: list[Block] = [_noise(calibration)]
     blocks += [_outlook(calibration, one) for one in calibration.settings if one.outlook]
     if any(one.instruments for one in calibration.settings):
@@ -23,7 +23,7 @@ def build(calibration: Calibration) -> Document:
 
 
 def in_words(calibration: Calibration) -> str:
-    """One sentence: how small an effect the trials of a sweep can see here."""
+    """One sentence: how small an effect a sweep's trials can detect here."""
     known = [one for one in calibration.settings if one.scatter]
     if not known:
         return "Too few trials were measured to tell the noise of this machine; run at least two, better six."

@@ -1,4 +1,4 @@
-"""A comparison of two ledgers as a person reads it: how many speedups changed, then which."""
+"""A comparison of two ledgers for people: how many speedups changed, then which."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raybench.show.document import Cell, Document, Paragraph, Section, Table, co
 
 
 def build(a: Analysis, b: Analysis, found: Sequence[Change], margin: float) -> Document:
-    """The document: the answer in words, then one row a change, by verdict; then where both came from."""
+    """The document: the answer in words, one row per change, sorted by verdict, and where both ledgers came from."""
     rows = []
     for c in sorted(found, key=lambda c: VERDICTS.index(c.verdict)):
         sides = [
@@ -47,7 +47,7 @@ def build(a: Analysis, b: Analysis, found: Sequence[Change], margin: float) -> D
 
 
 def in_words(found: Sequence[Change], margin: float) -> str:
-    """A sentence: how many got better, worse and stayed, and what came and went."""
+    """A sentence: how many got better or worse or stayed, and which appeared or disappeared."""
     tally = Counter(change.verdict for change in found)
     names = {
         "helps": "got better", "hurts": "got worse", "no effect": f"did not change beyond {units.percent(margin)}",

@@ -1,4 +1,4 @@
-"""Where the sweep's machine time went: the section behind `python -m raybench.analysis LEDGER --costs`."""
+"""How the sweep's machine time was spent: the section behind `python -m raybench.analysis LEDGER --costs`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _PARTS: Final = {
 
 
 def section(analysis: Analysis, price: float | None = None) -> Section:
-    """Time, energy and (with the price of a machine's hour) money, and what each verdict took."""
+    """Time, energy and (with the price of a machine's hour) money, and the cost of each verdict."""
     whole = *blocks(analysis, price), *_gaps(analysis.costs)
     return Section("costs", "Where the machine time went", whole)
 
 
 def _gaps(costs: Costs) -> Iterator[Paragraph]:
-    """How long blocks took to start, and what a leg takes beside its steps, set-up and evaluation."""
+    """How long blocks took to start, and what a leg takes besides its steps, set-up and evaluation."""
     if costs.num_between:
         each = units.cost(costs.between_seconds / costs.num_between, "leg")
         yield Paragraph(f"Between legs stand models, facts, hashes, checks, tear-down and rows: {each} a leg.")
@@ -42,7 +42,7 @@ def _gaps(costs: Costs) -> Iterator[Paragraph]:
 
 
 def blocks(analysis: Analysis, price: float | None = None) -> Iterator[Block]:
-    """What the section consists of."""
+    """The blocks of the section."""
     costs = analysis.costs
     money = "" if price is None else f", {units.money(price * costs.wall_seconds / 3600)} at {price:g} an hour"
     machines = units.count(costs.num_machines, "machine")

@@ -1,7 +1,7 @@
-"""What a reader gets, before any renderer: paragraphs, lists, tables, figures and code in sections, all of it text.
+"""A document before rendering: paragraphs, lists, tables, figures and code in sections, all of it text.
 
 Builders (`answer`, `plan`, `calibration`, `changes`) make a Document; `terminal`, `page` and `tables` render any. Texts
-are plain: no markup of any renderer stands in them, and each renderer escapes what it must.
+are plain, without any renderer's markup; each renderer escapes what it must.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph; `verdict` names what it says of an arm, for a renderer with colours."""
+    """A paragraph; `verdict` is the one it reports, for renderers with colours."""
 
     text: str
-    lead: str = ""  # its first words, which stand out
+    lead: str = ""  # first words, emphasized
     strong: bool = False
     quiet: bool = False
     verdict: str = ""
@@ -26,7 +26,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Answer:
-    """One line of the answer: who, what was shown of it, and the numbers behind it."""
+    """One line of the answer: an arm, its result, and the numbers behind it."""
 
     name: str
     verdict: str
@@ -53,22 +53,22 @@ class Items:
     title: str
     items: tuple[str, ...]
     most: int | None = None
-    folded: bool = False  # only the count is seen until a reader asks
+    folded: bool = False  # only the count is visible until a reader unfolds it
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Terms and what is said of each; folded under its title where it has one."""
+    """Terms and their explanations; folded under a title if there is one."""
 
     title: str
     terms: tuple[tuple[str, str], ...]
     folded: bool = True
-    verdicts: bool = False  # the terms are verdicts, shown as such
+    verdicts: bool = False  # the terms are verdicts and look like them
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: what is read, and what it is sorted by where that is another text."""
+    """A table's cell: its text, and the sort key where that is a different text."""
 
     text: str
     key: str = ""
@@ -83,13 +83,13 @@ class Column:
 
     name: str
     number: bool = False
-    folds: bool = False  # its texts may be broken into lines
-    detail: bool = False  # left out where there is no room
+    folds: bool = False  # its texts may wrap
+    detail: bool = False  # dropped where there is no room
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row; rows of one group stand together under its name. `strips` are the row's intervals as numbers."""
+    """A row; rows of one group are shown together under its name. `strips` are the row's intervals as numbers."""
 
     cells: tuple[Cell, ...]
     group: str = ""
@@ -98,7 +98,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Strip:
-    """A speedup on a line: its value, the plain interval (thick), the claim's (thin); None for what is missing."""
+    """A speedup drawn on a line: value, plain interval (thick), the claim's interval (thin); None where missing."""
 
     value: float
     low: float | None
@@ -106,21 +106,21 @@ class Strip:
     claim_low: float | None
     claim_high: float | None
     verdict: str
-    points: tuple[float, ...] = ()  # the settings', where the value is an arm's
+    points: tuple[float, ...] = ()  # the settings' speedups, if the value is an arm's
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a name for files and links; `note` says what all of its rows have in common."""
+    """A table, named for files and links; `note` states what all rows have in common."""
 
     name: str
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     note: str = ""
-    left_out: str = ""  # where the rows are that are not here
-    margin: float | None = None  # of the strips
-    filters: bool = False  # worth searching in
+    left_out: str = ""  # where to find the rows that are left out
+    margin: float | None = None  # for the strips
+    filters: bool = False  # whether it is worth searching
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to be copied; folded under its title where it is long."""
+    """Text to copy; folded under its title where it is long."""
 
     title: str
     text: str
@@ -141,7 +141,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Heading:
-    """The title of what follows inside a section."""
+    """The title of what follows within a section."""
 
     text: str
 
@@ -151,7 +151,7 @@ Block = Paragraph | Answers | Items | Terms | Table | Figure | Code | Heading
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a document; `name` is its place in a page."""
+    """A part of a document; `name` is its anchor in a page."""
 
     name: str
     title: str
@@ -160,7 +160,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """What is to be said: the answer, which must stand alone, and the sections behind it."""
+    """The answer, which must make sense alone, and the sections behind it."""
 
     title: str
     answer: tuple[Block, ...]
@@ -168,10 +168,10 @@ class Document:
 
 
 def row(*cells: str | Cell, group: str = "", strip: Strip | None = None) -> Row:
-    """A row of cells, texts made cells."""
+    """A row of cells; plain texts become cells."""
     return Row(tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells), group, strip)
 
 
 def columns(*names: str, numbers: tuple[str, ...] = (), folds: tuple[str, ...] = ()) -> tuple[Column, ...]:
-    """Columns by their names, those in `numbers` to the right."""
+    """Columns by name; those in `numbers` are right-aligned."""
     return tuple(Column(name, name in numbers, name in folds) for name in names)

@@ -1,4 +1,4 @@
-"""At which batch an arm would be within the margin, in sentences."""
+"""The batch at which an arm would be within the margin, in sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What profiled legs say, in sentences: where each arm's step goes, what the profiler cost, what it lacked."""
+"""Profiled legs in sentences: where each arm's step time goes, what the profiler cost and could not measure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from raybench.analysis import Analysis
 
 
 def sentences(analysis: Analysis) -> list[str]:
-    """One for each arm and setting, what explains a difference first; then the cautions, each once."""
+    """One for each arm and setting, beginning with what explains a difference; then the warnings, each once."""
     several = len({one.setting_id for one in analysis.explanations}) > 1
     order = sorted(analysis.explanations, key=lambda one: (not one.log_ratio, one.setting, one.arm))
     told = [(f"{one.setting}: " if several else "") + one.sentence for one in order]

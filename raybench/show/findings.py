@@ -1,4 +1,4 @@
-"""What a page lists beside its figures: failures, caveats, the arms, the machines, the commands, as plain records."""
+"""Lists for a page, as plain records: failures, caveats, arms, machines, commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_VALUES = 5
 
 @dataclass(frozen=True)
 class Failed:
-    """Legs of one arm that failed with one message."""
+    """Legs of one arm that failed with the same message."""
 
     arm: str
     kind: str
@@ -35,7 +35,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class PlacedCaveat:
-    """A caveat in words and the comparisons that it is about."""
+    """A caveat in words, and the comparisons that it applies to."""
 
     text: str
     places: str
@@ -44,7 +44,7 @@ class PlacedCaveat:
 
 @dataclass(frozen=True)
 class Arm:
-    """How an arm was built: its engine and everything it was asked for."""
+    """How an arm was built: its engine and all its options."""
 
     name: str
     engine: str
@@ -67,7 +67,7 @@ def failures(analysis: Analysis) -> list[Failed]:
 
 
 def caveats(analysis: Analysis) -> list[PlacedCaveat]:
-    """Each sentence once, the heaviest first; of one weight those of the whole analysis before those of comparisons."""
+    """Each caveat once, by weight; within a weight, those of the whole analysis before those of comparisons."""
     total = len(analysis.comparisons)
     found = [PlacedCaveat(one.text, "the whole analysis", one.weight) for one in analysis.caveats] + [
         PlacedCaveat(text, "every comparison" if len(where) == total else _places(where), weight)
@@ -77,7 +77,7 @@ def caveats(analysis: Analysis) -> list[PlacedCaveat]:
 
 
 def _caveat_places(analysis: Analysis) -> dict[tuple[str, Weight], list[str]]:
-    """Each sentence that comparisons carry as a caveat, once, with the comparisons that carry it."""
+    """Each caveat sentence of the comparisons, once, with the comparisons that have it."""
     places: dict[tuple[str, Weight], list[str]] = {}
     for comparison in analysis.comparisons:
         for one in comparison.caveats:
@@ -91,7 +91,7 @@ def _places(where: list[str]) -> str:
 
 
 def arms(analysis: Analysis) -> list[Arm]:
-    """The arms as they were asked for, the baseline first; several lines where settings differ."""
+    """The arms as configured, the baseline first; several lines where settings differ."""
     text = analysis.pairs.legs.text
     codes = np.stack([text[name].codes for name in ("arm", "engine", "arm_config")])
     found = []
@@ -108,14 +108,14 @@ def arms(analysis: Analysis) -> list[Arm]:
 
 
 def environment(analysis: Analysis) -> list[tuple[str, str]]:
-    """(what, its values) of everything that the legs' environments state; several values where they differ."""
+    """(name, values) for everything in the legs' environments; several values where they differ."""
     column = analysis.pairs.legs.text["environment"]
     present = [column.names[code] for code in np.unique(column.codes) if code >= 0]
     return _values(parse_object(text) for text in present)
 
 
 def facts(analysis: Analysis) -> tuple[list[tuple[str, str]], list[tuple[str, list[str]]], list[str]]:
-    """(facts that are the same in all arms, facts that differ with a value an arm, the arms) of the first setting."""
+    """For the first setting: (facts equal in all arms, differing facts with a value per arm, the arms)."""
     legs = analysis.pairs.legs
     if not analysis.comparisons:
         return [], [], []
@@ -158,7 +158,7 @@ def _one(value: Any) -> str:
 
 
 def commands(analysis: Analysis, paths: Sequence[AnyPath]) -> list[str]:
-    """What to type to run the sweeps again and to read their ledgers again, from the folder that holds `mlruns`."""
+    """The commands that repeat the sweeps and read their ledgers, run from the folder that holds `mlruns`."""
     found = []
     for _, text in spaces(paths):
         found += [
@@ -178,27 +178,27 @@ def commands(analysis: Analysis, paths: Sequence[AnyPath]) -> list[str]:
 
 @dataclass(frozen=True)
 class Tracked:
-    """Where MLflow has a sweep: the page of its run, and the pages that compare an arm with the baseline."""
+    """A sweep in MLflow: its run's page, and the pages that compare an arm with the baseline."""
 
     sweep: str
     page: str
-    needs_ui: bool  # the runs lie in a store that no server shows by itself
+    needs_ui: bool  # the runs are in a store that no server displays by itself
     compare: dict[tuple[str, str], str]  # by setting_id and arm
 
 
 def tracked(analysis: Analysis, paths: Sequence[AnyPath]) -> list[Tracked]:
-    """What `_mlflow.json` beside the ledgers says; a store without a server is shown by `mlflow ui` on its own port."""
+    """The contents of `_mlflow.json` beside the ledgers; `mlflow ui` shows a store without a server on its own port."""
     found = (_tracked(folder, analysis.baseline) for folder in _folders(paths))
     return [one for one in found if one is not None]
 
 
 def tracked_links(analysis: Analysis, paths: Sequence[AnyPath]) -> dict[tuple[str, str], str]:
-    """Where an arm is compared with the baseline in MLflow, by setting_id and arm."""
+    """The MLflow pages that compare an arm with the baseline, by setting_id and arm."""
     return {key: page for one in tracked(analysis, paths) for key, page in one.compare.items()}
 
 
 def _tracked(folder: AnyPath, baseline: str) -> Tracked | None:
-    """One ledger's; None where MLflow does not have it, or not as this raybench writes it down."""
+    """One ledger's record; None where MLflow lacks the sweep, or another raybench version wrote the record."""
     try:
         links = json.loads((folder / "_mlflow.json").read_text(encoding="utf-8"))
         uri, experiment = links["tracking_uri"], links["experiment_id"]
@@ -221,6 +221,6 @@ def _folders(paths: Sequence[AnyPath]) -> list[AnyPath]:
 
 
 def spaces(paths: Sequence[AnyPath]) -> list[tuple[str, str]]:
-    """(folder's name, text) of the resolved spaces that lie beside the ledgers."""
+    """(folder's name, text) of the resolved spaces beside the ledgers."""
     found = [(folder.name, folder / "_space.yaml") for folder in _folders(paths)]
     return [(name, file.read_text(encoding="utf-8", errors="replace")) for name, file in found if file.is_file()]

@@ -1,4 +1,4 @@
-"""What else was measured: a table of the quantities that have a `report` heading in QUANTITIES, and the networks."""
+"""Other measured quantities: a table of those with a `report` heading in QUANTITIES, and the networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_ROWS: Final = 200
 
 
 def blocks(analysis: Analysis) -> Iterator[Block]:
-    """A row for each arm in each setting, a column for each quantity; then a line for each network between nodes."""
+    """A row per arm and setting, a column per quantity; then a line for each network between nodes."""
     headings = list(dict.fromkeys(one.heading for one in analysis.further))
     found: dict[tuple[str, str, str], dict[str, Cell]] = {}
     for one in analysis.further:

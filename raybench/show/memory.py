@@ -1,4 +1,4 @@
-"""Memory as predicted beside memory as measured, an arm a row; ZeRO's buckets beside the ratio that they explain."""
+"""Predicted memory beside measured memory, one row per arm; ZeRO's buckets beside the ratio that they explain."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from raybench.analysis.results import Side
 from raybench.show import units
 from raybench.show.document import Cell, Column, Row, Table, columns
 
-APART: Final = 0.20  # from here on a prediction and a measurement are said to part
-_SMALL: Final = 0.05  # of all that was predicted: parts that differ by less than this are not named
+APART: Final = 0.20  # a prediction and a measurement that differ by more are reported
+_SMALL: Final = 0.05  # of everything predicted; smaller differences are not named
 _MOST_ROWS: Final = 200
 _PARTS: Final = ("parameters", "gradients", "master_weights", "optimizer_state", "activations")
 _BUCKETS: Final = "communication_buckets"
@@ -19,7 +19,7 @@ _ON_DEVICE: Final = "device"
 
 
 def prediction_table(analysis: Analysis) -> Table | None:
-    """Each arm's predicted bytes of a worker by what they hold, beside the measured peak; None without predictions."""
+    """Each arm's predicted bytes per worker by content, beside the measured peak; None without predictions."""
     rows = []
     for setting, arm, side, on_device in _sides(analysis):
         predicted, held = side.predicted_memory, side.memory_parts or {}
@@ -65,8 +65,8 @@ def _sides(analysis: Analysis) -> Iterator[tuple[str, str, Side, bool]]:
 def totals(
     predicted: Mapping[str, float], held: Mapping[str, float], peak: float | None
 ) -> tuple[float | None, float | None]:
-    """(predicted, measured) bytes that can be set beside each other: of the device where there is a peak of one, else
-    of the parts that both know."""
+    """(predicted, measured) bytes that can be compared: of the device where it has a peak, else of the parts that both
+    have."""
     if peak is not None:
         return predicted.get("device"), peak
     shared = [part for part in _PARTS if part in predicted and part in held]
@@ -74,7 +74,7 @@ def totals(
 
 
 def parted(predicted: Mapping[str, float], held: Mapping[str, float]) -> list[str]:
-    """The parts that are far from what was predicted, and large enough to matter."""
+    """The parts that differ much from the prediction and are large enough to matter."""
     whole = sum(predicted.get(part, 0.0) for part in _PARTS)
     return [
         part.replace("_", " ")
@@ -86,7 +86,7 @@ def parted(predicted: Mapping[str, float], held: Mapping[str, float]) -> list[st
 
 
 def _apart(predicted: float | None, measured: float | None) -> str:
-    """By how much a measurement parts from its prediction: `+35 %`; empty where it does not."""
+    """The relative difference from the prediction, as `+35 %`; empty where it is small."""
     if not predicted or measured is None or abs(measured / predicted - 1) <= APART:
         return ""
     return f"{100 * (measured / predicted - 1):+.0f} %"
@@ -103,7 +103,7 @@ def _size(value: float | None) -> Cell:
 
 
 def buckets_in_words(comparisons: Sequence[Comparison]) -> str:
-    """What ZeRO's buckets add to the memory of arms that take more of it than the baseline; empty where nothing."""
+    """The memory that ZeRO's buckets add to arms that take more than the baseline; empty where there is none."""
     more = [c for c in comparisons if (bucket_growth(c) or 0) > 0]
     if not more:
         return ""
@@ -117,7 +117,7 @@ def buckets_in_words(comparisons: Sequence[Comparison]) -> str:
 
 
 def bucket_growth(c: Comparison) -> float | None:
-    """Bytes of buckets that explain most of the device memory that an arm takes more than the baseline; else None."""
+    """Bytes of buckets that explain most of the device memory that an arm takes beyond the baseline; else None."""
     buckets, saved = c.treated.bucket_bytes, c.memory.saved.value
     if not buckets or saved is None or c.memory.of != _ON_DEVICE:
         return None

@@ -1,4 +1,4 @@
-"""Any document as one HTML file that needs nothing else. Every text in it is escaped."""
+"""Renders any document as one self-contained HTML file. All text in it is escaped."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from raybench.show.document import Answers, Block, Document, Figure, Strip, Tabl
 from raybench.show.figures.style import COLOURS, DARK, VERDICT_STYLE, inline_svg, is_hollow, ratio_ticks
 from raybench.version import __version__
 
-MOST_OPEN: Final = 60  # rows up to which groups of a table are not folded
-MOST_ANSWERS: Final = 12  # arms whose answer is not folded
-MOST_DRAWN: Final = 400  # rows of a table that stand in the page; its search finds the others too
+MOST_OPEN: Final = 60  # groups of larger tables are folded
+MOST_ANSWERS: Final = 12  # with more arms, the answer is folded
+MOST_DRAWN: Final = 400  # rows of a table in the page; its search finds the others too
 _WIDTH: Final = 240.0  # of a strip's drawing, in its own units
 _HEIGHT: Final = 16.0
 _MARKS: Final = {
@@ -33,7 +33,7 @@ _MARKS: Final = {
 
 
 def render_page(document: Document, drawings: Mapping[str, str]) -> str:
-    """The whole page; `drawings` holds each figure's SVG by its name."""
+    """The whole page; `drawings` holds each figure's SVG by name."""
     environment = Environment(
         loader=PackageLoader("raybench.show", "."),
         autoescape=True,
@@ -64,7 +64,7 @@ def render_page(document: Document, drawings: Mapping[str, str]) -> str:
 
 
 def _drawing(figure: Figure, drawings: Mapping[str, str]) -> Markup:
-    """matplotlib's drawing, in which matplotlib escapes every name."""
+    """matplotlib's drawing, with names escaped by matplotlib."""
     plot = figure.plot
     inches = plot.figure.get_figwidth()
     size = f"max-width: {108 * inches:.0f}px" + (f"; min-width: {72 * inches:.0f}px" if plot.is_wide else "")
@@ -73,7 +73,7 @@ def _drawing(figure: Figure, drawings: Mapping[str, str]) -> Markup:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of a table under one name: the numbers of those drawn, and of those that only a search brings up."""
+    """A named group of table rows: the indices of drawn rows, and of those that only a search shows."""
 
     name: str
     summary: str
@@ -83,7 +83,7 @@ class Group:
 
 
 def groups(table: Table) -> list[Group]:
-    """The groups of a table's rows, each with an equal share of `MOST_DRAWN`, as far as it has as many."""
+    """The groups of a table's rows; each draws an equal share of `MOST_DRAWN`, if it has as many rows."""
     members: dict[str, list[int]] = {}
     for number, row in enumerate(table.rows):
         members.setdefault(row.group, []).append(number)
@@ -95,7 +95,7 @@ def groups(table: Table) -> list[Group]:
 
 
 def _share(sizes: Sequence[int]) -> int:
-    """How many rows each group may draw, so that all together draw `MOST_DRAWN` where there are as many."""
+    """How many rows each group may draw, so that together they draw `MOST_DRAWN` if there are as many."""
     left = MOST_DRAWN
     for place, size in enumerate(sorted(sizes)):
         share = max(1, left // (len(sizes) - place))
@@ -121,7 +121,7 @@ def scale_of(block: Block) -> tuple[float, float] | None:
 
 
 def ends(strips: Iterable[Strip]) -> tuple[float, float] | None:
-    """Limits that hold every value and 1; a wild interval may reach a factor 1.6 beyond the outermost values."""
+    """Limits that hold every value and 1; a very wide interval may exceed the outermost values by a factor of 1.6."""
     drawn = list(strips)
     values = [value for one in drawn for value in (one.value, *one.points)]
     if not values:
@@ -138,7 +138,7 @@ def _place(value: float, scale: tuple[float, float]) -> float:
 
 
 def draw_strip(one: Strip, scale: tuple[float, float], margin: float, name: str) -> Markup:
-    """A speedup on its line: the margin's band, the claim's interval thin, the plain one thick, the settings faint."""
+    """A speedup on its line: the margin as a band, the claim's interval thin, the plain one thick, settings faint."""
     left, right = _place(1 / (1 + margin), scale), _place(1 + margin, scale)
     middle, faint = _HEIGHT / 2, round(min(0.5, 12 / max(1, len(one.points))), 2)
     parts = [
@@ -167,7 +167,7 @@ def draw_strip(one: Strip, scale: tuple[float, float], margin: float, name: str)
 
 
 def draw_axis(scale: tuple[float, float]) -> Markup:
-    """The axis of strips: its ticks with their numbers."""
+    """The axis of strips: ticks with their numbers."""
     texts = "".join(
         f'<text x="{min(max(_place(tick, scale), 8), _WIDTH - 8)}" y="11">{tick:g}</text>'
         for tick in ratio_ticks(*scale, reach=7)

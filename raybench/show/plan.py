@@ -1,4 +1,4 @@
-"""A plan as a person reads it: whether it fits and how long it takes, then what would be run."""
+"""A plan for people: whether it fits and how long it takes, then what would run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from raybench.show.document import Block, Document, Items, Paragraph, Section, T
 from raybench.statistics.num_steps import LEAST, MOST
 from raybench.stores.storage import AnyPath
 
-MOST_VALUES: Final = 12  # of an axis
+MOST_VALUES: Final = 12  # values shown of an axis
 _MOST_UNFIT: Final = 3  # settings named in the answer
-_BY_TRIAL: Final = ("seed",)  # fields of a setting that are no axes
-# What raybench sets in every DeepSpeed config to keep timers, logs and checks out of the measured time.
+_BY_TRIAL: Final = ("seed",)  # fields of a setting that are not axes
+# Keys that raybench sets in every DeepSpeed config to keep timers, logs and checks out of the measured time.
 _HOUSEKEEPING: Final = (
     "steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "timers",
     "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "train_batch_size",
@@ -37,10 +37,10 @@ _HOUSEKEEPING: Final = (
 
 
 def build(plan: Plan, space: Space, results: AnyPath, price: float | None = None) -> Document:
-    """The document of a plan: whether it fits, how long it takes, at what cost, what it could detect; what it runs.
+    """A plan's document: whether it fits, duration, cost, what it could detect, and what it runs.
 
-    `results` is where earlier ledgers and calibrations are looked for; `price` is that of a node and hour. Raises
-    UserError for a calibration that cannot be read.
+    `results` is the folder of earlier ledgers and calibrations; `price` is per node and hour. Raises UserError for an
+    unreadable calibration.
     """
     trials = list({trial.setting_id: trial for trial in plan.trials}.values())
     there = find_cluster()
@@ -76,7 +76,7 @@ def _counts(plan: Plan, space: Space, num_settings: int) -> str:
 
 
 def _memory(found: list[Need]) -> tuple[tuple[str, ...], list[str]]:
-    """(what each setting needs, what will not fit), as predicted; the second is what a reader must know first."""
+    """(predicted need of each setting, what will not fit); a reader must see the latter first."""
     lines, unfit = [], []
     for setting in dict.fromkeys(need.setting for need in found):
         own = [need for need in found if need.setting == setting]
@@ -101,7 +101,7 @@ def _fits(there: Place, plan: Plan) -> Paragraph:
 
 
 def time_in_words(expected: Estimate, slots: int = 1) -> str:
-    """How long a plan takes; on more than one slot the time on the clock, too."""
+    """How long a plan takes; with several slots also the elapsed time."""
     if not expected.num_known:
         return f"not known before legs like these ran here, or raybench.calibrate did ({expected.source})"
     least = "about" if expected.is_whole else "at least"
@@ -115,7 +115,7 @@ def time_in_words(expected: Estimate, slots: int = 1) -> str:
 
 
 def outlook(plan: Plan, space: Space, results: AnyPath, price: float | None) -> dict[str, Any]:
-    """What `--json` says beside the plan: where it would run, the time, the cost, and what it could detect."""
+    """The additions of `--json` to the plan: where it would run, time, cost, and what it could detect."""
     there = find_cluster()
     expected = estimate(plan, results, elsewhere=there.is_elsewhere)
     seconds = expected.seconds if expected.num_known else None
@@ -135,7 +135,7 @@ def outlook(plan: Plan, space: Space, results: AnyPath, price: float | None) -> 
 
 
 def cost_in_words(expected: Estimate, price: float) -> str:
-    """What the machine time costs: a trial takes nodes of its own, so slots change the clock and not the cost."""
+    """The cost of the machine time: a trial takes whole nodes, so slots change the elapsed time but not the cost."""
     if not expected.num_known:
         return f"not known, as the time is not; a node costs {price:g} an hour"
     least = "about" if expected.is_whole else "at least"
@@ -145,7 +145,7 @@ def cost_in_words(expected: Estimate, price: float) -> str:
 
 
 def _settings(trials: Sequence[Trial]) -> Iterator[Block]:
-    """The axes, a line each, and what all settings have in common; never their product."""
+    """The axes, one line each, and what all settings have in common; never their product."""
     fields = {name: [_value(getattr(trial.setting, name)) for trial in trials] for name in _fields(trials)}
     axes = {name: list(dict.fromkeys(values)) for name, values in fields.items() if len(set(values)) > 1}
     same = [f"{name.replace('_', ' ')} {values[0]}" for name, values in fields.items() if len(set(values)) == 1]
@@ -164,7 +164,7 @@ def _settings(trials: Sequence[Trial]) -> Iterator[Block]:
 
 
 def _fields(trials: Sequence[Trial]) -> list[str]:
-    """The setting's fields that a reader wants: those that are not what they are by default, and some always."""
+    """The fields of a setting to show: those that differ from their defaults, and some always."""
     setting = trials[0].setting
     always = ("model", "dataset", "batch_size", "workers", "precision", "optimizer")
     return [
@@ -179,7 +179,7 @@ def _fields(trials: Sequence[Trial]) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    """A value as a space file would have it, without the quotes of a program."""
+    """A value as in a space file, without a program's quotes."""
     if hasattr(value, "model_dump"):
         value = value.model_dump(mode="json", exclude_defaults=True) | {"name": getattr(value, "name", "")}
     if isinstance(value, dict):
@@ -211,7 +211,7 @@ def _arms(plan: Plan, space: Space, first: Mapping[str, Leg]) -> Iterator[Block]
 
 
 def _configuration(leg: Leg) -> str:
-    """What an arm asks for beyond its engine's defaults, as a space file would have it."""
+    """An arm's options beyond its engine's defaults, as in a space file."""
     config = leg.arm.model_dump(mode="json", exclude={"engine"}, exclude_defaults=True)
     return ", ".join(f"{key}: {_yaml(value)}" for key, value in config.items()) or "as it comes"
 
@@ -226,7 +226,7 @@ def _yaml(value: Any) -> str:
 
 
 def _legs_in_words(plan: Plan, space: Space) -> Iterator[str]:
-    """What the legs that count do, and those that explain."""
+    """What the measured legs do, and the profiled ones."""
     profiled = [leg for _, leg in plan.legs() if leg.profiled]
     yield _leg_in_words(space.protocol, len(plan.legs()) - len(profiled))
     if profiled:
@@ -237,7 +237,7 @@ def _legs_in_words(plan: Plan, space: Space) -> Iterator[str]:
 
 
 def _leg_in_words(protocol: Protocol, num_legs: int) -> str:
-    """What a leg does under the protocol, and how much that makes in all."""
+    """What a leg does under the protocol, and the total."""
     if isinstance(protocol, Train):
         early = protocol.target_accuracy is not None and protocol.stop_at_target
         until = f", or until an accuracy of {protocol.target_accuracy:g}" if early else ""
@@ -262,7 +262,7 @@ def _leg_in_words(protocol: Protocol, num_legs: int) -> str:
 
 
 def _fitted_to_images(settings: Iterable[Setting]) -> Iterator[str]:
-    """What is done to each model for the sake of small images, with the models that it is done to."""
+    """Changes made to models for small images, with the models that get them."""
     models: dict[str, list[str]] = {}
     for s in settings:
         if s.image_size is not None and (words := in_words(s.model, s.small_images, s.image_size)):
@@ -272,7 +272,7 @@ def _fitted_to_images(settings: Iterable[Setting]) -> Iterator[str]:
 
 
 def _declared_differences(plan: Plan, arms: list[str]) -> Iterator[str]:
-    """One line for each arm that is not trained as the baseline is, with all that the space declares of it."""
+    """One line for each arm whose training differs from the baseline's, with all differences the space declares."""
     found: dict[tuple[str, str], int] = {}
     trials = {trial.setting_id: trial for trial in plan.trials}
     for trial in trials.values():
@@ -288,7 +288,7 @@ def _declared_differences(plan: Plan, arms: list[str]) -> Iterator[str]:
 
 
 def _added_to_deepspeed(legs: Mapping[str, Leg]) -> Iterator[str]:
-    """What raybench sets in DeepSpeed configs that changes the training, with the arms that get it; then its notes."""
+    """DeepSpeed keys set by raybench that change the training, with the arms that get them; then its notes."""
     resolved = {name: resolve(leg.arm, leg.setting) for name, leg in legs.items() if isinstance(leg.arm, DeepSpeedArm)}
     arms: dict[str, list[str]] = {}
     for name, one in resolved.items():

@@ -1,4 +1,4 @@
-"""What a report consists of, and writing it: one page, the figures as SVG, PNG and PDF, a summary, the table as CSV."""
+"""Writes a report: one page, the figures as SVG, PNG and PDF, a summary, the table as CSV."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS: Final = ("svg", "png", "pdf")
 
 
 def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:
-    """Every figure that the analysis has data for, in the order of the page."""
+    """Every figure that the analysis has data for, in page order."""
     with drawing():
         plots = (
             speedups.arms(analysis),
@@ -52,7 +52,7 @@ def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:
 
 
 def _noted(plot: Plot, notes: Sequence[str]) -> Plot:
-    """The plot with what its reader must know, in the figure itself, which travels alone, and in its caption."""
+    """The plot with notes for its reader, both in the figure, which may be shown alone, and in its caption."""
     if not notes:
         return plot
     note = f"{'; '.join(notes)}."
@@ -61,7 +61,7 @@ def _noted(plot: Plot, notes: Sequence[str]) -> Plot:
 
 
 def summary(document: Document, analysis: Analysis, plots: Sequence[Plot]) -> str:
-    """The report for a pull request, in GitHub's Markdown: the answer, a figure, the table, and the rest folded."""
+    """The report for a pull request, in GitHub's Markdown: the answer, a figure, the table; the rest is folded."""
     first = [Figure(plot) for plot in plots if plot.name in ("arms", "forest")][:1]
     failed = [
         f"{one.arm}: {one.kind}, {one.num_legs} legs in {one.places}: {one.message}"
@@ -111,7 +111,7 @@ def write_report(analysis: Analysis, paths: Sequence[AnyPath], folder: AnyPath, 
 
 
 def _stored(analysis: Analysis, ledgers: Sequence[str], files: Mapping[str, bytes]) -> bytes:
-    """The analysis that the report tells, and the SHA-256 of each of its files: what `raybench.verify` goes by."""
+    """The report's analysis, and the SHA-256 of each of its files, for `raybench.verify`."""
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     found = {**analysis.to_json(), "ledgers": list(ledgers)}
     stored = {"raybench": __version__, "analysis": found, "sha256": hashes}

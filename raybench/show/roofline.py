@@ -1,4 +1,4 @@
-"""Rooflines as a table: a step's floor on this machine, and how near each arm comes to it."""
+"""Rooflines as a table: a step's minimum time on this machine, and how close each arm comes to it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Documents for other programs: Markdown of any document; LaTeX (booktabs) of any table; an analysis as CSV.
+"""Documents for other programs: Markdown of any document, LaTeX (booktabs) of any table, an analysis as CSV.
 
-CSV holds every number in full; Markdown and LaTeX hold what a reader needs, rounded.
+CSV holds every number in full; Markdown and LaTeX hold rounded numbers for readers.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _part(value: Any) -> str:
 
 
 def _defused(text: str) -> str:
-    """A text that a spreadsheet would run as a formula, made plain."""
+    """A text that a spreadsheet would run as a formula, made harmless."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
@@ -83,7 +83,7 @@ def to_latex(table: Table, comments: Iterable[str] = (), notes: Iterable[str] = 
 
 
 def to_markdown(document: Document, *, most: int | None = None) -> str:
-    """A document in GitHub's Markdown; tables and lists are cut after `most` lines and say so."""
+    """A document in GitHub's Markdown; tables and lists longer than `most` lines are cut, with a note."""
     lines: list[str] = []
     for block in document.answer:
         lines += _block(block, most)
@@ -146,7 +146,7 @@ def _table(table: Table, most: int | None) -> Iterator[str]:
 
 
 def clean(text: str) -> str:
-    """Text as text: nothing in it is Markdown or HTML."""
+    """Text escaped so that nothing in it is Markdown or HTML."""
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{character}" if character in _SPECIAL else character for character in line)
 

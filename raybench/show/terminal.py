@@ -1,4 +1,4 @@
-"""Any document on a terminal: the sections, then the answer, which ends where the reader's eye is."""
+"""Renders any document on a terminal: the sections, then the answer last, just above the prompt."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from raybench.show.document import (
 )
 
 MOST_ROWS: Final = 60
-MOST_LINES: Final = 12  # of the answer's lines about arms
-_FEWEST_ROWS: Final = 6  # of the answer's arms, however much else there is to say
+MOST_LINES: Final = 12  # of the answer about arms
+_FEWEST_ROWS: Final = 6  # rows for the answer's arms, however much else there is to show
 _SCREEN: Final = 23  # lines of an answer; the report's link or a hint follows, and 25 fit a terminal
 _GAP: Final = 2  # characters between columns
-_BROKEN: Final = 16  # into parts of so many characters a word of a column that folds may be broken
+_BROKEN: Final = 16  # words in a folding column may be broken into pieces of this many characters
 _LONGEST_NAME: Final = 30
 _BY_SETTING: Final = "by setting: "
-_LEAST_COUNTS: Final = 12  # characters; where there is less room, the counts of verdicts are left out
+_LEAST_COUNTS: Final = 12  # characters; with less room, the counts of verdicts are left out
 COLOURS: Final = {
     "helps": "bold blue",
     "hurts": "bold red",
@@ -50,8 +50,8 @@ COLOURS: Final = {
 
 
 def print_document(document: Document, console: Console, *, full: bool = False, quiet: bool = False) -> None:
-    """Print the answer, at most `_SCREEN` lines; with `full` all that stands behind it first and nothing cut, with
-    `quiet` the lines of the answer alone. What is cut is counted.
+    """Print the answer, at most `_SCREEN` lines. `full` first prints everything behind it, uncut; `quiet` prints only
+    the lines of the answer. Omitted lines are counted.
     """
     if full:
         for section in document.sections:
@@ -70,9 +70,9 @@ def print_document(document: Document, console: Console, *, full: bool = False, 
 
 
 def _fit_screen(about: list[Paragraph], shown: list[Block], console: Console) -> tuple[list[Paragraph], int]:
-    """What may be said around the answer, and how many of its arms have a row, so that all fits a screen.
+    """Which paragraphs to print around the answer, and for how many of its arms a row, so that all fits a screen.
 
-    The most telling paragraphs stand first, and stay; the sentence on what a speedup is goes before them.
+    The most important paragraphs come first and stay; the sentence that explains speedups is dropped before them.
     """
 
     def height(*blocks: Block) -> int:
@@ -142,7 +142,7 @@ def _paragraph(block: Paragraph) -> Text:
 
 
 def _sentences(block: Answers, console: Console) -> list[Text]:
-    """A sentence an arm; none where they need more than `MOST_LINES` lines."""
+    """A sentence per arm; empty where they need more than `MOST_LINES` lines."""
     sentences = [_sentence(one) for one in block.answers]
     fits = sum(len(text.wrap(console, console.width)) for text in sentences) <= MOST_LINES
     return sentences if fits else []
@@ -155,7 +155,7 @@ def _height(block: Answers, console: Console, most: int) -> int:
 
 
 def _answers(block: Answers, console: Console, most: int) -> None:
-    """A sentence each where there is room for that, else a row each; more than `most` are counted."""
+    """A sentence each if there is room, else a row each; arms beyond `most` are counted."""
     if sentences := _sentences(block, console):
         for text in sentences:
             console.print(text)
@@ -170,7 +170,7 @@ def _answers(block: Answers, console: Console, most: int) -> None:
         "interval": [one.interval for one in shown],
     }
     widths = {name: min(_LONGEST_NAME, max(map(len, [name, *texts]))) for name, texts in columns.items()}
-    for name in ("time", "interval"):  # which the speedup tells, and the page
+    for name in ("time", "interval"):  # the speedup implies these, and the page has them
         if sum(width + 2 for width in widths.values()) > console.width:
             del widths[name], columns[name]
     room = console.width - sum(width + 2 for width in widths.values()) - 2
@@ -191,7 +191,7 @@ def _answers(block: Answers, console: Console, most: int) -> None:
 
 
 def _whole_parts(text: str, room: int) -> str:
-    """As many of a list's parts as there is room for, none of them cut."""
+    """As many of a list's parts as fit, none of them cut."""
     parts = text.split(", ")
     kept = next((n for n in range(len(parts), 0, -1) if len(", ".join(parts[:n])) + 3 * (n < len(parts)) <= room), 0)
     return ", ".join([*parts[:kept], *["…"] * (kept < len(parts))])
@@ -215,7 +215,7 @@ def _items(block: Items, console: Console) -> None:
 
 
 def _columns_that_fit(block: Table, width: int) -> list[int]:
-    """The numbers of the columns that there is room for: details go, the last one first."""
+    """The indices of the columns that fit: detail columns are dropped, the last one first."""
     kept = list(range(len(block.columns)))
     least = [
         16
@@ -230,8 +230,8 @@ def _columns_that_fit(block: Table, width: int) -> list[int]:
 
 
 def _table(block: Table, width: int) -> RichTable | Group:
-    """A table whose columns are as wide as their texts, or as there is room for; records where there is not even that
-    for their longest words.
+    """A table with columns as wide as their texts, or as room allows; as records where not even their longest words
+    fit.
     """
     kept = _columns_that_fit(block, width)
     texts = [[block.columns[place].name, *(row.cells[place].text for row in block.rows[:MOST_ROWS])] for place in kept]
@@ -273,7 +273,7 @@ def _table(block: Table, width: int) -> RichTable | Group:
 
 
 def _records(block: Table, kept: Sequence[int]) -> Group:
-    """A table as a paragraph a row, each of its cells with its column's name."""
+    """A table as one paragraph per row, with each cell after its column's name."""
     lines: list[RenderableType] = [Text(block.title, "italic")] if block.title else []
     for row in block.rows[:MOST_ROWS]:
         told = [(block.columns[place].name, row.cells[place]) for place in kept if row.cells[place].text]

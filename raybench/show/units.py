@@ -1,4 +1,4 @@
-"""Each kind of number as text, in one place. A missing number is an empty text.
+"""Formats each kind of number, in one place. A missing number is an empty text.
 
 Ratios are speedups unless a function says otherwise: 0.25 means that the arm takes four times as long.
 """
@@ -13,7 +13,7 @@ _SECONDS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
 def ratio(value: float | None, digits: int = 3) -> str:
-    """A ratio: `0.703`; `1,198,601` where nothing is known but that it is large."""
+    """A ratio: `0.703`; `1,198,601` where only its size matters."""
     if value is None:
         return ""
     return f"{value:.{digits}f}" if value < 1000 else f"{value:,.0f}"
@@ -25,7 +25,7 @@ def between(low: float | None, high: float | None) -> str:
 
 
 def about(value: float | None) -> str:
-    """A ratio for a sentence, three digits that count: `0.80`, `3.24`, `12.1`, `240`."""
+    """A ratio for a sentence, with about three significant digits: `0.80`, `3.24`, `12.1`, `240`."""
     if value is None:
         return ""
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:,.0f}"
@@ -43,7 +43,7 @@ def signed_percent(share: float | None) -> str:
 
 
 def spread(share: float | None) -> str:
-    """A standard deviation of logs, as a share: `1.84 %`."""
+    """A standard deviation of logs, as a percentage: `1.84 %`."""
     return "" if share is None else f"{100 * share:.2f} %"
 
 
@@ -59,7 +59,7 @@ def size(num_bytes: float) -> str:
 
 
 def cost(value: float | None, per: str) -> str:
-    """What a comparison compares, seconds or (where `per` is `byte`) bytes: `12.34 ms`."""
+    """A comparison's cost, in seconds or (where `per` is `byte`) bytes: `12.34 ms`."""
     if value is None:
         return ""
     if per == "byte":
@@ -89,7 +89,7 @@ def energy(joules: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """A number of things that need not be whole: `1,240`, `12.4`."""
+    """A number of things that may be fractional: `1,240`, `12.4`."""
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -101,7 +101,7 @@ def rate(value: float | None, what: str) -> str:
 
 
 def money(amount: float) -> str:
-    """An amount in whatever money its price was given in: `12.40`."""
+    """An amount, in the currency of its price: `12.40`."""
     return f"{amount:,.2f}"
 
 
@@ -118,7 +118,7 @@ def change(speedup: float) -> str:
 
 
 def estimate(found: Estimate) -> str:
-    """A ratio with its interval: `0.703 [0.682, 0.724]`; an end that does not exist is `?`."""
+    """A ratio with its interval: `0.703 [0.682, 0.724]`; a missing end is `?`."""
     ends = [ratio(end) or "?" for end in (found.low, found.high)]
     return ratio(found.value) + (f" [{ends[0]}, {ends[1]}]" if found.level is not None else "")
 

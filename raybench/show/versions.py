@@ -1,4 +1,4 @@
-"""Versions of a library as a document: the table of versions by setting, and a line of words."""
+"""Versions of a library as a document: the table of versions by setting, and a sentence on each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences: what a record of the analysis says in plain words. Numbers become text in `units`."""
+"""Sentences for the records of an analysis. Numbers become text in `units`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from raybench.show.memory import bucket_growth
 from raybench.show.units import between, percent, size
 from raybench.statistics.estimate import Estimate
 
-# In the order in which a reader wants them.
+# In the order of interest to readers.
 MEANINGS: Final = {
     "helps": "the arm is faster by more than the margin",
     "hurts": "the arm is slower by more than the margin",
@@ -31,8 +31,8 @@ MEANINGS: Final = {
     "not comparable": "the arms were not the same experiment, so there is no verdict",
     "undecided": "the interval allows more than one of these; more trials would settle it",
 }
-MIN_SETTINGS: Final = 3  # from which on an interval for a population of settings is shown; --json has all of them
-_MANY_TRIALS: Final = 1000  # more are as good as never
+MIN_SETTINGS: Final = 3  # for fewer, no interval for a population of settings is shown; --json has all of them
+_MANY_TRIALS: Final = 1000  # beyond this many, more trials are not suggested
 _FAMILY: Final = {
     "holm": "Holm's step over {n} comparisons",
     "fdr": "Benjamini and Hochberg's step over {n} comparisons",
@@ -41,11 +41,11 @@ _FAMILY: Final = {
 
 @dataclass(frozen=True)
 class ArmAnswer:
-    """What the answer says of one arm on one hardware."""
+    """The answer about one arm on one hardware."""
 
     summary: ArmSummary
     verdict: str
-    interval: Estimate  # that the verdict came from
+    interval: Estimate  # the interval behind the verdict
     sentence: str  # the arm's verdict with its interval
     counts: str  # the settings' verdicts
 
@@ -56,7 +56,7 @@ class ArmAnswer:
 
 
 def answer_in_words(analysis: Analysis) -> str:
-    """A paragraph: one sentence an arm on each hardware, and whether any arm helps."""
+    """A paragraph: one sentence per arm and hardware, and whether any arm helps."""
     several = len({arm.hardware for arm in analysis.arms}) > 1
     sentences = [
         (f"On {one.summary.hardware or 'hardware that is not named'}, " if several else "")
@@ -68,7 +68,7 @@ def answer_in_words(analysis: Analysis) -> str:
 
 
 def none_helps(analysis: Analysis) -> str:
-    """The sentence that says so where no arm is shown to be faster; empty otherwise."""
+    """The sentence that no arm was shown to be faster; empty where one was."""
     helps = any(c.verdict == "helps" for c in analysis.comparisons) or any(
         one.verdict == "helps" for one in arm_answers(analysis)
     )
@@ -86,7 +86,7 @@ def arm_answers(analysis: Analysis) -> list[ArmAnswer]:
 
 
 def _arm_answer(arm: ArmSummary, members: Sequence[Comparison], analysis: Analysis) -> ArmAnswer:
-    """A single setting answers for its arm; over several the arm has a verdict of its own."""
+    """For a single setting, its verdict is the arm's; over several settings the arm has its own verdict."""
     more = _settle(members) + _less_accurate(members)
     if len(members) == 1:
         judgement = members[0].judgement
@@ -149,24 +149,24 @@ def _tallied(arm: ArmSummary, verdict: str) -> int:
 
 
 def tally(arm: ArmSummary) -> str:
-    """How many settings have which verdict, those that occur."""
+    """The number of settings with each verdict that occurs."""
     counts = {verdict: _tallied(arm, verdict) for verdict in MEANINGS}
     return ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
 
 
 def verdict_of(c: Comparison) -> str:
-    """A comparison's verdict, with what an accuracy adds to it."""
+    """A comparison's verdict, with its accuracy result if any."""
     return f"{c.verdict}, less accurate" if c.quality == "worse" else c.verdict
 
 
 def also_differ(analysis: Analysis) -> tuple[str, ...]:
-    """What every table and figure must say where the space declares its arms to differ in more than the engine."""
+    """The note for every table and figure where arms differ, as declared in the space, in more than the engine."""
     words = dict.fromkeys(word for c in analysis.comparisons for word in c.differs)
     return (f"arms also differ in {', '.join(words)}, as the space declares",) if words else ()
 
 
 def multiplicity(analysis: Analysis) -> str:
-    """The name of what corrects for the number of comparisons, for captions: `Holm` or `false discovery rate`."""
+    """The name of the correction for multiple comparisons, for captions: `Holm` or `false discovery rate`."""
     return "false discovery rate" if analysis.multiplicity == "fdr" else "Holm"
 
 
@@ -186,12 +186,12 @@ def how_obtained(analysis: Analysis) -> list[str]:
 
 
 def _lent(analysis: Analysis) -> str:
-    """Whose noise an interval rests on, where it is not the comparison's own alone."""
+    """Whose noise an interval is based on, if not only the comparison's own."""
     return ", the noise of each learned from all of the sweep" if analysis.variance == "moderated" else ""
 
 
 def _other_question(analysis: Analysis) -> list[str]:
-    """Where legs had an accuracy to reach and were judged by something else, how to ask for that."""
+    """Where legs had an accuracy target and were judged by something else: how to ask for the target."""
     legs = analysis.pairs.legs
     if analysis.metric == "time_to_accuracy" or np.isnan(legs.number["time_to_accuracy"][legs.ok]).all():
         return []
@@ -199,9 +199,8 @@ def _other_question(analysis: Analysis) -> list[str]:
 
 
 def trade_off(c: Comparison) -> str | None:
-    """What a setting's speed was paid with or gained besides, as `zero3 costs 38 % [31, 44] of the throughput of
-    resnet18 and saves 5.10 GiB [5.01 GiB, 5.19 GiB] of device memory`; None where memory differs by under 1 %, or
-    not beyond its noise.
+    """A setting's other costs and gains, as `zero3 costs 38 % [31, 44] of the throughput of resnet18 and saves 5.10 GiB
+    [5.01 GiB, 5.19 GiB] of device memory`; None where memory differs by under 1 % or within its noise.
     """
     speedup, memory, saved = c.speedup.value, c.memory.ratio, c.memory.saved
     if speedup is None or memory.value is None or saved.value is None or abs(memory.value - 1) < 0.01:
@@ -225,7 +224,8 @@ def trade_off(c: Comparison) -> str | None:
 
 
 def memory_held(c: Comparison) -> str | None:
-    """As `zero1 in resnet18: a rank holds optimizer state 85.3 MiB against 170.6 MiB`: what differs; else None."""
+    """What differs in memory, as `zero1 in resnet18: a rank holds optimizer state 85.3 MiB against 170.6 MiB`, or
+    None."""
     arm, base = c.treated.memory_parts, c.baseline.memory_parts
     if arm is None or base is None or not c.n_trials:
         return None
@@ -313,7 +313,7 @@ def scaling_in_words(one: Efficiency) -> str:
 
 
 def order_in_words(analysis: Analysis) -> list[str]:
-    """What the order of legs and of trials did, each with what could have been seen."""
+    """Effects of the order of legs and of trials, each with the smallest effect that could have been detected."""
     lines = [
         f"A step of another engine right after a leg of {one.engine} takes {units.ratio(one.effect.value)} times as "
         f"long ({units.interval(one.effect)}) as otherwise, from {units.count(one.effect.n, 'trial')}; "
@@ -330,14 +330,14 @@ def order_in_words(analysis: Analysis) -> list[str]:
 
 
 def otherwise(c: Comparison, other: Sensitivity) -> str:
-    """What a comparison's verdict would be, judged another way."""
+    """The verdict of a comparison when judged another way."""
     if other.speedup is None:
         return f"{c.arm}, {c.where.setting}: {c.verdict}; with {other.kind} no trial would be left"
     return f"{c.arm}, {c.where.setting}: {c.verdict}; with {other.kind} {other.verdict} ({units.ratio(other.speedup)})"
 
 
 def predicted(one: Prediction, wanted: Mapping[str, Any], alpha: float) -> str:
-    """The prediction as a person would say it."""
+    """The prediction in words."""
     ends = between(one.low, one.high).replace(" to ", " and ")
     interval = f" {units.ratio(one.speedup)}, {percent(1 - alpha)} of the time between {ends}" if ends else ""
     basis = f"from {one.num_settings} settings of {one.num_models} models"
@@ -352,7 +352,7 @@ def predicted(one: Prediction, wanted: Mapping[str, Any], alpha: float) -> str:
 
 
 def explained(one: Explanation) -> str:
-    """The explanation as a person would say it: what twice as much of something does, or a kind of setting."""
+    """The explanation in words: the effect of doubling a feature, or of a kind of setting."""
     basis = f"{one.num_settings} settings of {one.num_models} models"
     if not one.features or one.explained is None:
         return f"{one.arm}: nothing that is known before a run explains its speedups ({basis})."

@@ -10,7 +10,7 @@ from raybench.show.figures.style import COLOURS, Plot, heading, legend, new_figu
 from raybench.show.units import cost
 
 _MOST_BARS: Final = 40
-# Parts of one kind have colours that lie together; hatching tells those of one colour apart.
+# Parts of one kind have similar colours; hatching distinguishes parts of the same colour.
 _LOOKS: Final = {
     "matrix products": ("blue", ""),
     "other operators": ("sky", ""),
@@ -29,7 +29,7 @@ _LOOKS: Final = {
 
 
 def parts(analysis: Analysis) -> Plot | None:
-    """What a step of each profiled leg was spent on, the baseline first in each setting."""
+    """The time of a step by part, for each profiled leg; in each setting the baseline comes first."""
     found = sorted(analysis.explanations, key=lambda one: (one.setting, one.arm != analysis.baseline, one.arm))
     hidden = len(found) - _MOST_BARS
     found = found[:_MOST_BARS]
@@ -37,7 +37,7 @@ def parts(analysis: Analysis) -> Plot | None:
         return None
     settings = list(dict.fromkeys(one.setting for one in found))
     figure, (axes,) = new_figure(1.3 + 0.26 * (len(found) + 1.2 * len(settings)))
-    base = {one.setting: one.step_seconds for one in reversed(found)}  # the baseline's, where it has one
+    base = {one.setting: one.step_seconds for one in reversed(found)}  # the baseline's, if profiled
     ticks: list[tuple[float, str]] = []
     labelled: set[str] = set()
     y, last = -1.0, None

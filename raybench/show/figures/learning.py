@@ -1,4 +1,4 @@
-"""Figure of learning: training loss and accuracy of each leg of a setting over its training seconds."""
+"""The figure of learning: training loss and accuracy of each leg of a setting over its training seconds."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _curve(row: dict[str, Any]) -> Curve:
 
 
 def learning(analysis: Analysis, curves: Sequence[Curve]) -> Plot | None:
-    """Loss and accuracy over training seconds, a line a leg; None where nothing was trained by epochs."""
+    """Loss and accuracy over training seconds, one line per leg; None where nothing was trained by epochs."""
     if not curves:
         return None
     arms = [analysis.baseline, *dict.fromkeys(c.arm for c in analysis.comparisons)]

@@ -1,4 +1,4 @@
-"""Figures of legs: the steps of an example, seconds by phase, order and drift, and what failed."""
+"""Figures of legs: example step times, seconds by phase, order and drift, and failures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def arms_of(analysis: Analysis) -> list[str]:
 
 
 def traces(analysis: Analysis, steps: Steps) -> Plot | None:
-    """Every step of one leg an arm, with the cut between warm-up and measurement."""
+    """Every step of one leg per arm, with the boundary between warm-up and measurement."""
     legs = steps.traces[:_MOST_ARMS]
     if not legs:
         return None
@@ -70,14 +70,14 @@ def traces(analysis: Analysis, steps: Steps) -> Plot | None:
 
 
 def _thin(values: np.ndarray, every: int) -> tuple[np.ndarray, np.ndarray]:
-    """Step numbers and values, each the mean of `every` steps."""
+    """Step numbers and values, averaged over every `every` steps."""
     groups = np.arange(len(values)) // every
     means = np.bincount(groups, values) / np.bincount(groups)
     return np.arange(len(means)) * every + (every - 1) / 2, means
 
 
 def phases(analysis: Analysis, steps: Steps) -> Plot | None:
-    """Where an arm's step goes: data, forward, backward, optimizer, relative to the baseline's step."""
+    """An arm's step time by phase: data, forward, backward, optimizer, relative to the baseline's step."""
     found = steps.phases
     if not any(sum(sum(one.parts[phase]) for phase in PHASES if phase != "data") for one in found):
         return None
@@ -134,7 +134,7 @@ def _after(axes: Axes, x: float, y: float, text: str) -> None:
 
 
 def order_and_drift(analysis: Analysis) -> Plot | None:
-    """Each leg's step by its place in the trial, and how much a leg changes from its first half to its second."""
+    """Each leg's step time by its place in the trial, and its change from its first half to its second."""
     legs = analysis.pairs.legs
     ok = legs.ok & np.isfinite(legs.steps.mean_seconds) & np.isfinite(legs.number["position"])
     if np.count_nonzero(ok) < 4:

@@ -1,4 +1,4 @@
-"""Figures of speedups: the arms over all settings, the forest, the heat map, and how speedups are spread."""
+"""Figures of speedups: the arms over all settings, the forest, the heat map, and the distribution of speedups."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from raybench.show.figures.style import (
 )
 from raybench.statistics.estimate import Estimate
 
-MOST_ROWS: Final = 60  # with a name each
+MOST_ROWS: Final = 60  # with a name for each
 _HIGHEST: Final = 11.0  # inches of a figure without names
-_LIGHT: Final = "#fffffe"  # on a dark cell, in light and dark: not the page's white, which turns
+_LIGHT: Final = "#fffffe"  # on a dark cell, in both themes; not the page's white, which changes with the theme
 
 
 def label(c: Comparison, analysis: Analysis) -> str:
@@ -76,9 +76,9 @@ def arms(analysis: Analysis) -> Plot | None:
 
 
 def forest(analysis: Analysis) -> Plot | None:
-    """Every comparison's speedup: sorted where there is one arm, by setting where there are several.
+    """Every comparison's speedup: sorted for one arm, by setting for several.
 
-    None where the heat map says it better, or nothing was measured.
+    None where the heat map shows it better, or nothing was measured.
     """
     names = list(dict.fromkeys(c.arm for c in analysis.comparisons))
     if not any(c.speedup.value is not None for c in analysis.comparisons):
@@ -123,7 +123,7 @@ def forest(analysis: Analysis) -> Plot | None:
 
 
 def _sorted_rows(analysis: Analysis) -> list[tuple[str, Comparison | None]]:
-    """A row with a setting's name, then its comparison, the fastest first; those without a speedup last."""
+    """A row with a setting's name, then its comparison, fastest first; those without a speedup last."""
     found = sorted(analysis.comparisons, key=lambda c: -(c.speedup.value or 0.0))
     if len(found) > MOST_ROWS:
         return [("", c) for c in found]
@@ -131,7 +131,7 @@ def _sorted_rows(analysis: Analysis) -> list[tuple[str, Comparison | None]]:
 
 
 def _grouped_rows(analysis: Analysis) -> list[tuple[str, Comparison | None]]:
-    """A row with each setting's name, then one for each of its arms."""
+    """A row with each setting's name, then one row for each of its arms."""
     ordered = sorted(analysis.comparisons, key=lambda c: (c.where.family, c.where.hardware))
     rows: list[tuple[str, Comparison | None]] = []
     for (name, _), members in groupby(ordered, key=lambda c: (label(c, analysis), c.where.setting_id)):
@@ -152,7 +152,7 @@ def _told(c: Comparison) -> str:
 
 
 def _ratio_limits(axes: Axes, intervals: Sequence[Estimate], values: Sequence[float]) -> None:
-    """A log axis for these; a wild interval must not squeeze the others, it may reach a factor 1.6 beyond."""
+    """A log axis for these; a very wide interval may exceed the others only by a factor of 1.6, not squeeze them."""
     ends = [*values, *(end for one in intervals for end in (one.low, one.high) if end is not None)]
     low, high = max(min(ends), min(values) / 1.6) / 1.04, min(max(ends), max(values) * 1.6) * 1.04
     ratio_axis(axes, low, high)
@@ -179,7 +179,7 @@ def _margin_band(axes: Axes, margin: float, axis: str = "x") -> None:
 def _estimate(
     axes: Axes, y: float, plain: Estimate, claim: Estimate, verdict: str, gid: str, *, small: bool = False
 ) -> None:
-    """A mark with its plain interval (thick) and that of the verdict (thin)."""
+    """A mark with its plain interval (thick) and the verdict's interval (thin)."""
     name, marker = VERDICT_STYLE[verdict]
     colour = COLOURS[name]
     for one, width in ((claim, 1.0), (plain, 1.6 if small else 3.4)):
@@ -210,7 +210,7 @@ def _whisker(axes: Axes, y: float, low: float, high: float, colour: str, width: 
             axes.plot([end], [y], marker, color=colour, markersize=5, clip_on=False, zorder=3)
 
 
-MOST_ARMS: Final = 40  # of the heat map
+MOST_ARMS: Final = 40  # in the heat map
 
 
 def heat_map(analysis: Analysis) -> Plot | None:
@@ -270,7 +270,7 @@ def heat_map(analysis: Analysis) -> Plot | None:
 
 
 def _cell_text(axes: Axes, column: int, row: int, c: Comparison, num_arms: int, dark: bool) -> None:
-    """What stands in a cell: speedup and sign, the sign alone where cells are narrow."""
+    """A cell's text: speedup and sign; only the sign in narrow cells."""
     sign = _SIGNS.get(c.verdict, "")
     if c.speedup.value is None:
         text = c.verdict if num_arms <= 5 else _SHORT.get(c.verdict, "x")
@@ -281,7 +281,7 @@ def _cell_text(axes: Axes, column: int, row: int, c: Comparison, num_arms: int, 
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
-    """The names; of long ones without the parts that all share, so that what differs is not cut off."""
+    """The names; long ones without their common parts, so that the differences are not cut off."""
     if max(map(len, names)) <= 44:
         return list(names)
     split = [name.split(", ") for name in names]
@@ -296,7 +296,7 @@ def _told_apart(names: Sequence[str]) -> list[str]:
 
 
 def _families(axes: Axes, families: Sequence[str]) -> None:
-    """The families' names in the middle of their rows, and a line between them."""
+    """The families' names at the middle of their rows, and a line between families."""
     ticks: list[tuple[float, str]] = []
     start = 0
     for name, members in groupby(families):
@@ -309,7 +309,7 @@ def _families(axes: Axes, families: Sequence[str]) -> None:
 
 
 def _letters(analysis: Analysis, num_arms: int) -> str:
-    """What the letters in narrow cells stand for, of those that are there."""
+    """The meaning of the letters in narrow cells, for those that occur."""
     present = {c.verdict for c in analysis.comparisons if c.speedup.value is None} if num_arms > 5 else ()
     return "".join(f", {letter} {verdict}" for verdict, letter in _SHORT.items() if verdict in present)
 

@@ -1,4 +1,4 @@
-"""The steps of a few legs, read from the ledger for the figures: an example of each arm, and seconds by phase."""
+"""The steps of a few legs, read from the ledger for figures: an example of each arm, and seconds by phase."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Trace:
 
 @dataclass
 class Phases:
-    """Mean seconds of the measured steps of an arm in a setting, a list with one entry a leg."""
+    """Mean seconds of an arm's measured steps in a setting; lists with one entry per leg."""
 
     setting_id: str
     setting: str
@@ -45,8 +45,8 @@ class Phases:
 
 @dataclass(frozen=True)
 class Steps:
-    """What `read_steps` found: traces of the first trial of the first setting, phases of the first few settings, and
-    how the legs of one setting learned."""
+    """The result of `read_steps`: traces of the first setting's first trial, phases of the first few settings, and the
+    learning curves of one setting."""
 
     traces: tuple[Trace, ...]
     phases: tuple[Phases, ...]
@@ -54,7 +54,7 @@ class Steps:
 
 
 def read_steps(paths: Sequence[AnyPath], analysis: Analysis) -> Steps:
-    """Read the steps of the first settings that were compared; of all settings where none was."""
+    """Read the steps of the first compared settings; of all settings where none was compared."""
     compared = [c.where.setting_id for c in analysis.comparisons if c.speedup.value is not None]
     wanted = list(dict.fromkeys(compared or [c.where.setting_id for c in analysis.comparisons]))[:MOST_SETTINGS]
     lists = ["step_seconds", *(f"{phase}_seconds" for phase in PHASES)]
@@ -72,7 +72,7 @@ def read_steps(paths: Sequence[AnyPath], analysis: Analysis) -> Steps:
 
 
 def _traces(rows: list[dict[str, Any]], arms: list[str]) -> tuple[Trace, ...]:
-    """The first leg of each arm in the first trial that has most arms."""
+    """Each arm's first leg, in the first of the trials with the most arms."""
     trials: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         if row["arm"] in arms:

@@ -1,6 +1,6 @@
-"""How figures look and how they are saved: colours told apart by the colour-blind, and the same bytes every time.
+"""How figures look and are saved: colours that colour-blind readers can distinguish, and reproducible bytes.
 
-Every colour is one of `COLOURS`, so that the page can put a CSS variable in its place and follow light and dark.
+Every colour is one of `COLOURS`, so that the page can replace it with a CSS variable for its light and dark themes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-# Verdicts differ by a colour difference of 15 or more, also for the colour-blind, and are 4.5:1 on the page's paper
-# (tests/show/test_palette.py); arms have a marker each, and shapes say of verdicts what colours say.
+# Verdicts differ by a colour difference of 15 or more, also for colour-blind readers, with 4.5:1 contrast on the page's
+# paper (tests/show/test_palette.py). Arms have a marker each, and verdicts differ in shape as well as colour.
 COLOURS: Final = {
     "ink": "#1b1f24",
     "quiet": "#5b636d",
@@ -49,7 +49,7 @@ COLOURS: Final = {
     "sky": "#3f9fd6",
     "olive": "#8a8500",
 }
-# The same names on dark paper.
+# The same names for the dark theme.
 DARK: Final = {
     "ink": "#e6e9ed",
     "quiet": "#a3adb8",
@@ -85,16 +85,16 @@ VERDICT_STYLE: Final = {
     "not comparable": ("not-comparable", "D"),
 }
 _ARM_COLOURS: Final = ("blue", "vermillion", "green", "purple", "orange", "sky", "olive")
-_ARM_MARKERS: Final = ("o", "^", "s", "D", "v", "P", "X", "<", ">")  # 63 pairs with the colours, no two alike
+_ARM_MARKERS: Final = ("o", "^", "s", "D", "v", "P", "X", "<", ">")  # 63 distinct pairs with the colours
 _DASHES: Final = ("-", "--", ":", "-.")
-# Ticks of ratios by importance: the first that fit are taken.
+# Ticks of ratios by importance: the first ones that fit are used.
 _TICKS: Final = (
     *(1, 10, 0.1, 100, 0.01, 1000, 0.001, 2, 0.5, 5, 0.2, 20, 0.05, 50, 0.02),
     *(1.5, 0.7, 3, 0.3, 1.2, 0.8, 1.1, 0.9, 1.3, 0.6, 1.05, 0.95, 1.4, 1.02, 0.98, 1.01, 0.99),
 )
-# Inches: on a telephone a figure is drawn at about its own size, so that its text can be read there without scrolling.
+# Inches: a telephone draws a figure at about this size, so that its text is readable without scrolling.
 WIDTH: Final = 5.0
-WIDEST: Final = 8.0  # of a figure with many columns; a telephone scrolls it
+WIDEST: Final = 8.0  # for a figure with many columns, which a telephone scrolls
 _SETTINGS: Final[dict[str, Any]] = {
     "font.size": 9.5,
     "axes.titlesize": 9.5,
@@ -104,7 +104,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "text.color": COLOURS["ink"],
-    "text.parse_math": False,  # a name with a dollar sign is a name
+    "text.parse_math": False,  # a dollar sign in a name is no formula
     "xtick.color": COLOURS["quiet"],
     "ytick.color": COLOURS["quiet"],
     "xtick.labelcolor": COLOURS["ink"],
@@ -122,18 +122,18 @@ _SETTINGS: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with what to see in it and how it was computed; `name` is that of its files."""
+    """A figure, what to see in it and how it was computed; its files are named `name`."""
 
     name: str
     title: str
     section: str  # `found`, `why` or `sure`
     figure: Figure
     caption: str
-    tips: Mapping[str, str] = field(default_factory=dict)  # what hovering over an artist says, by its gid
+    tips: Mapping[str, str] = field(default_factory=dict)  # text shown when hovering over an artist, by its gid
 
     @property
     def is_wide(self) -> bool:
-        """Whether a telephone's page must scroll it for its text to be read."""
+        """Whether a telephone's page must scroll to make its text readable."""
         return bool(self.figure.get_figwidth() > WIDTH)
 
 
@@ -142,7 +142,7 @@ _Place = Literal["outside lower left", "outside upper right"]
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """The style, for the time of drawing or saving, whatever the user's own matplotlib settings are."""
+    """Apply the style while drawing or saving, whatever the user's own matplotlib settings."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         for name, value in _SETTINGS.items():
@@ -152,21 +152,21 @@ def drawing() -> Iterator[None]:
 
 
 def is_hollow(verdict: str) -> bool:
-    """Whether a verdict's marks are hollow: nothing was shown."""
+    """Whether a verdict's marks are hollow, because nothing was shown."""
     return verdict in ("undecided", "not comparable")
 
 
 def new_figure(
     height: float, rows: int = 1, columns: int = 1, *, width: float = WIDTH, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with its axes in reading order; as wide as a telephone's page unless told otherwise."""
+    """A figure with its axes in reading order; by default as wide as a telephone's page."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(axes.ravel())
 
 
 def arm_style(arm: str, arms: Sequence[str], baseline: str) -> tuple[str, str, str]:
-    """(colour, marker, dashes) of an arm, the same in every figure of a report; up to 63 arms have a pair each."""
+    """(colour, marker, dashes) of an arm, the same in every figure of a report; distinct for up to 63 arms."""
     if arm == baseline:
         return COLOURS["ink"], "*", "-"
     place = [name for name in dict.fromkeys(arms) if name != baseline].index(arm)
@@ -188,7 +188,7 @@ def ratio_axis(axes: Axes, low: float, high: float, axis: str = "x", name: str =
 
 
 def ratio_ticks(low: float, high: float, reach: float = 9.0) -> list[float]:
-    """Ticks of a log axis, no two nearer to each other than a part in `reach` of it."""
+    """Ticks of a log axis, at least 1/`reach` of it apart."""
     ticks: list[float] = []
     for tick in _TICKS:
         far = all(abs(math.log(tick / other)) > math.log(high / low) / reach for other in ticks)
@@ -213,7 +213,7 @@ def two_lines(text: str, most: int = 24) -> str:
 
 
 def heading(axes: Axes, row: float, text: str) -> None:
-    """A name over the rows below it, across the axes: lines and bands stop at it, so that nothing crosses the name."""
+    """A name over the rows below it, across the axes; lines and bands stop at it, so that nothing crosses the name."""
     axes.spines["left"].set_visible(False)
     axes.axhspan(row - 0.5, row + 0.5, facecolor="white", edgecolor="none", zorder=2.5)
     axes.annotate(
@@ -223,7 +223,7 @@ def heading(axes: Axes, row: float, text: str) -> None:
 
 
 def legend(figure: Figure, axes: Axes, ncols: int = 4, place: _Place = "outside lower left") -> None:
-    """The legend of an axes outside of it, so that it lies over no mark."""
+    """A legend outside the axes, so that it covers no mark."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc=place, ncols=ncols, columnspacing=1.2, handletextpad=0.5)
 
@@ -236,7 +236,7 @@ def settle(figure: Figure) -> None:
 
 
 def save(figure: Figure, kind: str) -> bytes:
-    """The figure as `svg`, `png` or `pdf`; the same figure gives the same bytes, as nothing in them is a date."""
+    """The figure as `svg`, `png` or `pdf`; without dates, so that the same figure gives the same bytes."""
     metadata: dict[str, Any] = {
         "svg": {"Date": None, "Creator": None},
         "png": {"Software": None},
@@ -254,8 +254,8 @@ def _title(text: str | None) -> str:
 
 
 def inline_svg(svg: str, name: str, title: str, tips: Mapping[str, str], size: str = "") -> str:
-    """An SVG file's text to stand inside a page: ids of its own, colours as CSS variables, a name for a reader, and
-    what hovering over an artist says. `title` is escaped already, `tips` are not; `size` is CSS."""
+    """An SVG file's text for embedding in a page: unique ids, colours as CSS variables, a label for screen readers, and
+    hover texts. `title` is already escaped, `tips` are not; `size` is CSS."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     if tips:

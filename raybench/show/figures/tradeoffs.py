@@ -1,4 +1,4 @@
-"""Figures of what speed costs and what it is made of: memory, the ladder of arms, scaling, performance profiles."""
+"""Figures of a speedup's costs and components: memory, the ladder of arms, scaling, performance profiles."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from raybench.show.figures.style import (
 )
 from raybench.show.words import MIN_SETTINGS
 
-_MOST_MARKS: Final = 1000  # as vectors; more are a picture, which a page loads faster
-_MOST_LINES: Final = 10  # of a profile; more cannot be told apart
+_MOST_MARKS: Final = 1000  # drawn as vectors; more become a bitmap, which a page loads faster
+_MOST_LINES: Final = 10  # of a profile; more cannot be distinguished
 
 
 def memory_and_speed(analysis: Analysis) -> Plot | None:
@@ -48,7 +48,7 @@ def memory_and_speed(analysis: Analysis) -> Plot | None:
     for arm in names:
         colour, marker, _ = arm_style(arm, arms_of(analysis), analysis.baseline)
         axes.plot([], [], marker, color=colour, linestyle="none", label=shorten(arm, 24))
-        if many:  # a cloud that no eye takes apart: each arm's mean stands out from it
+        if many:  # single marks cannot be distinguished, so each arm's mean stands out
             mine = [row for row, c in enumerate(found) if c.arm == arm]
             axes.plot(x[mine], y[mine], ".", color=COLOURS["quiet"], markersize=3, alpha=0.25, rasterized=True)
             place = f"memory-mean-{names.index(arm)}"
@@ -87,7 +87,7 @@ def memory_and_speed(analysis: Analysis) -> Plot | None:
 
 
 def ladder(analysis: Analysis) -> Plot | None:
-    """A chain of arms as a waterfall: what each rung brought, on a log scale, so that they add up."""
+    """A chain of arms as a waterfall: each rung's ratio on a log scale, where they add up."""
     found = [one for one in analysis.ladders if one.total.value is not None and all(r.ratio.value for r in one.rungs)]
     if not found:
         return None
@@ -203,7 +203,7 @@ def profile(analysis: Analysis) -> Plot | None:
 
 
 def _area(one: Profile) -> float:
-    """What lies under a profile up to a factor of 2, on the log scale: large where an arm is near the best often."""
+    """The area under a profile up to a factor of 2, on the log scale: large where an arm is often near the best."""
     factors = np.log(np.clip(np.append(one.within, 2.0), 1.0, 2.0))
     return float(np.sum(np.diff(factors) * np.array(one.share)))
 

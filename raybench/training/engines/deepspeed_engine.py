@@ -90,8 +90,7 @@ def refusal(error: Exception) -> str:
 
 
 class DeepSpeedEngine:
-    """A DeepSpeed engine around the model; with the setting's optimizer and schedule unless the config names its
-    own."""
+    """A DeepSpeed engine around the model. The config's optimizer and schedule replace the setting's."""
 
     def __init__(self, arm: DeepSpeedArm, setting: Setting, model: nn.Module, device: torch.device) -> None:
         import deepspeed
