@@ -1,1 +1,1 @@
-"""What a user declares: the space, its settings, arms and protocol, read and checked. No ray and no torch here."""
+"""What a user declares: the space, its settings, arms and protocol, read and validated. No ray and no torch here."""

@@ -1,4 +1,4 @@
-"""The arms: how a setting is trained. An engine and its options, checked against what raybench itself decides."""
+"""The arms: how a setting is trained. An engine and its options, checked against what raybench decides itself."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from raybench.declare.setting import Positive, Strict
 
 
 class _Arm(Strict):
-    setting: dict[str, Any] = Field(default_factory=dict)  # fields of the setting that this arm trains with
-    packages: dict[str, str] = Field(default_factory=dict)  # versions of its own: its legs run in another environment
+    setting: dict[str, Any] = Field(default_factory=dict)  # fields of the setting that differ in this arm
+    packages: dict[str, str] = Field(default_factory=dict)  # its own versions: its legs run in another environment
 
     @field_validator("setting")
     @classmethod
@@ -34,15 +34,15 @@ class _Arm(Strict):
 
 
 class TorchArm(_Arm):
-    """PyTorch as it is: one process plain, several through DistributedDataParallel."""
+    """Plain PyTorch: one process unwrapped, several through DistributedDataParallel."""
 
     engine: Literal["torch"] = "torch"
-    broadcast_buffers: bool = False  # DeepSpeed sends no BatchNorm buffers, so neither does DDP unless asked
+    broadcast_buffers: bool = False  # DeepSpeed sends no BatchNorm buffers, so DDP does only if asked
     gradient_as_bucket_view: bool = False
     static_graph: bool = False
-    find_unused_parameters: bool = False  # for a model with parameters that a step's loss does not use
-    bucket_cap_mb: float | None = Field(default=None, gt=0)  # torch's own 25 MiB where not given
-    communication_hook: Literal["none", "fp16", "bf16"] = "none"  # gradients travel in this type
+    find_unused_parameters: bool = False  # for models with parameters that a step's loss does not use
+    bucket_cap_mb: float | None = Field(default=None, gt=0)  # by default torch's 25 MiB
+    communication_hook: Literal["none", "fp16", "bf16"] = "none"  # the type in which gradients are sent
     zero_redundancy_optimizer: bool = False  # optimizer state sharded over ranks, as ZeRO-1 does
 
 
@@ -52,14 +52,14 @@ class FsdpArm(_Arm):
     engine: Literal["fsdp"]
     per_block: bool = True  # False: the whole model is one unit
     reshard_after_forward: bool = True  # False keeps the gathered weights for the backward pass, as ZeRO-2 does
-    reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = None  # gradients travel in this type; else in their own
+    reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = None  # gradients are sent in this type; else in their own
     cpu_offload: bool = False
 
 
 class DeepSpeedArm(_Arm):
-    """A DeepSpeed engine: any DeepSpeed config passes through, and there are shorthands for the common parts.
+    """A DeepSpeed engine: any DeepSpeed config passes through, with shorthands for the common parts.
 
-    What the config becomes in a setting, and what is wrong with it there, says `declare.deepspeed_config`.
+    `declare.deepspeed_config` resolves the config for a setting and finds its problems.
     """
 
     engine: Literal["deepspeed"]
@@ -72,7 +72,7 @@ class DeepSpeedArm(_Arm):
     config: dict[str, Any] = Field(default_factory=dict)
 
     def shorthands(self) -> dict[str, Any]:
-        """The keys of `zero_optimization` that the arm's own fields stand for."""
+        """The keys of `zero_optimization` that the arm's own fields set."""
         wanted = {
             "stage": self.zero,
             "offload_optimizer": {"device": "cpu"} if self.offload in ("optimizer", "both") else None,
@@ -85,12 +85,12 @@ class DeepSpeedArm(_Arm):
 
 
 class ScriptArm(_Arm):
-    """A user's own training script, run as it is; `declare.script` says what its command may hold."""
+    """A user's own training script, run unchanged; `declare.script` says what its command may contain."""
 
     engine: Literal["script"]
-    command: str | tuple[str, ...]  # split as a shell would, run without one; {workers} and the like are filled in
-    environment: dict[str, str] = Field(default_factory=dict)  # beside that of the workers; "" takes a variable away
-    folder: str = "."  # where it runs; a relative one is taken from where the sweep was started
+    command: str | tuple[str, ...]  # split as by a shell, run without one; {workers} and the like are filled in
+    environment: dict[str, str] = Field(default_factory=dict)  # in addition to the workers'; "" removes a variable
+    folder: str = "."  # where it runs; relative to where the sweep was started
 
     @field_validator("environment", mode="before")
     @classmethod

@@ -1,6 +1,6 @@
-"""The audit before the run: in what the arms of a setting differ by declaration, beside the engine and its options.
+"""The audit before the run: declared differences between a setting's arms, besides the engine and its options.
 
-No torch here: it reads what the space says. What the runs then were, whatever was said, the facts tell.
+No torch here: it reads the space. What the runs really were is for the facts to say.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm
 from raybench.declare.deepspeed_config import deepspeed_config, stated_precision
 from raybench.declare.setting import Setting
 
-# Of the trial, and so of all its arms.
+# Fields of the trial, and so of all its arms.
 _THE_TRIALS = {
     "workers", "nodes", "accelerator", "node_labels", "device", "dataset", "data_root", "download", "loss_scale",
 }  # fmt: skip
@@ -22,7 +22,7 @@ _THE_TRIALS = {
 
 @dataclass(frozen=True)
 class Difference:
-    """One declared option in which an arm is not as the baseline is."""
+    """One declared option in which an arm differs from the baseline."""
 
     name: str  # dotted, as optimizer.weight_decay
     value: Any
@@ -30,7 +30,7 @@ class Difference:
 
     @property
     def word(self) -> str:
-        """What to put under `differs:` to declare it."""
+        """The word that declares it under `differs:`."""
         return self.name.partition(".")[0]
 
     def __str__(self) -> str:
@@ -38,11 +38,11 @@ class Difference:
 
 
 def declared_options(arm: Arm, setting: Setting) -> dict[str, Any]:
-    """What an arm trains with, by dotted name, as far as it is written down: the setting, and what engine options
-    and DeepSpeed's own sections say of the same things. Buffer broadcasts, which matter to some models only, are
-    left to the facts."""
+    """The options that an arm trains with, by dotted name, as far as they are declared: the setting, and the engine
+    options and DeepSpeed sections about the same things. Buffer broadcasts, which matter to some models only, are left
+    to the facts."""
     options = _flat(setting.model_dump(mode="json", exclude=_THE_TRIALS))
-    options["communication_dtype"] = None  # gradients travel as they are
+    options["communication_dtype"] = None  # gradients are sent in their own type
     if isinstance(arm, TorchArm) and arm.communication_hook != "none":
         options["communication_dtype"] = arm.communication_hook
     elif isinstance(arm, FsdpArm):
@@ -53,15 +53,15 @@ def declared_options(arm: Arm, setting: Setting) -> dict[str, Any]:
 
 
 def _written_in_config(arm: DeepSpeedArm, setting: Setting) -> dict[str, Any]:
-    """What the sections of an arm's DeepSpeed config state, "auto" filled in: nothing of the defaults of what they
-    leave out."""
+    """The options stated by the sections of an arm's DeepSpeed config, with "auto" filled in; defaults of missing keys
+    are not included."""
     config = deepspeed_config(arm, setting)
     stated = stated_precision(config, setting)
     optimizer, scheduler = config.get("optimizer"), config.get("scheduler")
     if optimizer is not None:
         parameters = optimizer.get("params") or {}
         name = str(optimizer["type"]).lower()
-        # DeepSpeed's Adam is AdamW unless told otherwise.
+        # DeepSpeed's Adam is AdamW by default.
         stated["optimizer.name"] = "adamw" if name == "adam" and parameters.get("adam_w_mode", True) else name
         same = _flat({"optimizer": setting.optimizer.model_dump(mode="json")})
         stated |= {f"optimizer.{key}": v for key, v in parameters.items() if f"optimizer.{key}" in same}
@@ -75,8 +75,8 @@ def _written_in_config(arm: DeepSpeedArm, setting: Setting) -> dict[str, Any]:
 
 
 def differences(options: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Difference]:
-    """In what two arms' declared options differ, by name. How mixed precision is done matters where there is any;
-    of two different optimizers only the name is told, of two schedules too."""
+    """The differences between two arms' declared options, by name. The kind of mixed precision matters only where there
+    is any; of two different optimizers or schedules only the name is reported."""
     names = {name for name in options if name in baseline and options[name] != baseline[name]}
     if not {options["precision"], baseline["precision"]} & {"bf16", "fp16"} or "precision" in names:
         names.discard("mixed_precision")
@@ -87,14 +87,14 @@ def differences(options: Mapping[str, Any], baseline: Mapping[str, Any]) -> list
 
 
 def undeclared(found: list[Difference], differs: Collection[str]) -> list[Difference]:
-    """Those that the space does not declare."""
+    """The differences that the space does not declare."""
     return [one for one in found if not experiment.is_declared(one.name, differs)]
 
 
 def links(arm: Arm, setting: Setting, before: Arm, before_setting: Setting) -> list[str]:
-    """The declared things in which an arm of a chain differs from the one before: a chain wants exactly one.
+    """The declared differences between an arm of a chain and the one before; a chain wants exactly one.
 
-    A field of the setting counts as one thing, the engine with all of its options as another.
+    Each field of the setting counts as one difference, the engine with all its options as another.
     """
     found = differences(declared_options(arm, setting), declared_options(before, before_setting))
     things = list(dict.fromkeys(one.word for one in found if one.name != "communication_dtype"))

@@ -1,8 +1,8 @@
-"""Which trials share a set of processes: blocks, from what a start and a trial take. Pure.
+"""Which trials share a set of processes: blocks, from the durations of a start and of a trial. Pure.
 
-Starting processes costs 10 to 25 s, a leg's own build well under one: so a block has as many trials as make its start
-less than a tenth of it, and no more than keep every slot busy to the end. A block's trials are of one repeat and of
-different settings, so that each trial of a setting is a fresh sample; and they need the same machines.
+Starting processes costs 10 to 25 s, a leg's own build well under one. So a block has enough trials to keep its start
+below a tenth of its time, but no more than keep every slot busy to the end. A block's trials belong to one repeat and
+to different settings, so that each trial of a setting is a fresh sample; and they need the same machines.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Self
 
 from raybench.declare.plan import Trial
 
-START_SHARE = 0.1  # of a block, at most, where there are trials enough
+START_SHARE = 0.1  # of a block's time, at most, if there are enough trials
 _USUAL_START_SECONDS = 15.0
-_USUAL_SIZE = 8  # trials, where nothing is known of how long they take
+_USUAL_SIZE = 8  # trials, while durations are unknown
 
 
 class Pace:
-    """How long a start of processes takes, and a trial of each setting: told at first, then learnt from each leg."""
+    """How long a start of processes and a trial of each setting take: given first, then learned from each leg."""
 
     def __init__(
         self, leg_seconds: Mapping[tuple[str, str], float] | None = None, start_seconds: float | None = None
@@ -34,7 +34,7 @@ class Pace:
         self._starts = [] if start_seconds is None else [start_seconds]
 
     def to_json(self) -> str:
-        """All that is known, to be read with `from_json` by another process."""
+        """Everything known, for `from_json` in another process."""
         return json.dumps({"legs": [[*key, *seconds] for key, seconds in self._legs.items()], "starts": self._starts})
 
     @classmethod
@@ -46,11 +46,11 @@ class Pace:
         return pace
 
     def add_leg(self, setting_id: str, arm: str, seconds: float) -> None:
-        """A leg took so long, from its beginning to its row."""
+        """Record a leg's duration, from its beginning to its row."""
         self._legs[setting_id, arm].append(seconds)
 
     def add_start(self, seconds: float) -> None:
-        """Processes were asked for so long before their first leg began."""
+        """Record the time from asking for processes to the beginning of their first leg."""
         self._starts.append(seconds)
 
     @property
@@ -59,7 +59,7 @@ class Pace:
         return median(self._starts[-9:]) if self._starts else _USUAL_START_SECONDS
 
     def trial_seconds(self, trial: Trial) -> float | None:
-        """Seconds of a trial's legs; None where none of its arms ran. One that did not counts as the others' mean."""
+        """Seconds of a trial's legs; an arm that did not run counts as the others' mean; None where none ran."""
         known = {
             leg.arm_name: fmean(self._legs[trial.setting_id, leg.arm_name])
             for leg in trial.legs
@@ -71,7 +71,7 @@ class Pace:
 
 
 class Blocks:
-    """The trials of a plan that nobody runs yet, handed out a block at a time, in the plan's order."""
+    """A plan's trials that are not yet handed out; gives them out in blocks, in the plan's order."""
 
     def __init__(self, trials: Iterable[Trial], slots: int, pace: Pace) -> None:
         """`slots`: how many blocks may run at a time."""
@@ -82,7 +82,7 @@ class Blocks:
         self._wanted: Mapping[str, int] | None = None
 
     def want(self, trials: Mapping[str, int] | None) -> None:
-        """From now on only so many trials of each setting are to run, by setting_id; None: all of them."""
+        """Limit each setting, by setting_id, to this many trials from now on; None: no limit."""
         self._wanted = trials
         wanted = (trial_id for trial_id, trial in self._pending.items() if self._is_wanted(trial))
         self._num_alike = Counter(self._likeness[trial_id] for trial_id in wanted)
@@ -91,16 +91,17 @@ class Blocks:
         return self._wanted is None or trial.repeat < self._wanted.get(trial.setting_id, 0)
 
     def remove(self, trial_ids: Collection[str]) -> None:
-        """These are not to be handed out (again)."""
+        """Do not hand these out (again)."""
         for trial_id in trial_ids:
             trial = self._pending.pop(trial_id, None)
             if trial is not None and self._is_wanted(trial):
                 self._num_alike[self._likeness[trial_id]] -= 1
 
     def next_block(self, place: Callable[[Trial], Hashable] = lambda _: None) -> list[Trial]:
-        """The next block; empty where all trials that are wanted were handed out.
+        """The next block; empty once all wanted trials were handed out.
 
-        `place` names the machines that a trial is bound to, None where it is not; a block is bound as its first trial.
+        `place` names the machines that a trial is bound to, None where it is free; a block is bound like its first
+        trial.
         """
         first = next(filter(self._is_wanted, self._pending.values()), None)
         if first is None:
@@ -111,14 +112,14 @@ class Blocks:
         return block
 
     def _alike(self, first: Trial, place: Callable[[Trial], Hashable]) -> list[Trial]:
-        """The trials that may share a block with the first, itself included."""
+        """The trials that may share a block with the first, including it."""
         alike, there = [first], place(first)
         if first.isolation != "shared":
             return alike
         for trial in self._pending.values():
             if trial.repeat != first.repeat:
                 if trial.repeat > first.repeat:
-                    break  # a plan goes repeat by repeat
+                    break  # plans are ordered by repeat
                 continue
             if trial is first or self._likeness[trial.trial_id] != self._likeness[first.trial_id]:
                 continue
@@ -131,14 +132,14 @@ class Blocks:
         enough = _USUAL_SIZE
         if known and fmean(known) > 0:
             enough = math.ceil(self._pace.start_seconds * (1 - START_SHARE) / START_SHARE / fmean(known))
-        num_blocks = max(1, len(alike) // max(1, enough))  # each at least as large as it takes
+        num_blocks = max(1, len(alike) // max(1, enough))  # each at least large enough
         busy = math.ceil(self._num_alike[self._likeness[first.trial_id]] / self._slots)
         return min(math.ceil(len(alike) / num_blocks), max(1, busy))
 
 
 def num_starts(trials: Collection[Trial], slots: int, pace: Pace) -> dict[str, float]:
-    """By trial, its part of the starts of processes: those of a block are shared out, each leg of a `fresh` one has its
-    own."""
+    """By trial, its share of the starts of processes: a block's trials share one start; each leg of a `fresh` trial has
+    its own."""
     blocks, parts = Blocks(trials, slots, pace), {}
     while block := blocks.next_block():
         for trial in block:
@@ -147,9 +148,9 @@ def num_starts(trials: Collection[Trial], slots: int, pace: Pace) -> dict[str, f
 
 
 def _likeness(trial: Trial) -> str:
-    """What trials that share processes have in common: workers, machines, and how they are run."""
+    """What trials that share processes must have in common: workers, machines, and how they are run."""
     setting = trial.setting
-    # Whether cuBLAS is deterministic is decided once in a process.
+    # A process decides only once whether cuBLAS is deterministic.
     fields = ("workers", "nodes", "device", "accelerator", "node_labels", "memory_limit", "deterministic")
     packages = [getattr(leg.arm, "packages", None) for leg in trial.legs]
     same = [setting.model_dump(mode="json", include=set(fields)), trial.isolation, trial.slots_per_node]

@@ -1,7 +1,7 @@
-"""What a space may unfold to, so that a few lines of YAML cannot fill a machine.
+"""Limits on the size of a space, so that a few lines of YAML cannot fill a machine.
 
 YAML's aliases and OmegaConf's interpolations both let a short text stand for an exponentially long one. Both are
-measured here before anything is unfolded. Errors are ValueErrors, to which the caller adds the place.
+measured here before anything is expanded. Errors are ValueErrors; the caller adds the place.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import yaml
 
 from raybench.stores.storage import AnyPath
 
-MOST_CHARACTERS: Final = 1_000_000  # of a space file, or of an override
-MOST_VALUES: Final = 5_000  # of a space, every alias and interpolation written out
+MOST_CHARACTERS: Final = 1_000_000  # of a space file or an override
+MOST_VALUES: Final = 5_000  # of a space, with every alias and interpolation expanded
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w\-]*(?:\.[\w\-]+)*)\}")
 
 
 def read_bounded(path: AnyPath) -> str:
-    """The text of a file, as far as `check_length` allows, and a character more. Raises OSError, UnicodeDecodeError."""
+    """A file's text up to one character beyond `check_length`'s limit. Raises OSError, UnicodeDecodeError."""
     if not isinstance(path, Path):
         return path.read_text()[: MOST_CHARACTERS + 1]
     with path.open(encoding="utf-8-sig") as file:
@@ -30,18 +30,18 @@ def read_bounded(path: AnyPath) -> str:
 
 
 def check_length(text: str) -> None:
-    """Raise ValueError for a text that no person wrote."""
+    """Raise ValueError for a text too long to be written by a person."""
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"{len(text):,} characters long; a space has {MOST_CHARACTERS:,} at most")
 
 
 def check_aliases(root: yaml.Node) -> None:
-    """Raise yaml.MarkedYAMLError when a tree contains itself, or holds too many values with every alias written out."""
+    """Raise yaml.MarkedYAMLError when a tree contains itself or, with every alias expanded, too many values."""
     _count(root, set(), {})
 
 
 def _count(node: yaml.Node, within: set[int], known: dict[int, int]) -> int:
-    """How many values hang on a node, itself included."""
+    """How many values a node contains, including itself."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) in within:
@@ -61,9 +61,9 @@ def _marked(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
 
 
 class Unfolded:
-    """The sizes of a content's values with their interpolations written out.
+    """The sizes of values with their interpolations expanded.
 
-    OmegaConf's resolvers are refused: `${oc.env:NAME}` would carry the environment's secrets into a ledger.
+    OmegaConf's resolvers are rejected: `${oc.env:NAME}` would put the environment's secrets into a ledger.
     """
 
     def __init__(self, content: Mapping[str, Any]) -> None:
@@ -74,7 +74,7 @@ class Unfolded:
     def size(self, value: Any) -> int:
         """The size of a value: characters of text, 1 for everything else.
 
-        Raises ValueError for a `${...}` that names no key, for a circle, and beyond `MOST_CHARACTERS`.
+        Raises ValueError for a `${...}` that names no key, for a cycle, and beyond `MOST_CHARACTERS`.
         """
         if isinstance(value, str):
             if "${" in _REFERENCE.sub("", value):
@@ -91,7 +91,7 @@ class Unfolded:
         return found
 
     def _size_at(self, reference: str) -> int:
-        """The size of what a reference names; 0 where it names nothing, which OmegaConf tells."""
+        """The size of what a reference names; 0 where it names nothing, which OmegaConf reports."""
         if reference in self.within:
             raise ValueError(f"interpolation in a circle: {' -> '.join([*self.within, reference])}")
         if reference not in self.known:

@@ -1,7 +1,7 @@
-"""The names that a space may use for models, known without importing torch.
+"""The model names that a space may use, known without importing torch.
 
-timm and torchvision declare each model with a `register_model` decorator; reading their sources for it
-takes a tenth of a second, where importing them takes five.
+timm and torchvision declare each model with a `register_model` decorator. Finding these in their sources takes a tenth
+of a second; importing them takes five.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from raybench.declare.datasets import data_folder
 
 OWN_MODELS = ("lenet", "lenet5")
 HF_MODELS = ("cvt_13", "cvt_21")  # transformers' image models
-# Sizes of language models that people know by name: transformers' type, and what its configuration is given.
+# Well-known sizes of language models: transformers' type, and the options of its configuration.
 _LLAMA: dict[str, Any] = {"num_key_value_heads": 8, "vocab_size": 128_256, "rope_theta": 500_000.0}
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2-medium": ("gpt2", {"n_embd": 1024, "n_layer": 24, "n_head": 16}),  # 355M parameters; gpt2 itself has 124M
@@ -36,7 +36,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 _REGISTERED = re.compile(r"^@register_model(?:\((?P<arguments>[^)]*)\))?\s*\n(?:@.*\n)*def (?P<name>\w+)", re.MULTILINE)
-# Source modules of the families that are not plain CNNs.
+# Source modules of families other than plain CNNs.
 _VIT_SOURCES = """
     vision_transformer vision_transformer_relpos vision_transformer_sam deit deepseek_vit gemma4_vit qwen3_vit
     naflexvit swin_transformer swin_transformer_v2 swin_transformer_v2_cr beit cait eva xcit pvt_v2 twins volo
@@ -58,7 +58,7 @@ _FAMILY_OF_SOURCE = {
 
 @cache
 def _registered(package: str, folder: str) -> dict[str, str]:
-    """Model name -> source module, read from a package's sources; empty where it is not installed."""
+    """Model name -> source module, from a package's sources; empty where it is not installed."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         return {}
@@ -82,7 +82,7 @@ def torchvision_models() -> dict[str, str]:
 
 @cache
 def language_models() -> dict[str, str]:
-    """transformers' types of language models, each with its objective: `masked` for those that have a head for it, else
+    """transformers' types of language models, each with its objective: `masked` for types with a head for it, else
     `causal`. Read from its sources; empty where it is not installed."""
     spec = find_spec("transformers")
     if spec is None or spec.origin is None:
@@ -92,13 +92,13 @@ def language_models() -> dict[str, str]:
     for objective, name in (("causal", "CAUSAL"), ("masked", "MASKED")):
         _, _, mapping = source.partition(f"MODEL_FOR_{name}_LM_MAPPING_NAMES = OrderedDict(")
         for kind, cls in re.findall(r'\("([\w-]+)", "(\w+)"\)', mapping.partition("\n)\n")[0]):
-            if not cls.endswith("ForConditionalGeneration"):  # encoder and decoder: another objective than these
+            if not cls.endswith("ForConditionalGeneration"):  # encoder-decoder models have another objective
                 found[kind] = objective
     return found
 
 
 def config_folder(model: str) -> Path | None:
-    """The folder that a model names, which holds transformers' config.json; None where it names none."""
+    """The folder with transformers' config.json that a model names; None where it names none."""
     if not re.search(r"[/.~]", model) or ":" in model:
         return None
     folder = data_folder(model)
@@ -106,7 +106,7 @@ def config_folder(model: str) -> Path | None:
 
 
 def known_models() -> set[str]:
-    """Every model name that a space may use; only raybench's own where neither library is installed."""
+    """Every model name that a space may use; only raybench's own if neither library is installed."""
     language = {f"hf/{name}" for name in [*language_models(), *PRESETS]}
     return {*OWN_MODELS, *HF_MODELS, *timm_models(), *torchvision_models(), *language}
 
@@ -114,16 +114,16 @@ def known_models() -> set[str]:
 def origin(model: str) -> tuple[str, str]:
     """Where a model comes from: its library and the module there that defines it.
 
-    Libraries are `raybench`, `transformers`, `hf` (transformers' language models; the second is the type), `timm`,
-    `torchvision`, `own` (module:function) and `unknown`. A name that timm and torchvision both have is timm's;
-    `torchvision/NAME` is the other.
+    Libraries are `raybench`, `transformers`, `hf` (transformers' language models; here the module is the type), `timm`,
+    `torchvision`, `own` (module:function) and `unknown`. A name in both timm and torchvision means timm's;
+    `torchvision/NAME` means the other.
     """
     prefix, _, name = model.rpartition("/")
     if ":" in model:
         return "own", model.partition(":")[0]
     if model.startswith("hf/"):
         kind = PRESETS.get(name, (name, {}))[0]
-        hub = prefix != "hf"  # hf/ORGANIZATION/NAME: a configuration of the Hugging Face hub
+        hub = prefix != "hf"  # hf/ORGANIZATION/NAME: a configuration on the Hugging Face hub
         return ("hf", kind) if hub or kind in language_models() else ("unknown", "")
     if config_folder(model) is not None:
         return "hf", "folder"
@@ -139,9 +139,9 @@ def origin(model: str) -> tuple[str, str]:
 
 
 def own_model_file(model: str) -> Path:
-    """The file of a `module:function` model, which must lie in the working tree.
+    """The file of a `module:function` model, which must be in the working tree.
 
-    Raises ValueError where it does not: a space can name no other code.
+    Raises ValueError where it is not: a space cannot name other code.
     """
     module, _, function = model.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), function]):

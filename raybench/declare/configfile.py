@@ -1,4 +1,4 @@
-"""A DeepSpeed config as a file of its own: JSON, or JSON with comments as DeepSpeed's own reader (hjson) takes it."""
+"""A DeepSpeed config file: JSON, or JSON with comments, which DeepSpeed's own reader (hjson) accepts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _loads(text: str) -> Any:
             content = hjson.loads(text, object_pairs_hook=_once)
         except hjson.HjsonDecodeError:
             raise error from None
-        if not isinstance(content, dict):  # hjson makes a text of anything
+        if not isinstance(content, dict):  # hjson turns anything into a text
             raise
         return content
 

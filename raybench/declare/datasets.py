@@ -1,6 +1,6 @@
-"""The datasets that a space may name: what they are and which files hold them, known without importing torch.
+"""The datasets that a space may name, with their properties and files, known without importing torch.
 
-A relative `data_root` is taken from the folder in which the command was started, on every machine that trains.
+A relative `data_root` starts at the folder in which the command was started, on every machine that trains.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from pathlib import Path
 from raybench.errors import BadData
 from raybench.machine.variables import WORKING_TREE
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision
 _HALF, _QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What a dataset is before it is loaded: sizes, counts, and the pixel statistics that images are normalized by."""
+    """A dataset's properties, known before loading: sizes, counts, and pixel statistics for normalizing images."""
 
-    image_size: int  # pixels a side, as trained on by default
+    image_size: int  # pixels a side, by default in training
     channels: int
     classes: int
     train_samples: int
     test_samples: int
     mean: tuple[float, float, float] = _HALF
     std: tuple[float, float, float] = _QUARTER
-    files: tuple[str, ...] = ()  # below data_root, as torchvision reads them
+    files: tuple[str, ...] = ()  # below data_root, in torchvision's layout
 
 
 def _idx_files(folder: str) -> tuple[str, ...]:
@@ -45,10 +45,10 @@ def _grey(value: float) -> tuple[float, float, float]:
     return (value, value, value)
 
 
-# Pixel statistics are those of each training set, as usually given (ImageNet's for image folders).
+# Pixel statistics are the usual ones of each training set (ImageNet's for image folders).
 DATASETS: dict[str, DatasetFacts] = {
     "digits": DatasetFacts(32, 3, 10, 1437, 360, _grey(0.3053), _grey(0.3236)),  # scikit-learn's 8x8 originals, resized
-    "synthetic": DatasetFacts(32, 3, 10, 50_000, 10_000),  # one random batch on the device, no loader at all
+    "synthetic": DatasetFacts(32, 3, 10, 50_000, 10_000),  # one random batch on the device, without a loader
     "synthetic_loader": DatasetFacts(32, 3, 10, 50_000, 10_000),  # random images through the real loader
     "cifar10": DatasetFacts(
         32, 3, 10, 50_000, 10_000, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
@@ -63,7 +63,7 @@ DATASETS: dict[str, DatasetFacts] = {
         32, 3, 10, 60_000, 10_000, _grey(0.2860), _grey(0.3530), _idx_files("FashionMNIST")
     ),
     "kmnist": DatasetFacts(32, 3, 10, 60_000, 10_000, _grey(0.1918), _grey(0.3483), _idx_files("KMNIST")),
-    # Classes and samples are the folder's: `facts_of` counts them.
+    # Classes and samples depend on the folder: `facts_of` counts them.
     "imagefolder": DatasetFacts(224, 3, 0, 0, 0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }  # fmt: skip
 
@@ -74,14 +74,14 @@ def data_folder(data_root: str) -> Path:
 
 
 def facts_of(dataset: str, data_root: str = "data") -> DatasetFacts:
-    """What a dataset is; an image folder is counted. Raises BadData for a folder that is none."""
+    """A dataset's properties; an image folder is counted. Raises BadData where a folder is no image folder."""
     if dataset != "imagefolder":
         return DATASETS[dataset]
     return _count(data_folder(data_root))
 
 
 def check_present(dataset: str, data_root: str) -> None:
-    """Raise BadData where a dataset's files are not on this machine, saying which go where."""
+    """Raise BadData where a dataset's files are missing on this machine, saying which files belong where."""
     root = data_folder(data_root)
     if dataset == "imagefolder":
         facts_of(dataset, data_root)
@@ -95,7 +95,7 @@ def check_present(dataset: str, data_root: str) -> None:
 
 
 def missing_files(dataset: str, data_root: str) -> list[str]:
-    """Which of a dataset's files are not on this machine; of an image folder, which of its two folders."""
+    """A dataset's files that are missing on this machine; for an image folder, which of its two folders."""
     names = ("train", "val") if dataset == "imagefolder" else DATASETS[dataset].files
     return [name for name in names if not (data_folder(data_root) / name).exists()]
 
@@ -133,7 +133,7 @@ def _count(root: Path) -> DatasetFacts:
 
 
 def _num_images(folder: Path) -> int:
-    """Images in a class folder and below it, by their suffix, as torchvision finds them."""
+    """Images in a class folder and below it, by suffix, as torchvision finds them."""
     return sum(
         name.lower().endswith(IMAGE_SUFFIXES) for _, _, files in os.walk(folder, followlinks=True) for name in files
     )

@@ -1,8 +1,8 @@
-"""What an arm's DeepSpeed config becomes in a setting: "auto" filled in, raybench's own keys written, the rest kept.
+"""Resolves an arm's DeepSpeed config in a setting: fills in "auto", writes raybench's own keys, keeps the rest.
 
-As under Hugging Face's integration "auto" is the setting's value. What raybench owns (batch sizes, clipping, timers,
-print intervals, monitors) is taken out of the user's config where it agrees with the setting or only prints, and is a
-problem where it contradicts the setting. No torch and no deepspeed here, so that a plan can say all of it.
+As in Hugging Face's integration, "auto" means the setting's value. Keys that raybench owns (batch sizes, clipping,
+timers, print intervals, monitors) are removed from the user's config if they agree with the setting or only print;
+they are a problem if they contradict it. No torch and no deepspeed here, so that a plan can report all of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from raybench.text import suggest
 
 _AUTO = "auto"
 _NEVER = 2**31 - 1
-# The throughput timer synchronizes twice a step by default; the others print or break the step down.
+# The throughput timer synchronizes twice a step by default; the others print, or time the parts of a step.
 _CLOCK: dict[str, Any] = {
     "steps_per_print": _NEVER,
     "wall_clock_breakdown": False,
@@ -34,7 +34,7 @@ _INSTRUMENTS = ("flops_profiler", "comms_logger", "autotuning")
 _PRECISIONS = ("bf16", "fp16", "torch_autocast")
 _TORCH_NAMES = {"bf16": "bfloat16", "fp16": "float16"}
 _SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
-# Sections and keys that DeepSpeed reads and that change nothing in a leg, and why.
+# Sections and keys that DeepSpeed reads but that have no effect in a leg, and why.
 _INERT = {
     "activation_checkpointing": "is for models that call deepspeed.checkpointing, and none here does; "
     "setting.activation_checkpointing recomputes blocks in every arm",
@@ -56,44 +56,43 @@ _INERT = {
 class Resolved:
     """A DeepSpeed config for one arm in one setting."""
 
-    config: dict[str, Any]  # what deepspeed.initialize is given
+    config: dict[str, Any]  # passed to deepspeed.initialize
     known: Mapping[str, Any]  # the schema that it was checked against
     added: dict[str, Any] = field(default_factory=dict)  # the part of it that raybench wrote
-    notes: list[str] = field(default_factory=list)  # what was left out, or is without effect, a sentence each
+    notes: list[str] = field(default_factory=list)  # what was removed or has no effect, a sentence each
     problems: list[Problem] = field(default_factory=list)  # places are the arm's: ("config", "bf16") or ("offload",)
 
     def refuse(self, place: Path_, words: str) -> None:
-        """Note what makes the arm impossible."""
+        """Add a problem that makes the arm impossible."""
         self.problems.append(Problem(place, words))
 
 
 def deepspeed_config(arm: DeepSpeedArm, setting: Setting) -> dict[str, Any]:
-    """The whole DeepSpeed config of an arm: the user's, the shorthands written out, and what raybench adds."""
+    """The whole DeepSpeed config of an arm: the user's, the expanded shorthands, and raybench's additions."""
     return resolve(arm, setting).config
 
 
 def added_config(arm: DeepSpeedArm, setting: Setting) -> dict[str, Any]:
-    """What raybench adds to an arm's DeepSpeed config, the arm's shorthands not counted.
+    """Raybench's additions to an arm's DeepSpeed config, without the arm's shorthands.
 
-    From the setting, the same in every arm: batch sizes (the largest once it is found), and gradient clipping written
-    out, because DeepSpeed 0.19.8 clips at norm 1.0 where its config says nothing. For a fair clock: no timers, no
-    monitor, no printing. The setting's precision, where the config names none; with `torch_autocast`, gradients then
-    travel in their own type as they do under DDP, where DeepSpeed's default would send those of linear and convolution
-    layers in the lower one.
+    From the setting, the same in every arm: batch sizes (the largest once it is found), and explicit gradient clipping,
+    because DeepSpeed 0.19.8 clips at norm 1.0 by default. For fair timing: no timers, no monitor, no printing. Also the
+    setting's precision, if the config names none. With `torch_autocast`, gradients are then sent in their own type, as
+    in DDP; DeepSpeed's default would send those of linear and convolution layers in the lower type.
     """
     return resolve(arm, setting).added
 
 
 def offloads(config: Mapping[str, Any], what: str) -> bool:
-    """Whether a resolved config keeps `what` ("optimizer" or "param") outside of the accelerator."""
+    """Whether a resolved config keeps `what` ("optimizer" or "param") outside the accelerator."""
     section = (config.get("zero_optimization") or {}).get(f"offload_{what}") or {}
     return str(section.get("device", "none")) != "none"
 
 
 def resolve(arm: DeepSpeedArm, setting: Setting) -> Resolved:
-    """The arm's config in this setting, with all that is wrong with it; usable where `problems` is empty."""
+    """The arm's config in this setting, with all its problems; usable where `problems` is empty."""
     given = copy.deepcopy(arm.config)
-    if given.get("steps_per_print") == math.inf:  # as Accelerate writes "never"
+    if given.get("steps_per_print") == math.inf:  # Accelerate's way of writing "never"
         given["steps_per_print"] = _NEVER
     known = schema(arm.packages.get("deepspeed", ""))
     config, problems, unchecked = checked(given, known)
@@ -119,7 +118,7 @@ def resolve(arm: DeepSpeedArm, setting: Setting) -> Resolved:
 
 
 def _rename_older(found: Resolved) -> None:
-    """DeepSpeed's older names, as it reads them."""
+    """Replace DeepSpeed's older names as DeepSpeed does."""
     config = found.config
     if (older := config.pop("bfloat16", None)) is not None:
         if "bf16" in config:
@@ -134,7 +133,7 @@ def _rename_older(found: Resolved) -> None:
             found.refuse(("config", "zero_optimization", older_name), f"is the older name of {newer}; keep that")
         elif value and value != _AUTO:
             zero[newer] = {"device": "cpu"}
-    zero.pop("cpu_offload_use_pin_memory", None)  # DeepSpeed warns, and reads it no more
+    zero.pop("cpu_offload_use_pin_memory", None)  # DeepSpeed only warns about it
 
 
 def _take_what_raybench_owns(found: Resolved, setting: Setting) -> None:
@@ -188,11 +187,11 @@ def _enabled(section: Any) -> bool:
     return (given.lower() if isinstance(given, str) else given) not in _OFF
 
 
-_OFF = (None, False, 0, _AUTO, "false", "no", "off", "0", "f", "n")  # as pydantic reads them
+_OFF = (None, False, 0, _AUTO, "false", "no", "off", "0", "f", "n")  # as parsed by pydantic
 
 
 def _join_shorthands(found: Resolved, arm: DeepSpeedArm, setting: Setting) -> None:
-    """The arm's own `zero`, `offload` ... written into the config, which may say the same."""
+    """Write the arm's own `zero`, `offload` ... into the config, which may have the same values."""
     config = found.config
     zero = dict(config.get("zero_optimization", {}))
     if arm.zero is None and zero.get("stage") == _AUTO:
@@ -234,7 +233,7 @@ def _join_shorthands(found: Resolved, arm: DeepSpeedArm, setting: Setting) -> No
 
 
 def _fill_precision(found: Resolved, setting: Setting) -> None:
-    """Sections that are "auto" are as the setting's precision is; what the config says itself stands."""
+    """Fill "auto" sections from the setting's precision; explicit values stay."""
     config, wanted = found.config, _precision_section(setting)
     decided = False
     for name in _PRECISIONS:
@@ -263,7 +262,7 @@ def _fill_precision(found: Resolved, setting: Setting) -> None:
 
 
 def _precision_section(setting: Setting) -> dict[str, Any]:
-    """The section of a config that trains in the setting's precision as the other engines do; {} in fp32."""
+    """The config section that trains in the setting's precision as the other engines do; {} in fp32."""
     if setting.precision not in _TORCH_NAMES:
         return {}
     if setting.mixed_precision == "autocast":
@@ -278,14 +277,14 @@ def _precision_section(setting: Setting) -> dict[str, Any]:
             "loss_scale": 0 if scale.growth_interval else scale.initial,
             "initial_scale_power": int(math.log2(scale.initial)),
             "loss_scale_window": scale.growth_interval or 1000,
-            "hysteresis": 1,  # the scale is halved at every overflow, as torch's GradScaler does
+            "hysteresis": 1,  # halve the scale at every overflow, as torch's GradScaler does
             "min_loss_scale": 1,
         }
     }
 
 
 def stated_precision(config: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
-    """What the precision sections of a resolved config say, in the setting's words."""
+    """The precision stated by a resolved config's sections, in the setting's terms."""
     cast = [name for name in ("bf16", "fp16") if _enabled(config.get(name))]
     autocast = config.get("torch_autocast") or {}
     if _enabled(autocast):
@@ -346,14 +345,14 @@ def _fill_scheduler(found: Resolved, setting: Setting) -> None:
 
 
 def _built(found: Resolved, what: str) -> Mapping[str, list[str]]:
-    """The parameters of each class that a section's type can name; of any name none, where they are another version's
-    and not known."""
+    """Parameters by class name, for each class that a section's type can name; empty lists for classes of another
+    version, whose parameters are unknown."""
     known: Mapping[str, list[str]] = found.known[what]
     return defaultdict(list, known) if found.known.get("assumed") else known
 
 
 def _names_one(found: Resolved, what: str, name: Any, known: Mapping[str, Any]) -> bool:
-    """Whether a section's type is one that DeepSpeed has; a problem where it is not."""
+    """Whether DeepSpeed has the type that a section names; adds a problem where it has not."""
     if name is None:
         found.refuse(("config", what), f"names no type; write one, as in {what}: {{type: {next(iter(known))}}}")
     elif not isinstance(name, str) or (name not in known and not isinstance(known, defaultdict)):
@@ -364,7 +363,7 @@ def _names_one(found: Resolved, what: str, name: Any, known: Mapping[str, Any]) 
 
 
 def _know_parameters(found: Resolved, what: str, parameters: Mapping[str, Any], known: list[str]) -> None:
-    """Refuse parameters that the named class does not take, and values that are no numbers, names or lists of them."""
+    """Reject parameters that the named class does not take, and values other than numbers, names or lists of them."""
     for key, value in parameters.items():
         if known and key not in known and key != "max_grad_norm":
             found.refuse(("config", what, "params", str(key)), f"unknown key; {suggest(str(key), known)}")
@@ -385,7 +384,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _fill_buckets(found: Resolved, setting: Setting) -> None:
-    """The buckets that Hugging Face takes from a model's hidden size, where the model has one."""
+    """Set the buckets that Hugging Face derives from a model's hidden size, where the model has one."""
     zero = found.config.get("zero_optimization", {})
     size = setting.model_options.get("hidden_size")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 < size < 2**20:
@@ -401,7 +400,7 @@ def _fill_buckets(found: Resolved, setting: Setting) -> None:
 
 
 def _fill_the_rest(found: Resolved) -> None:
-    """Take out each "auto" that DeepSpeed itself reads as a default; the others are a problem, told together."""
+    """Remove every "auto" that DeepSpeed itself reads as a default; the others become one joint problem."""
     by_default, nowhere = [], []
     for place in list(_autos(found.config)):
         inside = found.config
@@ -430,12 +429,12 @@ def _autos(values: Mapping[str, Any], place: Path_ = ()) -> Iterator[Path_]:
             yield (*place, key)
 
 
-# Where "auto" is a value of DeepSpeed's own.
+# Keys for which "auto" is one of DeepSpeed's own values.
 _MEANT = (("pipeline",), ("data_efficiency",), ("expert_parallel",), ("data_types", "keep_in_fp32_modules"))
 
 
 def _refuse_parallelism(found: Resolved) -> None:
-    """Whatever makes fewer data-parallel ranks than there are workers."""
+    """Reject everything that would leave fewer data-parallel ranks than workers."""
     config = found.config
     tensor = config.get("tensor_parallel", {})
     expert = config.get("expert_parallel", {})

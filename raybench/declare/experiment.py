@@ -1,10 +1,10 @@
 """What makes two arms the same experiment: the names of the facts, and where two legs' facts differ.
 
-A leg's facts are a JSON object of what the run *was*, found on the live objects. Two arms of a setting
-are comparable when every fact that both state is equal, but for those that the space declares as
-different (`differs: [optimizer, precision]`) and the `informative` part, which describes an arm and is
-never compared. Facts that only one arm states say nothing, and an empty text states none. No ray or
-torch here: the training side writes these names, the analysis compares them.
+A leg's facts are a JSON object that describes what the run *was*, read from the live objects. Two arms of a setting
+are comparable when every fact that both state is equal. Exceptions are facts that the space declares as different
+(`differs: [optimizer, precision]`) and the `informative` part, which is never compared. Facts that only one arm states
+do not count, nor do empty texts. No ray or torch here: the training side writes these names, the analysis compares
+them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 INFORMATIVE: Final = "informative"
 
-# Every fact that a leg may state, but for those under INFORMATIVE.
+# Every fact that a leg may state, except those under INFORMATIVE.
 COMPARED: Final = (
     "initial_weights", "num_parameters", "num_parameter_tensors", "flops_per_image", "flops_per_byte",
     "num_trainable_parameters", "num_trainable_tensors", "flops_per_token", "training_flops_per_sample",
@@ -27,7 +27,7 @@ COMPARED: Final = (
     "lr_schedule", "gradient_clipping", "parameter_dtype", "buffer_dtype", "gradient_dtype", "master_dtype",
     "optimizer_state_dtype", "communication_dtype", "autocast", "loss_scale", "skipped_steps", "buffer_broadcasts",
     "first_loss", "first_gradient_norm", "timed",
-    "steps_per_epoch", "evaluated_samples",  # where a protocol has epochs, or evaluates
+    "steps_per_epoch", "evaluated_samples",  # if a protocol has epochs or evaluates
 )  # fmt: skip
 
 _OF_THE_MODEL: Final = (
@@ -40,8 +40,8 @@ _DTYPES: Final = (
     "autocast",
 )  # fmt: skip
 
-# A word that a space may put under `differs` -> the facts (or dotted prefixes of facts) it stands for.
-# A word that is not here stands for the fact of that name and everything below it.
+# A word under `differs` in a space -> the facts (or dotted prefixes of facts) that it covers.
+# A word that is not here covers the fact of that name and everything below it.
 DECLARABLE: Final[dict[str, tuple[str, ...]]] = {
     "optimizer": ("optimizer", "optimizer_steps", "lr_schedule"),
     "augmentation": ("first_batch", "first_loss", "first_gradient_norm"),
@@ -116,10 +116,10 @@ _EXACT: Final = 1e-9
 
 
 def measured_tolerance(precision: str, differs: Collection[str] = ()) -> float:
-    """Relative tolerance for the first loss and gradient norm: engines add up in different orders.
+    """Relative tolerance for the first loss and gradient norm: engines sum in different orders.
 
-    Where the precisions are declared to differ, the norms still are those of the same gradients, and may not be off
-    by more than rounding: a gradient that was divided by a loss scale it was never multiplied by is.
+    Where the precisions are declared to differ, the norms still belong to the same gradients and may differ only by
+    rounding; a gradient divided by a loss scale that it was never multiplied by differs by more.
     """
     if {"precision", "mixed_precision"} & set(differs):
         return 0.25
@@ -127,7 +127,7 @@ def measured_tolerance(precision: str, differs: Collection[str] = ()) -> float:
 
 
 def is_declared(name: str, differs: Collection[str]) -> bool:
-    """Whether a fact's dotted name is among what a space declares as different."""
+    """Whether the space declares a fact, given by its dotted name, as different."""
     return any(
         name == fact or name.startswith(f"{fact}.") for word in differs for fact in (word, *DECLARABLE.get(word, ()))
     )
@@ -136,7 +136,7 @@ def is_declared(name: str, differs: Collection[str]) -> bool:
 def differences(
     arm: Mapping[str, Any], baseline: Mapping[str, Any], differs: Collection[str] = (), precision: str = "fp32"
 ) -> list[tuple[str, Any, Any]]:
-    """Facts that should be equal and are not: (dotted name, the arm's value, the baseline's), by name."""
+    """Facts that should be equal but are not: (dotted name, the arm's value, the baseline's), sorted by name."""
     shared = {name for name in arm if name in baseline and name != INFORMATIVE}
     unequal = (name for name in shared if arm[name] != baseline[name])
     tolerance = measured_tolerance(precision, differs)

@@ -1,7 +1,7 @@
-"""What names an arm: what it is, however it is spelt.
+"""An arm's identity: what it is, whatever its spelling.
 
 `zero: 1` and `config: {zero_optimization: {stage: 1}}` build the same engine, and a config may repeat what raybench
-writes anyway. All of them are one arm, with the ids and the sweep's name of the shortest spelling.
+writes anyway. All these are one arm, with the ids and the sweep's name of the shortest spelling.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _ON_THE_CPU: Final = {"device": "cpu"}
 
 
 def arm_identity(arm: Arm, setting: Setting) -> dict[str, Any]:
-    """The arm's options that are not the usual ones; of a DeepSpeed config, what the resolved one has beyond raybench's
-    own part, in shorthands where there are some."""
+    """The arm's options that differ from their defaults. For a DeepSpeed config: the resolved config without raybench's
+    own part, in shorthands where possible."""
     given = arm.model_dump(mode="json", exclude_defaults=True)
     if contents := local_contents(arm.packages):
         given["package_contents"] = contents

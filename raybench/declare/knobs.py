@@ -1,6 +1,6 @@
-"""What may be turned in an arm without another experiment: the knobs of its engine, and an arm with them turned.
+"""An arm's knobs: options that can change without changing the experiment; and an arm with changed knobs.
 
-A knob's values are few and far apart: what matters is the order of magnitude, and a search has a few trials.
+A knob's values are few and far apart: the order of magnitude matters, and a search has only a few trials.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _OF_TORCH: Final = {
 
 @dataclass(frozen=True)
 class Knob:
-    """Something to turn, and the values that it may have."""
+    """An option to vary, and its possible values."""
 
     name: str
     values: tuple[Any, ...]
 
 
 def knobs_of(arm: Arm, setting: Setting) -> tuple[Knob, ...]:
-    """The knobs of an arm in a setting; none where its engine has none."""
+    """The knobs of an arm in a setting; empty where its engine has none."""
     found: dict[str, tuple[Any, ...]] = {}
     if isinstance(arm, TorchArm) and setting.workers > 1:
         found = dict(_OF_TORCH)
@@ -68,13 +68,13 @@ def _divides(setting: Setting, accumulation: int) -> bool:
 
 
 def turned(arm: Arm, choice: Choice) -> Arm:
-    """The arm with its knobs at these values; a DeepSpeed arm's are all in its config then, to be pasted elsewhere."""
+    """The arm with its knobs at these values; a DeepSpeed arm then has them all in its config, ready to be copied."""
     values = dict(choice)
     accumulation = values.pop(ACCUMULATION, None)
     own = dict(arm.setting) if accumulation is None else {**arm.setting, ACCUMULATION: accumulation}
     if isinstance(arm, TorchArm):
         if (accumulation or 1) > 1:
-            values["static_graph"] = False  # DDP learns the graph in a backward pass, which then does not synchronize
+            values["static_graph"] = False  # DDP learns the graph in a backward pass without synchronization
         return arm.model_copy(update={**values, "setting": own})
     assert isinstance(arm, DeepSpeedArm), arm
     config = copy.deepcopy(arm.config)

@@ -1,10 +1,11 @@
-"""The memory that an arm will need on each worker, predicted before anything runs: no torch here.
+"""Predicts the memory that an arm needs on each worker, before anything runs: no torch here.
 
-The states of a mixed-precision Adam are ZeRO's arithmetic (Rajbhandari et al. 2020, section 3): for each parameter 2
-bytes of weights, 2 of gradient, and 12 of optimizer (fp32 weights and two moments), of which stage 1 shards the last, 2
-the gradient too, and 3 all. What stays fp32 has 4 and 4, and 8 of moments. Activations are an estimate (Korthikanti et
-al. 2022, section 4.1, without the attention scores that fused kernels do not keep). Buckets are what ZeRO allocates for
-gradients on their way: on one H200 (`results/ladder/h200`) the peaks of ZeRO 1, 2 and 3 lay above torch's by just that.
+The states of a mixed-precision Adam follow the ZeRO paper (Rajbhandari et al. 2020, section 3). Each parameter has 2
+bytes of weights, 2 of gradient, and 12 of optimizer state (fp32 weights and two moments). Stage 1 shards the optimizer
+state, 2 also the gradients, 3 everything. In fp32 these are 4, 4 and 8 (moments). Activations are an estimate
+(Korthikanti et al. 2022, section 4.1, without the attention scores that fused kernels do not keep). Buckets are ZeRO's
+buffers for gradients in transit: on one H200 (`results/ladder/h200`) the peaks of ZeRO 1, 2 and 3 exceeded torch's by
+just these.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from raybench.declare.arms import DeepSpeedArm, FsdpArm, ScriptArm, TorchArm
 from raybench.declare.deepspeed_config import deepspeed_config, offloads
 from raybench.declare.setting import Setting, Sgd
 
-if TYPE_CHECKING:  # who reads a ledger reads no spaces
+if TYPE_CHECKING:  # readers of a ledger need no spaces
     from raybench.declare.plan import Plan
 
 
@@ -32,13 +33,13 @@ class Shape:
     num_parameters: int
 
 
-DEFAULT_BUCKET: Final = 500_000_000  # elements, of DeepSpeed 0.19.8 where its config names none
+DEFAULT_BUCKET: Final = 500_000_000  # elements; default of DeepSpeed 0.19.8
 
 
 def bucket_bytes(config: Mapping[str, Any], fitted: int | None = None) -> int:
-    """Bytes of ZeRO's communication buckets in a backward pass, by a DeepSpeed config; 0 without ZeRO.
+    """Bytes of ZeRO's communication buckets in a backward pass, from a DeepSpeed config; 0 without ZeRO.
 
-    `fitted`: elements of a bucket whose size the config does not name, where raybench fits it to the model.
+    `fitted`: elements of a bucket whose size the config does not name, because raybench fits it to the model.
     """
     zero = config.get("zero_optimization") or {}
     stage = int(zero.get("stage", 0))
@@ -63,8 +64,8 @@ def predicted_bytes(
     *,
     on_cpu: bool = False,
 ) -> dict[str, int]:
-    """Bytes of one worker by what they hold (as `memory_parts`, and ZeRO's buckets), `host` those of them that are
-    offloaded, and `device` the rest together; empty for a script. Without a shape, activations are left out."""
+    """Bytes of one worker by content (the keys of `memory_parts`, and ZeRO's buckets); `host` is the offloaded part,
+    `device` the rest; empty for a script. Without a shape, activations are left out."""
     if isinstance(arm, ScriptArm):
         return {}
     trained = num_parameters if num_trainable is None else num_trainable
@@ -108,8 +109,8 @@ def _moments(setting: Setting) -> int:
 
 
 def activation_bytes(setting: Setting, shape: Shape) -> int:
-    """What one forward pass of a micro-batch keeps: 34 bytes a token, layer and width in 16 bits, twice that in fp32;
-    with checkpointing the inputs of the layers and one layer whole. The logits are kept in fp32, and their softmax."""
+    """Bytes that a micro-batch's forward pass keeps: 34 per token, layer and width in 16 bits, twice that in fp32; with
+    checkpointing the inputs of the layers and one whole layer. Logits are kept in fp32, and so is their softmax."""
     if setting.sequence_length is None or setting.batch_size == "max":
         return 0
     tokens = setting.micro_batch * setting.sequence_length
@@ -131,7 +132,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def shape_of(setting: Setting) -> Shape | None:
-    """The sizes of a GPT-2 or Llama, in closed form; None of any other model, which only building it tells."""
+    """The sizes of a GPT-2 or Llama, in closed form; None for any other model, which would have to be built."""
     if not setting.model.startswith("hf/"):
         return None
     kind, options = catalog.PRESETS.get(setting.model[3:], (setting.model[3:], {}))
@@ -162,7 +163,7 @@ def _llama(options: Mapping[str, Any]) -> Shape:
 
 @dataclass(frozen=True)
 class Need:
-    """What an arm will need in a setting, on each worker's device."""
+    """What an arm needs in a setting, on each worker's device."""
 
     setting: str  # its label
     arm: str
@@ -171,14 +172,14 @@ class Need:
 
     @property
     def fits(self) -> bool:
-        """Whether it is known not to be too much."""
+        """Whether it fits, or is unknown."""
         return self.limit is None or self.device_bytes <= self.limit
 
 
 def needs(plan: Plan, device_bytes: int | None = None) -> list[Need]:
-    """The needs of every setting whose sizes are known in closed form, by arm.
+    """Every setting's needs by arm, where sizes are known in closed form.
 
-    `device_bytes` is what a GPU here has.
+    `device_bytes`: memory of a GPU here.
     """
     found = []
     for trial in {trial.setting_id: trial for trial in plan.trials}.values():

@@ -1,4 +1,4 @@
-"""An arm's own versions of libraries: what `packages: {deepspeed: 0.18.6}` may say, and what is installed."""
+"""An arm's own library versions: valid values of `packages: {deepspeed: 0.18.6}`, and the requirements to install."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-# They run the trial itself, the same for all arms.
+# These run the trial itself, the same for all arms.
 _OF_THE_TRIAL = {"ray", "raybench", "python", "pip", "setuptools"}
-_NO_SOURCE = {"__pycache__", "build", "dist"}  # and what begins with a dot, as .git, or ends in .egg-info
+_NO_SOURCE = {"__pycache__", "build", "dist"}  # also names that begin with a dot, as .git, or end in .egg-info
 _REMOTE = re.compile(r"(git\+(https|ssh|file)|https|file)://")
 
 
 def check_packages(packages: Mapping[str, str]) -> dict[str, str]:
-    """The packages with canonical names. Raises ValueError for what no installer takes."""
+    """The packages with canonical names. Raises ValueError for what no installer accepts."""
     checked = {}
     for name, wanted in packages.items():
         try:
@@ -36,9 +36,9 @@ def check_packages(packages: Mapping[str, str]) -> dict[str, str]:
 
 
 def requirement(name: str, wanted: str, folder: Path | None = None) -> str:
-    """What an installer is asked for: a version, a git URL, a wheel, or the folder of a checkout.
+    """The requirement for an installer: a version, a git URL, a wheel, or a checkout's folder.
 
-    Relative paths are taken from `folder`, in which the command was started; by default this process's own. Raises
+    Relative paths start at `folder`, in which the command was started; by default this process's own. Raises
     ValueError.
     """
     if _REMOTE.match(wanted):
@@ -65,12 +65,12 @@ def requirement(name: str, wanted: str, folder: Path | None = None) -> str:
 
 
 def is_version(wanted: str) -> bool:
-    """Whether it names a release, whose number an import can be checked against."""
+    """Whether it names a release, so that an import's version can be checked against it."""
     return not _REMOTE.match(wanted) and not _is_local(wanted)
 
 
 def local_contents(packages: Mapping[str, str], folder: Path | None = None) -> dict[str, str]:
-    """Of each package that is a wheel or a checkout here, a hash of its files: an edited checkout is another one.
+    """A hash of the files of each package that is a local wheel or checkout: an edited checkout is another package.
 
     A process reads each of them once. `folder` as in `requirement`.
     """
@@ -86,7 +86,7 @@ def _path(wanted: str, folder: Path | None) -> Path:
 
 
 def _files(path: Path) -> Iterable[Path]:
-    """The files of a wheel or a checkout; of a git checkout without what git ignores, such as what a build writes."""
+    """The files of a wheel or a checkout; for a git checkout without ignored files, such as build outputs."""
     if path.is_file():
         return [path]
     if (path / ".git").exists() and (git := shutil.which("git")):

@@ -1,6 +1,6 @@
-"""The plan: every trial and its legs made explicit, in the order in which they run.
+"""The plan: every trial and its legs, explicit, in the order in which they run.
 
-Ids are hashes of content: the same space gives the same ids anywhere, which is all that resume needs.
+Ids are hashes of content: the same space gives the same ids everywhere, and resume needs nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from raybench.declare.space import Question, Space, load_space
 from raybench.errors import UserError
 
 PLAN_VERSION = 1
-_STEPS_BESIDE_A_PROFILE = 20  # at most, measured without the profiler in a profiled leg
+_STEPS_BESIDE_A_PROFILE = 20  # measured without the profiler in a profiled leg, at most
 
 
 class _Frozen(BaseModel):
@@ -39,19 +39,19 @@ class Leg(_Frozen):
     arm_name: str
     arm: Arm
     is_baseline: bool
-    setting: Setting  # the trial's, with what this arm declares to differ in
+    setting: Setting  # the trial's, with this arm's declared differences
     round: int
     position: int
     chain: int | None = None  # the arm's place in its chain, from 0
-    protocol: Protocol | None = None  # where it is not the trial's: a calibration varies the instruments
-    profiled: bool = False  # it explains where the arm's time goes, and counts in no speedup
+    protocol: Protocol | None = None  # where it differs from the trial's: a calibration varies the instruments
+    profiled: bool = False  # explains the arm's time, and counts in no speedup
 
     def with_micro_batch(self, micro_batch: int) -> Leg:
-        """The leg with this batch, where its setting asks for the largest."""
+        """The leg with this batch, if its setting asks for the largest."""
         return self.model_copy(update={"setting": self.setting.with_micro_batch(micro_batch)})
 
     def arm_config(self) -> dict[str, Any]:
-        """Everything the arm was asked to be built with; `chain` is its place where the arms form a chain."""
+        """All options that the arm was asked to be built with; `chain` is its place in a chain of arms."""
         config = self.arm.model_dump(mode="json")
         if isinstance(self.arm, DeepSpeedArm):
             resolved = resolve(self.arm, self.setting)
@@ -80,23 +80,23 @@ class Trial(_Frozen):
 
     @property
     def num_nodes_taken(self) -> float:
-        """How many machines are the trial's while it runs: several, or a part of one that it shares."""
+        """How many machines the trial occupies while it runs: several, or a fraction of a shared one."""
         return self.setting.nodes / self.slots_per_node
 
     def as_measured(self, leg: Leg) -> Trial:
-        """The trial under the protocol that this leg follows."""
+        """The trial with the protocol that this leg follows."""
         return self if leg.protocol is None else self.model_copy(update={"protocol": leg.protocol})
 
 
 class Plan(_Frozen):
-    """What a sweep runs: its name, where it comes from, and the trials in their order."""
+    """What a sweep runs: its name, its space, and its trials in order."""
 
     plan_version: int = PLAN_VERSION
     space: str
     sweep: str
     question: Question
     trials: tuple[Trial, ...]
-    outlook: dict[str, Any] | None = None  # what `--json` says of time and cost; nothing that runs reads it
+    outlook: dict[str, Any] | None = None  # time and cost for `--json`; no run reads it
 
     @field_validator("plan_version")
     @classmethod
@@ -111,19 +111,19 @@ class Plan(_Frozen):
 
 
 def content_hash(*content: Any) -> str:
-    """16 hexadecimal digits that name a content: the SHA-256 of its canonical JSON.
+    """16 hexadecimal digits that identify a content: the SHA-256 of its canonical JSON.
 
-    Models go in without the fields that have their default, so that a field added later renames nothing.
+    Models are hashed without fields at their defaults, so that a field added later changes no id.
     """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def build_plan(name: str, space: Space, sweep: str = "") -> Plan:
-    """All trials of a space, repeat by repeat so that every setting sees the whole length of the sweep.
+    """All trials of a space, by repeat, so that every setting's trials are spread over the whole sweep.
 
-    `sweep` names it; without a name it is called by a hash of what is measured (everything but the question
-    and the number of repeats), so that the same command again is the same sweep.
+    `sweep` names it. Without a name it gets a hash of what is measured (everything but the question and the number of
+    repeats), so that the same command again is the same sweep.
     """
     values = list(space.settings())
     settings = [Setting.model_validate(fields) for fields in values]
@@ -140,13 +140,13 @@ def build_plan(name: str, space: Space, sweep: str = "") -> Plan:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A setting with what each arm makes of it: made once, and shared by its repeats, which may be many."""
+    """A setting with its arms resolved in it; built once and shared by its repeats, which may be many."""
 
     setting: Setting
     setting_id: str
     label: str
     of_arm: Mapping[str, Setting]
-    identities: Mapping[str, Mapping[str, Any]]  # of the arms, by which their legs are named
+    identities: Mapping[str, Mapping[str, Any]]  # of the arms, for naming their legs
 
 
 def _build_cell(space: Space, values: Mapping[str, Any], setting: Setting, label: str) -> _Cell:
@@ -159,14 +159,14 @@ def _build_cell(space: Space, values: Mapping[str, Any], setting: Setting, label
 
 
 def _spelt_alike(arm: str, cells: Sequence[_Cell]) -> Any:
-    """What the arm is in every setting; where that depends on the setting, in each of them."""
+    """What the arm is: one value for all settings, or one for each where it depends on the setting."""
     found = [cell.identities[arm] for cell in cells]
     return found[0] if all(one == found[0] for one in found) else found
 
 
 def _build_trial(space: Space, cell: _Cell, repeat: int) -> Trial:
     protocol = space.protocol.model_dump(mode="json", exclude_defaults=True)
-    # What has its usual value is left out, so that a choice added later renames nothing.
+    # Default values are left out, so that options added later change no id.
     sharing = [space.slots_per_node] if space.slots_per_node > 1 else []
     trial_id = content_hash(cell.setting_id, repeat, space.seed, protocol, space.isolation, *sharing)
     rounds = space.protocol.rounds
@@ -186,7 +186,7 @@ def _build_trial(space: Space, cell: _Cell, repeat: int) -> Trial:
             profiled=round_ == rounds,
         )
         for position, (name, round_) in enumerate(order)
-        if round_ < rounds or not isinstance(space.arms[name], ScriptArm)  # whose process is the user's own
+        if round_ < rounds or not isinstance(space.arms[name], ScriptArm)  # not profiled: the process is the user's
     )
     return Trial(
         trial_id=trial_id,
@@ -206,7 +206,7 @@ def _build_trial(space: Space, cell: _Cell, repeat: int) -> Trial:
 
 
 def _beside_a_profile(protocol: Protocol) -> Throughput:
-    """The steps that a profiled leg takes without its profiler, which tell what the profiler costs."""
+    """The steps of a profiled leg without its profiler, which show what the profiler costs."""
     steps = min(steps_or(protocol, _STEPS_BESIDE_A_PROFILE), _STEPS_BESIDE_A_PROFILE)
     return Throughput(
         warmup_steps=protocol.warmup_steps, steps=steps, rounds=1, phases=False, telemetry=protocol.telemetry,
@@ -214,7 +214,7 @@ def _beside_a_profile(protocol: Protocol) -> Throughput:
 
 
 def _differs(space: Space, legs: tuple[Leg, ...]) -> tuple[str, ...]:
-    """What the arms are meant to differ in: in the batch where each takes its largest, in packages where they ask."""
+    """What the arms may differ in: also the batch if each takes its largest, and packages if they ask for any."""
     implied = {
         "batch_size": any(leg.setting.batch_size == "max" for leg in legs),
         "packages": any(leg.arm.packages for leg in legs),
@@ -225,11 +225,11 @@ def _differs(space: Space, legs: tuple[Leg, ...]) -> tuple[str, ...]:
 def leg_order(arms: list[str], rounds: int, seed: int, setting_id: str, repeat: int) -> list[tuple[str, int]]:
     """The counterbalanced order of a trial's legs, as (arm, round).
 
-    The orders of a setting's repeats are a Williams design (1949): over as many repeats as there are arms (twice as
-    many for an odd number), every arm comes to stand in every place, and follows every other arm equally often, so that
-    what an arm leaves behind for the next can be told from the arms themselves. Which arm has which place in the design
-    is drawn for each setting from the sweep's seed. Repeats go in pairs, the second with the first's order reversed.
-    Round 1 is round 0 reversed, and so on, so that within a trial a linear drift cancels.
+    The orders of a setting's repeats are a Williams design (1949). Over as many repeats as there are arms (twice as
+    many for an odd number), every arm stands in every place, and follows every other arm equally often, so that what an
+    arm leaves behind for the next can be separated from the arms themselves. The arms' places in the design are drawn
+    for each setting from the sweep's seed. Repeats come in pairs, the second with the first's order reversed. Round 1
+    is round 0 reversed, and so on, so that within a trial a linear drift cancels.
     """
     drawn = sorted(arms)
     random.Random(content_hash("order", seed, setting_id)).shuffle(drawn)
@@ -243,7 +243,7 @@ def leg_order(arms: list[str], rounds: int, seed: int, setting_id: str, repeat: 
 
 
 def labels(settings: list[Setting], axes: list[str]) -> list[str]:
-    """A readable name for each setting: the usual one, and what tells settings of the same name apart."""
+    """A readable name for each setting: the usual one, plus what distinguishes settings of the same name."""
     names = [
         f"script w{s.workers}"
         if s.task == "script"
@@ -288,7 +288,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def missing_space(values: Mapping[str, str]) -> UserError:
-    """What to say where no space was named, or its key was mistyped."""
+    """The error for a missing space, or a mistyped `space` key."""
     mistyped = next(iter(get_close_matches("space", values, n=1)), "")
     told = (
         f"{mistyped}= is no key; did you mean space=?"
@@ -299,7 +299,7 @@ def missing_space(values: Mapping[str, str]) -> UserError:
 
 
 def plan_from_arguments(values: dict[str, str], *, large: bool = False) -> tuple[Plan, Space]:
-    """The plan that `space=... size=... sweep=... key=value ...` asks for; a huge one only when `large`.
+    """The plan for `space=... size=... sweep=... key=value ...`; a huge one only if `large`.
 
     Raises UserError.
     """
@@ -315,7 +315,7 @@ def plan_from_arguments(values: dict[str, str], *, large: bool = False) -> tuple
 
 
 def check_name(key: str, name: str) -> None:
-    """Raise UserError unless `name` can be a folder's name: letters, digits, `.`, `_`, `-`."""
+    """Raise UserError unless `name` can name a folder: letters, digits, `.`, `_`, `-`."""
     allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
     if not name or len(name) > 80 or name[0] in ".-" or any(letter not in allowed for letter in name):
         raise UserError(

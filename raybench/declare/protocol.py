@@ -1,6 +1,6 @@
 """The protocol: what every leg does with its engine, the same in all arms. No ray and no torch here.
 
-`throughput` measures a number of steps; `train` runs whole epochs, evaluated between them, to their end or to a
+`throughput` measures a number of steps; `train` runs whole epochs with evaluation between them, to the last or to a
 target. A mapping without `kind` is `throughput`.
 """
 
@@ -14,23 +14,22 @@ from pydantic import BeforeValidator, Field
 
 from raybench.declare.setting import Positive, Strict
 
-MOST_STEPS = 1_000_000  # of one window: every step's time is kept, in memory and in a row
+MOST_STEPS = 1_000_000  # of one window: every step's time is kept in memory and in a row
 NumSteps = Annotated[int, Field(ge=2, le=MOST_STEPS)]
 
 
 class Throughput(Strict):
-    """Measure steps: `warmup_steps` kept but not measured, then `steps` measured, in each of `rounds` rounds.
+    """Measure steps: in each of `rounds` rounds, `warmup_steps` kept but not measured, then `steps` measured.
 
-    With `steps: auto` the number is each setting's own, chosen from the baseline's steps
-    (`raybench.statistics.num_steps`).
+    `steps: auto` chooses a number for each setting from its baseline's steps (`raybench.statistics.num_steps`).
     """
 
     kind: Literal["throughput"] = "throughput"
     warmup_steps: int = Field(default=20, ge=1, le=MOST_STEPS)
     steps: NumSteps | Literal["auto"] = 100
     rounds: Positive = 2
-    phases: bool = True  # time forward, backward and optimizer step apart
-    telemetry: bool = True  # sample the machine in a process of its own while steps are measured
+    phases: bool = True  # time forward, backward and optimizer step separately
+    telemetry: bool = True  # sample the machine in a separate process while steps are measured
     evaluate: bool = False  # once, after the last step
 
 
@@ -47,8 +46,8 @@ class Train(Strict):
     epochs: Positive
     warmup_steps: int = Field(default=10, ge=1, le=MOST_STEPS)
     rounds: Positive = 1
-    phases: bool = True  # time forward, backward and optimizer step apart
-    telemetry: bool = True  # sample the machine in a process of its own while steps are measured
+    phases: bool = True  # time forward, backward and optimizer step separately
+    telemetry: bool = True  # sample the machine in a separate process while steps are measured
     target_accuracy: float | None = Field(default=None, gt=0, le=1)
     target_loss: float | None = Field(default=None, gt=0)  # mean held-out loss, for a task without an accuracy
     stop_at_target: bool = True
@@ -57,7 +56,7 @@ class Train(Strict):
 
 @dataclass(frozen=True)
 class StepChoice:
-    """What `steps: auto` came to for a setting, and what it was chosen from; None where there was no pilot."""
+    """The choice of `steps: auto` for a setting, and its inputs; None without a pilot."""
 
     steps: int
     pilot_steps: int = 0
@@ -65,13 +64,13 @@ class StepChoice:
     step_scatter: float | None = None  # relative standard deviation of a step
     autocorrelation_steps: float | None = None  # tau
     leg_scatter: float | None = None  # L
-    leg_scatter_degrees: int = 0  # pairs of rounds that the sweep had shown
+    leg_scatter_degrees: int = 0  # pairs of rounds seen so far in the sweep
     beside_seconds: float | None = None  # C
-    optimum: float | None = None  # n before its limits
+    optimum: float | None = None  # n before limits are applied
     problem: str = ""
 
 
-# The fields that switch an instrument on, whose price a calibration measures.
+# The fields that switch on an instrument; a calibration measures what each costs.
 INSTRUMENTS: Final = ("phases", "telemetry")
 
 
@@ -88,5 +87,5 @@ def evaluates(protocol: Throughput | Train) -> bool:
 
 
 def steps_or(protocol: Throughput | Train, otherwise: int) -> int:
-    """The measured steps of a protocol that names their number; `otherwise` where it leaves them open or has epochs."""
+    """A protocol's number of measured steps; `otherwise` where it is open or the protocol has epochs."""
     return protocol.steps if isinstance(protocol, Throughput) and protocol.steps != "auto" else otherwise

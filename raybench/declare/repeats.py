@@ -1,4 +1,4 @@
-"""`repeats: {min: 3, max: 16}`: trials until a setting is settled, and when a sweep looks whether it is."""
+"""`repeats: {min: 3, max: 16}`: run trials until a setting is settled, and when to look whether it is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Repeats(Strict):
 
 @dataclass(frozen=True)
 class Look:
-    """When a sweep is looked at: when its unsettled settings have so many trials; with what share of alpha."""
+    """A look at a sweep: the number of trials of its unsettled settings, and its share of alpha."""
 
     trials: int
     share: float
@@ -35,7 +35,8 @@ class Look:
 def schedule(least: int, most: int) -> tuple[Look, ...]:
     """The looks of `repeats: {min: least, max: most}`: up to four, with 1, 2, 3 and 4 parts of alpha.
 
-    After `least` trials, `most`, half of it, and the geometric mean of the first and that half: 3, 5, 8, 16.
+    The looks are after `least` and `most` trials, half of `most`, and the geometric mean of `least` and that half: 3,
+    5, 8, 16.
     """
     half = most // 2
     numbers = sorted({n for n in (least, round(math.sqrt(least * half)), half, most) if least <= n <= most})

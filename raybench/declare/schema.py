@@ -1,8 +1,8 @@
-"""The keys that DeepSpeed knows, and what of a config they do not fit. No torch and no deepspeed here.
+"""The keys that DeepSpeed knows, and the parts of a config that do not fit them. No torch and no deepspeed here.
 
-The schema of the version that raybench is pinned to lies beside this module (written by
-`python -m raybench.training.deepspeed_schema | tail -1`, and tested against the installed one); that of another
-version is asked of it once, in a child process, and kept in the user's cache.
+The schema of raybench's pinned version is stored beside this module (written by `python -m
+raybench.training.deepspeed_schema | tail -1`, and tested against the installed one). For another version a child
+process reads the schema once, and it is kept in the user's cache.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Path_ = tuple[str, ...]
 _SHIPPED = Path(__file__).with_name("deepspeed_schema.json")
 _CHILD_SECONDS = 180.0  # importing torch and deepspeed from a cold disk
 _AUTO = "auto"
-_RENAMED = {"aio.thread_count": "intra_op_parallelism"}  # too far apart for a suggestion; many configs have the older
+_RENAMED = {"aio.thread_count": "intra_op_parallelism"}  # too different to suggest; many configs have the older name
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong at a place of a DeepSpeed config, in words that follow the place's name."""
+    """A problem at a place in a DeepSpeed config, in words that follow the place's name."""
 
     place: Path_
     words: str
@@ -40,10 +40,10 @@ class Problem:
 @cache
 def schema(wanted: str = "") -> dict[str, Any]:
     """A DeepSpeed's `version`, `keys`, `removed`, `optimizers`, `schedulers`: the installed one's, or those of the
-    version that is `wanted`, where it was installed here once. Else the shipped ones, `assumed` for another version.
+    `wanted` version if it was installed here before. Otherwise the shipped ones, `assumed` for another version.
 
-    `keys` maps each key to `kinds` of values (see `_fits`), and for sections to their own `keys`; `model` marks those
-    in which DeepSpeed reads "auto" as the default, `free` those whose keys are not known.
+    `keys` maps each key to its `kinds` of values (see `_fits`), or for a section to its own `keys`. `model` marks
+    sections in which DeepSpeed reads "auto" as the default, `free` those with unknown keys.
     """
     shipped: dict[str, Any] = json.loads(_SHIPPED.read_text(encoding="utf-8"))
     installed = ""
@@ -56,7 +56,7 @@ def schema(wanted: str = "") -> dict[str, Any]:
 
 
 def _of_another(number: str, *, installed: bool) -> dict[str, Any] | None:
-    """The schema of a DeepSpeed that is not the pinned one; None where it neither was asked here nor can be."""
+    """The schema of a DeepSpeed other than the pinned one; None where it is neither cached nor available."""
 
     def ask() -> dict[str, Any] | None:
         answer = ask_child(["raybench.training.deepspeed_schema"], _CHILD_SECONDS) if installed else {}
@@ -67,9 +67,9 @@ def _of_another(number: str, *, installed: bool) -> dict[str, Any] | None:
 
 def checked(config: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem], list[str]]:
     """A copy of a config without what DeepSpeed does not know or cannot read, a problem for each of these, and the
-    keys that passed unchecked: where the schema is assumed, a key that is not in it may be the other version's.
+    keys that were not checked: if the schema is assumed, an unknown key may belong to the other version.
 
-    "auto" passes everywhere; whoever knows the setting says what it stands for.
+    "auto" passes everywhere; the caller who knows the setting replaces it.
     """
     problems: list[Problem] = []
     unchecked: list[str] = []
@@ -78,7 +78,7 @@ def checked(config: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[dict[s
 
 
 def reads_auto_as_default(place: Path_, known: Mapping[str, Any]) -> bool:
-    """Whether DeepSpeed itself takes "auto" at this place for the key's default."""
+    """Whether DeepSpeed itself reads "auto" at this place as the key's default."""
     spec: Mapping[str, Any] = {"keys": known["keys"]}
     for key in place[:-1]:
         spec = spec.get("keys", {}).get(key, {})
@@ -130,7 +130,7 @@ def _unknown(place: Path_, keys: Mapping[str, Any], known: Mapping[str, Any]) ->
 
 
 def _misfit(value: Any, spec: Mapping[str, Any]) -> str:
-    """Why a value cannot stand where the spec is; empty where it can."""
+    """Why a value does not fit the spec; empty where it does."""
     kinds = spec["kinds"]
     if "keys" in spec or (spec.get("free") and kinds != ["any"]):
         if isinstance(value, Mapping) or (value is None and "null" in kinds) or value == _AUTO:
@@ -154,7 +154,7 @@ _NAMES = {
 
 
 def _fits(value: Any, kind: str, spec: Mapping[str, Any]) -> bool:
-    """Whether a value is of a kind, as leniently as pydantic: 1 is true, 5e8 a whole number, "3" a number."""
+    """Whether a value is of a kind, as leniently as in pydantic: 1 is true, 5e8 an integer, "3" a number."""
     match kind:
         case "boolean":
             words = ("true", "false", "yes", "no", "on", "off", "1", "0", "t", "f", "y", "n")

@@ -1,7 +1,7 @@
-"""A script as an arm: the words of its command, with what the setting says in the places of `{names}`.
+"""A script as an arm: the words of its command, with `{names}` replaced by values.
 
-No shell reads a command: it is split into words as a shell would, and `{name}` is a field of the setting, or
-something that only the run knows (`Place`, the number of steps). Other braces stay as they are.
+No shell reads a command: it is split into words as a shell would. `{name}` is a field of the setting, or something
+that only the run knows (`Place`, the number of steps). Other braces stay unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAME = re.compile(r"(?<!\$)\{([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)\}")
 
 @dataclass(frozen=True)
 class Place:
-    """What a command is told of where it runs, beside its setting."""
+    """What a command is told about where it runs, besides its setting."""
 
     seed: int = 0
     node_rank: int = 0
@@ -77,12 +77,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def folder_of(arm: ScriptArm) -> Path:
-    """The folder in which the command runs: a relative one is taken from where the sweep was started."""
+    """The folder in which the command runs; a relative one starts where the sweep was started."""
     return Path(os.environ.get(WORKING_TREE, "")).absolute() / Path(arm.folder).expanduser()
 
 
 def search_path(environment: Mapping[str, str]) -> str:
-    """PATH with the folder of this Python in it, so that `python` and `torchrun` of a venv that nobody activated are
+    """PATH with this Python's folder in it, so that `python` and `torchrun` of a venv that is not activated are
     found."""
     path = environment.get("PATH", os.defpath)
     own = str(Path(sys.executable).parent)
@@ -90,7 +90,7 @@ def search_path(environment: Mapping[str, str]) -> str:
 
 
 def problem(arm: ScriptArm, setting: Setting, protocol: Protocol, *, here: bool) -> str:
-    """Why a command cannot be run in this setting; empty where it can. `here`: this machine runs it."""
+    """Why a command cannot run in this setting; empty where it can. `here`: whether this machine runs it."""
     try:
         parts = words(arm, setting, protocol, Place())
     except ValueError as error:

@@ -1,6 +1,6 @@
 """The setting: what is trained, every choice explicit, the same for all arms unless a space declares otherwise.
 
-A field added here needs a default: ids are hashes of what is not default, so a new field renames nothing.
+A field added here needs a default: ids are hashes of non-default values, so a new field changes no id.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from raybench.declare.small_images import SMALL_IMAGES, SmallImages, resolve
 from raybench.declare.texts import SYNTHETIC_SEQUENCES, TEXTS
 from raybench.text import suggest
 
-Positive = Annotated[int, Field(gt=0, lt=2**31)]  # a column of the ledger holds it
+Positive = Annotated[int, Field(gt=0, lt=2**31)]  # fits a column of the ledger
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-TorchKernel = Literal["auto", "foreach", "fused", "for-loop"]  # auto: what torch picks by itself
+TorchKernel = Literal["auto", "foreach", "fused", "for-loop"]  # auto: torch's own choice
 
 
 class Strict(BaseModel):
-    """Immutable; unknown keys, infinities and not-a-numbers are refused."""
+    """Immutable; unknown keys, infinities and nan are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -83,12 +83,12 @@ Optimizer = Annotated[Sgd | Adam | Lamb, Field(discriminator="name")]
 
 
 class Schedule(Strict):
-    """The learning rate over optimizer steps: up in a line for `warmup_steps`, then constant, or down to 0 at
-    `total_steps` in a line or along a half cosine."""
+    """The learning rate over optimizer steps: linear warm-up for `warmup_steps`, then constant, or down to 0 at
+    `total_steps`, linearly or along a half cosine."""
 
     name: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
-    total_steps: Positive | None = None  # of warm-up and decay together
+    total_steps: Positive | None = None  # warm-up and decay together
 
     @model_validator(mode="after")
     def _has_an_end(self) -> Self:
@@ -102,7 +102,7 @@ class Schedule(Strict):
         return self
 
     def factor(self, step: int) -> float:
-        """What the learning rate is multiplied by in optimizer step `step`, from 0."""
+        """The factor on the learning rate in optimizer step `step`, from 0."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         if self.total_steps is None:
@@ -133,11 +133,10 @@ class RandAugment(Strict):
 
 
 class Augmentation(Strict):
-    """What is done to training images at random, the same in every arm of a trial; evaluation sees none of it.
+    """Random changes to training images, the same in every arm of a trial; evaluation uses none.
 
-    `crop` pads by that many pixels and crops at random; `resized_crop` crops a random part and resizes it. With
-    `mixup` and `cutmix` (their alpha; 0 is off) whole batches are mixed and labels become soft; with both, each batch
-    gets one of them.
+    `crop` pads by that many pixels and crops at random; `resized_crop` crops a random part and resizes it. `mixup` and
+    `cutmix` (their alpha; 0 is off) mix whole batches and make labels soft; with both, each batch gets one of them.
     """
 
     crop: int = Field(default=0, ge=0)
@@ -160,9 +159,9 @@ class Augmentation(Strict):
 
 
 class Lora(Strict):
-    """Low-rank adapters in place of the weights (Hu et al. 2021), by peft: rank `r`, scaled by `alpha` / `r`.
+    """Low-rank adapters beside the weights (Hu et al. 2021), by peft: rank `r`, scaled by `alpha` / `r`.
 
-    `targets` names the layers by the ends of their names; none: those that peft knows for the model's type.
+    `targets` names the layers by the ends of their names; none: peft's defaults for the model's type.
     """
 
     r: Positive = 8
@@ -186,38 +185,38 @@ class Setting(Strict):
     )
     model: str
     dataset: str
-    data_root: str = "data"  # a folder; a relative one is taken from where the command was started
-    download: bool = False  # fetch the dataset into data_root where it is not there
+    data_root: str = "data"  # a folder, relative to where the command was started
+    download: bool = False  # download the dataset into data_root if missing
     augmentation: Augmentation = Augmentation()
-    image_size: Positive | None = None  # pixels a side; the dataset's own where not given
-    sequence_length: Positive | None = None  # tokens of a sample; 512 where not given
+    image_size: Positive | None = None  # pixels a side; by default the dataset's own
+    sequence_length: Positive | None = None  # tokens of a sample; 512 by default
     tokenizer: str | None = None  # the path of a tokenizer.json; without one, bytes are tokens
     batch_size: Positive | Literal["max"]  # max: for each arm workers x the largest micro-batch that fits
-    # Bytes a worker may take, for max; texts such as 2GiB are read too. Without one, all that the GPU has.
+    # Bytes that a worker may use, for max; texts such as 2GiB are allowed. By default all of the GPU's memory.
     memory_limit: Annotated[int, Field(gt=0, lt=2**63)] | None = None
     accumulation: Positive = 1
     workers: Positive = 1
-    nodes: Positive = 1  # machines that the workers are spread over, evenly
-    accelerator: str | None = None  # Ray's name of the kind of nodes to run on, as A100; any where not given
-    node_labels: dict[str, str] = Field(default_factory=dict)  # Ray's, which the nodes to run on have; none: any
+    nodes: Positive = 1  # number of machines; workers are spread evenly over them
+    accelerator: str | None = None  # Ray's name for the accelerator of the nodes to use, as A100; any by default
+    node_labels: dict[str, str] = Field(default_factory=dict)  # Ray labels that nodes must have; none: any node
     precision: Precision = "fp32"
-    # How bf16 and fp16 are done. autocast: weights stay fp32, operations run lower. cast: weights are lower.
+    # For bf16 and fp16. autocast: weights stay fp32, operations run in the lower type. cast: weights are lower.
     mixed_precision: Literal["autocast", "cast"] = "autocast"
-    loss_scale: LossScale = LossScale()  # of fp16
+    loss_scale: LossScale = LossScale()  # for fp16
     optimizer: Optimizer = Field(default_factory=lambda: Adam(name="adamw"))
     schedule: Schedule = Schedule()
-    gradient_clipping: float = Field(default=0.0, ge=0)  # norm; 0 clips nothing, in every engine
-    activation_checkpointing: bool = False  # each block of the model computed again in the backward pass
+    gradient_clipping: float = Field(default=0.0, ge=0)  # norm; 0 disables clipping, in every engine
+    activation_checkpointing: bool = False  # recompute each block of the model in the backward pass
     channels_last: bool = False
     compile: bool = False  # torch.compile
     loader_workers: int = Field(default=0, ge=0, le=64)
     prefetch_factor: Positive = 2  # micro-batches that each loader worker reads ahead
-    deterministic: bool = False  # deterministic kernels alone: bit-identical runs, and slower ones
+    deterministic: bool = False  # deterministic kernels only: bit-identical runs, but slower
     device: Literal["auto", "cpu", "cuda"] = "auto"
     model_options: dict[str, Any] = Field(default_factory=dict)
-    trainable: str | None = None  # only parameters whose name this regular expression finds are trained; none: all
+    trainable: str | None = None  # regular expression: train only parameters whose names match; none: all
     lora: Lora | None = None
-    # What fits the model to images of under 64 pixels. A space may say `auto`, or nothing: never so in a Setting.
+    # Fits the model to images under 64 pixels. A space may say `auto` or nothing; a Setting never does.
     small_images: SmallImages = "none"
 
     @field_validator("optimizer", "schedule", mode="before")
@@ -252,7 +251,7 @@ class Setting(Strict):
     @classmethod
     def _known_dataset(cls, name: str) -> str:
         known = [*DATASETS, *TEXTS]
-        if name not in known and name != "own":  # a task of one's own brings its data
+        if name not in known and name != "own":  # a user's task brings its data
             raise ValueError(f"unknown dataset {name!r}; {suggest(name, known)}")
         return name
 
@@ -275,7 +274,7 @@ class Setting(Strict):
     @model_validator(mode="before")
     @classmethod
     def _fitted(cls, values: Any) -> Any:
-        """Task, image size and what fits the model to it, and sequence length, made explicit where they can be told."""
+        """Make the task, the image size with its remedy, and the sequence length explicit where they can be derived."""
         if not isinstance(values, Mapping):
             return values
         task = values.get("task") or task_of(values.get("model"), values.get("dataset"))
@@ -293,7 +292,7 @@ class Setting(Strict):
         if not isinstance(model, str) or not isinstance(dataset, str) or dataset not in DATASETS:
             return values
         if asked not in SMALL_IMAGES or not (size is None or (type(size) is int and size > 0)):
-            return values  # refused below, each by its own field
+            return values  # rejected below, by each field
         asked, size = resolve(model, DATASETS[dataset].image_size, size, asked)
         return {**values, "small_images": asked, "image_size": size}
 
@@ -313,7 +312,7 @@ class Setting(Strict):
         samples = DATASETS[self.dataset].train_samples if self.dataset in DATASETS else 0
         kind = "images" if samples else "sequences"
         samples = SYNTHETIC_SEQUENCES[True] if self.dataset == "synthetic_tokens" else samples
-        if samples and self.batch_size > samples:  # an image folder's are counted where it lies
+        if samples and self.batch_size > samples:  # an image folder is counted on the machine that has it
             raise ValueError(f"batch_size {self.batch_size} is more than the {samples} {kind} of {self.dataset}")
         return self
 
@@ -330,7 +329,7 @@ class Setting(Strict):
 
     @model_validator(mode="after")
     def _belongs_to_the_task(self) -> Self:
-        """Dataset, model and options are for the task."""
+        """Check that dataset, model and options belong to the task."""
         if ":" in self.task:
             return self
         known = TASKS[self.task]
@@ -359,7 +358,7 @@ class Setting(Strict):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What names the setting: every field that has not its default, but for where its data lie."""
+        """What identifies the setting: every field that differs from its default, except the data's folder."""
         places = {"download"} if self.dataset in ("imagefolder", "text") else {"download", "data_root"}
         return self.model_dump(mode="json", exclude_defaults=True, exclude=places)
 
@@ -370,13 +369,13 @@ class Setting(Strict):
 
     @property
     def global_batch(self) -> int:
-        """Samples of one optimizer step over all ranks; where it is `max` it must have been found first."""
+        """Samples of one optimizer step over all ranks; a batch of `max` must have been found first."""
         assert self.batch_size != "max", "the largest batch is not found yet"
         return self.batch_size
 
     @property
     def micro_batch(self) -> int:
-        """Samples of one forward pass of one rank; as `global_batch`."""
+        """Samples of one forward pass of one rank; like `global_batch`."""
         return self.global_batch // (self.workers * self.accumulation)
 
     def with_micro_batch(self, micro_batch: int) -> Setting:
@@ -391,14 +390,14 @@ _IMAGE_LIBRARIES: Final = ("raybench", "transformers", "timm", "torchvision", "o
 
 
 def task_of(model: Any, dataset: Any) -> str:
-    """The task that a model or dataset is for, where a setting does not say."""
+    """The task that a model or dataset is for, if a setting names none."""
     if dataset in TEXTS or (isinstance(model, str) and catalog.origin(model)[0] == "hf"):
         return "language"
     return "classification"
 
 
 def fits_one_task(fields: Mapping[str, Any], named: Collection[str] = ()) -> bool:
-    """Whether models, datasets and the `named` fields of a setting, which may be axes, are all for one task."""
+    """Whether models, datasets and the `named` fields of a setting, which may be axes, belong to one task."""
     tasks = {"classification"} if _OF_IMAGES & set(named) else set()
     tasks |= {"language"} if _OF_TEXT & set(named) else set()
     for model in _listed(fields.get("model")):

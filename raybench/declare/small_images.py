@@ -1,10 +1,9 @@
-"""What is done to fit a model to images smaller than it was made for: decided where a space is read, not in a worker.
+"""Fitting a model to images smaller than it was made for; decided when a space is read, not in a worker.
 
-Networks made for 224 pixels throw most of a 32-pixel image away in their first layers. Three remedies, each the
-habit of a family's own literature: `stem` keeps the resolution there (the first convolution takes every pixel, the
-pooling behind it is left out, as He et al. 2016 did for CIFAR); `patch` cuts a vision transformer's images into
-patches so small that there are 7 x 7 of them or more; `resize` enlarges the images to the size that the model was
-made for. No torch here.
+Networks made for 224 pixels discard most of a 32-pixel image in their first layers. Three remedies are common in the
+literature: `stem` keeps the resolution there (the first convolution reads every pixel, the pooling behind it is left
+out, as in He et al. 2016 for CIFAR); `patch` cuts a vision transformer's images into patches small enough for 7 x 7 of
+them or more; `resize` enlarges the images to the size that the model was made for. No torch here.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from raybench.declare import catalog
 SmallImages = Literal["auto", "none", "stem", "patch", "resize"]
 SMALL_IMAGES: Final = get_args(SmallImages)
 
-SMALL: Final = 64  # pixels a side; from here on nothing is done unasked
-_USUAL_SIZE: Final = 224  # what models are made for whose name says nothing else
+SMALL: Final = 64  # pixels a side; images of this size or more are left alone unless asked
+_USUAL_SIZE: Final = 224  # for models whose name does not tell
 _SIZE_IN_NAME: Final = re.compile(r"_(192|224|240|256|288|320|336|384|448|512)(?=_|$)")
 
-# Models by library and source module whose stem can be opened, with the place of the pooling that is left out.
+# Models by library and source module whose stem can be opened, with the place of the pooling that is removed.
 STEMS: Final[dict[str, str]] = {
     "timm.resnet": "maxpool",
     "timm.res2net": "maxpool",
@@ -51,17 +50,17 @@ STEMS: Final[dict[str, str]] = {
     "torchvision.regnet": "",
     "torchvision.convnext": "",
 }
-# Models that take a patch size, and keep the resolution from there on.
+# Models that take a patch size, and keep the resolution after it.
 PATCHED: Final = {
     "timm.vision_transformer", "timm.deit", "timm.beit", "timm.cait", "timm.eva", "timm.vision_transformer_relpos",
     "transformers.cvt",
 }  # fmt: skip
-# Models that lose nothing in their first layer.
+# Models whose first layer keeps the resolution.
 _AS_THEY_ARE: Final = {"raybench.lenet", "timm.vgg", "torchvision.vgg"}
 
 
 def default_for(model: str) -> SmallImages:
-    """What is done by default where a model meets small images; `resize` where nothing better is known."""
+    """The default remedy where a model gets small images; `resize` where none is better."""
     library, source = catalog.origin(model)
     origin = f"{library}.{source}"
     if library in ("own", "unknown") or origin in _AS_THEY_ARE:
@@ -70,16 +69,16 @@ def default_for(model: str) -> SmallImages:
 
 
 def made_for(model: str) -> int:
-    """Pixels a side that a model was made for: what its name says, else 224."""
+    """Pixels a side that a model was made for, from its name; by default 224."""
     found = _SIZE_IN_NAME.findall(model)
     return int(found[-1]) if found else _USUAL_SIZE
 
 
 def resolve(model: str, native: int, image_size: int | None, asked: SmallImages) -> tuple[SmallImages, int]:
-    """What is done, no longer `auto`, and the size at which images are trained on; sizes in pixels a side.
+    """The remedy, no longer `auto`, and the size of images in training; sizes in pixels a side.
 
-    `native` is the dataset's size, `image_size` what the setting asks for: who gives one that is small means it, so
-    `auto` does not enlarge it. Raises ValueError where the model has no such remedy.
+    `native` is the dataset's size, `image_size` the setting's. `auto` does not enlarge a small `image_size`, because
+    the user chose it. Raises ValueError where the model has no such remedy.
     """
     size = image_size or native
     if asked == "auto":
@@ -99,7 +98,7 @@ def resolve(model: str, native: int, image_size: int | None, asked: SmallImages)
 
 
 def in_words(model: str, small_images: SmallImages, image_size: int) -> str:
-    """What is done to fit a model to its images, as a plan prints it; empty where nothing is."""
+    """The remedy for a model's images, as a plan prints it; empty where there is none."""
     if small_images == "stem":
         library, source = catalog.origin(model)
         pool = STEMS.get(f"{library}.{source}")

@@ -26,7 +26,7 @@ from raybench.declare.spacefile import Place, SpaceFile
 from raybench.errors import UserError
 from raybench.text import suggest
 
-SANE_LEGS = 10_000  # a plan beyond it has to be confirmed
+SANE_LEGS = 10_000  # larger plans must be confirmed
 MOST_LEGS = 1_000_000
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -34,9 +34,10 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 class Question(Strict):
     """What counts as an effect: `margin` is the relative change below which there is none, `alpha` the level.
 
-    `quality_margin` is the accuracy that an arm may lose and still count as trained as well: 0.01 is one point.
-    `multiplicity` says what of all claims of a sweep is held at alpha: the chance of any wrong one (`holm`), or the
-    share of wrong ones (`fdr`). `variance` says whether comparisons learn their noise from each other (`moderated`).
+    `quality_margin` is the accuracy that an arm may lose and still count as trained equally well: 0.01 is one point.
+    `multiplicity` says which error rate over all claims of a sweep is held at alpha: the chance of any wrong claim
+    (`holm`), or the share of wrong ones (`fdr`). `variance` says whether comparisons share information on their noise
+    (`moderated`).
     """
 
     margin: float = Field(default=0.03, gt=0, lt=1)
@@ -55,13 +56,13 @@ class Space(Strict):
 
     question: Question = Question()
     setting: dict[str, Any]
-    variants: tuple[dict[str, Any], ...] = ()  # each replaces fields of the setting, and may hold axes
+    variants: tuple[dict[str, Any], ...] = ()  # each replaces fields of the setting, and may have axes
     arms: dict[str, Arm]
     baseline: str = ""
-    differs: tuple[str, ...] = ()  # settings in which the arms are meant to differ, beside the engine
-    chain: bool = False  # the arms, in their order, are a chain: each differs from the one before in one thing
+    differs: tuple[str, ...] = ()  # settings in which the arms are meant to differ, besides the engine
+    chain: bool = False  # the arms form a chain, in order: each differs from the one before in one thing
     protocol: Protocol = Throughput()
-    explain: bool = False  # one more leg of each arm in each setting, under a profiler: where its time goes
+    explain: bool = False  # one more leg of each arm in each setting, under a profiler
     repeats: Annotated[
         Annotated[Positive, Tag("number")] | Annotated[Repeats, Tag("min and max")], Discriminator(_kind_of_repeats)
     ] = 8
@@ -90,7 +91,7 @@ class Space(Strict):
     @model_validator(mode="before")
     @classmethod
     def _scripts_are_a_task(cls, values: Any) -> Any:
-        """Where every arm is a script, what is trained is theirs: model and data need no names."""
+        """Allow model and data to be unnamed where every arm is a script, which brings its own."""
         arms = values.get("arms") if isinstance(values, dict) else None
         if not isinstance(arms, dict) or not arms:
             return values
@@ -116,7 +117,7 @@ class Space(Strict):
 
     @property
     def looks(self) -> tuple[Look, ...]:
-        """When the sweep looks at its verdicts and stops what is settled; empty for a fixed number of trials."""
+        """When the sweep looks at its verdicts and stops settled settings; empty for a fixed number of trials."""
         return schedule(self.repeats.min, self.repeats.max) if isinstance(self.repeats, Repeats) else ()
 
     def repeats_in_words(self) -> str:
@@ -126,7 +127,7 @@ class Space(Strict):
         return f"{self.repeats} trial{'s' * (self.repeats > 1)}"
 
     def settings(self) -> Iterator[dict[str, Any]]:
-        """The plain field values of every setting, variant by variant."""
+        """The plain field values of every setting, by variant."""
         for variant in self.variants or ({},):
             yield from self.product(variant)
 
@@ -138,7 +139,7 @@ class Space(Strict):
             yield dict(zip(axes, values, strict=True))
 
     def axes(self) -> list[str]:
-        """The names of the setting's fields in which the settings differ, as they are written."""
+        """The setting's fields in which the settings differ, as they are written."""
         settings = list(self.settings())
         keys = dict.fromkeys(key for values in settings for key in values)
         return [key for key in keys if len({repr(values.get(key)) for values in settings}) > 1]
@@ -149,8 +150,8 @@ def load_space(
 ) -> tuple[str, Space]:
     """The name and the validated content of a space, with one of its `sizes` and `key=value` overrides merged in.
 
-    Overrides win over the size, and both over the variants. Raises UserError naming file, line and key for whatever
-    is wrong, and for more than `SANE_LEGS` legs unless `large`.
+    Overrides win over the size, and both over the variants. Raises UserError naming file, line and key for any error,
+    and for more than `SANE_LEGS` legs unless `large`.
     """
     file = SpaceFile.find(name_or_path).sized(size)
     values = file.merged(overrides or {})
@@ -166,7 +167,7 @@ def load_space(
 
 
 def _check_size(space: Space, file: SpaceFile, large: bool) -> None:
-    """Refuse a product that somebody did not mean, before any of it is written out."""
+    """Reject an unintentionally large product before expanding it."""
     products = (
         math.prod(len(value) for value in {**space.setting, **variant}.values() if isinstance(value, (list, tuple)))
         for variant in space.variants or ({},)
@@ -184,7 +185,7 @@ def _check_size(space: Space, file: SpaceFile, large: bool) -> None:
 def check_model_name(name: str) -> None:
     """Raise ValueError unless `name` is a model that can be built here; any name passes without timm and torchvision.
 
-    Asked where a space is read, and not of every Setting: a plan goes to machines that have other files.
+    Checked when a space is read, not for every Setting: a plan may go to machines with other files.
     """
     known = catalog.known_models()
     prefix, _, plain = name.rpartition("/")
@@ -198,8 +199,8 @@ def check_model_name(name: str) -> None:
 
 
 def _check_settings(space: Space, file: SpaceFile, variants: list[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The distinct settings. Refuses unknown fields, axes and models, settings that are wrong or written twice, and
-    arms that may not differ as they do. Settings that only overrides made equal are one."""
+    """The distinct settings. Rejects unknown fields, axes and models, settings that are wrong or duplicated, and arms
+    that differ where they may not. Settings that became equal only by overrides are merged."""
     _check_axes(space.setting, ("setting",), file)
     places: dict[str, Place] = {}
     distinct: list[dict[str, Any]] = []
@@ -240,8 +241,8 @@ def _check_settings(space: Space, file: SpaceFile, variants: list[tuple[int, dic
 
 
 def _of_one_task(space: Space, file: SpaceFile) -> list[tuple[int, dict[str, Any]]]:
-    """The variants, numbered, without those that overrides made a mixture of tasks, as a model for images on text: who
-    asks for another model means the variants that it fits. All of them where none does."""
+    """The variants, numbered. Leaves out those in which an override mixes tasks, such as an image model on text: asking
+    for another model means the variants that it fits. If it fits none, all are kept."""
     variants = list(enumerate(space.variants or ({},)))
     overridden = {place[1] for place in file.overridden if place[0] == "setting" and len(place) > 1}
     kept = [
@@ -263,8 +264,8 @@ def _check_axes(fields: Mapping[str, Any], place: Place, file: SpaceFile) -> Non
 
 
 def _check_arms(space: Space, settings: dict[str, Setting], file: SpaceFile) -> None:
-    """Refuse DeepSpeed configs that cannot be, arms that differ from the baseline in what the space does not declare,
-    and a chain that is none."""
+    """Reject impossible DeepSpeed configs, arms that differ from the baseline in what the space does not declare, and
+    an invalid chain."""
     _check_configs(space, settings, file)
     _check_scripts(space, settings, file)
     base = declared_options(space.arms[space.baseline], settings[space.baseline])
@@ -289,7 +290,7 @@ def _check_arms(space: Space, settings: dict[str, Setting], file: SpaceFile) -> 
 
 
 def _check_configs(space: Space, settings: dict[str, Setting], file: SpaceFile) -> None:
-    """Refuse DeepSpeed arms that cannot be what they say in their settings: all that is wrong in one message."""
+    """Reject DeepSpeed arms that are impossible in their settings, with all problems in one message."""
     wrong = [
         (("arms", name, *problem.place), problem.words)
         for name, arm in space.arms.items()
@@ -304,7 +305,7 @@ def _check_configs(space: Space, settings: dict[str, Setting], file: SpaceFile) 
 
 
 def _check_scripts(space: Space, settings: dict[str, Setting], file: SpaceFile) -> None:
-    """Refuse commands that cannot be run; whether a program is there, this machine can say of itself alone."""
+    """Reject commands that cannot run; whether a program exists is checked for this machine only."""
     here = os.environ.get("RAY_ADDRESS", "") in ("", "local")
     for name, arm in space.arms.items():
         if not isinstance(arm, ScriptArm):
@@ -316,7 +317,7 @@ def _check_scripts(space: Space, settings: dict[str, Setting], file: SpaceFile) 
 
 
 def _validated(model: type[ModelT], values: Any, file: SpaceFile, *prefixes: Place) -> ModelT:
-    """The values as a model; `prefixes` are where they may be written, the first wins."""
+    """The values as a model; `prefixes` are the places where they may be written, the first one wins."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -326,7 +327,7 @@ def _validated(model: type[ModelT], values: Any, file: SpaceFile, *prefixes: Pla
 def _explained(
     error: ValidationError, model: type[BaseModel], file: SpaceFile, prefixes: tuple[Place, ...]
 ) -> UserError:
-    """The first of pydantic's findings as one line with file, line and key."""
+    """The first of pydantic's errors as one line with file, line and key."""
     first, *others = error.errors(include_url=False)
     prefix = file.written_under(prefixes, *(str(part) for part in first["loc"][:1]))
     where = file.existing((*prefix, *(str(part) for part in first["loc"])))
@@ -343,14 +344,14 @@ def _explained(
     elif first["type"] not in ("value_error", "union_tag_not_found"):
         words = [other["ctx"]["expected"] for other in others if other["type"] == "literal_error"]  # `auto`, `max`
         if first["type"].startswith("int_"):
-            message = message.partition(",")[0]  # and not how it tried to read it
+            message = message.partition(",")[0]  # without pydantic's attempt to parse it
         message = " or ".join([f"{message[:1].lower()}{message[1:]}", *words])
         message = f"{message}, not {first['input']!r:.60}"
     return file.error(where, message)
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are known at a place in the model, following pydantic's error location."""
+    """The known keys at a place in the model, following pydantic's error location."""
     known: dict[str, type[BaseModel]] = {
         "question": Question,
         "repeats": Repeats,

@@ -1,7 +1,7 @@
 """A space as JSON Schema (draft 2020-12), for editors: derived from the models that validate a space.
 
-It knows keys, types and ranges. What only the whole space can say (a batch that its workers do not divide, arms that
-differ undeclared) is left to `raybench plan`.
+It covers keys, types and ranges. Errors that only show in the whole space (a batch that the workers do not divide, arms
+that differ undeclared) are left to `raybench plan`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from raybench.declare.space import Space
 
 Schema = dict[str, Any]
 _REFERENCE: Final = {"type": "string", "pattern": r"\$\{.+\}"}  # to another key's value
-_SPELLED: Final = {"type": ["string", "boolean", "number"]}  # what a field's own validator turns into its value
-_PART: Final = "Part"  # of the name of a definition in which nothing is required
+_SPELLED: Final = {"type": ["string", "boolean", "number"]}  # texts that a field's own validator converts
+_PART: Final = "Part"  # suffix of definitions in which nothing is required
 
 
 def space_schema() -> Schema:
-    """The schema of a space's file, with the keys of the installed DeepSpeed."""
+    """The schema of a space file, with the keys of the installed DeepSpeed."""
     definitions: Schema = {}
     whole = _object(Space, definitions)
     setting = _object(Setting, definitions)
@@ -49,7 +49,7 @@ def space_schema() -> Schema:
 
 
 def _object(model: type[BaseModel], definitions: Schema) -> Schema:
-    """A model's own schema; those of the models that it holds go to `definitions`."""
+    """A model's own schema; those of nested models go to `definitions`."""
     whole = model.model_json_schema()
     named = {one.__name__: one for one in _models(Strict)}
     for name, inner in whole.pop("$defs", {}).items():
@@ -64,8 +64,8 @@ def _models(base: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 
 def _loosened(one: Schema, model: type[BaseModel]) -> Schema:
-    """A model's schema with what a file may say beside the values themselves: references, and the spellings that a
-    validator of the field reads (`optimizer: sgd`, `memory_limit: 2GiB`)."""
+    """A model's schema, extended by what a file may say instead of the values: references, and spellings that a field's
+    validator reads (`optimizer: sgd`, `memory_limit: 2GiB`)."""
     spelled = {
         field
         for validator in model.__pydantic_decorators__.field_validators.values()
@@ -107,7 +107,7 @@ def _deepspeed() -> Schema:
 
 
 def _section(spec: Mapping[str, Any]) -> Schema:
-    """A key of DeepSpeed's; values are checked by raybench, an editor needs names and choices."""
+    """One of DeepSpeed's keys; raybench checks the values, an editor needs names and choices."""
     if "keys" not in spec:
         return {"enum": [*spec["choices"], "auto"]} if spec["kinds"] == ["choice"] else {}
     properties = {key: _section(inner) for key, inner in spec["keys"].items()}
@@ -116,7 +116,7 @@ def _section(spec: Mapping[str, Any]) -> Schema:
 
 
 def _part(one: Any) -> Any:
-    """A schema of changes to what the schema describes: nothing is required, and references lead to parts."""
+    """A schema for changes to an object: nothing is required, and references lead to such schemas."""
     if isinstance(one, list):
         return [_part(item) for item in one]
     if not isinstance(one, dict):

@@ -1,4 +1,4 @@
-"""A space file as text: finding it, reading YAML with line numbers, merging a size and overrides, placing errors."""
+"""A space file as text: finds it, reads YAML with line numbers, merges a size and overrides, locates errors."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from raybench.text import suggest
 
 Place = tuple[str, ...]
 _LONGEST_NAME = 200  # characters of a file's or folder's name; file systems take 255 bytes, and paths of 4095
-_SHIPPED = Path(__file__).parents[1] / "search_spaces"  # in a wheel
+_SHIPPED = Path(__file__).parents[1] / "search_spaces"  # as installed from a wheel
 _SOURCE_TREE = Path(__file__).parents[2] / "search_spaces"
 
-# What tells kinds of a section apart, and what it is where the section does not say.
+# The key that tells a section's kinds apart, and its default.
 _TAGS = {"kind": "throughput", "name": None, "engine": None}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people expect it: `1e-4` is a number, a key written twice is an error, and so is the 99th of May."""
+    """YAML as people expect it: `1e-4` is a number; a duplicate key and an impossible date are errors."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -47,13 +47,13 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class SpaceFile:
-    """One space file: its path, its plain content, and the line of each key."""
+    """A space file: its path, plain content, and the line of each key."""
 
     path: AnyPath
     content: dict[str, Any]
     lines: dict[Place, int] = field(default_factory=dict)
     overridden: dict[Place, str] = field(default_factory=dict)
-    included: dict[Place, AnyPath] = field(default_factory=dict)  # where a section stands that has a file of its own
+    included: dict[Place, AnyPath] = field(default_factory=dict)  # places of sections that come from their own files
 
     @classmethod
     def find(cls, name_or_path: str) -> Self:
@@ -103,7 +103,7 @@ class SpaceFile:
         return cls(path, content, lines)
 
     def sized(self, size: str = "") -> Self:
-        """The file with `sizes: {<size>: ...}` merged over it, and without its `sizes`; none is merged without a name.
+        """The file without its `sizes`, and with `sizes: {<size>: ...}` merged over it if a size is named.
 
         Mappings merge, lists and numbers are replaced. Raises UserError where the file has no such size.
         """
@@ -127,9 +127,9 @@ class SpaceFile:
     def merged(self, overrides: Mapping[str, str]) -> dict[str, Any]:
         """The content with `key=value` overrides merged in, as plain dicts and lists.
 
-        An override of a setting's field wins over the `variants` too: it is merged into each that has the field. One
-        that makes a section another kind (`protocol.kind`, `optimizer.name`, an arm's `engine`) replaces it: what the
-        file says of the other kind goes.
+        An override of a setting's field also wins over the `variants`: it is merged into each that has the field. An
+        override that changes a section's kind (`protocol.kind`, `optimizer.name`, an arm's `engine`) replaces the
+        section: the file's values for the other kind are dropped.
         """
         try:
             config: Any = OmegaConf.create(self._with_configs(self.content))
@@ -159,9 +159,9 @@ class SpaceFile:
         return self._with_configs({str(key): value for key, value in values.items()})
 
     def _with_configs(self, content: dict[str, Any]) -> dict[str, Any]:
-        """The content with each DeepSpeed arm's `config: FILE` replaced by what is in the file.
+        """The content with each DeepSpeed arm's `config: FILE` replaced by the file's content.
 
-        A relative path is taken from this file's folder, one of an override from the working folder first.
+        A relative path starts at this file's folder; in an override, first at the working folder.
         """
         arms = content.get("arms")
         if not isinstance(arms, dict):
@@ -177,7 +177,7 @@ class SpaceFile:
         return {**content, "arms": {**arms, **replaced}} if replaced else content
 
     def _read_config(self, place: Place, name: str) -> tuple[AnyPath, dict[str, Any], dict[Place, int]]:
-        """The file that an arm's `config` names, its content, and the line of each of its keys."""
+        """An arm's `config` file, its content, and the line of each of its keys."""
         folders = [Path.cwd()] if self.overrides(*place) else []
         paths = [folder / name for folder in [*folders, self.path.parent]]
         try:
@@ -196,12 +196,12 @@ class SpaceFile:
             root = yaml.compose(text.replace("\t", " "), Loader=_Loader)
             if root is not None:
                 _note_lines(root, (), lines, path)
-        except (yaml.YAMLError, RecursionError):  # JSON with comments: its lines are not known
+        except (yaml.YAMLError, RecursionError):  # JSON with comments, whose lines are unknown
             lines = {}
         return path, config, lines
 
     def _interpolated(self, config: Any) -> Any:
-        """The merged content as plain values, each `${key.of.this.space}` replaced by what it names."""
+        """The merged content as plain values, each `${key.of.this.space}` replaced by its target."""
         plain: Any = OmegaConf.to_container(config, resolve=False)
         unfolded = Unfolded(plain)
         for place, value in [*_leaves(plain), ((), plain)]:
@@ -216,7 +216,7 @@ class SpaceFile:
             raise self.error(place, str(error).strip().splitlines()[0]) from None
 
     def existing(self, location: Place) -> Place:
-        """`location` without what is not written in the file: the tags of a union, the fields of a missing section."""
+        """`location` without parts that are not in the file: the tags of a union, the fields of a missing section."""
         place: Place = ()
         for part in location:
             if (*place, part) in self.lines or self.overrides(*place, part):
@@ -224,9 +224,9 @@ class SpaceFile:
         return place
 
     def written_under(self, prefixes: Sequence[Place], *field: str) -> Place:
-        """The first of `prefixes` under which `field` is written or overridden, else the first; () of none.
+        """The first of `prefixes` under which `field` is written or overridden, else the first; () without prefixes.
 
-        What an override of the setting says was merged into the variants, and stands under the setting alone.
+        Overrides of the setting were merged into the variants, but count as written under the setting only.
         """
         for prefix in prefixes if field else ():
             place = (*prefix, *field)
@@ -239,14 +239,14 @@ class SpaceFile:
         return any(key[: len(place)] == place for key in self.overridden)
 
     def error(self, place: Place, message: str) -> UserError:
-        """A UserError that says where: the override, or file and line, and the key."""
+        """A UserError that names the place: the override, or file and line, and the key."""
         where = self.where(place)
         return UserError(
             f"{where}: {'.'.join(place)}: {message}" if place and where != str(self.path) else f"{where}: {message}"
         )
 
     def where(self, place: Place) -> str:
-        """The override, or file and line, in which a place is written, or what is nearest around it."""
+        """The override, or file and line, where a place is written, or else its nearest enclosing place."""
         for end in range(len(place), 0, -1):
             for key, text in self.overridden.items():
                 if key[:end] == place[:end] and (len(key) <= len(place) or end == len(place)):
@@ -259,7 +259,7 @@ class SpaceFile:
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings merge, unless one is of another kind; anything else is replaced."""
+    """Merge mappings, unless they are of different kinds; replace anything else."""
     both = {
         key: (values[key], value)
         for key, value in changes.items()
@@ -269,7 +269,7 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """Every value that holds no others, with its place."""
+    """Every value that contains no others, with its place."""
     if isinstance(value, dict):
         items: Iterable[tuple[Any, Any]] = value.items()
     elif isinstance(value, list):
@@ -301,7 +301,7 @@ def _is_another_kind(ours: Any, theirs: Any) -> bool:
 
 
 def _forget_other_kinds(config: Any, given: Any) -> None:
-    """Empty every section of `config` that `given` makes another kind."""
+    """Empty every section of `config` whose kind `given` changes."""
     for key in given:
         ours, theirs = config.get(key), given[key]
         if not OmegaConf.is_dict(ours) or not OmegaConf.is_dict(theirs):
@@ -317,7 +317,7 @@ def _folders() -> list[Path]:
 
 
 def known_spaces() -> list[str]:
-    """The names that `space=` takes here, without those given as a path."""
+    """The names that `space=` accepts here; paths are accepted too."""
     return sorted({file.stem for folder in _folders() for file in folder.glob("*.yaml")})
 
 

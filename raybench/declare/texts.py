@@ -1,7 +1,7 @@
 """The texts that a language model may be trained on, read as documents of bytes: no torch here.
 
-`synthetic_tokens` is one random batch; `text` is a file, or a folder of files, at `data_root`; `pydoc` is the help
-text that ships inside Python (pydoc_data.topics), about half a megabyte of English.
+`synthetic_tokens` is one random batch; `text` is a file, or a folder of files, at `data_root`; `pydoc` is the help text
+included in Python (pydoc_data.topics), about half a megabyte of English.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from raybench.errors import BadData
 
 TEXTS: Final = ("synthetic_tokens", "text", "pydoc")
 SYNTHETIC_SEQUENCES: Final = {True: 50_000, False: 1_000}  # training and held-out sequences of synthetic_tokens
-HELD_OUT: Final = 0.1  # the share of a text, at its end, that is held out where it has no `val` folder
+HELD_OUT: Final = 0.1  # the share at a text's end that is held out where it has no `val` folder
 _SPLIT: Final = ("train", "val")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text in documents, in a fixed order: those to train on, and those held out."""
+    """A text as documents, in a fixed order: those for training, and those held out."""
 
     train: tuple[bytes, ...]
     held_out: tuple[bytes, ...]
@@ -44,7 +44,7 @@ def corpus(dataset: str, data_root: str) -> Corpus:
 
 
 def _cut(documents: Sequence[bytes]) -> Corpus:
-    """The last tenth of the bytes held out; the document in which it begins is cut at the end of a line."""
+    """Hold out the last tenth of the bytes; the document in which it begins is split at the end of a line."""
     left = round((1 - HELD_OUT) * sum(map(len, documents)))
     train: list[bytes] = []
     for number, document in enumerate(documents):
@@ -59,7 +59,7 @@ def _cut(documents: Sequence[bytes]) -> Corpus:
 
 
 def _read(root: Path) -> list[bytes]:
-    """The contents of a file, or of a folder's files in the order of their paths; hidden ones are left out."""
+    """The contents of a file, or of a folder's files in path order, without hidden ones."""
     if not root.exists():
         raise BadData(
             f"text: {root} does not exist; put a text file or a folder of them there, or name another place with "
@@ -79,7 +79,7 @@ def _read(root: Path) -> list[bytes]:
 
 
 def check_text(dataset: str, data_root: str, tokenizer: str | None) -> None:
-    """Raise BadData where a text, or the file of its tokenizer, is not on this machine."""
+    """Raise BadData where a text, or its tokenizer's file, is missing on this machine."""
     if dataset != "synthetic_tokens":
         found = corpus(dataset, data_root)
         if not found.held_out:
