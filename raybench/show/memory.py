@@ -65,8 +65,7 @@ def _sides(analysis: Analysis) -> Iterator[tuple[str, str, Side, bool]]:
 def totals(
     predicted: Mapping[str, float], held: Mapping[str, float], peak: float | None
 ) -> tuple[float | None, float | None]:
-    """(predicted, measured) bytes that can be compared: of the device where it has a peak, else of the parts that both
-    have."""
+    """Comparable (predicted, measured) bytes: of the device where it has a peak, else of the parts that both have."""
     if peak is not None:
         return predicted.get("device"), peak
     shared = [part for part in _PARTS if part in predicted and part in held]

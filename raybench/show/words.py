@@ -32,7 +32,7 @@ MEANINGS: Final = {
     "undecided": "the interval allows more than one of these; more trials would settle it",
 }
 MIN_SETTINGS: Final = 3  # for fewer, no interval for a population of settings is shown; --json has all of them
-_MANY_TRIALS: Final = 1000  # beyond this many, more trials are not suggested
+_MANY_TRIALS: Final = 1000  # larger numbers are shown as more than this
 _FAMILY: Final = {
     "holm": "Holm's step over {n} comparisons",
     "fdr": "Benjamini and Hochberg's step over {n} comparisons",
@@ -224,8 +224,7 @@ def trade_off(c: Comparison) -> str | None:
 
 
 def memory_held(c: Comparison) -> str | None:
-    """What differs in memory, as `zero1 in resnet18: a rank holds optimizer state 85.3 MiB against 170.6 MiB`, or
-    None."""
+    """What differs, as `zero1 in resnet18: a rank holds optimizer state 85.3 MiB against 170.6 MiB`; else None."""
     arm, base = c.treated.memory_parts, c.baseline.memory_parts
     if arm is None or base is None or not c.n_trials:
         return None

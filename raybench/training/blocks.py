@@ -44,8 +44,7 @@ def _shared(model: nn.Module) -> set[int]:
 
 
 def _children(module: nn.Module) -> Iterator[nn.Module]:
-    """The direct children that have parameters. A list or dict of modules has no forward and is replaced by its
-    children."""
+    """The direct children with parameters. A list or dict of modules, which has no forward, becomes its children."""
     for child in module.children():
         if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
             yield from _children(child)
