@@ -1,1 +1,1 @@
-"""What this machine lets a sweep see, and how long it takes: from A/A ledgers and from legs that ran here before."""
+"""What this machine can detect in a sweep, and how long it takes: from A/A ledgers and from earlier legs here."""

@@ -1,6 +1,6 @@
-"""A calibration: what an A/A ledger says of a machine, and what sweeps on that machine can see.
+"""A calibration: what an A/A ledger shows about a machine, and what sweeps on that machine can detect.
 
-`read_calibration` makes it from the ledgers of `python -m raybench.calibrate`; it is kept beside them as
+`read_calibration` makes it from the ledgers of `python -m raybench.calibrate`. It is stored beside them as
 `_calibration.json`, where `python -m raybench.plan` looks for one of the same machine (`find_noise`). Deviations
 are of log seconds (0.01 is about 1 %), a price is a ratio minus 1. No ray, torch or mlflow here.
 """
@@ -38,18 +38,18 @@ _COLUMNS: Final = [
 
 @dataclass(frozen=True)
 class Outlook:
-    """What `trials` trials of a setting see where the noise is as calibrated."""
+    """What `trials` trials of a setting can detect with the calibrated noise."""
 
     trials: int
-    false_verdict: float  # chance that an arm without any effect is judged `helps` or `hurts`, alone
+    false_verdict: float  # chance that an arm without any effect is judged `helps` or `hurts`, as a single comparison
     no_effect: float  # chance that it is judged `no effect`
-    detectable: float  # least true speedup (above 1) judged `helps` with a chance of 80 %
-    machine_seconds: float | None  # of the space's arms, each taken to be as long as the baseline
+    detectable: float  # smallest true speedup (above 1) judged `helps` with 80 % power
+    machine_seconds: float | None  # of the space's arms, assuming that each takes as long as the baseline
 
 
 @dataclass(frozen=True)
 class Instrument:
-    """What an instrument costs: the step's seconds with it over those without it, minus 1, and the 95 % interval."""
+    """An instrument's cost: the step's seconds with it over those without it, minus 1, and the 95 % interval."""
 
     name: str
     price: float | None
@@ -74,7 +74,7 @@ class SettingNoise:
     ci_high: float | None
     verdict: str
     leg_seconds: float | None  # from one leg's start to the next one's
-    start_seconds: float | None  # of a trial, beyond its legs: starting the processes
+    start_seconds: float | None  # of a trial, besides its legs: starting the processes
     outlook: tuple[Outlook, ...]
     instruments: tuple[Instrument, ...]
     isolation: Isolation | None
@@ -83,13 +83,13 @@ class SettingNoise:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `python -m raybench.calibrate` found."""
+    """The results of `python -m raybench.calibrate`."""
 
     space: str
     baseline: str
     margin: float
     alpha: float
-    num_arms: int  # of the space, for which machine time is told
+    num_arms: int  # of the space, for the machine time
     rounds: int
     settings: tuple[SettingNoise, ...]
     ledgers: tuple[str, ...]
@@ -116,10 +116,10 @@ def read_calibration(
     rounds: int,
     fresh: AnyPath | None = None,
 ) -> Calibration:
-    """The calibration whose ledger lies in `folder`; that of `fresh` holds the same with processes a leg.
+    """The calibration from the ledger in `folder`; the ledger in `fresh` has the same trials with processes per leg.
 
-    `again` is the baseline's other name, `instruments` names the arm that does without each. Raises UserError as
-    reading ledgers does.
+    `again` is the baseline's other name, `instruments` the arm without each instrument. Raises UserError as reading
+    ledgers does.
     """
     analysis = analyse([folder])
     rows = _by_place(folder)
@@ -173,7 +173,7 @@ def read_calibration(
 
 
 def _by_place(folder: AnyPath) -> dict[tuple[str, str], list[Row]]:
-    """A ledger's rows by setting and hardware; those that do not say where they ran are with those that do."""
+    """A ledger's rows by setting and hardware; rows without hardware are grouped with those that have it."""
     rows = read_ledger(folder, _COLUMNS).to_pylist()
     stated = [hardware_of(json.loads(row["environment"] or "{}")) for row in rows]
     where = {row["trial_id"]: hardware for row, hardware in zip(rows, stated, strict=True) if hardware}
@@ -184,7 +184,7 @@ def _by_place(folder: AnyPath) -> dict[tuple[str, str], list[Row]]:
 
 
 def _price(name: str, without: Comparison | None, alpha: float) -> Instrument:
-    """The arm that does without it is compared with the baseline: its speedup is the instrument's price."""
+    """Compares the arm without the instrument with the baseline: its speedup is the instrument's price."""
     if without is None or without.speedup.value is None:
         return Instrument(name, None, None, None, 0)
     low, high = (None if end is None else end - 1 for end in (without.speedup.low, without.speedup.high))
@@ -194,7 +194,7 @@ def _price(name: str, without: Comparison | None, alpha: float) -> Instrument:
 def _isolation(
     shared: Sequence[Row], fresh: Sequence[Row], times: Times, fresh_times: Times | None, baseline: str, again: str
 ) -> Isolation | None:
-    """Both kinds of trial with the two arms alone: the instruments' legs are not counted."""
+    """Compares both kinds of trial with two arms each: the instruments' legs are not counted."""
     if fresh_times is None:
         return None
     ours = [row for row in shared if row["arm"] in (baseline, again)]
@@ -211,7 +211,7 @@ def _isolation(
 def outlook(
     scatter: Spread | None, *, margin: float, alpha: float, trial_seconds: float | None, trials: Sequence[int] = TRIALS
 ) -> tuple[Outlook, ...]:
-    """What so many trials see of a setting with this scatter; nothing where it is not known. `margin` is a ratio."""
+    """What these numbers of trials detect in a setting with this scatter; empty if unknown. `margin` is a ratio."""
     if scatter is None:
         return ()
     log_margin, deviation = float(np.log1p(margin)), scatter.deviation

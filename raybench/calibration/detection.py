@@ -1,4 +1,4 @@
-"""What a sweep would be able to detect: from a calibration of this machine, or assumed.
+"""What a sweep could detect: from a calibration of this machine, or assumed.
 
 No ray, torch or mlflow here.
 """
@@ -22,8 +22,8 @@ from raybench.statistics.inference import t_quantile
 from raybench.statistics.power import detectable_effect, prior_degrees
 from raybench.stores.storage import AnyPath, files_below
 
-# Standard deviation of one trial's log ratio between neighbouring legs of one process, as found on an idle 2-core
-# machine; another machine has another, and only a measurement tells.
+# Standard deviation of one trial's log ratio between neighbouring legs of one process, measured on an idle 2-core
+# machine; other machines differ, and only a measurement tells.
 ASSUMED_SD: Final = 0.018
 UNKNOWN_SCATTER: Final = (
     "this machine's scatter is not measured, and everything rests on it; run raybench.calibrate first"
@@ -33,7 +33,7 @@ CALIBRATION: Final = "_calibration.json"  # in <results>/calibration/<name>
 
 @dataclass(frozen=True)
 class Noise:
-    """What one calibration found of one setting; seconds are None where it could not tell."""
+    """One calibration's result for one setting; seconds are None where unknown."""
 
     path: AnyPath
     machine: Fingerprint
@@ -46,7 +46,7 @@ class Noise:
 
 
 def find_noise(results: AnyPath, machine: Fingerprint) -> list[Noise]:
-    """What the calibrations below a results folder found on machines like this one.
+    """The results of the calibrations below a results folder that were made on machines like this one.
 
     Raises UserError naming a file that is no calibration.
     """
@@ -75,21 +75,21 @@ def pooled_deviation(noise: Sequence[Noise]) -> float:
 
 @dataclass(frozen=True)
 class Detection:
-    """What a plan could detect, by the rule that will judge it. Effects are ratios minus 1, unless log is said."""
+    """What a plan could detect, by the rule that will judge it. Effects are ratios minus 1, unless log is named."""
 
-    trials: int  # of each setting; with `repeats: {min, max}` the most
-    comparisons: int  # that one correction goes over
+    trials: int  # of each setting; with `repeats: {min, max}` the maximum
+    comparisons: int  # number covered by one correction
     deviation: float  # of a trial's log ratio
     is_measured: bool  # on this machine; otherwise assumed
-    source: str  # where the deviation is from, in words
+    source: str  # where the deviation comes from, in words
     margin: float
     alpha: float
     multiplicity: str
     half_width: float | None  # of the plain interval of level 1 - alpha; None with one trial
-    least_effect: float | None  # judged `helps` with a chance of 80 % at the corrected level
+    least_effect: float | None  # judged `helps` with 80 % power at the corrected level
 
     def sentence(self) -> str:
-        """As a person would say it."""
+        """The result in words."""
         if self.half_width is None or self.least_effect is None:
             return (
                 "one trial a setting gives no interval: every verdict will be undecided; repeats=5 or more can decide"
@@ -109,17 +109,17 @@ class Detection:
 
 
 def detection(plan: Plan, space: Space, results: AnyPath) -> Detection:
-    """The smallest effect that the plan's trials can show, by exact power of the rule that will judge.
+    """The smallest effect that the plan's trials can show, by the exact power of the rule that will judge.
 
-    The level is that of one comparison among all, before any is claimed: claims of others make it easier. Raises
-    UserError for a calibration that cannot be read.
+    The level is that of one comparison among all, before any claim: other claims make it less strict. Raises UserError
+    for an unreadable calibration.
     """
     noise, known = _found(plan, results)
     settings = len({trial.setting_id for trial in plan.trials})
     question, comparisons = space.question, settings * (len(space.arms) - 1)
     trials, level = space.most_repeats, question.alpha / comparisons
     if space.looks:
-        level *= space.looks[-1].share  # a claim at the last look alone: earlier ones only add to the chance
+        level *= space.looks[-1].share  # only a claim at the last look: earlier looks only add to the chance
     deviation = pooled_deviation(known or noise) if noise else ASSUMED_SD
     lent = prior_degrees(comparisons, question.variance)
     log_margin = math.log1p(question.margin)
@@ -144,7 +144,7 @@ def half_width(trials: int, alpha: float, sd: float = ASSUMED_SD) -> float:
 
 
 def _found(plan: Plan, results: AnyPath) -> tuple[list[Noise], list[Noise]]:
-    """What calibrations found on this machine, and of that what is of the plan's settings under its protocol."""
+    """What calibrations on this machine found, and the part of it about the plan's settings and protocol."""
     noise = find_noise(results, this_machine(with_gpu=plan.trials[0].setting.device != "cpu"))
     settings = {trial.setting_id: trial for trial in plan.trials}
     own = {n.setting_id: n for n in noise if n.setting_id in settings and _measured_as(n, settings[n.setting_id])}
@@ -152,9 +152,9 @@ def _found(plan: Plan, results: AnyPath) -> tuple[list[Noise], list[Noise]]:
 
 
 def calibrated_seconds(plan: Plan, results: AnyPath) -> float | None:
-    """Machine time of a plan where every arm takes as long as the baseline took when this machine was calibrated.
+    """Machine time of a plan if every arm takes as long as the baseline took when this machine was calibrated.
 
-    None where a setting is not calibrated, or with too few trials to tell. Raises UserError.
+    None where a setting is not calibrated, or has too few trials to tell. Raises UserError.
     """
     own = {noise.setting_id: noise for noise in _found(plan, results)[1]}
     seconds = 0.0
@@ -167,7 +167,7 @@ def calibrated_seconds(plan: Plan, results: AnyPath) -> float | None:
 
 
 def _measured_as(noise: Noise, trial: Trial) -> bool:
-    """Whether a calibration measured under the trial's protocol, whatever instruments were on."""
+    """Whether a calibration used the trial's protocol, whatever instruments were on."""
     try:
         protocol: Protocol = TypeAdapter(Protocol).validate_python(noise.protocol)
     except ValidationError:  # of another version of raybench

@@ -1,6 +1,6 @@
-"""How long a plan takes: from legs like its own that this machine has run before, else from a calibration.
+"""How long a plan takes: from earlier legs like its own on this machine, else from a calibration.
 
-Nothing is invented: legs whose like was never measured here have no time, and the estimate says how many those are.
+Nothing is guessed: legs without a measured counterpart here have no time, and the estimate says how many there are.
 No ray, torch or mlflow here.
 """
 
@@ -32,15 +32,15 @@ _COLUMNS = [
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of machine time of a plan's legs whose like was measured, with the starts of their trials' processes.
+    """Seconds of machine time of a plan's legs with a measured counterpart, with the starts of their trials' processes.
 
-    Machine time is that of each node of a trial: two nodes for a minute are two minutes.
+    Machine time counts each node of a trial: two nodes for a minute are two minutes.
     """
 
     seconds: float
     num_known: int  # legs
     num_legs: int
-    source: str  # what it rests on, in words
+    source: str  # its basis, in words
 
     @property
     def is_whole(self) -> bool:
@@ -50,8 +50,8 @@ class Estimate:
 def estimate(plan: Plan, results: AnyPath, *, elsewhere: bool = False) -> Estimate:
     """The machine time of a plan on this machine, from the ledgers below `results` or a calibration there.
 
-    `elsewhere`: the plan runs on other machines, a cluster's, which are taken to be those of the newest leg like its
-    own. Raises UserError for a calibration that cannot be read; a damaged ledger is told of by who reads it.
+    `elsewhere`: the plan runs on other machines, a cluster's, which are assumed to be those of the newest leg like its
+    own. Raises UserError for an unreadable calibration; damaged ledgers are skipped here, and `verify` reports them.
     """
     from_ledgers = _from_ledgers(plan, _rows(plan, results, elsewhere), elsewhere)
     if from_ledgers.is_whole or elsewhere:
@@ -64,8 +64,8 @@ def estimate(plan: Plan, results: AnyPath, *, elsewhere: bool = False) -> Estima
 
 
 def known_pace(plan: Plan, results: AnyPath, *, elsewhere: bool = False) -> Pace:
-    """How long legs like the plan's, and starts of processes, took on this machine (or, `elsewhere`, on the newest
-    such), by the ledgers below `results`."""
+    """How long legs like the plan's, and starts of processes, took on this machine (or, `elsewhere`, on that of the
+    newest such leg), from the ledgers below `results`."""
     return _pace(_rows(plan, results, elsewhere))
 
 
@@ -76,7 +76,7 @@ def _pace(rows: Sequence[Row]) -> Pace:
 
 
 def _rows(plan: Plan, results: AnyPath, elsewhere: bool) -> list[Row]:
-    """The rows of one kind of machine that are like a leg of the plan: this one, or that of the newest such leg."""
+    """The rows like a leg of the plan, from one kind of machine: this one, or that of the newest such leg."""
     like = list(_like(plan, results))
     machine = this_machine(with_gpu=plan.trials[0].setting.device != "cpu")
     if elsewhere and like:
@@ -89,25 +89,25 @@ def _machine(row: Row) -> Fingerprint:
 
 
 def _like(plan: Plan, results: AnyPath) -> Iterator[Row]:
-    """The ledger rows of any machine that are like a leg of the plan: its setting, under its protocol."""
+    """The ledger rows of any machine that match a leg of the plan: its setting, under its protocol."""
     wanted = {trial.setting_id: _essence(trial.protocol) for trial in plan.trials}
     folders = dict.fromkeys(file.parent for names, file in files_below(results, "*.parquet") if len(names) == 3)
     if not folders:
         return
-    from raybench.ledger.reading import read_ledger  # pyarrow, which a first plan does without
+    from raybench.ledger.reading import read_ledger  # pyarrow, which a first plan does not need
 
     for folder in folders:
         try:
             rows = read_ledger(folder, _COLUMNS).to_pylist()
         except UserError:
-            continue  # of another sweep than the one that is asked for; raybench.verify says what is wrong with it
+            continue  # from another sweep than the requested one; raybench.verify reports the problem
         for row in rows:
             if row["setting_id"] in wanted and _followed(row["protocol"]) == wanted[row["setting_id"]]:
                 yield row
 
 
 def _followed(protocol: str | None) -> Protocol | None:
-    """The essence of the protocol that a row's leg followed; None where that is not known or of another raybench."""
+    """The essence of the protocol of a row's leg; None where it is unknown or from another version of raybench."""
     try:
         return _essence(TypeAdapter(Protocol).validate_json(protocol or "null"))
     except ValidationError:
@@ -115,7 +115,7 @@ def _followed(protocol: str | None) -> Protocol | None:
 
 
 def _essence(protocol: Protocol) -> Protocol:
-    """What of a protocol decides how long a leg takes: not the number of rounds, and hardly the instruments."""
+    """The parts of a protocol that decide a leg's duration: not the number of rounds, and hardly the instruments."""
     return protocol.model_copy(update={**dict.fromkeys(INSTRUMENTS, False), "rounds": 1})
 
 
@@ -140,13 +140,13 @@ def _in_words(machine: Fingerprint) -> str:
 
 
 def _num_starts(known: Sequence[tuple[Trial, float]], parts: Mapping[str, float]) -> float:
-    """How often processes are started on a machine for these legs; `parts`: the starts of each trial, whole."""
+    """How often a machine starts processes for these legs; `parts`: each trial's starts."""
     trials = {trial.trial_id: trial for trial, _ in known}.values()
     return sum(trial.num_nodes_taken * parts[trial.trial_id] for trial in trials)
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows of each group of processes in the order of its legs, the groups in the order in which they began."""
+    """The rows of each group of processes in leg order; the groups in the order in which they began."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["started_at"]):
         groups[row["process_group"] or row["trial_id"]].append(row)
@@ -154,7 +154,7 @@ def _groups(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _leg_seconds(groups: Sequence[Sequence[Row]]) -> dict[tuple[str, str], float]:
-    """(setting_id, arm) -> median seconds of a leg: until the next leg of its processes began, else its own parts."""
+    """(setting_id, arm) -> median seconds of a leg: until its processes' next leg began, else the sum of its parts."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for group in groups:
         for row, following in zip(group, [*group[1:], None], strict=True):
@@ -178,7 +178,7 @@ def _start_seconds(groups: Sequence[Sequence[Row]]) -> list[float]:
 
 
 def _parts(row: Row) -> float | None:
-    """Seconds of a leg by its own account; None for a failure, which has none."""
+    """Seconds of a leg by its own columns; None for a failure, which has none."""
     if row["status"] != "ok":
         return None
     return sum(row[key] or 0.0 for key in ("setup_seconds", "train_seconds", "eval_seconds"))

@@ -1,4 +1,4 @@
-"""How long legs and trials took of the machine, read off when they began.
+"""How much machine time legs and trials took, derived from when they began.
 
 Rows are ledger rows as plain values: setting_id, trial_id, environment, started_at, and process_group where known.
 """
@@ -21,7 +21,7 @@ def legs_a_trial(rows: Sequence[Row]) -> float:
 
 @dataclass(frozen=True)
 class Times:
-    """Machine time of one setting's trials; None where the ledger has too little to tell."""
+    """Machine time of one setting's trials; None where the ledger has too few legs to tell."""
 
     leg_seconds: float | None  # from one leg's start to the next one's
     trial_seconds: float | None  # from a trial's first leg to the next trial's
@@ -29,7 +29,7 @@ class Times:
 
     @property
     def start_seconds(self) -> float | None:
-        """Seconds of a trial beyond its legs: starting the processes."""
+        """Seconds of a trial besides its legs: starting the processes."""
         if self.leg_seconds is None or self.trial_seconds is None:
             return None
         return max(0.0, self.trial_seconds - self.legs * self.leg_seconds)
@@ -42,18 +42,17 @@ class Times:
 
 
 def machine_times(rows: Iterable[Row]) -> dict[str, Times]:
-    """For each setting_id of a ledger what its legs and trials take, from when the legs began.
+    """By setting_id of a ledger, how long its legs and trials take, from when the legs began.
 
-    Medians over the gaps between a leg and the next one of the same processes, and between the first legs of a
-    trial and of the next one on the same node, so that a sweep that was stopped and resumed counts its pause as one
-    odd value.
+    Medians over the gaps between a leg and the next one of the same processes, and between the first legs of a trial
+    and of the next one on the same node, so that the pause of a stopped and resumed sweep counts as one odd value.
     """
     ordered = sorted(rows, key=lambda row: row["started_at"])
     own: dict[str, list[Row]] = {}
     leg_gaps: dict[str, list[float]] = {}
     trial_gaps: dict[str, list[float]] = {}
     last: dict[str, Row] = {}  # group of processes -> its latest leg
-    first: dict[str, Row] = {}  # node -> the first leg of its present trial
+    first: dict[str, Row] = {}  # node -> the first leg of its current trial
     for row in ordered:
         own.setdefault(row["setting_id"], []).append(row)
         group, node = row.get("process_group") or row["trial_id"], _node(row)
@@ -76,7 +75,7 @@ def _node(row: Row) -> str:
 
 
 def seconds_between(one: Row, later: Row) -> float:
-    """From when one leg began to when another did."""
+    """Seconds between the beginnings of two legs."""
     return float((later["started_at"] - one["started_at"]).total_seconds())
 
 

@@ -1,15 +1,15 @@
-"""How much noise an A/A ledger shows, and what it is made of.
+"""How much noise an A/A ledger shows, and its components.
 
-In it the baseline runs against itself (`again`). Per setting: the standard deviation of a trial's log ratio, which
-is what every interval and every plan rests on, with its own chi-squared interval; and where it comes from, as
-variance components of the log ratio of a round (two legs, baseline against baseline):
+In it the baseline runs against itself (`again`). Per setting it gives the standard deviation of a trial's log ratio,
+on which every interval and plan rests, with its chi-squared interval; and its sources, as variance components of the
+log ratio of a round (two legs, baseline against baseline):
 
-    d[trial, round] = trial's effect + round's effect + what the legs' steps leave
+    d[trial, round] = trial's effect + round's effect + the part of the legs' steps
 
 by analysis of variance with trials as groups (Henderson's first method; Searle, Casella and McCulloch 1992, 3.6),
-the share of the steps being 2 step^2 / steps. A negative estimate is shown as 0; a drift that alternates with the
-order of the legs lands in the rounds' part, although it cancels in the trial's mean. Steps of a leg are taken for
-independent: where they are not, the rounds' part has the rest.
+where the steps' share is 2 step^2 / steps. A negative estimate is shown as 0. A drift that alternates with the order of
+the legs appears in the rounds' part, although it cancels in the trial's mean. Steps of a leg are assumed independent;
+otherwise the remainder appears in the rounds' part.
 
 All deviations are standard deviations of log seconds (0.01 is about 1 %). No ray, torch or mlflow here.
 """
@@ -29,7 +29,7 @@ from raybench.statistics.inference import Floats, Integers
 
 @dataclass(frozen=True)
 class Spread:
-    """A standard deviation with its 95 % interval and the degrees of freedom that it rests on."""
+    """A standard deviation with its 95 % interval and its degrees of freedom."""
 
     deviation: float
     low: float
@@ -39,17 +39,17 @@ class Spread:
 
 @dataclass(frozen=True)
 class Components:
-    """Where the scatter comes from; standard deviations on the log scale, None where the data cannot tell."""
+    """The sources of the scatter; standard deviations on the log scale, None where the data cannot tell."""
 
     step: float | None  # of a step, within its leg
-    round: float | None  # of a round's log ratio within its trial, beyond what the steps leave
-    trial: float | None  # of a trial's log ratio, beyond what its rounds leave
-    level: float | None  # of a trial's level of log seconds, which pairing takes away
+    round: float | None  # of a round's log ratio within its trial, without the steps' part
+    trial: float | None  # of a trial's log ratio, without its rounds' part
+    level: float | None  # of a trial's level of log seconds, which pairing removes
 
 
 @dataclass(frozen=True)
 class Isolation:
-    """Processes of their own for each leg (`fresh`) against legs that share them."""
+    """Separate processes for each leg (`fresh`) against legs that share processes."""
 
     shared_deviation: float
     fresh_deviation: float
@@ -61,9 +61,9 @@ class Isolation:
 
 
 def spread(values: Sequence[Floats]) -> Spread | None:
-    """The pooled standard deviation of several groups around their own means; None without two values in one.
+    """The pooled standard deviation of several groups around their own means; None if no group has two values.
 
-    Its interval is that of the chi-squared distribution.
+    Its interval comes from the chi-squared distribution.
     """
     degrees = sum(len(group) - 1 for group in values if len(group))
     if degrees < 1:
@@ -74,10 +74,10 @@ def spread(values: Sequence[Floats]) -> Spread | None:
 
 
 def one_way(values: Floats, group: Integers) -> tuple[float | None, float | None]:
-    """(variance within groups, variance between them) of (n,) values; unequal groups may be.
+    """(variance within groups, variance between them) of (n,) values; groups may be unequal.
 
     Within: the mean square. Between: (mean square between - within) / n0, not below 0, with
-    n0 = (N - sum n_i^2 / N) / (groups - 1). None where there is nothing to estimate it from.
+    n0 = (N - sum n_i^2 / N) / (groups - 1). None where the data do not suffice.
     """
     _, owner, sizes = np.unique(group, return_inverse=True, return_counts=True)
     total, groups = len(values), len(sizes)

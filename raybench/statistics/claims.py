@@ -1,4 +1,4 @@
-"""What may be claimed of each comparison, and of how many: the one procedure behind every verdict.
+"""Which claims may be made about comparisons, over all of a sweep: the one procedure behind every verdict.
 
 A comparison's true effect theta (a log speedup) lies above the margin m (`helps`), below -m (`hurts`) or within it
 (`no effect`). At most one of the three is claimed. With the estimate d, its standard error s (moderated, see
@@ -9,17 +9,17 @@ A comparison's true effect theta (a log speedup) lies above the margin m (`helps
     no effect  max(T(v), 2 (T(v) - T(v + 2 |d| / s)))            v = (m - |d|) / s
                the 1 - 2p interval lies within (two one-sided tests, Schuirmann 1987), and ...
 
-The p value of a comparison is the least of the three. Chance of a *wrong* claim at level a, for any theta: within the
-margin, where `helps` and `hurts` are wrong, at most a / 2 each. Beyond it, and at it, `no effect` is wrong. At exactly
-the margin so is `helps`, with a / 2; so `no effect` may have another a / 2. That is what its second term is for: given
-s, d falls into the region of the claim, (-(m - v s), m - v s), with probability T(v) - T(2 m / s - v) where theta = m,
-and at the edge of what is claimed 2 m / s - v = v + 2 |d| / s. Where the region is wide this is T(v), and the 1 - p
-interval must lie within the margin; where it is narrow the two one-sided tests are the sharper limit. So in all
-P(wrong) <= a, at every theta, and no factor 3 is needed.
+The p value of a comparison is the smallest of the three. The chance of a *wrong* claim at level a, for any theta:
+within the margin, where `helps` and `hurts` are wrong, at most a / 2 each. Beyond it, and at it, `no effect` is wrong.
+At exactly the margin `helps` is wrong too, with a / 2, so `no effect` may have the other a / 2. Its second term ensures
+that. Given s, d falls into the region of the claim, (-(m - v s), m - v s), with probability T(v) - T(2 m / s - v) where
+theta = m, and at the edge of the claim 2 m / s - v = v + 2 |d| / s. Where the region is wide this is T(v), and the 1 -
+p interval must lie within the margin; where it is narrow the two one-sided tests are the stricter limit. So in total
+P(wrong) <= a at every theta, and no factor 3 is needed.
 
-Over comparisons Holm or Benjamini and Hochberg run on these p values (`raybench.statistics.multiplicity`). A claim is
-made exactly where the adjusted p is at most alpha, and the interval drawn is that of the level at which the comparison
-was tested: beyond the margin exactly for `helps` and `hurts`, within it exactly for `no effect`.
+Over comparisons, Holm or Benjamini and Hochberg run on these p values (`raybench.statistics.multiplicity`). A claim is
+made exactly where the adjusted p is at most alpha. The interval drawn has the level at which the comparison was
+tested: beyond the margin exactly for `helps` and `hurts`, within it exactly for `no effect`.
 
 Everything works along the last axis, so that thousands of sweeps can be judged at once. No ray, torch or mlflow.
 """
@@ -41,12 +41,12 @@ NO_EFFECT: Final = "no effect"
 HURTS: Final = "hurts"
 UNDECIDED: Final = "undecided"
 
-_ROUNDING: Final = 1e-13  # differences of trials closer than this are the same number but for rounding
+_ROUNDING: Final = 1e-13  # trials' differences closer than this are equal up to rounding
 
 
 @dataclass(frozen=True)
 class Rule:
-    """By what the comparisons of a sweep are judged."""
+    """The rule that judges a sweep's comparisons."""
 
     margin: float  # log scale, above 0
     alpha: float
@@ -56,22 +56,22 @@ class Rule:
 
 @dataclass(frozen=True)
 class Claims:
-    """What may be said of k comparisons; arrays of shape (..., k), nan where count < 2."""
+    """The claims about k comparisons; arrays of shape (..., k), nan where count < 2."""
 
     verdict: NDArray[np.str_]
     p_adjusted: Floats  # of the claim: at most alpha exactly where one is made
-    low: Floats  # the interval that the verdict came from, log scale
+    low: Floats  # the interval behind the verdict, log scale
     high: Floats
     confidence: Floats  # its level, e.g. 0.95
-    level: Floats  # what the correction leaves of alpha for this comparison
-    deviation: Floats  # by which it was judged, and its degrees of freedom
+    level: Floats  # the corrected level for this comparison
+    deviation: Floats  # used for the verdict, with its degrees of freedom
     degrees: Floats
 
 
 def tail(degrees: ArrayLike, distance: ArrayLike, error: ArrayLike) -> Floats:
     """P(t >= distance / error); nan where there are no degrees of freedom.
 
-    Without any spread it is 0 for a positive distance, 1 for a negative one, 1/2 for none.
+    Without any spread it is 0 for a positive distance, 1 for a negative one, 1/2 for zero.
     """
     df, away, spread = np.broadcast_arrays(*(np.asarray(x, dtype=float) for x in (degrees, distance, error)))
     sign = np.where(np.abs(away) <= _ROUNDING, 0.0, np.sign(away))
@@ -101,11 +101,11 @@ def judge(
     allowed: Mask | None = None,
     standing: Mask | None = None,
 ) -> Claims:
-    """The claims of k comparisons, from their trials' number, mean and sample standard deviation, shape (..., k).
+    """The claims about k comparisons, from the number, mean and sample standard deviation of trials, shape (..., k).
 
     `arm` and `hardware` are codes, (k,), for the variances. `allowed` says which comparisons may claim anything and so
-    count in the family, all by default. `standing` are those that an earlier look has claimed already: they count in
-    the family as claimed, and get `undecided` here.
+    count in the family; by default all. `standing` marks those that an earlier look has claimed: they count in the
+    family as claimed, and get `undecided` here.
     """
     n, d, s = np.broadcast_arrays(*(np.asarray(x, dtype=float) for x in (count, mean, deviation)))
     if rule.variance == "moderated":

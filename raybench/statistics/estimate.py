@@ -1,4 +1,4 @@
-"""An estimate: a value with its interval, the one form in which numbers with uncertainty leave the analysis.
+"""An estimate: a value with its interval, the only form in which uncertain numbers leave the analysis.
 
 A number that does not exist is None, never nan or infinity. Nothing is rounded here.
 """
@@ -21,15 +21,15 @@ class Estimate:
     """A value and its interval [low, high] of confidence `level`, from `n` samples."""
 
     value: float | None
-    low: float | None  # None where there is no interval, or where this side has no bound
+    low: float | None  # None without an interval, or where this side has no bound
     high: float | None
     unit: str  # `ratio`, `bytes`, `accuracy`, `steps`
-    level: float | None  # None where there is no interval
+    level: float | None  # None without an interval
     n: int
 
 
 def estimates(value: Floats, low: Floats, high: Floats, *, unit: str, level: ArrayLike, n: ArrayLike) -> list[Estimate]:
-    """One estimate for each entry of arrays of shape (k,); nan and infinity become None. `level` and `n` may be one."""
+    """One estimate per entry of arrays of shape (k,); nan and infinity become None. `level` and `n` may be scalars."""
     values, lows, highs, levels, counts = np.broadcast_arrays(value, low, high, level, n)
     return [
         Estimate(
@@ -63,14 +63,14 @@ def number(value: float) -> float | None:
 
 
 def ratio(log: float) -> float | None:
-    """A log ratio as a ratio; None where it does not exist or is too large for a float."""
+    """A log ratio as a ratio; None where it is missing or too large for a float."""
     with np.errstate(over="ignore"):
         return number(float(np.exp(log)))
 
 
 def flatten(record: Any) -> dict[str, Any]:
-    """A record as one level of names and values: by its class's `COLUMNS` (name -> path of attributes) if it has them,
-    else by its fields. The names are those of the open format."""
+    """A record as one level of names and values: by its class's `COLUMNS` (name -> attribute path) if it has them, else
+    by its fields. The names are those of the open format."""
     columns: dict[str, str] = getattr(type(record), "COLUMNS", None) or {
         name: name for name in record.__dataclass_fields__
     }
@@ -78,7 +78,7 @@ def flatten(record: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Records, arrays and NumPy numbers as what JSON knows; nan and infinity as None, caveats in words."""
+    """Records, arrays and NumPy numbers as JSON values; nan and infinity as None, caveats as text."""
     if isinstance(value, Caveat):
         return value.text
     if is_dataclass(value) and not isinstance(value, type):

@@ -1,10 +1,10 @@
 """Intervals and p values of one comparison at a time: pure functions over arrays.
 
-Everything here works on one summary of each comparison, in arrays of shape (k,), one entry a comparison: `count`
-trials, the `mean` of their differences d (log ratios: baseline minus arm, so above 0 the arm is faster) and their
-sample standard deviation `deviation`. Only trials are samples: steps, ranks and rounds have been averaged away before
-(see `raybench.analysis.pairs`). These are plain paired-t numbers, each for itself; what may be claimed of many
-comparisons is decided in `raybench.statistics.claims`.
+Everything here works on summaries in arrays of shape (k,), one entry a comparison: the `count` of trials, the `mean` of
+their differences d (log ratios: baseline minus arm, so above 0 the arm is faster) and their sample standard deviation
+`deviation`. Only trials are samples: steps, ranks and rounds are averaged before (see `raybench.analysis.pairs`).
+These are plain paired-t numbers for single comparisons; `raybench.statistics.claims` decides what may be claimed about
+many comparisons.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from scipy import special
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# Differences of trials closer than this are the same number but for rounding.
+# Trials' differences closer than this are equal up to rounding.
 _ROUNDING: Final = 1e-13
 
 
 def t_quantile(count: ArrayLike, tail: ArrayLike) -> Floats:
-    """Student's t with count - 1 degrees of freedom that leaves `tail` above it; nan where count < 2."""
+    """The quantile of Student's t with count - 1 degrees of freedom that has `tail` above it; nan where count < 2."""
     degrees = np.asarray(count, dtype=float) - 1.0
     quantile: Floats = -special.stdtrit(np.maximum(degrees, 1.0), np.asarray(tail, dtype=float))
     return np.asarray(np.where(degrees >= 1, quantile, np.nan))
@@ -46,7 +46,7 @@ def standard_error(count: ArrayLike, deviation: ArrayLike) -> Floats:
 def upper_tail(count: ArrayLike, distance: ArrayLike, error: ArrayLike) -> Floats:
     """P(T >= distance / error) for t with count - 1 degrees of freedom; nan where count < 2.
 
-    With no spread at all the tail is 0 for a positive distance, 1 for a negative one, 1/2 for none.
+    Without any spread the tail is 0 for a positive distance, 1 for a negative one, 1/2 for zero.
     """
     away, spread = np.broadcast_arrays(np.asarray(distance, dtype=float), np.asarray(error, dtype=float))
     degrees = np.asarray(count, dtype=float) - 1.0
@@ -60,8 +60,8 @@ def upper_tail(count: ArrayLike, distance: ArrayLike, error: ArrayLike) -> Float
 def p_against(count: ArrayLike, mean: ArrayLike, deviation: ArrayLike, margin: float = 0.0) -> Floats:
     """Two-sided p of a paired t test against "the mean lies within the margin"; nan where count < 2.
 
-    With margin 0 this is the ordinary paired t test. Below alpha exactly where the interval of level
-    1 - alpha lies wholly on one side beyond the margin.
+    With margin 0 this is the ordinary paired t test. It is below alpha exactly where the interval of level 1 - alpha
+    lies wholly beyond the margin on one side.
     """
     error = standard_error(count, deviation)
     distance = np.abs(np.asarray(mean, dtype=float)) - margin
@@ -71,8 +71,8 @@ def p_against(count: ArrayLike, mean: ArrayLike, deviation: ArrayLike, margin: f
 def sign_flip_p(differences: Floats) -> float | None:
     """Exact two-sided p of the mean under every flip of the signs of (n,) differences (Fisher 1935).
 
-    The least value it can take is 2 / 2^n. None for n = 0 and for n > 30, where it adds nothing to t.
-    Counted exactly by splitting the trials into two halves, so that 2^(n/2) sums are made, not 2^n.
+    Its smallest possible value is 2 / 2^n. None for n = 0 and for n > 30, where it adds nothing to t. The trials are
+    split into two halves, so that the exact count needs 2^(n/2) sums instead of 2^n.
     """
     n = len(differences)
     if not 0 < n <= 30:
@@ -98,7 +98,7 @@ def _signed_sums(values: Floats) -> Floats:
 def sign_flip_ps(differences: Floats, starts: Integers, counts: Integers) -> Floats:
     """`sign_flip_p` of k comparisons: comparison i holds differences[starts[i] : starts[i] + counts[i]].
 
-    Shape (k,); nan where the test does not exist. Small samples are done together, by their number.
+    Shape (k,); nan where the test does not exist. Small samples with equal numbers are handled together.
     """
     result = np.full(len(counts), np.nan)
     for n in np.unique(counts[(counts > 0) & (counts <= 30)]):
@@ -106,7 +106,7 @@ def sign_flip_ps(differences: Floats, starts: Integers, counts: Integers) -> Flo
         if n > 11:
             result[rows] = [sign_flip_p(differences[starts[i] : starts[i] + n]) for i in rows]
             continue
-        signs = 1 - 2 * ((np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1)  # the last sign is fixed: symmetry
+        signs = 1 - 2 * ((np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1)  # the last sign is fixed by symmetry
         for block in np.array_split(rows, 1 + len(rows) * len(signs) // 2_000_000):
             values = differences[starts[block][:, None] + np.arange(n)]
             bar = np.abs(values.sum(axis=1)) - 1e-12 * np.abs(values).sum(axis=1)

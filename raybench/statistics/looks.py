@@ -1,13 +1,13 @@
-"""Stop when settled: a sweep looks at its verdicts a few times, and settings without any get more trials.
+"""Stop when settled: a sweep looks at its verdicts a few times, and unsettled settings get more trials.
 
-A look is the whole procedure of `raybench.statistics.claims` over all comparisons, with the trials below its number, at
-its share of alpha; a claim once made stands and counts as made in the family of later looks. Each look makes a wrong
-claim with at most its share of alpha, whatever decided which settings went on, and the shares add up to alpha (union
-bound): so `repeats: {min, max}` keeps what a fixed number keeps. Later looks have larger shares, as they have more to
-say.
+A look runs the whole procedure of `raybench.statistics.claims` over all comparisons, on the trials up to its number, at
+its share of alpha. A claim once made stands and counts as made in the family of later looks. Each look makes a wrong
+claim with at most its share of alpha, whatever decided which settings continued, and the shares add up to alpha (union
+bound). So `repeats: {min, max}` has the error rate of a fixed number of trials. Later looks have larger shares, because
+they can decide more.
 
-Pure functions over arrays. What was looked at lies beside the ledger as `_looks.json` (`LookRecord`), so that the
-verdicts can be rebuilt from the ledger.
+Pure functions over arrays. The looks are stored beside the ledger as `_looks.json` (`LookRecord`), so that the verdicts
+can be rebuilt from the ledger.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ALL_TRIALS: Final = 2**62
 
 @dataclass(frozen=True)
 class Trials:
-    """The paired trials of a sweep: log ratio, comparison (0 to k - 1) and repeat (from 0) of each; shape (t,)."""
+    """The paired trials of a sweep: each one's log ratio, comparison (0 to k - 1) and repeat (from 0); shape (t,)."""
 
     differences: Floats
     comparison: Integers
@@ -59,10 +59,10 @@ def judge_looks(
     hardware: Integers | None = None,
     allowed: Mask | None = None,
 ) -> Claims:
-    """The claims after the looks that were taken; `summaries` are (count, mean, deviation), each (..., k), at each.
+    """The claims after the looks taken; `summaries` holds (count, mean, deviation), each (..., k), at each look.
 
-    A claim carries the interval and the level of its look, the rest those of the last one. An adjusted p is stated on
-    the scale of alpha: the least over the looks of p_adjusted / (the look's share).
+    A claim keeps the interval and level of its look; the rest have those of the last look. Adjusted p values are on
+    the scale of alpha: the smallest over the looks of p_adjusted / (the look's share).
     """
     if not looks:
         raise ValueError("no look was taken")
@@ -78,7 +78,7 @@ def judge_looks(
 
 
 def _later(before: Claims, now: Claims) -> Claims:
-    """Both looks as one: what stood, stands."""
+    """Combine two looks: earlier claims stand."""
     stands = before.verdict != UNDECIDED
     fields = {name: np.where(stands, getattr(before, name), getattr(now, name)) for name in vars(before)}
     fields["p_adjusted"] = np.where(stands, before.p_adjusted, np.fmin(before.p_adjusted, now.p_adjusted))
@@ -87,16 +87,16 @@ def _later(before: Claims, now: Claims) -> Claims:
 
 @dataclass(frozen=True)
 class Procedure:
-    """How the comparisons of an analysis are judged: by what rule, at which looks, and what belongs together."""
+    """How an analysis judges its comparisons: the rule, the looks, and the groups for the variances."""
 
     rule: Rule
-    looks: tuple[Look, ...] | None  # that were taken; None: there is one, at all trials
+    looks: tuple[Look, ...] | None  # those taken; None: a single one, at all trials
     arm: Integers  # codes, (k,)
     hardware: Integers
     allowed: Mask  # comparisons that may have a verdict
 
     def judge(self, trials: Trials) -> Claims:
-        """The claims of the k comparisons from their trials; none where looks are due and none was taken."""
+        """The claims about the k comparisons from their trials; none if looks are due and none was taken."""
         number = len(self.allowed)
         allowed = self.allowed if self.looks != () else np.zeros_like(self.allowed)
         looks = self.looks or (Look(ALL_TRIALS, 1.0),)
@@ -112,19 +112,19 @@ class Procedure:
 
 @dataclass(frozen=True)
 class LookRecord:
-    """A look that was taken, as it is stored."""
+    """A look that was taken, as stored."""
 
     trials: int
     share: float  # of alpha
-    claims: tuple[tuple[str, str, str], ...]  # (setting_id, arm, verdict) claimed by then
+    claims: tuple[tuple[str, str, str], ...]  # all (setting_id, arm, verdict) claimed up to this look
     settled: tuple[str, ...]  # settings that get no more trials
 
 
 def next_trials(settings: Iterable[str], looks: Sequence[Look], taken: Sequence[LookRecord]) -> dict[str, int]:
-    """How many trials, in all, each setting that is not settled should have by the next look; empty when done.
+    """How many trials in total each unsettled setting should have by the next look; empty when done.
 
     `settings` are all settings of the plan, `looks` the schedule, `taken` the records of looks so far, in order. When
-    every setting named here has that many finished trials (measured or failed), it is time to take the next look.
+    every setting named here has that many finished trials (measured or failed), take the next look.
     """
     if len(taken) >= len(looks):
         return {}
@@ -134,8 +134,8 @@ def next_trials(settings: Iterable[str], looks: Sequence[Look], taken: Sequence[
 
 
 def trials_due(settings: Iterable[str], looks: Sequence[Look], taken: Sequence[LookRecord]) -> dict[str, int]:
-    """How many trials, in all, each setting should have by now: a settled one as many as when it was settled, every
-    other as many as the next look sees, or the last one saw."""
+    """How many trials in total each setting should have by now: a settled one its number when it was settled, every
+    other the number of the next look, or of the last one."""
     settled: dict[str, int] = {}
     for record in taken:
         for setting in record.settled:
@@ -145,10 +145,10 @@ def trials_due(settings: Iterable[str], looks: Sequence[Look], taken: Sequence[L
 
 
 def record_look(look: Look, verdicts: Sequence[tuple[str, str, str]]) -> LookRecord:
-    """What to store of a look, from (setting_id, arm, verdict) of every comparison after it.
+    """The record of a look, from (setting_id, arm, verdict) of every comparison after it.
 
-    A setting is settled once none of its comparisons is undecided: what failed on one side, or was not the same
-    experiment, more trials would not settle.
+    A setting is settled once none of its comparisons is undecided: more trials would not change a failure of one side,
+    or arms that were not the same experiment.
     """
     claims = tuple(sorted(one for one in verdicts if one[2] in (HELPS, HURTS, NO_EFFECT)))
     undecided = {setting for setting, _, verdict in verdicts if verdict == UNDECIDED}
@@ -181,7 +181,7 @@ def from_json(text: str) -> tuple[LookRecord, ...]:
 
 
 def read_looks(folder: AnyPath) -> tuple[LookRecord, ...]:
-    """The record of looks beside a ledger; empty without one. Raises UserError for one that cannot be read."""
+    """The record of looks beside a ledger; empty without one. Raises UserError where it cannot be read."""
     path = folder / LOOKS_FILE
     try:
         return from_json(path.read_text(encoding="utf-8")) if path.is_file() else ()

@@ -1,6 +1,6 @@
 """The noise of a comparison, learned from the whole sweep: moderated variances (Smyth 2004, limma).
 
-With 3 trials a comparison knows its own variance badly (2 degrees of freedom), while a sweep holds many such variances.
+With 3 trials a comparison's own variance is a poor estimate (2 degrees of freedom), but a sweep has many of them.
 The model: the true variances are draws from a scaled inverse chi-squared distribution, sigma^2 ~ d0 s0^2 / chi2(d0), so
 a sample variance s^2 with df degrees of freedom follows s0^2 F(df, d0). From all of them (limma's `fitFDist`):
 
@@ -11,9 +11,9 @@ a sample variance s^2 with df degrees of freedom follows s0^2 F(df, d0). From al
 
 and each comparison's variance becomes (d0 s0^2 + df s^2) / (d0 + df), with min(d0 + df, sum df) degrees of freedom.
 
-One thing is not limma's. v is itself uncertain, and where it is found too small (d0 too large) the test is liberal, the
-more so in the tails that Holm looks at: with 20 to 40 comparisons of 3 trials, 10 % of sweeps made a wrong claim at a
-nominal 5 %. So `CAUTION` standard errors are added to v, by the normal theory of a sample variance,
+One thing differs from limma. v is itself uncertain, and where it comes out too small (d0 too large) the test is
+liberal, most of all in the tails that Holm uses: with 20 to 40 comparisons of 3 trials, 10 % of sweeps made a wrong
+claim at a nominal 5 %. So `CAUTION` standard errors are added to v, from the normal theory of a sample variance,
 se(v)^2 = (2 (mean(trigamma) + v)^2 + mean(psi'''(df / 2))) / k. docs/method.md has the rates with and without it.
 
 Source: G. Smyth, Linear models and empirical Bayes methods for assessing differential expression in microarray
@@ -37,8 +37,8 @@ Variance = Literal["moderated", "own"]
 VARIANCES: Final[tuple[Variance, ...]] = ("moderated", "own")
 
 CAUTION: Final = 0.35  # standard errors of v; 0 is limma
-LEAST_COMPARISONS: Final = 20  # fewer do not tell how variances scatter: each keeps its own
-LEAST_OF_A_GROUP: Final = 25  # an arm with fewer shares what its hardware's arms say
+LEAST_COMPARISONS: Final = 20  # fewer do not show how variances scatter: each keeps its own
+LEAST_OF_A_GROUP: Final = 25  # an arm with fewer uses all arms on its hardware
 
 
 def trigamma_inverse(values: ArrayLike) -> Floats:
@@ -58,14 +58,14 @@ def fit_prior(variances: ArrayLike, degrees: ArrayLike, caution: float = CAUTION
     """(s0^2, d0) of sample variances (..., k) with their degrees of freedom, each of shape (...,).
 
     Entries that are nan or have no degrees do not count. d0 is infinite where the variances scatter no more than
-    samples of one variance do, and 0 (s0^2 is nan) where fewer than 2 count.
+    samples of one variance, and 0 (s0^2 is nan) where fewer than 2 count.
     """
     variance, df = np.broadcast_arrays(np.asarray(variances, dtype=float), np.asarray(degrees, dtype=float))
     usable = np.isfinite(variance) & (df > 0)
     number = np.count_nonzero(usable, axis=-1)
     typical = _medians(variance, usable)
     usable = usable & (typical > 0)
-    # As limma does, a variance of 0 by rounding counts as a very small one.
+    # As in limma, a variance of 0 by rounding counts as a very small one.
     log_variance = np.log(np.where(usable, np.maximum(variance, 1e-5 * typical), 1.0))
     half = np.where(usable, df, 2.0) / 2
     e = log_variance - special.digamma(half) + np.log(half)
@@ -87,8 +87,8 @@ def moderate(
 ) -> tuple[Floats, Floats]:
     """(moderated deviations, their degrees of freedom) of comparisons with `count` trials, shape (..., k).
 
-    The prior is that of the comparison's arm on its hardware (codes, (k,); by default all alike) where that has
-    `LEAST_OF_A_GROUP` comparisons, else that of its hardware; with fewer than `LEAST_COMPARISONS` there, a comparison
+    The prior comes from the comparison's arm on its hardware (codes, (k,); by default one group) if that has
+    `LEAST_OF_A_GROUP` comparisons, else from its hardware; with fewer than `LEAST_COMPARISONS` there, a comparison
     keeps its own deviation and count - 1 degrees. nan and 0 where count < 2.
     """
     n, s = np.broadcast_arrays(np.asarray(count, dtype=float), np.asarray(deviation, dtype=float))
@@ -109,7 +109,7 @@ def moderate(
 
 
 def _pools(known: Mask, arm: Integers | None, hardware: Integers | None) -> Iterator[tuple[Mask, Mask]]:
-    """(comparisons, those that their prior comes from) for every group that is large enough; masks of shape (k,)."""
+    """(comparisons, those that give their prior) for every group that is large enough; masks of shape (k,)."""
     machines = np.zeros(known.size, dtype=np.int64) if hardware is None else np.asarray(hardware)
     arms = np.zeros(known.size, dtype=np.int64) if arm is None else np.asarray(arm)
     for machine in np.unique(machines):

@@ -1,8 +1,8 @@
-"""Many claims at once: adjusted p values and the levels that belong to them.
+"""Many claims at once: adjusted p values, and the levels that correspond to them.
 
-`holm` keeps the chance of even one wrong claim in a sweep at alpha, whatever depends on what (Holm 1979). `fdr` keeps
-the expected share of wrong claims among the claims made at alpha (Benjamini and Hochberg 1995), for independent
-comparisons, and for ones that depend positively on each other, as the arms of one baseline do.
+`holm` keeps the chance of any wrong claim in a sweep at alpha, under any dependence (Holm 1979). `fdr` keeps the
+expected share of wrong claims among the claims made at alpha (Benjamini and Hochberg 1995), for independent
+comparisons, and for positively dependent ones such as the arms of one baseline.
 
 Everything works along the last axis: arrays of shape (..., k) hold k comparisons of one sweep in each row. An entry
 that is nan is not a test: it stays nan and does not count.
@@ -40,11 +40,11 @@ def adjust(p_values: ArrayLike, multiplicity: Multiplicity = "holm") -> Floats:
 
 
 def levels(p_values: ArrayLike, alpha: float, multiplicity: Multiplicity = "holm") -> Floats:
-    """The level at which each entry is tested: what its interval is drawn at. Entries that are no tests get alpha.
+    """The level at which each entry is tested and its interval drawn. Entries that are no tests get alpha.
 
-    Holm: alpha / j at its own step, and that of the step where Holm stops for everything not claimed. Benjamini and
-    Hochberg: alpha R / k with R claims (the level at which intervals of selected comparisons keep their share of
-    misses; Benjamini and Yekutieli 2005), and alpha / k without any.
+    Holm: alpha / j at the entry's own step, and the level of the step where Holm stops for everything not claimed.
+    Benjamini and Hochberg: alpha R / k with R claims (the level that keeps the share of misses among intervals of
+    selected comparisons; Benjamini and Yekutieli 2005), and alpha / k without any.
     """
     p = np.asarray(p_values, dtype=float)
     if not p.size:

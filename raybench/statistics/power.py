@@ -1,12 +1,12 @@
-"""How many trials: for an undecided comparison, and for a sweep that has not run.
+"""How many trials are needed: for an undecided comparison, and for a sweep that has not run.
 
 All effects and deviations are on the log scale (0.03 is about 3 %); a deviation is that of trials' differences d. The
-rule that will judge is that of `raybench.statistics.claims`, at `level`: what the correction leaves of alpha for one
-comparison, alpha / k before anything of k comparisons is known.
+rule is that of `raybench.statistics.claims`, at `level`: the corrected level for one comparison, alpha / k before
+anything is known about k comparisons.
 
-Given the estimate of the noise, the mean of normal differences is normal and independent of it: a chance is an average
-over what that estimate may be. For a comparison that keeps its own variance this is the noncentral t
-(`tests/statistics/test_power.py` holds it to SciPy's).
+Given the estimate of the noise, the mean of normal differences is normal and independent of it, so a chance is an
+average over the possible estimates. For a comparison with its own variance this is the noncentral t
+(`tests/statistics/test_power.py` compares it with SciPy's).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ USUAL_PRIOR_DEGREES: Final = 4.0
 
 @dataclass(frozen=True)
 class Chances:
-    """Of each verdict, for one comparison at a true effect."""
+    """The chance of each verdict, for one comparison at a true effect."""
 
     helps: float
     hurts: float
@@ -37,7 +37,7 @@ class Chances:
 
 
 def prior_degrees(comparisons: int, variance: Variance) -> float:
-    """The degrees of freedom that a sweep of so many comparisons is expected to lend each of them."""
+    """The degrees of freedom that a sweep with this many comparisons is expected to lend to each of them."""
     return USUAL_PRIOR_DEGREES if variance == "moderated" and comparisons >= LEAST_COMPARISONS else 0.0
 
 
@@ -63,14 +63,14 @@ def chances(
 
 
 def _beyond(distance: float, reach: Floats, error: float) -> float:
-    """The chance of a mean beyond the margin by more than `reach`, where it is expected `distance` beyond it."""
+    """The chance that a mean lies beyond the margin by more than `reach`, if `distance` beyond it is expected."""
     return float(np.mean(special.ndtr((distance - reach) / error)))
 
 
 def detectable_effect(
     trials: int, deviation: float, *, margin: float, level: float, power: float = POWER, lent: float = 0.0
 ) -> float:
-    """The least true speedup (a ratio) that n trials call `helps` with probability `power`; infinity for n < 2."""
+    """The smallest true speedup (a ratio) that n trials call `helps` with probability `power`; infinity for n < 2."""
     if trials < 2:
         return float("inf")
     if deviation <= 0:
@@ -82,7 +82,7 @@ def detectable_effect(
     while _beyond(far, reach, error) < power:
         far *= 2
     near = 0.0
-    for _ in range(50):  # by halves: scipy.optimize costs every command a fifth of a second of imports
+    for _ in range(50):  # bisection: importing scipy.optimize would cost every command a fifth of a second
         middle = (near + far) / 2
         near, far = (near, middle) if _beyond(middle, reach, error) >= power else (middle, far)
     with np.errstate(over="ignore"):
@@ -99,12 +99,12 @@ def trials_needed(
     level: ArrayLike,
     power: float = POWER,
 ) -> Integers:
-    """Trials in all with which a comparison would be settled, by whatever verdict, with probability `power`.
+    """Total trials with which a comparison would be settled, by any verdict, with probability `power`.
 
-    Arrays of shape (k,); `deviation` and its `degrees` of freedom are those that the comparison was judged by. What is
-    known so far is uncertain, most of all after 3 trials: the chance is the predictive one, over what the true scatter
-    may be (scaled inverse chi-squared) and where the mean may go (normal around the mean so far). The trials so far
-    count. 0 where count < 2 or where `MOST_TRIALS` would not do.
+    Arrays of shape (k,); `deviation` and its `degrees` of freedom are those that the comparison was judged by. These
+    are uncertain, most of all after 3 trials, so the chance is the predictive one: over the possible true scatter
+    (scaled inverse chi-squared) and the future mean (normal around the mean so far). The trials so far count. 0 where
+    count < 2 or where `MOST_TRIALS` would not suffice.
     """
     n, d, s, df, a = np.broadcast_arrays(
         *(np.asarray(x, dtype=float) for x in (count, mean, deviation, degrees, level))
@@ -128,15 +128,15 @@ def _search(n: Floats, d: Floats, s: Floats, df: Floats, a: Floats, margin: floa
 
 
 def _chance_to_settle(trials: Floats, n: Floats, d: Floats, s: Floats, df: Floats, a: Floats, margin: float) -> Floats:
-    """The predictive chance of any verdict once there are so many trials, (k,)."""
+    """The predictive chance of any verdict with this many trials, (k,)."""
     true = s[:, None] * np.sqrt(df[:, None] / special.chdtri(df[:, None], _QUANTILES))
     degrees = df + trials - n
-    # The estimate by then: what is known now, and the new trials' squares at their mean.
+    # The estimate by then: the present one, and the new trials' squares at their mean.
     found = np.sqrt(((df * s**2)[:, None] + (trials - n)[:, None] * true**2) / degrees[:, None])
     error = found / np.sqrt(trials)[:, None]
     ahead = np.maximum(true * np.sqrt(1 / n - 1 / trials)[:, None], 1e-300)
     reach = -special.stdtrit(degrees, a / 2)[:, None] * error
-    room = margin - reach  # `claim_p` is a little sharper where this is narrow
+    room = margin - reach  # `claim_p` is slightly stricter where this is narrow
     centre = d[:, None]
     beyond = special.ndtr((centre - margin - reach) / ahead) + special.ndtr((-centre - margin - reach) / ahead)
     within = special.ndtr((room - centre) / ahead) - special.ndtr((-room - centre) / ahead)
@@ -149,7 +149,7 @@ _QUANTILES: Final = (np.arange(20) + 0.5) / 20
 def _room(error: Floats, degrees: ArrayLike, margin: float, level: ArrayLike) -> Floats:
     """How far from 0 a mean is still called `no effect`, given the error; not above 0 where it never is.
 
-    Between the two one-sided tests at `level` and at level / 2, as `claim_p` has it.
+    It lies between the two one-sided tests at `level` and at level / 2, as in `claim_p`.
     """
     df, a = np.asarray(degrees, dtype=float), np.asarray(level, dtype=float)
     near, far = (margin + special.stdtrit(df, part) * error for part in (a, a / 2))
@@ -163,7 +163,7 @@ def _room(error: Floats, degrees: ArrayLike, margin: float, level: ArrayLike) ->
 
 
 def _estimated_errors(trials: int, lent: float) -> Floats:
-    """4,000 quantiles of the estimated deviation over the true one, of normal differences."""
+    """4,000 quantiles of the ratio of estimated to true deviation, for normal differences."""
     quantiles = (np.arange(4000) + 0.5) / 4000
     squares = special.chdtri(trials - 1, quantiles)
     return np.asarray(np.sqrt((lent + squares) / (lent + trials - 1)))

@@ -1,9 +1,9 @@
-"""What explains the speedups, and what to expect of a setting that was not measured.
+"""What explains the speedups, and what to expect of an unmeasured setting.
 
-A small linear regression of an arm's log speedup on what is known before a run. Settings of one model are
-alike, so *whole models* are left out when anything is judged: which features to use (forward selection, at most
-one for every four models), how wide the interval is (t on the errors of left-out models, each model counting
-once), and how often such an interval holds the truth (everything repeated without the model in question).
+A small linear regression of an arm's log speedup on features known before a run. Settings of one model are alike, so
+*whole models* are left out whenever something is judged: which features to use (forward selection, at most one for
+every four models), how wide the interval is (t on the errors of left-out models, each model counting once), and how
+often such an interval covers the true value (everything repeated without the model in question).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MODELS_A_FEATURE: Final = 4
 
 @dataclass(frozen=True)
 class Design:
-    """Settings as numbers: `columns` of shape (settings,), one a feature, and which model each setting is of."""
+    """Settings as numbers: `columns` of shape (settings,), one per feature, and each setting's model."""
 
     columns: Mapping[str, Floats]
     model: np.ndarray  # codes, (settings,)
@@ -68,7 +68,7 @@ class Fit:
 
 
 def fit(design: Design, candidates: Sequence[str]) -> Fit:
-    """Choose features and fit. With fewer than two models nothing can be left out: the error is nan."""
+    """Choose features and fit. With fewer than two models none can be left out: the error is nan."""
     num_models = len(np.unique(design.model))
     chosen: list[str] = []
     folds = _folds(design.model)
@@ -76,7 +76,7 @@ def fit(design: Design, candidates: Sequence[str]) -> Fit:
     while len(chosen) < num_models // MODELS_A_FEATURE:
         errors = {name: _left_out_error(design, [*chosen, name], folds) for name in candidates if name not in chosen}
         name = min(errors, key=lambda one: errors[one], default="")
-        # A feature must earn its place: less than a twentieth off the error is as likely chance.
+        # A feature must reduce the error by at least a twentieth; less may be chance.
         if not name or not errors[name] < 0.95 * best:
             break
         chosen.append(name)
@@ -87,7 +87,7 @@ def fit(design: Design, candidates: Sequence[str]) -> Fit:
 
 
 def calibration(design: Design, candidates: Sequence[str], alpha: float) -> float:
-    """How many of the models' settings lie in the interval made without their model, each model counting once.
+    """The share of the models' settings that lie in the interval made without their model, each model counting once.
 
     Nominally 1 - alpha. nan with fewer than `LEAST_MODELS` models.
     """
@@ -103,7 +103,7 @@ def calibration(design: Design, candidates: Sequence[str], alpha: float) -> floa
 
 
 def _left_out_error(design: Design, features: Sequence[str], folds: Folds) -> float:
-    """Root of the mean over models of their mean squared error when they are left out; nan for one model."""
+    """Root of the mean over models of their mean squared error when left out; nan for one model."""
     if not folds:
         return float("nan")
     x, weights = design.matrix(features), design.weights()
@@ -115,7 +115,7 @@ def _left_out_error(design: Design, features: Sequence[str], folds: Folds) -> fl
 
 
 def _folds(model: np.ndarray) -> Folds:
-    """Rows to keep and rows to leave out: one model each, or with very many models a share of them; none for one."""
+    """Rows to keep and rows to leave out: one model each, or a share of very many models; empty for one model."""
     from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 
     num_models = len(np.unique(model))
@@ -126,6 +126,6 @@ def _folds(model: np.ndarray) -> Folds:
 
 
 def _solve(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Weighted least squares. NumPy's: a regression object a fold took most of the time of a prediction."""
+    """Weighted least squares by NumPy: one regression object per fold took most of a prediction's time."""
     scale = np.sqrt(weights)
     return np.asarray(np.linalg.lstsq(x * scale[:, None], y * scale, rcond=None)[0])

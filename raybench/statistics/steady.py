@@ -1,4 +1,4 @@
-"""Steady state: from which step on the step times keep one level."""
+"""Steady state: the step from which on step times keep one level."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ _MIN_SEGMENT = 5
 
 
 def steady_from_step(step_seconds: Sequence[float]) -> int | None:
-    """The first step of the last segment of log step time, by the best partition under an L2 cost, which is what
+    """The first step of the last segment of log step time, from the best partition under an L2 cost, which is what
     PELT finds (Killick et al. 2012).
 
-    The noise is taken from first differences by their median absolute deviation. The penalty is 15 times its
-    variance times log n, five times what Schwarz's criterion asks for independent noise, because neighbouring
-    steps are not independent; single slow steps are clipped, so that they are no change point. None for fewer than
-    ten steps.
+    The noise is estimated from first differences by their median absolute deviation. The penalty is 15 times its
+    variance times log n, five times Schwarz's criterion for independent noise, because neighbouring steps are not
+    independent. Single slow steps are clipped, so that they are no change point. None for fewer than ten steps.
     """
     if len(step_seconds) < 2 * _MIN_SEGMENT:
         return None
@@ -31,12 +30,12 @@ def steady_from_step(step_seconds: Sequence[float]) -> int | None:
 
 
 def _last_change(signal: Floats, penalty: float) -> int:
-    """Where the last segment of the partition with the least cost begins; each segment costs its squared deviations
-    and the penalty. Written out, because a library with this search costs each worker half a second of imports, and
-    each leg of a hundred steps a tenth of a second."""
+    """The start of the last segment of the partition with the lowest cost; each segment costs its squared deviations
+    and the penalty. Implemented here, because a library for this costs each worker half a second of imports, and each
+    leg of a hundred steps a tenth of a second."""
     centred = signal - signal.mean()
     sums, squares = (np.concatenate([[0.0], np.cumsum(values)]) for values in (centred, centred**2))
-    least = np.full(len(signal) + 1, np.inf)  # cost of the best partition up to each place
+    least = np.full(len(signal) + 1, np.inf)  # cost of the best partition up to each position
     least[0] = 0.0
     start = 0
     for end in range(_MIN_SEGMENT, len(signal) + 1):

@@ -21,7 +21,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     inside: set[int] = set()
     for module in composed:  # outer modules come first
         is_block = counts[type(module)] > 1
-        if declared:  # modules that share weights (BERT's embeddings with its head) stay unsplit
+        if declared:  # parts with shared weights (BERT's embeddings, its head) stay with the rest
             own = {id(parameter) for parameter in module.parameters()}
             is_block = type(module).__name__ in declared and not own & shared
         if is_block and id(module) not in inside:
