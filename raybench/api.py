@@ -31,7 +31,7 @@ Ledgers = str | Path | Sequence[str | Path]
 
 
 class _Shown:
-    """What a notebook shows, and `print`, as the command prints it."""
+    """Something that notebooks and `print` show as the command prints it."""
 
     def _print(self, console: Console) -> None:
         raise NotImplementedError
@@ -47,27 +47,27 @@ class _Shown:
         return cast(io.StringIO, console.file).getvalue()
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """What IPython shows in a terminal."""
+        """The text that IPython shows in a terminal."""
         printer.text("..." if cycle else str(self))
 
 
 def _aside() -> Console:
-    """A console whose text is taken from it; inside a notebook rich would show it there by itself."""
+    """A console that captures its text; otherwise rich would display it inside a notebook by itself."""
     return Console(file=io.StringIO(), width=100, record=True, force_jupyter=False, force_terminal=False)
 
 
-@dataclass(frozen=True, repr=False)  # a repr of its own would stand before _repr_pretty_ for IPython
+@dataclass(frozen=True, repr=False)  # a generated repr would win over _repr_pretty_ in IPython
 class Answer(_Shown, Analysis):
     """An analysis that a notebook shows; its fields are those of `raybench.analysis.Analysis`."""
 
     def to_pandas(self) -> pd.DataFrame:
-        """The comparisons, a row each, with the columns of `--json` (docs/ledger.md)."""
+        """The comparisons, one row each, with the columns of `--json` (docs/ledger.md)."""
         import pandas as pd
 
         return pd.DataFrame(self.to_json()["comparisons"])
 
     def figures(self) -> dict[str, Figure]:
-        """The report's figures by name, as matplotlib's objects."""
+        """The report's figures by name, as matplotlib figures."""
         from raybench.show.figures.steps import read_steps
         from raybench.show.report import draw_all
 
@@ -152,7 +152,7 @@ def _as_paths(ledgers: Ledgers) -> list[AnyPath]:
 
 
 def _words(space: str | Path, size: str, sweep: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """The `key=value` pairs of a command line that mean the same."""
+    """The equivalent `key=value` pairs of a command line."""
     words = {"space": str(space), **({"size": size} if size else {}), **({"sweep": sweep} if sweep else {})}
     for key, value in values.items():
         words |= dict(_flat(key, value))
@@ -160,7 +160,7 @@ def _words(space: str | Path, size: str, sweep: str, values: Mapping[str, Any]) 
 
 
 def _flat(key: str, value: Any) -> list[tuple[str, str]]:
-    """A mapping's leaves by dotted key; other values as YAML takes them."""
+    """A mapping's leaves by dotted key; other values as YAML text."""
     if isinstance(value, Mapping):
         return [leaf for name, item in value.items() for leaf in _flat(f"{key}.{name}", item)]
     return [(key, value if isinstance(value, str) else json.dumps(value))]

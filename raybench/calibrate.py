@@ -1,9 +1,9 @@
-"""Calibration: how finely this machine lets a sweep see.
+"""Calibration: which effects a sweep on this machine can detect.
 
     python -m raybench.calibrate space=cnns [isolation=both] [key=value ...] [--json]
 
-Runs the baseline against itself through the same trials, legs and ledger as a sweep (A/A), and without each of its
-instruments. What it finds is printed and kept beside its ledger, where `python -m raybench.plan` uses it.
+Runs the baseline against itself (A/A) through the same trials, legs and ledger as a sweep, and also without each of its
+instruments. The results are printed and kept beside the ledger, where `python -m raybench.plan` uses them.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _again(space: Space) -> str:
 
 
 def _without(space: Space) -> dict[str, str]:
-    """Each instrument that the protocol switches on, and the name of the arm that does without it."""
+    """Each instrument that the protocol switches on, with the name of the arm without it."""
     on = [name for name in INSTRUMENTS if getattr(space.protocol, name, False)]
     return {name: f"{space.baseline}_without_{name}" for name in on}
 
@@ -103,7 +103,7 @@ def _without(space: Space) -> dict[str, str]:
 def shared_space(space: Space) -> Space:
     """The A/A space: the baseline, the same under another name, and the same again for each instrument.
 
-    Its number of trials is fixed: settings that stop once they scatter little would show less scatter than there is.
+    Its number of trials is fixed: stopping settings once they scatter little would underestimate the scatter.
     """
     names = [space.baseline, _again(space), *_without(space).values()]
     arms = dict.fromkeys(names, space.arms[space.baseline])
@@ -111,13 +111,13 @@ def shared_space(space: Space) -> Space:
 
 
 def isolated_space(space: Space) -> Space:
-    """The baseline against itself alone, with processes of their own for each leg."""
+    """Only the baseline against itself, with separate processes for each leg."""
     arms = dict.fromkeys([space.baseline, _again(space)], space.arms[space.baseline])
     return shared_space(space).model_copy(update={"arms": arms, "isolation": "fresh"})
 
 
 def calibration_plan(name: str, space: Space) -> Plan:
-    """The A/A plan of a space, each instrument switched off in the legs of the arm that does without it."""
+    """The A/A plan of a space, with each instrument switched off in the legs of its arm."""
     aa = shared_space(space)
     plan = build_plan(SPACE, aa)
     plan = plan.model_copy(update={"sweep": f"{name}-{plan.sweep}"})
@@ -125,7 +125,7 @@ def calibration_plan(name: str, space: Space) -> Plan:
 
 
 def isolated_plan(shared: Plan, space: Space) -> Plan:
-    """The A/A trials again, with processes of their own for each leg; in a ledger of their own."""
+    """The A/A trials again, with separate processes for each leg, in a separate ledger."""
     return build_plan(SPACE, isolated_space(space), f"{shared.sweep}-fresh")
 
 

@@ -1,6 +1,6 @@
-"""A caveat: what a reader must know beside a number. A kind, what fills its words, and how much it weighs.
+"""A caveat: what a reader must know beside a number. It has a kind, values for its text, and a weight.
 
-The analysis finds caveats and hands on records; their words stand in `KINDS` alone, in the order of their weight.
+The analysis produces caveats as records; their texts are only in `KINDS`, in the order of their weight.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any, Final
 
 
 class Weight(IntEnum):
-    """What a caveat does to a verdict; the heaviest first."""
+    """A caveat's effect on a verdict, the heaviest first."""
 
-    CHANGES = 0  # another verdict, or none, is the right one
-    DOUBTS = 1  # an interval or a mean rests on something that may not hold
-    TELLS = 2  # how the number came about
+    CHANGES = 0  # another verdict, or none, would be right
+    DOUBTS = 1  # an interval or a mean rests on a doubtful assumption
+    TELLS = 2  # background on the number
 
 
 @dataclass(frozen=True)
 class Caveat:
-    """One caveat; `values` fill the words of its kind."""
+    """One caveat; `values` fill its kind's text."""
 
     kind: str
     values: tuple[tuple[str, Any], ...] = ()
@@ -42,7 +42,7 @@ class Caveat:
 
 
 def caveat(kind: str, **values: Any) -> Caveat:
-    """A caveat of that kind. It can be hashed: plain lists among the values become tuples, what is nested its text."""
+    """A caveat of that kind. It is hashable: lists among the values become tuples, nested values their text."""
     assert kind in KINDS, kind
     return Caveat(kind, tuple((name, _hashable(value)) for name, value in values.items()))
 
@@ -55,7 +55,7 @@ def _hashable(value: Any) -> Any:
 
 
 class _Writer(string.Formatter):
-    """`str.format` with conversions of ours.
+    """`str.format` with our own conversions.
 
     !v a value of any type, short; !t a number of trials; !j a list joined by commas; !b by bars; !d a difference of
     accuracies in points; !p the interval of one, after a space; !f faster or slower; !h higher or lower.
@@ -86,14 +86,14 @@ _WRITER: Final = _Writer()
 
 
 def shown(value: Any) -> str:
-    """A value of any type in at most 60 characters; a tuple as the list that it was."""
+    """A value of any type in at most 60 characters; a tuple looks like the list that it was."""
     value = list(value) if isinstance(value, tuple) else value
     text = f"{value:.6g}" if isinstance(value, float) and abs(value - round(value, 6)) > 1e-9 else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def ranked(caveats: Sequence[Caveat]) -> list[Caveat]:
-    """The heaviest first, else in the order they came in."""
+    """Sorted by weight, the heaviest first; otherwise in the original order."""
     return sorted(caveats, key=lambda one: one.weight)
 
 

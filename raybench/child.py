@@ -1,4 +1,4 @@
-"""Asking a child process: what may crash, hang, or import the heaviest of libraries does so there."""
+"""Asks a child process to run code that may crash, hang, or import very heavy libraries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def ask_child(arguments: list[str], timeout: float) -> dict[str, Any]:
-    """The JSON object that `python -m ...arguments` prints last; {"error": why} where it does not come to it."""
+    """The JSON object that `python -m ...arguments` prints last; {"error": why} where there is none."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     try:
         done = subprocess.run(

@@ -1,7 +1,7 @@
-"""The command line's common ground: `key=value` tokens, flags, `--help`, one-line errors, exit codes.
+"""What all commands share: `key=value` tokens, flags, `--help`, one-line errors, exit codes.
 
-Exit codes: 0 done, 1 something could not be measured, what was checked does not hold or the disk is full, 2 bad input,
-130 stopped by the user (143 by SIGTERM, 129 by SIGHUP); docs/running.md tells them to users.
+Exit codes: 0 done; 1 incomplete: something could not be measured, a check failed, or the disk is full; 2 bad input; 130
+stopped by the user (143 by SIGTERM, 129 by SIGHUP). docs/running.md explains them to users.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _KEY = re.compile(r"[A-Za-z_][\w.\-]*")
 
 @dataclass(frozen=True)
 class Arguments:
-    """A command line taken apart.
+    """A parsed command line.
 
-    `values` are the `key=value` pairs in their order, `options` those of flags that take a value.
+    `values` are the `key=value` pairs in order, `options` the flags that take a value.
     """
 
     values: dict[str, str]
@@ -37,7 +37,7 @@ class Arguments:
     options: dict[str, tuple[str, ...]]
 
     def number(self, key: str) -> float | None:
-        """The number given as `key=`; None where it is not given. Raises UserError for anything else."""
+        """The number given as `key=`; None if not given. Raises UserError for anything else."""
         if key not in self.values:
             return None
         try:
@@ -46,7 +46,7 @@ class Arguments:
             raise UserError(f"{key}={self.values[key]} is not a number") from None
 
     def price(self) -> float | None:
-        """What a node costs an hour, as `price=` says; None where it is not given. Raises UserError."""
+        """A node's cost per hour from `price=`; None if not given. Raises UserError."""
         price = self.number("price")
         if price is not None and not 0 <= price < 1e9:
             raise UserError(
@@ -56,16 +56,16 @@ class Arguments:
         return price
 
     def names(self, key: str) -> tuple[str, ...]:
-        """The names given as `key=A,B,C`; none where it is not given."""
+        """The names given as `key=A,B,C`; empty if not given."""
         return tuple(self.values[key].split(",")) if key in self.values else ()
 
 
 class HelpShown(Exception):
-    """`--help` was asked for and printed."""
+    """`--help` was requested and printed."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with raybench's errors, and an end that a caller can catch."""
+    """argparse with raybench's errors, and an exit that a caller can catch."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
@@ -87,7 +87,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _KeyAction(argparse.Action):
-    """Keeps `key=value` under its key; the same key twice is refused."""
+    """Stores `key=value` under its key; rejects a duplicate key."""
 
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
@@ -102,7 +102,7 @@ def _keep(values: dict[str, str], key: str, value: str) -> None:
 
 
 def build_parser(program: str, manual: Manual) -> argparse.ArgumentParser:
-    """The parser of a command; `program` is how it is called, as in `python -m raybench.plan`."""
+    """A command's parser; `program` is how it is called, as in `python -m raybench.plan`."""
     examples = "\n".join(["examples:", *(f"  {program} {example}".rstrip() for example in manual.examples)])
     parser = _Parser(
         program,
@@ -137,7 +137,7 @@ def build_parser(program: str, manual: Manual) -> argparse.ArgumentParser:
 
 
 def _usage_of(manual: Manual) -> list[str]:
-    """What follows the command's name in its usage line."""
+    """The part of a command's usage line after its name."""
     alone = {name for names in manual.exclusive for name in names}
     words = [manual.positionals.metavar] if manual.positionals else []
     if manual.positionals and manual.positionals.most is None:
@@ -151,7 +151,7 @@ def _usage_of(manual: Manual) -> list[str]:
 
 
 def parse_arguments(command: str, argv: Sequence[str]) -> Arguments:
-    """Take a command's `argv` apart. Raises UserError for what does not fit, HelpShown after printing the help."""
+    """Parse a command's `argv`. Raises UserError for errors in it, HelpShown after printing the help."""
     manual = MANUALS[command]
     return parse_manual(f"{manual.launcher or 'python'} -m raybench.{command}", manual, argv)
 
@@ -159,7 +159,7 @@ def parse_arguments(command: str, argv: Sequence[str]) -> Arguments:
 def parse_script(
     description: str, defaults: Mapping[str, Any], argv: Sequence[str], *, takes_space: bool = False
 ) -> dict[str, Any]:
-    """The values of a script's keys: `defaults`, and what `argv` says instead, of the default's type (text for None).
+    """The values of a script's keys: `defaults`, overridden by `argv` and converted to the default's type (None: text).
 
     Raises as `parse_arguments` does.
     """
@@ -180,7 +180,7 @@ def _as_default(key: str, text: str, default: Any) -> Any:
 
 
 def parse_manual(program: str, manual: Manual, argv: Sequence[str]) -> Arguments:
-    """Take the `argv` of any command apart; raises as `parse_arguments` does."""
+    """Parse the `argv` of any command; raises as `parse_arguments` does."""
     parser = build_parser(program, manual)
     namespace = argparse.Namespace(values={}, positionals=[])
     options, plain = _canonical(manual, argv, namespace.values)
@@ -206,9 +206,9 @@ def parse_manual(program: str, manual: Manual, argv: Sequence[str]) -> Arguments
 
 
 def _canonical(manual: Manual, argv: Sequence[str], values: dict[str, str]) -> tuple[list[str], list[str]]:
-    """The options as argparse takes them, `--name=value`, and the other words.
+    """The options in argparse's form, `--name=value`, and the other words.
 
-    Fields of a space go into `values` at once, as key=value or --key value.
+    Fields of a space, given as key=value or --key value, are put directly into `values`.
     """
     known = {key.name for key in manual.keys}
     valued = known | {flag.name for flag in manual.flags if flag.metavar}
@@ -272,8 +272,8 @@ def run_command(main: Callable[[list[str]], int]) -> NoReturn:
 
 
 def answer_help(command: str) -> None:
-    """Print the help and end the process, where its arguments ask for that: for the head of a module whose imports
-    take longer than reading a page should."""
+    """Print the help and exit, if the arguments ask for it. For the beginning of modules whose imports take longer than
+    a reader of the help should wait."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         run_command(lambda argv: len(parse_arguments(command, argv).flags))  # which raises HelpShown
 
@@ -343,7 +343,7 @@ def main(argv: list[str]) -> int:
 
         print(f"raybench {__version__}")
         return 0
-    if argv[0] == "complete":  # asked by the script of `raybench completion` at each press of the key
+    if argv[0] == "complete":  # called by the script of `raybench completion` at each press of the key
         complete = importlib.import_module("raybench.completion").complete
         sys.stdout.writelines(f"{word}\n" for word in complete(" ".join(argv[1:])))
         return 0

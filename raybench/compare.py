@@ -1,6 +1,6 @@
 """`python -m raybench.compare A B`: what changed from one sweep to another.
 
-Another version of DeepSpeed, another machine, another day; see `raybench.analysis.views.changes` for how it is judged.
+For example another version of DeepSpeed, another machine, another day; `raybench.analysis.views.changes` is the method.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     raybench completion bash|zsh|fish         prints the script for a shell
 
-The script asks `raybench complete LINE` at each press of the key, so that it knows the spaces and ledgers that lie
-here. That must answer at once: nothing is imported but yaml and the catalog. The keys of a command come from
-`raybench.manuals`, and those of a space from the source of its classes, for importing pydantic alone takes too long.
+The script calls `raybench complete LINE` at each press of the key, so that it knows the spaces and ledgers here. That
+must be fast: it imports only yaml and the catalog. The keys of a command come from `raybench.manuals`, those of a space
+from the source of its classes, because importing pydantic alone would take too long.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ complete -c raybench -f -a '(raybench complete (commandline -cp | string collect
 
 
 def main(argv: list[str]) -> int:
-    """Print a shell's script. Returns 0; raises UserError for a shell that has none."""
+    """Print a shell's script. Returns 0; raises UserError for an unsupported shell."""
     arguments = parse_arguments("completion", argv)
     shell = arguments.positionals[0]
     if shell not in SCRIPTS:
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
 
 
 def complete(line: str) -> list[str]:
-    """The words that the last word of a command line, as typed until the cursor, can become."""
+    """The completions of the last word of a command line, typed up to the cursor."""
     words = line.split()[1:] + ([""] if line[-1:].isspace() else [])
     if not words:
         return []
@@ -98,7 +98,7 @@ def _fitting(start: str, words: Iterable[str]) -> list[str]:
 
 
 def _list_item(value: str) -> tuple[str, str]:
-    """What stands before the item that is being written in `[a,b` or `a,b`, and that item's beginning."""
+    """For `[a,b` or `a,b`: the text before the item being typed, and the item's beginning."""
     end = max(value.rfind(","), value.rfind("[")) + 1
     return value[:end], value[end:]
 
@@ -108,7 +108,7 @@ def _options(command: str) -> list[str]:
 
 
 def _keys(command: str, before: list[str], word: str) -> Iterator[str]:
-    """The keys that a command takes, those of the space too; of a section's keys only once it is written."""
+    """The keys of a command, including those of the space; a section's keys only after the section's name."""
     yield from (f"{key.name}=" for key in MANUALS[command].keys)
     if not MANUALS[command].takes_space:
         return
@@ -123,7 +123,7 @@ def _keys(command: str, before: list[str], word: str) -> Iterator[str]:
 
 
 def _values(command: str, key: str, before: list[str], start: str) -> Iterable[str]:
-    """The values that a key can take, where they are known."""
+    """The possible values of a key, if known."""
     if key == "space":
         return [*_space_names(), *_paths(start, "*.y*ml")]
     if key == "size":
@@ -153,7 +153,7 @@ def _values(command: str, key: str, before: list[str], start: str) -> Iterable[s
 
 @cache
 def _fields() -> dict[str, dict[str, tuple[str, ...]]]:
-    """Class -> field -> the values that its type allows, where it lists them: of setting, space and protocol."""
+    """Class -> field -> the values listed in its type, for setting, space and protocol."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     aliases: dict[str, tuple[str, ...]] = {}
     for name in _SOURCES:
@@ -170,7 +170,7 @@ def _fields() -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def _literals(node: ast.expr, aliases: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The values of a Literal, of bool, and of an alias or a union of such."""
+    """The values of a Literal, of bool, and of an alias or a union of these."""
     if isinstance(node, ast.Name):
         return ("true", "false") if node.id == "bool" else aliases.get(node.id, ())
     if isinstance(node, ast.BinOp):
@@ -191,7 +191,7 @@ def _space_names() -> list[str]:
 
 
 def _space(before: list[str]) -> Any:
-    """The content of the space that the line names, None where there is none to read."""
+    """The content of the space that the line names; None if it cannot be read."""
     name = next((word.partition("=")[2] for word in before if word.startswith("space=")), "")
     paths = [Path(name)] if name.endswith((".yaml", ".yml")) else [folder / f"{name}.yaml" for folder in _folders()]
     return next((_read(path) for path in paths if name and path.is_file()), None)
@@ -204,7 +204,7 @@ def _read(path: Path) -> Any:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         return yaml.load(path.read_text(encoding="utf-8"), loader)  # noqa: S506  both are safe
     except (OSError, ValueError, yaml.YAMLError):
-        return None  # the command itself says what is wrong with it
+        return None  # the command itself reports the error
 
 
 def _mapping(content: Any, key: str) -> dict[Any, Any]:
@@ -213,12 +213,12 @@ def _mapping(content: Any, key: str) -> dict[Any, Any]:
 
 
 def _spaces_of_ledgers(before: list[str]) -> list[Path]:
-    """The spaces that lie beside the ledgers that the line names."""
+    """The spaces beside the ledgers that the line names."""
     return [path for word in before[1:] if "=" not in word for path in sorted(Path(word).glob("_space.yaml"))]
 
 
 def _ledgers(command: str, word: str) -> list[str]:
-    """Ledgers of the results folder for a command that takes one, and folders as they are being written."""
+    """Ledgers in the results folder for a command that takes one, and folders as they are typed."""
     takes = MANUALS[command].positionals
     if takes is None or takes.metavar not in ("LEDGER", "A B"):
         return []
@@ -227,7 +227,7 @@ def _ledgers(command: str, word: str) -> list[str]:
 
 
 def _paths(start: str, pattern: str) -> list[str]:
-    """Folders, with a slash, and files of a pattern that continue a path."""
+    """Completions of a path: folders, with a slash, and files that match a pattern."""
     folder = start.rpartition("/")[0]
     root = Path(folder or ("/" if start.startswith("/") else "."))
     if not root.is_dir():

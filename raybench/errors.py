@@ -1,8 +1,8 @@
-"""Every exception of raybench's own, as one tree.
+"""raybench's exceptions, as one tree.
 
 A command turns a `UserError`, `NothingMeasured` or `Interrupted` into one line and an exit code. A `LegError` ends a
-leg and becomes a failure in the ledger (`raybench.training.failures` says of which kind). What crosses between
-processes of Ray's is recognized by its type, so all of them are importable without ray and torch.
+leg and becomes a failure in the ledger (`raybench.training.failures` decides its kind). Exceptions that cross Ray's
+processes are recognized by type, so all of them can be imported without ray and torch.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class RaybenchError(Exception):
-    """Whatever raybench itself raises."""
+    """Base class of raybench's exceptions."""
 
 
 class UserError(RaybenchError, ValueError):
-    """Bad input: the message is one line that says what is wrong, where, and what would be right."""
+    """Bad input: the message is one line that says what is wrong, where, and how to fix it."""
 
 
 class StorageError(UserError):
-    """What a store does not do, in one line without secrets. `passing`: later it may."""
+    """A failed operation of a store, in one line without secrets. `passing`: it may succeed later."""
 
     def __init__(self, message: str, passing: bool = False) -> None:
         super().__init__(message)
@@ -30,7 +30,7 @@ class StorageError(UserError):
 
 
 class DamagedFile(UserError):
-    """A `*.parquet` file that is torn or damaged, or that is none of a ledger's."""
+    """A `*.parquet` file that is truncated or damaged, or does not belong to a ledger."""
 
 
 class NothingMeasured(RaybenchError):
@@ -38,7 +38,7 @@ class NothingMeasured(RaybenchError):
 
 
 class Interrupted(RaybenchError):
-    """A command that was stopped before its end: one line that says what is kept and how to go on."""
+    """A command stopped before its end: one line that says what is kept and how to continue."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class Interrupted(RaybenchError):
 
 
 class TrialGivenUp(RaybenchError):
-    """The cluster's trouble, not a leg's: no nodes, a group that would not start, was misplaced, or lost too often."""
+    """A problem of the cluster, not of a leg: no nodes, or a group that did not start, was misplaced or lost."""
 
 
 class LegError(RaybenchError):
@@ -58,7 +58,7 @@ class BadData(LegError, ValueError):
 
 
 class InvalidConfig(LegError):
-    """The engine's library refused the configuration; the message carries its words."""
+    """The engine's library rejected the configuration; the message has its text."""
 
 
 class Unsupported(LegError):
@@ -66,11 +66,11 @@ class Unsupported(LegError):
 
 
 class NotFinite(LegError):
-    """A loss that is no number, or infinite."""
+    """A loss that is nan or infinite."""
 
 
 class NotReadable(RaybenchError):
-    """What raybench would look at in a leg is not there to see, which costs the fact and never the leg."""
+    """A value in a leg cannot be read; this costs the fact but never the leg."""
 
 
 class NothingTrained(LegError):
@@ -82,7 +82,7 @@ class RanksParted(LegError):
 
 
 class ProbeFailed(LegError):
-    """A probe failed of something else than memory, so that no batch can be found."""
+    """A probe failed for a reason other than memory, so no batch can be found."""
 
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(message)
@@ -90,7 +90,7 @@ class ProbeFailed(LegError):
 
 
 class LegDied(LegError):
-    """A leg failed on one rank alone, and the others hang in it: the group must end."""
+    """A leg failed on one rank alone, while the others hang in it: the group must end."""
 
     def __init__(self, leg_id: str, kind: FailureKind, message: str) -> None:
         super().__init__(leg_id, kind, message)

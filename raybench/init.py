@@ -1,4 +1,4 @@
-"""Write a commented space to begin with: from keys, or from a few questions in a terminal.
+"""Write a commented space as a starting point: from keys, or from a few questions in a terminal.
 
 python -m raybench.init mine.yaml [model=resnet18] [arms=zero1,zero3] [key=value ...]
 """
@@ -15,7 +15,7 @@ from raybench.declare.space import load_space
 from raybench.errors import UserError
 from raybench.text import suggest
 
-# Asked in this order; the default is what a laptop can run.
+# Asked in this order; the defaults run on a laptop.
 QUESTIONS = {
     "model": ("lenet", "model: a timm or torchvision name, hf/TYPE, or module:function of a file here"),
     "dataset": ("digits", "dataset: `raybench list datasets` names them; digits ships inside scikit-learn"),
@@ -53,7 +53,7 @@ repeats: 4                                # trials of each setting: the sample o
 
 
 def main(argv: list[str]) -> int:
-    """Write a space. Returns 0; raises UserError for a value that no space takes, and writes nothing then."""
+    """Write a space. Returns 0; raises UserError for an invalid value, and then writes nothing."""
     arguments = parse_arguments("init", argv)
     path = Path(arguments.positionals[0])
     if path.suffix not in (".yaml", ".yml"):
@@ -94,7 +94,7 @@ def space_text(path: Path, answers: dict[str, str]) -> str:
 
 
 def _aligned(line: str) -> str:
-    """The line with its comment, if it has one, in a column of its own."""
+    """The line with its comment, if any, aligned in a column."""
     code, mark, comment = line.partition("  #")
     return f"{code.rstrip():<44}# {comment.strip()}" if mark and code.strip() else line
 

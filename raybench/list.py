@@ -1,4 +1,4 @@
-"""Name what a space may say and what has run: spaces, models, datasets, sweeps; or print the JSON Schema of a space.
+"""List what a space may contain and what has run: spaces, models, datasets, sweeps; or print a space's JSON Schema.
 
 python -m raybench.list [spaces|models|datasets|sweeps|schema] [PART OF A NAME]
 """
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     if kind and kind not in KINDS:
         raise UserError(f"{kind!r} cannot be listed; {suggest(kind, KINDS)}")
     if kind == "schema":
-        from raybench.declare.space_schema import space_schema  # pydantic's models, which a list does without
+        from raybench.declare.space_schema import space_schema  # pydantic's models, which the lists do not need
 
         print(json.dumps(space_schema(), indent=1))
         return 0
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
 
 
 def _purpose(space: str) -> str:
-    """The question that a space's first comment says it answers."""
+    """The question that a space answers, from its first comment."""
     lines = SpaceFile.find(space).path.read_text(encoding="utf-8").splitlines()
     comment = " ".join(line.lstrip("# ").strip() for line in lines[:4] if line.startswith("#"))
     return comment.removeprefix("What it answers: ").partition("?")[0] + ("?" if "?" in comment else "")
@@ -60,7 +60,7 @@ def _dataset(name: str) -> str:
 
 
 def _sweeps(results: AnyPath) -> list[tuple[str, str]]:
-    """The ledgers below a folder of results, each with its legs and the day on which they began."""
+    """The ledgers below a results folder, each with its number of legs and the day on which they began."""
     if not isinstance(results, Path):
         raise UserError(f"{results}: only ledgers of this machine can be listed")
     rows = []

@@ -1,6 +1,6 @@
-"""Every command's arguments, declared once: its parser, its `--help` and the Tab key derive from this table.
+"""Every command's arguments, declared once: its parser, its `--help` and Tab completion derive from this table.
 
-Nothing is imported here but the standard library, for the Tab key must answer at once.
+Imports only the standard library, because Tab completion must be fast.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Key:
-    """An argument `name=value`, which may be written `--name value` too."""
+    """An argument `name=value`, which may also be written `--name value`."""
 
     name: str
-    example: str  # a value, as the help shows it
+    example: str  # a value, shown in the help
     help: str
-    number: bool = False  # whether the value must be one
+    number: bool = False  # whether the value must be a number
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Positionals:
 
 @dataclass(frozen=True)
 class Manual:
-    """What a command takes and says of itself."""
+    """A command's arguments and help text."""
 
     summary: str  # one line, in the list of commands
     description: str
@@ -49,9 +49,9 @@ class Manual:
     positionals: Positionals | None = None
     takes_space: bool = False  # any other key=value overrides a field of the space
     notes: str = ""
-    exclusive: tuple[tuple[str, ...], ...] = ()  # flags of which one may be given
-    last: str = ""  # what ends its usage line
-    launcher: str = ""  # what starts the command where it is not Python alone
+    exclusive: tuple[tuple[str, ...], ...] = ()  # flags of which only one may be given
+    last: str = ""  # the end of its usage line
+    launcher: str = ""  # the program that starts the command, if not Python alone
 
 
 _SPACE = (

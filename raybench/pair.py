@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
 
 
 def _taken_apart(argv: list[str]) -> tuple[list[str], tuple[list[str], list[str]]]:
-    """raybench's own words, and the words of the two commands. Raises UserError."""
+    """raybench's own words, and those of the two commands. Raises UserError."""
     parts: list[list[str]] = [[]]
     for word in argv:
         if word == _DASHES:
@@ -83,8 +83,8 @@ def _taken_apart(argv: list[str]) -> tuple[list[str], tuple[list[str], list[str]
 
 
 def _space(commands: tuple[list[str], list[str]], values: dict[str, str]) -> dict[str, Any]:
-    """A space of the two commands. What it takes for itself is out of `values` then; the rest overrides its fields."""
-    # As in the shell in which they would run by themselves: threads are the commands' own matter.
+    """A space of the two commands. Removes the values that it uses from `values`; the rest overrides its fields."""
+    # As in a shell of their own: the commands choose their threads.
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "")}
     gpus = int(max((node.get("GPU", 0) for node in this_machine().nodes), default=0))
     arms = {
@@ -96,12 +96,12 @@ def _space(commands: tuple[list[str], list[str]], values: dict[str, str]) -> dic
 
 
 def _print_json(request: Request) -> None:
-    """The analysis as one JSON object on standard output, where anything was measured."""
+    """Print the analysis as one JSON object on standard output, if anything was measured."""
     from raybench.analysis import analyse
 
     try:
         found = analyse([request.folder]).to_json()
-    except UserError as error:  # no row at all
+    except UserError as error:  # there are no rows
         raise NothingMeasured(f"nothing could be measured: {error}") from None
     print(json.dumps(found, allow_nan=False, indent=1))
 

@@ -1,8 +1,8 @@
-"""`python -m raybench.predict LEDGER... model=...`: the speedup to expect of a setting that was not measured.
+"""`python -m raybench.predict LEDGER... model=...`: the speedup to expect of an unmeasured setting.
 
-An interval from the ledgers' settings, or "measure it": when the interval crosses the margin, when the setting
-lies outside what was seen, or when too few models were. How good such intervals are is measured on the same
-ledgers by leaving whole models out, and is printed beside the answer.
+Gives an interval from the ledgers' settings, or "measure it": when the interval crosses the margin, when the setting
+lies outside the measured range, or when too few models were measured. The quality of such intervals is tested on the
+same ledgers by leaving whole models out, and is printed beside the answer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Secrets stay where they are: addresses and messages without the passwords, tokens and keys that they may carry.
+"""Removes secrets from addresses and messages: the passwords, tokens and keys that they may contain.
 
-What is secret cannot be known of any text; what is taken out is the value of each environment variable whose name says
-that it is a secret, the password in any variable that holds an address, and the userinfo of every address.
+A secret cannot be recognized in arbitrary text. So it removes the value of each environment variable whose name marks
+it as a secret, the password in any variable that holds an address, and the userinfo of every address.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from urllib.parse import quote, unquote
 _SECRET_NAME = re.compile(
     r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|API_?KEY|(?:ACCESS|ACCOUNT|PRIVATE|SECRET|STORAGE)_KEY)(?:_|$)"
 )
-# ... but not AWS_WEB_IDENTITY_TOKEN_FILE or RAY_AUTH_TOKEN_PATH, which say where one lies.
+# ... but not AWS_WEB_IDENTITY_TOKEN_FILE or RAY_AUTH_TOKEN_PATH, which name a secret's location.
 _PLACE_NAME = re.compile(r"_(?:FILE|PATH|DIR|URL|URI|MODE|ENDPOINT)$")
-_SHORTEST_SECRET = 4  # characters; what is shorter is no secret, and would be found in any word
-# user:password@ of an address, up to its last @: a password may hold one that nobody escaped.
+_SHORTEST_SECRET = 4  # characters; shorter values are no secrets, and would occur in any word
+# user:password@ of an address, up to its last @, because a password may contain an unescaped one.
 _USERINFO = re.compile(r"(?<=://)[^\s/]*@")
-# The same of a store whose secret key holds a slash that nobody escaped.
+# The same for a store whose secret key contains an unescaped slash.
 _KEY_AND_SECRET = re.compile(r"(?<=s3://)[^\s/@:]+:[^\s@]*@")
 _PASSWORD = re.compile(r"://[^\s/:]*:([^\s/]+)@")
 _SECRET_FIELD = re.compile(r"(?i)(?<=[?&])([\w\-]*(?:password|token|secret|signature|api_?key)=)[^&\s#]+")
 
 
 def without_secrets(text: str) -> str:
-    """The text with the user names and passwords of addresses, and the environment's own secrets, taken out."""
+    """The text without the user names and passwords of addresses, and without the environment's secrets."""
     for secret in _secrets():
         text = text.replace(secret, "***")
     return _SECRET_FIELD.sub(r"\1***", _USERINFO.sub("", _KEY_AND_SECRET.sub("", text)))
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line, without secrets."""
+    """An error's message in one line, without secrets."""
     text = without_secrets(str(error)).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def _secrets() -> list[str]:
-    """Every secret of the environment in the forms that it may take, the longest first: one may hold another."""
+    """Every secret of the environment in all its forms, the longest first, because one may contain another."""
     found = {form for one in _values() for form in (one, unquote(one), quote(one, safe=""), repr(one)[1:-1])}
     return sorted((form for form in found if len(form) >= _SHORTEST_SECRET), key=len, reverse=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_LONGEST_MESSAGE = 1500  # characters; what is longer quotes an input that no person wrote
+_LONGEST_MESSAGE = 1500  # characters; longer messages quote an input that no person wrote
 
 
 def counted(number: float, thing: str) -> str:
@@ -14,7 +14,7 @@ def counted(number: float, thing: str) -> str:
 
 
 def suggest(word: str, known: Iterable[str], *, most: int = 12) -> str:
-    """What would be right instead of `word`: the closest known words, or the first of them."""
+    """A suggestion instead of `word`: the closest known words, or the first of them."""
     names = sorted(set(known))
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
     if close:

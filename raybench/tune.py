@@ -1,9 +1,9 @@
-"""Best against best: search an arm's knobs by short paired trials, then judge what was found on fresh trials.
+"""Best against best: search an arm's knobs by short paired trials, then judge the result on fresh trials.
 
     python -m raybench.tune space=NAME arm=zero3 [trials=12] [minutes=30] [key=value ...]
 
-A round of the search is a small sweep: the arm as it is and a few choices of its knobs, in the same trials. What was
-fastest there was partly lucky, so the verdict comes from a sweep of its own, with other seeds.
+A round of the search is a small sweep: the unchanged arm and a few choices of its knobs, in the same trials. The
+fastest there was partly lucky, so the verdict comes from a separate sweep with other seeds.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from raybench.stores.storage import AnyPath, to_path
 from raybench.sweep import Request, measure, run_sweep, seconds_to_wait
 from raybench.text import suggest
 
-PER_ROUND: Final = 4  # choices that are tried beside each other
+PER_ROUND: Final = 4  # choices tried side by side
 _REPEATS: Final = 2  # of each choice, in trials of one round of legs
 _WARMUP, _STEPS = 5, 20  # at most, of a leg of the search
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A choice of an arm's knobs, and how fast it was beside the arm as it is; None where it failed."""
+    """A choice of an arm's knobs, and its speedup over the unchanged arm; None where it failed."""
 
     choice: Choice
     log_speedup: float | None
@@ -60,7 +60,7 @@ class Search:
     tried: list[Tried] = field(default_factory=list)
 
     def best(self) -> Tried | None:
-        """The fastest choice; None where none was faster than the arm as it is."""
+        """The fastest choice; None where none was faster than the unchanged arm."""
         faster = [one for one in self.tried if one.log_speedup is not None and one.log_speedup > 0]
         return max(faster, key=lambda one: one.log_speedup or 0.0, default=None)
 
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
                 search.tried.append(one)
                 proposals.tell(number + i, one.log_speedup)
                 console.print(_told(search.arm, one), soft_wrap=True)
-            if time.monotonic() + (time.monotonic() - begun) > deadline:  # another such round would not fit
+            if time.monotonic() + (time.monotonic() - begun) > deadline:  # another round of this length would not fit
                 break
     final, pairs = verdict_space(space, searches)
     asked = request(build_plan(name, final, f"{sweep}-verdict"), final)
@@ -116,7 +116,7 @@ def _number(text: str, name: str) -> int:
 
 
 def the_setting(space: Space) -> Setting:
-    """The space's one setting. Raises UserError where it has several: knobs that suit one may not suit another."""
+    """The space's one setting. Raises UserError where it has several: knobs for one may not suit another."""
     settings = list(space.settings())
     if len(settings) > 1:
         axes = " ".join(f"setting.{axis}={settings[0].get(axis)}" for axis in space.axes())
@@ -125,7 +125,7 @@ def the_setting(space: Space) -> Setting:
 
 
 def arms_to_tune(space: Space, setting: Setting, names: list[str]) -> dict[str, tuple[Knob, ...]]:
-    """The arms and their knobs; without names the first with a DeepSpeed engine. Raises UserError."""
+    """The arms and their knobs; without names, the first arm with a DeepSpeed engine. Raises UserError."""
     chosen = names or [name for name, arm in space.arms.items() if arm.engine == "deepspeed"][:1]
     if not chosen:
         raise UserError("no arm of this space has a DeepSpeed engine; name the arm to tune, as in arm=ddp")
@@ -149,7 +149,7 @@ def _with_arms(space: Space, arms: dict[str, Arm], baseline: str, **more: Any) -
 
 
 def round_space(space: Space, arm: str, choices: list[Choice]) -> Space:
-    """A round of the search: the arm as it is and choices of its knobs, in short trials."""
+    """A round of the search: the unchanged arm and choices of its knobs, in short trials."""
     like = space.arms[arm]
     arms = {arm: like, **{f"choice {i}": turned(like, choice) for i, choice in enumerate(choices)}}
     protocol = space.protocol
@@ -159,15 +159,15 @@ def round_space(space: Space, arm: str, choices: list[Choice]) -> Space:
 
 
 def read_round(folder: AnyPath, arm: str, choices: list[Choice]) -> list[Tried]:
-    """What came of a round's choices."""
+    """The results of a round's choices."""
     found = {c.arm: c.speedup.value for c in analyse([folder], baseline=arm).comparisons}
     speedups = [found.get(f"choice {i}") for i in range(len(choices))]
     return [Tried(c, log(value) if value else None) for c, value in zip(choices, speedups, strict=True)]
 
 
 def verdict_space(space: Space, searches: list[Search]) -> tuple[Space, dict[str, str]]:
-    """The sweep that judges, on trials of other seeds: the baseline and the arms as they are, and those that were
-    tuned; and by arm the name of its best. Where the baseline was tuned, its best is the baseline."""
+    """The sweep that judges, on trials with other seeds: the baseline, the unchanged arms and the tuned ones; and each
+    arm's best by name. If the baseline was tuned, its best is the baseline."""
     best = {search.arm: f"{search.arm} tuned" for search in searches if search.best() is not None}
     arms: dict[str, Arm] = {}
     for search in searches:
@@ -188,7 +188,7 @@ def _told(arm: str, one: Tried) -> str:
 
 
 def _report(searches: list[Search], final: Space, names: dict[str, str], folder: AnyPath, *, as_json: bool) -> None:
-    """Best against best, and each found arm as JSON to paste."""
+    """Print best against best, and each tuned arm as JSON to paste."""
     judged = {c.arm: c for c in analyse([folder]).comparisons}
     record: dict[str, Any] = {"schema_version": 1, "ledger": str(folder), "baseline": final.baseline, "arms": []}
     for search in searches:

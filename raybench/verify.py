@@ -1,4 +1,4 @@
-"""Verify a ledger: its files, its rows, its ids, and every number of the report that lies beside it.
+"""Verify a ledger: its files, its rows, its ids, and every number of the report beside it.
 
     python -m raybench.verify LEDGER [--set-aside]
 
@@ -41,7 +41,7 @@ _MOST_TOLD: Final = 20  # findings of one kind
 
 
 def main(argv: list[str]) -> int:
-    """Verify one ledger. Returns 0 or 1; raises UserError for what is no ledger."""
+    """Verify one ledger. Returns 0 or 1; raises UserError where there is no ledger."""
     arguments = parse_arguments("verify", argv)
     folder = to_path(arguments.positionals[0])
     ledger_files(folder)
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
 
 
 def read_all(folder: AnyPath) -> tuple[list[str], list[Row]]:
-    """(a line for each file that cannot be read, the rows of all the others, repeated legs included)."""
+    """(a line for each unreadable file, the rows of all others, including repeated legs)."""
     damaged: list[str] = []
     rows: list[Row] = []
     for file in ledger_files(folder):
@@ -86,7 +86,7 @@ def read_all(folder: AnyPath) -> tuple[list[str], list[Row]]:
 
 
 def check_rows(rows: list[Row]) -> Iterator[str]:
-    """A line for each row that cannot be true, and each leg with two outcomes."""
+    """A line for each row that cannot be true, and for each leg with two outcomes."""
     seen: dict[str, Row] = {}
     for row in rows:
         first = seen.setdefault(row["leg_id"], row)
@@ -97,7 +97,7 @@ def check_rows(rows: list[Row]) -> Iterator[str]:
 
 
 def _problems(row: Row) -> Iterator[str]:
-    # Of a largest batch that was not found, or of a script whose ranks take unequal shares.
+    # Either a largest batch that was not found, or a script whose ranks take unequal shares.
     sought = row["micro_batch"] is None and (row["status"] == "failed" or row["engine"] == "script")
     if not sought and row["global_batch"] != (row["micro_batch"] or 0) * row["accumulation"] * row["workers"]:
         yield "global_batch is not micro_batch x accumulation x workers"
@@ -125,7 +125,7 @@ def _problems(row: Row) -> Iterator[str]:
 
 
 def check_placements(rows: list[Row]) -> Iterator[str]:
-    """A line for each trial whose legs come from several placements: they are no comparison."""
+    """A line for each trial whose legs come from several placements, which makes them incomparable."""
     found: dict[str, list[tuple[int, Any]]] = {}
     for row in rows:
         if not row.get("placement"):
@@ -144,7 +144,7 @@ def check_placements(rows: list[Row]) -> Iterator[str]:
 
 
 def check_ids(folder: AnyPath, rows: list[Row]) -> Iterator[str]:
-    """A line for each leg that the space beside the rows does not name so."""
+    """A line for each leg whose id does not follow from the space beside the rows."""
     file = folder / "_space.yaml"
     if not file.is_file():
         yield f"{file} is missing, so ids cannot be computed again"
@@ -154,10 +154,10 @@ def check_ids(folder: AnyPath, rows: list[Row]) -> Iterator[str]:
     except UserError as error:
         yield f"ids cannot be computed again: {error}"
         return
-    # More repeats may have been asked for later; never more than there are rows, whatever a row claims.
+    # More repeats may have been requested later; never more than there are rows, whatever a row claims.
     told = space.most_repeats
     repeats = max([told, *(row["repeat"] + 1 for row in rows if row["repeat"] < told + len(rows))])
-    explained = space.explain or any(row.get("profiled") for row in rows)  # it may have been asked for at another time
+    explained = space.explain or any(row.get("profiled") for row in rows)  # may have been requested by another command
     plan = build_plan("space", space.model_copy(update={"repeats": repeats, "explain": explained}))
     planned = {
         leg.leg_id: {
@@ -188,9 +188,9 @@ def check_ids(folder: AnyPath, rows: list[Row]) -> Iterator[str]:
 
 
 def _check_positions(rows: list[Row], num_arms: int) -> Iterator[str]:
-    """A line for each leg whose place in its trial is not one of its round's, or another leg's too.
+    """A line for each leg whose position is outside its round's, or is used twice.
 
-    Which arm stands where is the choice of the raybench that ran it, and not looked at.
+    Which arm is at which position depends on the raybench that ran it, and is not checked.
     """
     places: dict[tuple[str, int], str] = {}
     for row in rows:
@@ -201,10 +201,10 @@ def _check_positions(rows: list[Row], num_arms: int) -> Iterator[str]:
 
 
 def _check_order(plan: Plan, rows: list[Row]) -> Iterator[str]:
-    """A line for each trial whose legs stand in no counterbalanced order.
+    """A line for each trial whose legs are in no counterbalanced order.
 
-    The order that a space gives has changed between versions; in all of them a round is one stretch of positions, and
-    every second round is the one before reversed.
+    The order for a space has changed between versions; in all of them a round is one block of positions, and every
+    second round reverses the one before.
     """
     num_arms = {trial.trial_id: len({leg.arm_name for leg in trial.legs}) for trial in plan.trials}
     places: dict[str, dict[tuple[str, int], int]] = {}
@@ -224,9 +224,9 @@ def _check_order(plan: Plan, rows: list[Row]) -> Iterator[str]:
 
 
 def _as_built(arm_config: dict[str, Any]) -> str:
-    """What an arm was built with, however its space spells it: a DeepSpeed arm's whole config says all of that.
+    """What an arm was built with, whatever the spelling in its space: a DeepSpeed arm's whole config contains it all.
 
-    Options that are off are left out: rows of an earlier raybench lack those that came later.
+    Options that are off are left out, because rows of earlier versions lack newer options.
     """
     spelling = {"config", "zero", "offload", "overlap_comm", "reduce_bucket_size", "allgather_bucket_size", "compile"}
     left_out = spelling if "deepspeed_config" in arm_config else set()
@@ -236,7 +236,7 @@ def _as_built(arm_config: dict[str, Any]) -> str:
 
 
 def check_report(folder: AnyPath, stored_file: AnyPath) -> Iterator[str]:
-    """A line for each number of a stored report that the rows do not give, and each of its files that was changed."""
+    """A line for each number of a stored report that does not follow from the rows, and for each changed file of it."""
     try:
         stored = json.loads(stored_file.read_text(encoding="utf-8"))
         analysis, hashes = stored["analysis"], dict(stored["sha256"])
@@ -265,9 +265,9 @@ def check_report(folder: AnyPath, stored_file: AnyPath) -> Iterator[str]:
 
 
 def _differences(stored: Any, found: Any, place: str) -> Iterator[str]:
-    """Where a computed JSON value is not the stored one, numbers by more than their last digits.
+    """Where a computed JSON value differs from the stored one; numbers may differ in their last digits.
 
-    Keys that a later raybench adds are no difference: the stored report says nothing of them.
+    Keys added by a later raybench do not count: the stored report lacks them.
     """
     if isinstance(stored, dict) and isinstance(found, dict):
         for key in stored:

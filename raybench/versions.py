@@ -46,7 +46,7 @@ KINDS = ("hurts", "differs", "failed")
 
 
 def main(argv: list[str]) -> int:
-    """Run the versions side by side and print a table. Returns 0, or 1 where `--fail-on` names what was found."""
+    """Run the versions side by side and print a table. Returns 0, or 1 where `--fail-on` names a problem found."""
     arguments = parse_arguments("versions", argv)
     values = dict(arguments.values)
     kinds = [kind for names in arguments.options.get("fail-on", ()) for kind in names.split(",")]
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 @dataclass(frozen=True)
 class _Runner:
-    """What a command line says of where, how and what to run, its versions apart."""
+    """A command line's space, results and other options, without its versions."""
 
     name: str
     space: Space
@@ -95,14 +95,14 @@ class _Runner:
 
     @classmethod
     def of(cls, values: dict[str, str], command: str, console: Console) -> _Runner:
-        """Of the keys that are left once versions are taken out. Raises UserError."""
+        """Made from the keys that are left once versions are removed. Raises UserError."""
         results = to_path(values.pop("results", "mlruns/ledger"))
         wait, sweep, arm = seconds_to_wait(values.pop("wait", "20")), values.pop("sweep", ""), values.pop("arm", "")
         name, space = load_space(values.pop("space", "versions"), size=values.pop("size", ""), overrides=values)
         return cls(name, space, arm, sweep, results, wait, command, console)
 
     def run(self, space: Space, arms: list[str], suffix: str = "") -> tuple[Analysis, list[VersionInSetting]]:
-        """Run what the ledger lacks of a space; raises as a sweep does, but where nothing at all was measured."""
+        """Run what the ledger lacks of a space; raises as a sweep does, except where nothing was measured."""
         plan = build_plan(self.name, space, f"{self.sweep}-{suffix}" if self.sweep and suffix else self.sweep)
         folder = (self.results / plan.space / plan.sweep).absolute()
         run_sweep(Request(plan, space, folder, self.command, "normal", self.wait_seconds), self.console)
@@ -110,7 +110,7 @@ class _Runner:
 
 
 def _bisect(values: dict[str, str], command: str, as_json: bool) -> int:
-    """Find the first bad version. Returns 0, or 1 where it cannot be told from those beside it."""
+    """Find the first bad version. Returns 0, or 1 where it cannot be distinguished from its neighbours."""
     package = values.pop("package", "deepspeed")
     missing = [key for key in ("good", "bad") if key not in values]
     if missing:
@@ -145,7 +145,7 @@ def _bisect(values: dict[str, str], command: str, as_json: bool) -> int:
 
 
 def releases_between(package: str, good: str, bad: str) -> list[str]:
-    """The releases of a library from `good` to `bad`, as the index knows them. Raises UserError."""
+    """The releases of a library from `good` to `bad`, from the package index. Raises UserError."""
     asked = [sys.executable, "-m", "pip", "index", "versions", package, "--disable-pip-version-check"]
     answer = subprocess.run(asked, capture_output=True, text=True, check=False)
     line = next((line for line in answer.stdout.splitlines() if line.startswith("Available versions:")), "")
@@ -162,7 +162,7 @@ def releases_between(package: str, good: str, bad: str) -> list[str]:
 
 
 def commits_between(checkout: str, good: str, bad: str) -> list[str]:
-    """The commits of a checkout from `good` to `bad` along first parents, as URLs that installers take.
+    """The commits of a checkout from `good` to `bad` along first parents, as URLs for installers.
 
     Raises UserError.
     """
@@ -185,7 +185,7 @@ def commits_between(checkout: str, good: str, bad: str) -> list[str]:
 
 
 def _asked(values: dict[str, str]) -> tuple[str, list[str]]:
-    """The library and its versions, taken out of `values`. Raises UserError."""
+    """The library and its versions, removed from `values`. Raises UserError."""
     known = {"deepspeed", "torch", "transformers", "torchvision", "timm", "nvidia-nccl-cu12", "nvidia-nccl-cu13"}
     named = [key for key in values if key in known]
     if len(named) != 1:
@@ -202,9 +202,9 @@ def _asked(values: dict[str, str]) -> tuple[str, list[str]]:
 
 
 def with_versions(space: Space, arm: str, package: str, versions: list[str]) -> tuple[Space, list[str]]:
-    """The space with its baseline, and one of its arms once for each version; and the names of these arms.
+    """The space with its baseline, and one of its arms once per version; and the names of these arms.
 
-    `arm` is the arm to vary, the first with a DeepSpeed engine where it is empty. Raises UserError.
+    `arm` is the arm to vary; if empty, the first with a DeepSpeed engine. Raises UserError.
     """
     others = [name for name in space.arms if name != space.baseline]
     if arm and arm not in others:
@@ -222,9 +222,9 @@ def with_versions(space: Space, arm: str, package: str, versions: list[str]) -> 
 
 
 def against(space: Space, arm: str, package: str, good: str, version: str, looks: int) -> tuple[Space, list[str]]:
-    """The space with two arms, a good version as the baseline and another; and their names.
+    """The space with two arms, a good version as the baseline and another version; and their names.
 
-    It stops when settled. `looks` versions in all are judged so, and alpha is shared among them.
+    It stops when settled. In total `looks` versions are judged like this, and share alpha.
     """
     space, arms = with_versions(space, arm, package, [good, version])
     question = space.question.model_copy(update={"alpha": space.question.alpha / looks})
@@ -234,7 +234,7 @@ def against(space: Space, arm: str, package: str, good: str, version: str, looks
 
 
 def _plain(version: VersionInSetting) -> Mapping[str, object]:
-    """A version in a setting as JSON."""
+    """A version in a setting as JSON data."""
     record: dict[str, object] = {"setting": version.setting, "version": version.arm, "training": version.training}
     for name, comparison in (("baseline", version.against_baseline), ("first", version.against_first)):
         if comparison is not None:

@@ -1,7 +1,7 @@
-"""What a machine is, told without its name: two machines with equal fingerprints measure alike.
+"""What a machine is, without its name: machines with equal fingerprints measure alike.
 
-Processor, cores, GPUs, and the versions of torch and DeepSpeed. From a ledger row's environment, or of the machine
-that this runs on; no torch here.
+Processor, cores, GPUs, and the versions of torch and DeepSpeed, from a ledger row's environment or for this machine. No
+torch here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Fingerprint = dict[str, str | int | None]
 
 
 def fingerprint(environment: Mapping[str, Any]) -> Fingerprint:
-    """That of the machine on which a leg ran; `gpu` is None where it ran on the CPU."""
+    """The fingerprint of the machine on which a leg ran; `gpu` is None where it ran on the CPU."""
     packages = environment.get("packages") or {}
     return {
         **{name: environment.get(name) for name in ("cpu", "cpu_cores", "gpu")},
@@ -28,7 +28,7 @@ def fingerprint(environment: Mapping[str, Any]) -> Fingerprint:
 
 
 def this_machine(*, with_gpu: bool = True) -> Fingerprint:
-    """That of this machine, as a leg that runs here will state it; `with_gpu` for one that may use a GPU."""
+    """This machine's fingerprint, as a leg here would record it; `with_gpu` for a leg that may use a GPU."""
     gpus = _gpu_models() if with_gpu else []
     return {
         "cpu": cpu_model(),
@@ -39,7 +39,7 @@ def this_machine(*, with_gpu: bool = True) -> Fingerprint:
 
 
 def cpu_model() -> str:
-    """The processor's name as Linux tells it, else as Python does."""
+    """The processor's name from Linux, else from Python."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,6 +1,6 @@
-"""Answers that take seconds to find and follow from what was asked: kept on this machine, one JSON file each.
+"""A cache on this machine for answers that take seconds and depend only on their question: one JSON file each.
 
-The name of an answer holds all that it depends on, versions included, so that none is ever out of date.
+An answer's name covers everything that it depends on, versions included, so that it is never out of date.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def cache_folder() -> Path:
-    """Where raybench keeps what it can find again: `raybench` in the user's cache folder."""
+    """The folder for raybench's cache: `raybench` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raybench"
 
 
@@ -27,9 +27,9 @@ def name_of(kind: str, question: Any) -> str:
 
 
 def kept(name: str, find: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
-    """The answer kept under a name, else what `find` says, which is kept unless it is None.
+    """The cached answer, else the result of `find`, which is cached unless it is None.
 
-    A folder that cannot be written costs the search again.
+    In a folder that cannot be written, the search is repeated each time.
     """
     file = cache_folder() / f"{name}.json"
     with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Where the ranks of a group of processes run: what each says of its place, and what of it a ledger's row keeps."""
+"""Where the ranks of a group of processes run: what each reports, and what a ledger's row keeps of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 @dataclass(frozen=True)
 class RankPlace:
-    """A rank's node, as people name it, and the UUIDs of its GPUs."""
+    """A rank's node, by its name for people, and the UUIDs of its GPUs."""
 
     node: str
     gpus: tuple[str, ...] = ()
@@ -18,13 +18,13 @@ class RankPlace:
 
 @dataclass(frozen=True)
 class RankReport:
-    """What a rank says of where it is before anything runs there."""
+    """A rank's report of where it is, before anything runs there."""
 
     place: RankPlace
     node_id: str  # Ray's
     gpu: str | None = None  # the model
-    foreign_processes: int | None = None  # on its GPU; None where that is not known
-    versions: Mapping[str, str | None] = field(default_factory=dict)  # that must be equal on all nodes; {}: not told
+    foreign_processes: int | None = None  # on its GPU; None where unknown
+    versions: Mapping[str, str | None] = field(default_factory=dict)  # must be equal on all nodes; {}: not reported
 
 
 Placement = Sequence[RankPlace]  # of a group, by rank
@@ -32,10 +32,10 @@ _PLACEMENT = TypeAdapter(tuple[RankPlace, ...])
 
 
 def read_placement(text: str | None) -> Placement | None:
-    """The placement that a ledger's row holds as JSON; None where it holds none."""
+    """The placement in a ledger's row, from JSON; None where it has none."""
     return _PLACEMENT.validate_json(text) if text else None
 
 
 def machines(placement: Placement) -> list[tuple[str, tuple[str, ...]]]:
-    """The machines and GPUs of a placement: the same whichever rank sits where."""
+    """The machines and GPUs of a placement, whatever the order of ranks."""
     return sorted((place.node, place.gpus) for place in placement)

@@ -1,6 +1,6 @@
-"""The versions that every process of a sweep must share. Only `importlib.metadata` is asked: nothing heavy is imported.
+"""The versions that every process of a sweep must share. Uses only `importlib.metadata`: nothing heavy is imported.
 
-Of raybench itself the content counts, not only the number: a working tree that was changed on one node is another
+For raybench itself the content counts, not only the number: a working tree that was changed on one node is another
 version.
 """
 
@@ -18,7 +18,7 @@ _PACKAGES = ("ray", "torch", "deepspeed")
 
 @cache
 def own_versions() -> dict[str, str | None]:
-    """By name, the versions of this process: Python, raybench with a digest of its source, and what it trains with."""
+    """This process's versions by name: Python, raybench with a digest of its source, and the training libraries."""
     return {
         "python": platform.python_version(),
         "raybench": f"{_public('raybench')} ({source_digest(Path(__file__).parents[1])})",
@@ -27,7 +27,7 @@ def own_versions() -> dict[str, str | None]:
 
 
 def source_digest(folder: Path) -> str:
-    """8 hexadecimal digits that name the content of the Python files below a folder."""
+    """8 hexadecimal digits that identify the content of the Python files below a folder."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
         digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes() + b"\0")
@@ -35,7 +35,7 @@ def source_digest(folder: Path) -> str:
 
 
 def version_differences(found: Mapping[str, str | None], expected: Mapping[str, str | None]) -> str:
-    """What differs, as `torch 2.12.0 and not 2.13.0`, in which `expected` is the sweep's; empty where nothing does."""
+    """The differences, as `torch 2.12.0 and not 2.13.0`, where `expected` is the sweep's; empty if there are none."""
     differing = [
         f"{name} {found.get(name) or 'is missing'} and not {version}"
         for name, version in expected.items()

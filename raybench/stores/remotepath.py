@@ -1,9 +1,8 @@
-"""A file or folder of a store that pyarrow reaches by a URI: S3, Google's, Azure's, HDFS.
+"""A file or folder in a store that pyarrow reaches by a URI: S3, Google's, Azure's, HDFS.
 
-A `RemotePath` is used as a `Path` is, as far as ledgers need it. An object is there whole, once its upload has ended,
-or not at all. Writing waits for a store that is gone for a while; whatever else a store does not do is raised as
-StorageError, in one line. Credentials come from the environment, as the store's own tools take them; those of a URI
-are used, and never shown.
+A `RemotePath` is used like a `Path`, as far as ledgers need it. An object exists completely, once its upload has ended,
+or not at all. Writing waits while a store is unreachable; other errors of a store are raised as StorageError, in one
+line. Credentials come from the environment, as for the store's own tools; those in a URI are used but never shown.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 from raybench.errors import StorageError
 from raybench.redaction import first_line, without_secrets
 
-PATIENCE_SECONDS = 120.0  # how long a write waits for a store that is gone
-_MOST_IN_MEMORY: Final = 64 * 2**20  # bytes of an object that is read into memory; a larger one goes to a file
+PATIENCE_SECONDS = 120.0  # how long a write waits for an unreachable store
+_MOST_IN_MEMORY: Final = 64 * 2**20  # bytes of an object to read into memory; a larger one goes to a file
 _CHUNK: Final = 8 * 2**20
-# The kinds of store, and what pyarrow is told beside the URI: to write a small object in one request; an end to its
-# own patience, which is 15 minutes for Google's.
+# The kinds of store, with pyarrow's options beside the URI: to write a small object in one request, and to limit its
+# own retries, which last 15 minutes for Google's.
 SCHEMES: Final[dict[str, dict[str, str]]] = {
     "s3": {"allow_delayed_open": "true"},
     "gs": {"retry_limit_seconds": "30"},
@@ -49,7 +48,7 @@ _CREDENTIALS: Final = {
     "abfs": _AZURE,
     "abfss": _AZURE,
 }
-# What no waiting mends, in the words of the stores' own answers.
+# Permanent errors, as worded in the stores' answers.
 _NO_BUCKET: Final = re.compile(r"no_?such_?bucket|bucket '[^']*' not found|container_?not_?found", re.IGNORECASE)
 _ABOUT_REQUEST: Final = re.compile(r"^When .*?: (?=AWS Error)|\s*\(Request ID: [^)]*\)")
 _UNKNOWN: Final = re.compile(
@@ -63,21 +62,21 @@ _REFUSED: Final = re.compile(
 
 
 class RemotePath:
-    """A file or folder of a store. Folders are only the common beginnings of names, so that nothing makes them.
+    """A file or folder in a store. Folders are only common prefixes of names, so nothing creates them.
 
-    `size` (bytes) and `modified` (by the store's own clock) are known of what a listing gave, and None else. Raises
-    StorageError, and FileNotFoundError where a file to be read is not there.
+    `size` (bytes) and `modified` (by the store's own clock) are known for listed files, else None. Raises StorageError,
+    and FileNotFoundError where a file to be read is missing.
     """
 
     def __init__(self, uri: SplitResult, store: FileSystem, root: str, relative: PurePosixPath) -> None:
-        """`uri` is that of the store's root, credentials included; `root` (`bucket/`) is what `store` calls it."""
+        """`uri`: the store's root, credentials included; `root` (`bucket/`): its name within `store`."""
         self._uri, self._store, self._root, self._relative = uri, store, root, relative
         self.size: int | None = None
         self.modified: datetime | None = None
 
     @classmethod
     def parse(cls, text: str) -> RemotePath:
-        """What a URI names. Raises StorageError for a URI that pyarrow does not take."""
+        """The path named by a URI. Raises StorageError for a URI that pyarrow rejects."""
         uri = urlsplit(text)
         if uri.scheme == "s3" and ":" in uri.netloc.rpartition("@")[2]:
             raise StorageError("s3://...: no bucket has a ':'; a '/' in a secret key is written %2F in a URI")
@@ -124,7 +123,7 @@ class RemotePath:
 
     @property
     def address(self) -> str:
-        """The URI with the credentials that it came with: to be handed over as an argument only."""
+        """The URI including its credentials: pass it on as an argument only."""
         path = "/" + quote(str(self._relative)) if self._relative.parts else ""
         return self._uri._replace(path=path).geturl()
 
@@ -150,7 +149,7 @@ class RemotePath:
 
     @property
     def _name(self) -> str:
-        """What the store calls it."""
+        """The store's name for it."""
         return (self._root + str(self._relative) if self._relative.parts else self._root).rstrip("/") or "/"
 
     def _type(self) -> FileType:
@@ -167,7 +166,7 @@ class RemotePath:
         return bool(self._type() == FileType.Directory)
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
-        """The files (never folders) whose names below this one fit, part by part."""
+        """The files (never folders) below this one whose names match, part by part."""
         parts = PurePosixPath(pattern).parts
         for file in self._files(recursive=len(parts) > 1):
             names = file.relative_to(self).parts
@@ -175,7 +174,7 @@ class RemotePath:
                 yield file
 
     def rglob(self, pattern: str) -> Iterator[RemotePath]:
-        """The files at any depth whose last name fits."""
+        """The files at any depth whose last name matches."""
         return (file for file in self._files(recursive=True) if fnmatchcase(file.name, pattern))
 
     def _files(self, *, recursive: bool) -> list[RemotePath]:
@@ -198,7 +197,7 @@ class RemotePath:
 
     @contextmanager
     def readable(self) -> Iterator[Any]:
-        """The whole content, fetched, as something that pyarrow's readers open: memory, or a temporary file."""
+        """The whole content, downloaded, in a form that pyarrow's readers open: memory, or a temporary file."""
         content = None
         with self._telling(), self._store.open_input_file(self._name) as file:
             if file.size() <= _MOST_IN_MEMORY:
@@ -216,7 +215,7 @@ class RemotePath:
     def write_bytes(self, content: Any, patience: float | None = None) -> None:
         """Write the file, whole or not at all; durable when this returns.
 
-        A store that is gone is waited for up to `patience` seconds (default: PATIENCE_SECONDS) and a little.
+        An unreachable store is waited for up to about `patience` seconds (default: PATIENCE_SECONDS).
         """
 
         def put() -> None:
@@ -243,13 +242,13 @@ class RemotePath:
                 raise
 
     def replace(self, target: RemotePath) -> RemotePath:
-        """Move the file. A store copies and then deletes: cut in between, it is in both places."""
+        """Move the file. A store copies and then deletes: if interrupted, both exist."""
         with self._telling():
             self._store.move(self._name, target._name)
         return target
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: a store has no folders to make."""
+        """Does nothing: a store has no folders to create."""
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -259,9 +258,9 @@ class RemotePath:
 
 @contextmanager
 def _telling(place: object, scheme: str) -> Iterator[None]:
-    """Turn what pyarrow raises into one line about `place`; a file that is not there stays FileNotFoundError.
+    """Turn pyarrow's errors into one line about `place`; a missing file stays a FileNotFoundError.
 
-    The first error is not chained: its text may hold what the line leaves out.
+    The first error is not chained, because its text may contain what the line leaves out.
     """
     try:
         yield
@@ -276,7 +275,7 @@ def _telling(place: object, scheme: str) -> Iterator[None]:
 
 
 def _advice(error: Exception, scheme: str) -> str:
-    """What to do about a refusal; empty for what waiting may mend."""
+    """The remedy for a refusal; empty for errors that may pass."""
     answer, credentials = str(error), _CREDENTIALS.get(scheme, "the credentials")
     if _NO_BUCKET.search(answer):
         advice = "there is no such bucket; make it first, or correct its name"
@@ -290,5 +289,5 @@ def _advice(error: Exception, scheme: str) -> str:
 
 
 def _answer(error: Exception) -> str:
-    """What a store said, without what pyarrow says of the request."""
+    """The store's message, without pyarrow's text about the request."""
     return _ABOUT_REQUEST.sub("", first_line(error))

@@ -1,7 +1,7 @@
-"""Where results are: a path of this machine, or a URI (`s3://bucket/prefix`); what ledgers need of either.
+"""Where results are: a path on this machine, or a URI (`s3://bucket/prefix`); and what ledgers need from either.
 
-A path of this machine stays a `Path`; a URI becomes a `RemotePath`, which is used in the same way. Its module, and
-pyarrow with it, is imported where there is a URI.
+A path on this machine stays a `Path`; a URI becomes a `RemotePath`, which is used in the same way. Its module, and with
+it pyarrow, is imported only for a URI.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 AnyPath: TypeAlias = "Path | RemotePath"
 _SCHEME: Final = re.compile(r"([A-Za-z][\w+.-]*)://")
-_VARIABLES: Final = ("AWS_", "GOOGLE_", "AZURE_")  # by which stores know their user
+_VARIABLES: Final = ("AWS_", "GOOGLE_", "AZURE_")  # prefixes of the variables with a store's credentials
 
 
 def to_path(place: str | AnyPath) -> AnyPath:
-    """The folder or file that a person names, by a path of this machine or by a URI.
+    """The folder or file that a user names, by a path on this machine or by a URI.
 
-    Raises UserError for a URI of a kind that is not known, and for one that pyarrow does not take.
+    Raises UserError for an unknown kind of URI, and for one that pyarrow rejects.
     """
     if not isinstance(place, str):
         return place
@@ -54,19 +54,19 @@ def to_path(place: str | AnyPath) -> AnyPath:
 
 
 def address(path: AnyPath) -> str:
-    """What `to_path` makes the same of, a URI's credentials included: to be handed over as an argument only."""
+    """The inverse of `to_path`, including a URI's credentials: pass it on as an argument only."""
     return str(path) if isinstance(path, Path) else path.address
 
 
 def store_variables(path: AnyPath) -> dict[str, str]:
-    """The variables of this process by which the store knows its user: to be handed over as an argument only."""
+    """This process's variables with the store's credentials: pass them on as an argument only."""
     if isinstance(path, Path):
         return {}
     return {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
 
 
 def hidden_folder(folder: AnyPath) -> Path:
-    """A folder of this machine for what the sweep of a ledger needs while it runs; the same every time."""
+    """A folder on this machine for the temporary files of a ledger's running sweep; always the same one."""
     if isinstance(folder, Path):
         return folder.parent / f".ray-{folder.name}"
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
@@ -74,14 +74,14 @@ def hidden_folder(folder: AnyPath) -> Path:
 
 
 def files_below(folder: AnyPath, pattern: str) -> list[tuple[tuple[str, ...], AnyPath]]:
-    """(its names below the folder, the file) of every file at any depth whose last name fits the pattern, in order."""
+    """(names of its folders, the file) for every file at any depth whose last name matches, in order."""
     root: Any = folder
     return [(file.relative_to(root).parts, file) for file in sorted(root.rglob(pattern))]
 
 
 @contextmanager
 def readable(path: AnyPath) -> Iterator[Any]:
-    """What pyarrow's readers open: the path itself where it is of this machine, else the fetched content."""
+    """A form that pyarrow's readers open: the path itself on this machine, else the downloaded content."""
     if isinstance(path, Path):
         yield path
         return
@@ -100,7 +100,7 @@ def write_whole(path: AnyPath, text: str) -> None:
 
 
 def copy_folder(folder: AnyPath, into: Path) -> None:
-    """Copy every file below a folder into one of this machine, which is made."""
+    """Copy every file below a folder into a new one on this machine."""
     if isinstance(folder, Path):
         shutil.copytree(folder, into)
         return
@@ -111,7 +111,7 @@ def copy_folder(folder: AnyPath, into: Path) -> None:
 
 
 def write_problem(folder: AnyPath) -> str:
-    """Why nothing can be written below a folder, which need not exist yet; empty where it can. Leaves nothing there."""
+    """Why nothing can be written below a folder, which need not exist yet; empty where it can. Leaves no files."""
     probe = folder / f".raybench-{uuid.uuid4().hex}"
     try:
         if not isinstance(probe, Path):

@@ -1,8 +1,8 @@
-"""MLflow as a view of the ledger: an experiment a space, a run a sweep, below it a run an arm and setting, below that
-a run a leg.
+"""MLflow as a view of the ledger: an experiment per space, in it a run per sweep, below it a run per arm and setting,
+below that a run per leg.
 
-Everything is made from ledger rows, and a leg that MLflow has already is passed over, so writing the same rows
-again changes nothing, and an empty server is filled from the ledger. The only module that imports mlflow.
+Everything is made from ledger rows, and legs that MLflow already has are skipped. So writing the same rows again
+changes nothing, and an empty server is filled from the ledger. This is the only module that imports mlflow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# A server that is gone is noticed within a minute, and not after MLflow's usual many.
+# Notice an unreachable server within a minute; MLflow's defaults take many.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -35,22 +35,22 @@ from raybench.tracking import runs, views
 
 __all__ = ["TROUBLES", "SweepSummary", "Tracker", "default_tracking_uri"]
 
-# What MLflow raises when it is gone, refuses, or lacks its database's driver.
+# MLflow's exceptions when it is unreachable, refuses, or lacks its database's driver.
 TROUBLES = (MlflowException, SQLAlchemyError, OSError, ImportError)
 
 SWEEP_TAG, KIND_TAG, LEG_TAG = "raybench.sweep", "raybench.kind", "raybench.leg_id"
 SPACE_TAG, COLOUR_TAG = "raybench.space", "mlflow.runColor"  # the latter is MLflow's own
 SETTING_TAG, ARM_TAG = "raybench.setting_id", "raybench.arm"
-_MAX_METRICS, _MAX_PARAMS_AND_TAGS = 800, 90  # of one request; MLflow takes 1,000 in all and 100 of each
+_MAX_METRICS, _MAX_PARAMS_AND_TAGS = 800, 90  # per request; MLflow accepts 1,000 in total and 100 of each
 
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """What the runs of a sweep and of its arms carry once its legs are there."""
+    """What the runs of a sweep and of its arms contain once its legs are there."""
 
     note: str  # Markdown
     metrics: dict[str, float]
-    params: dict[str, str] = field(default_factory=dict)  # of the sweep's run; written once
+    params: dict[str, str] = field(default_factory=dict)  # for the sweep's run; written once
     arm_metrics: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)  # by setting_id and arm
     arm_tags: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     arm_rows: dict[tuple[str, str], Row] = field(default_factory=dict)  # one leg of each arm
@@ -68,7 +68,7 @@ def default_tracking_uri() -> str:
 class Tracker:
     """Writes one sweep to MLflow. Raises `TROUBLES`.
 
-    A run that was cut while it was written, or written twice because an answer got lost, is deleted here.
+    Runs whose writing was interrupted, or that were written twice because an answer got lost, are deleted here.
     """
 
     def __init__(self, tracking_uri: str, artifact_root: str, space: str, sweep: str) -> None:
@@ -103,7 +103,7 @@ class Tracker:
         return str(found.experiment_id)
 
     def _find_runs(self) -> None:
-        """What MLflow has of this sweep; of runs for one thing, those with children stay, then the oldest."""
+        """Find this sweep's runs in MLflow; among several for one thing, keep those with children, then the oldest."""
         found = self._search(f"tags.`{SWEEP_TAG}` = {_quoted(self.sweep)}")
         children = Counter(run.data.tags.get(mlflow_tags.MLFLOW_PARENT_RUN_ID) for run in found)
         found.sort(key=lambda run: (-children[run.info.run_id], run.info.start_time, run.info.run_id))
@@ -135,7 +135,7 @@ class Tracker:
                 return found
 
     def log_rows(self, rows: Sequence[Row]) -> int:
-        """Write the ledger rows that MLflow lacks, a run each. Returns how many those were.
+        """Write the ledger rows that MLflow lacks, a run each. Returns how many there were.
 
         A leg that ran again, because its row was damaged or withdrawn, loses the run of its first time.
         """
@@ -167,7 +167,7 @@ class Tracker:
         return self.client.create_run(self.experiment_id, start_time=start, run_name=name, tags=tags)
 
     def _arm_run(self, row: Row) -> Run:
-        """The run of the row's arm in its setting, made with its first leg; facts come from the first that ran."""
+        """The run of the row's arm in its setting, created with its first leg; facts come from the first that ran."""
         key = (row["setting_id"], row["arm"])
         run = self.arm_runs.get(key)
         if run is None:
@@ -179,7 +179,7 @@ class Tracker:
         return run
 
     def _describe_arm(self, key: tuple[str, str], row: Row) -> None:
-        """What an arm's run says of the arm; parameters come last, because by them it counts as described."""
+        """Write an arm's description to its run; parameters come last, because they mark it as described."""
         run_id = self.arm_runs[key].info.run_id
         for name in ("environment", "facts", "arm_config"):
             self.client.log_dict(run_id, json.loads(row[name]), f"{name}.json")
@@ -188,13 +188,13 @@ class Tracker:
         self.arm_runs[key] = self.client.get_run(run_id)
 
     def forget(self, rows: Sequence[Row]) -> None:
-        """Delete the runs of rows that were withdrawn from the ledger; a leg's run of another time stays."""
+        """Delete the runs of rows that were withdrawn from the ledger; a leg's later runs stay."""
         for row in rows:
             if self._has(row):
                 self.client.delete_run(self.logged.pop(row["leg_id"])[0])
 
     def _has(self, row: Row) -> bool:
-        """Whether MLflow has a run of this row: of this leg, begun when the row says."""
+        """Whether MLflow has a run of this row: the same leg, begun at the row's time."""
         return self.logged.get(row["leg_id"], ("", None))[1] == _milliseconds(row)
 
     def _log_leg(self, row: Row, parent: Run) -> str:
@@ -218,7 +218,7 @@ class Tracker:
         return str(run.info.run_id)
 
     def _tags(self, row: Row) -> dict[str, str]:
-        """Where a row belongs, its arm's colour, and the commit that measured it."""
+        """The row's place, its arm's colour, and the commit that measured it."""
         taken = list(self.colours.values())
         colour = self.colours.setdefault(row["arm"], min(views.COLOURS, key=taken.count))
         tags = {SETTING_TAG: row["setting_id"], ARM_TAG: row["arm"], COLOUR_TAG: colour}
@@ -230,7 +230,7 @@ class Tracker:
         self.client.log_inputs(run.info.run_id, [DatasetInput(Dataset(**runs.dataset(row)), [context])])
 
     def _write(self, run: Run, tags: Mapping[str, str], params: Mapping[str, str], metrics: Sequence[Metric]) -> None:
-        """Tags, parameters and metrics in as few requests as MLflow takes; of tags, those that are new."""
+        """Write tags, parameters and metrics in as few requests as MLflow allows; only new tags."""
         new = [RunTag(key, value[:8000]) for key, value in tags.items() if run.data.tags.get(key) != value[:8000]]
         written = [Param(key, value) for key, value in params.items()]
         for begin in range(0, len(new), _MAX_PARAMS_AND_TAGS):
@@ -241,7 +241,7 @@ class Tracker:
             )
 
     def links(self) -> dict[str, Any]:
-        """Where this sweep's runs are: experiment_id, sweep_run, and arm_runs as {setting_id: {arm: run id}}."""
+        """This sweep's runs: experiment_id, sweep_run, and arm_runs as {setting_id: {arm: run id}}."""
         found: dict[str, dict[str, str]] = {}
         for (setting_id, arm), run in sorted(self.arm_runs.items()):
             found.setdefault(setting_id, {})[arm] = run.info.run_id
@@ -249,7 +249,7 @@ class Tracker:
         return {"experiment_id": self.experiment_id, "sweep_run": sweep, "arm_runs": found}
 
     def finish(self, summary: SweepSummary, artifacts: Path) -> None:
-        """Put what the analysis found on the runs of sweep and arms, the folder's files on the first, and end them."""
+        """Write the analysis to the runs of sweep and arms, add the folder's files to the sweep's run, and end them."""
         assert self.sweep_run is not None, "log_rows comes first"
         for key, run in list(self.arm_runs.items()):
             if key not in self.ends:
@@ -266,7 +266,7 @@ class Tracker:
         self._update(self.sweep_run, summary.metrics, note, max(self.ends.values()))
 
     def _update(self, run: Run, metrics: Mapping[str, float], tags: Mapping[str, str], end: int) -> None:
-        """Write what is new or has changed: a resumed sweep revises its speedups, a second sync changes nothing."""
+        """Write new or changed values: a resumed sweep revises its speedups, a second sync changes nothing."""
         now = int(time.time() * 1000)
         changed = [Metric(key, value, now, 0) for key, value in metrics.items() if run.data.metrics.get(key) != value]
         self._write(run, tags, {}, changed)
@@ -287,5 +287,5 @@ def _end(row: Row) -> int:
 
 
 def _quoted(text: str) -> str:
-    """A text in MLflow's filter language, which knows no escapes but two kinds of quotes."""
+    """A text in MLflow's filter language, which has no escapes, only two kinds of quotes."""
     return f'"{text}"' if "'" in text else f"'{text}'"

@@ -1,4 +1,4 @@
-"""MLflow written in the background: a thread with a queue, so that no measurement waits for a tracking server."""
+"""Writes MLflow in the background: a thread with a queue, so that no measurement waits for a tracking server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raybench.redaction import first_line
 
 
 class MlflowThread:
-    """Writes rows to MLflow in the background and keeps what went wrong for the end."""
+    """Writes rows to MLflow in the background and keeps errors for the end."""
 
     def __init__(self, tracking_uri: str, artifact_root: str, space: str, sweep: str) -> None:
         self._arguments = (tracking_uri, artifact_root, space, sweep)
@@ -26,23 +26,23 @@ class MlflowThread:
             self._rows.put(rows)
 
     def finish(self) -> list[str]:
-        """Write everything that was handed over; returns the errors met."""
+        """Write everything handed over. Returns the errors."""
         self._rows.put(None)
         self._thread.join()
         return self._errors
 
     def _run(self) -> None:
-        # `record` gives the interpreter's lock up several times, to write and to flush, and would wait each time
-        # Python's usual 5 ms for MLflow's work to let go of it.
+        # `record` releases the interpreter's lock several times, to write and to flush. Each time it would wait
+        # Python's default of 5 ms for MLflow's thread to release the lock.
         sys.setswitchinterval(0.0005)
         from raybench.tracking.mlflow_runs import Tracker
 
         tracker: Tracker | None = None
         while (rows := self._rows.get()) is not None:
             if self._errors:
-                continue  # after one trouble MLflow is left alone until the sweep's end, which tries once more
+                continue  # after an error MLflow is left alone until the sweep's end, which tries once more
             try:
                 tracker = tracker or Tracker(*self._arguments)
                 tracker.log_rows(rows)
-            except Exception as error:  # MLflow's trouble must not stop a measurement: it is told at the end
+            except Exception as error:  # MLflow's errors must not stop a measurement; they are reported at the end
                 self._errors.append(f"{type(error).__name__}: {first_line(error)}")

@@ -1,6 +1,6 @@
-"""From a ledger to MLflow and the report: what MLflow lacks, what the analysis found, and links between the two.
+"""From a ledger to MLflow and the report: rows that MLflow lacks, results of the analysis, and links between the two.
 
-Both a sweep's end and `raybench sync` are this. `_mlflow.json` beside a ledger says where its runs are.
+Used at a sweep's end and by `raybench sync`. `_mlflow.json` beside a ledger says where its runs are.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ def destination() -> tuple[str, str]:
 
 
 def mlflow_variables() -> dict[str, str]:
-    """The MLFLOW_* variables of this process, credentials included: to be handed over as an argument only."""
+    """The MLFLOW_* variables of this process, credentials included: pass them on as an argument only."""
     return {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
 
 
 @dataclass(frozen=True)
 class Published:
-    """What came of bringing MLflow up to date with one ledger."""
+    """The result of bringing MLflow up to date with one ledger."""
 
     written: int  # legs that MLflow lacked
     there: int  # legs that it had already
     report: AnyPath | None  # the page; None where there is nothing to analyse
-    error: str | None  # what MLflow lacks something for, without secrets; None when it has everything
+    error: str | None  # why MLflow is incomplete, without secrets; None when it has everything
 
 
 def publish(folder: AnyPath, tracking_uri: str, artifact_root: str, *, report: bool = True) -> Published:
     """Bring MLflow up to date with the ledger of one sweep, and write its report to `_report/`.
 
-    MLflow's trouble ends nothing and is returned. Raises UserError for a folder with rows of several sweeps, and
+    MLflow's errors do not stop it and are returned. Raises UserError for a folder with rows of several sweeps, and
     where the report cannot be written.
     """
     from raybench.tracking.mlflow_runs import TROUBLES, Tracker
@@ -97,7 +97,7 @@ def _write_report(analysis: Analysis, folder: AnyPath) -> AnyPath:
 
 
 def _write_links(folder: AnyPath, tracking_uri: str, links: Mapping[str, Any]) -> None:
-    """`_mlflow.json`: where the runs are, whole or not at all; a store without a server is just `local`."""
+    """Write `_mlflow.json`, atomically: where the runs are; a store without a server is just `local`."""
     where = without_secrets(tracking_uri) if tracking_uri.startswith(("http://", "https://")) else "local"
     text = json.dumps({"tracking_uri": where, **links}, indent=1, sort_keys=True) + "\n"
     path = folder / LINKS
@@ -119,7 +119,7 @@ def _gather(folder: AnyPath, rows: list[Row], analysis: Analysis, into: Path) ->
 
 
 def summarize(analysis: Analysis, rows: Sequence[Row], experiment_id: str) -> SweepSummary:
-    """What the sweep's run and those of its arms carry: the answer, speedups, verdicts, means over legs."""
+    """The contents of the sweep's run and its arms' runs: the answer, speedups, verdicts, means over legs."""
     from raybench.tracking.mlflow_runs import SweepSummary
 
     by_arm: dict[tuple[str, str], list[Row]] = {}
@@ -159,7 +159,7 @@ def summarize(analysis: Analysis, rows: Sequence[Row], experiment_id: str) -> Sw
 
 
 def _one_machine(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Those whose arm and setting were compared on one kind of hardware only: a run has room for one speedup."""
+    """Comparisons whose arm and setting ran on one kind of hardware only: a run has room for one speedup."""
     hardware: dict[tuple[str, str], set[str]] = {}
     for c in comparisons:
         hardware.setdefault((c.where.setting_id, c.arm), set()).add(c.where.hardware)
@@ -172,7 +172,7 @@ def _name(text: str) -> str:
 
 
 def _note(analysis: Analysis, experiment_id: str) -> str:
-    """The description of the sweep's run: the answer, where to look, the table as far as it fits."""
+    """The description of the sweep's run: the answer, where to look, and as much of the table as fits."""
     links = ", ".join(f"[{name}]({views.link(experiment_id, view)})" for name, view in views.NAMES.items())
     lines = [f"**{clean(answer_in_words(analysis))}**", "", f"Views of the runs: {links}.", ""]
     lines += ["The page: `report/report.html` among the artifacts. Every leg: `ledger/ledger.parquet`.", ""]
