@@ -264,7 +264,7 @@ class Queue:
         free = sum(need.fits(node.free) for node in self._nodes.values())
         taken = sum(need.fits(node.total) for node in self._nodes.values()) - free
         others = f", {taken} of them taken by others" if taken > 0 else ""
-        return f"waited {minutes} for {need.in_words()}, in vain; there are: {there}{others}"
+        return f"{need.in_words()} did not become available within {minutes}; there are: {there}{others}"
 
 
 def _choose(need: Need, free: Sequence[Node], possible: Sequence[Node]) -> list[Node]:

@@ -33,8 +33,8 @@ def agree_with(address: str) -> None:
         _check_token(address)
     elif _ASKED_FOR == "token":
         raise UserError(
-            f"the Ray cluster at {address} runs without a token, and RAY_AUTH_MODE=token asks for one: start it with "
-            "RAY_AUTH_MODE=token on every node, or unset RAY_AUTH_MODE here, if whoever can reach it may use it"
+            f"the Ray cluster at {address} runs without a token, but RAY_AUTH_MODE=token requires one: start it with "
+            "RAY_AUTH_MODE=token on every node, or unset RAY_AUTH_MODE here if everyone who can reach it may use it"
         )
     set_mode("token" if wants else "disabled")
 
@@ -44,7 +44,7 @@ def _check_token(address: str) -> None:
     wants = f"the Ray cluster at {address} wants a token"
     remedy = "copy ~/.ray/auth_token from its head to the same place here, or name the file in RAY_AUTH_TOKEN_PATH"
     if _ASKED_FOR not in ("", "token"):
-        raise UserError(f"{wants}, and RAY_AUTH_MODE={_ASKED_FOR} keeps it back here: set RAY_AUTH_MODE=token")
+        raise UserError(f"{wants}, but RAY_AUTH_MODE={_ASKED_FOR} here sends none: set RAY_AUTH_MODE=token")
     try:
         token = ray_private.authentication_token()
     except ray.exceptions.AuthenticationError as error:
@@ -52,7 +52,7 @@ def _check_token(address: str) -> None:
     if not token:
         raise UserError(f"{wants}, and there is none here: {remedy}")
     if _refuses(address, token):
-        raise UserError(f"{wants}, and the one in {_source()} is another: {remedy}")
+        raise UserError(f"{wants}, but {_source()} holds a different one: {remedy}")
 
 
 def _source() -> str:

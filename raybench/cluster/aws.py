@@ -43,7 +43,7 @@ def ask_aws(region: str, machine_type: str) -> Machine:
         import boto3
         from botocore.exceptions import BotoCoreError, ClientError
     except ModuleNotFoundError:
-        raise UserError("boto3 is not installed, with which AWS is asked: pip install 'raybench[aws]'") from None
+        raise UserError("asking AWS needs boto3, which is not installed: pip install 'raybench[aws]'") from None
     try:
         image = _client(boto3, "ssm", region).get_parameter(Name=IMAGE_PARAMETER)["Parameter"]["Value"]
         ec2 = _client(boto3, "ec2", region)
@@ -84,7 +84,7 @@ def _remedy(boto3: Any, region: str, error: Exception) -> str:
     if region not in regions:
         return f"not a region that boto3 knows; {suggest(region, regions)}"
     if isinstance(error, EndpointConnectionError):
-        return f"{told.rstrip('.')}; is there a way from here to AWS?"
+        return f"{told.rstrip('.')}; check the network connection to AWS"
     return told
 
 

@@ -63,13 +63,15 @@ def connect() -> Cluster:
             ray.shutdown()  # it ends with the sweep that started it
             if psutil.pid_exists(owner):
                 raise UserError(
-                    f"another sweep runs on this machine (process {owner}) with a Ray of its own; wait for its end, or "
-                    "set RAY_ADDRESS=local to run beside it, where the two disturb each other's measurements"
+                    f"another sweep runs on this machine (process {owner}) with a Ray of its own; wait until it ends, "
+                    "or set RAY_ADDRESS=local to run beside it (both then disturb each other's measurements)"
                 )
     except (ConnectionError, RuntimeError) as error:
         why = error.__cause__ or error
         if "Version mismatch" in str(why):
-            raise UserError(f"this process and the Ray cluster do not fit: {' '.join(str(why).split())}") from None
+            raise UserError(
+                f"this process and the Ray cluster are not compatible: {' '.join(str(why).split())}"
+            ) from None
         if not isinstance(error, ConnectionError):
             raise
         if address not in ("", "auto"):
@@ -105,7 +107,7 @@ def _start(common: dict[str, Any]) -> None:
         if "timed out during startup" not in str(error):
             raise
         raise UserError(
-            "Ray did not start on this machine within 30 s; it may be busy with something else: look, and try again"
+            "Ray did not start on this machine within 30 s; the machine may be busy: check its load, then try again"
         ) from None
 
 

@@ -90,7 +90,7 @@ def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str], fo
             return f"the environment with {wanted} cannot be used: {without_secrets(why)[:_LONGEST_REASON]}"
         for package, version in packages.items():
             if is_version(version) and versions[package] != version:
-                return f"an environment with {wanted} was asked for, and {package} {versions[package]} is in it"
+                return f"the environment with {wanted} contains {package} {versions[package]} instead"
     _made.update((name, node_id) for node_id in asked_nodes)
     return ""
 

@@ -116,8 +116,8 @@ def check_nodes(plan: Plan, cluster: Cluster, folder: Path) -> None:
             found = _found(answer)
             if is_head and "files" in found and not found["files"][mark.name]:
                 raise UserError(
-                    f"the cluster's head, node {name}, does not see {existing} of this machine, below which the sweep "
-                    "keeps its files: start the sweep on the head, or in a folder that both share"
+                    f"the cluster's head, node {name}, does not see {existing} of this machine, where the sweep keeps "
+                    "its files: start the sweep on the head, or in a folder that both share"
                 )
             if problem := _problem(found, {str(file): _digest(file) for file in files}):
                 raise UserError(f"node {name}: {problem}")
@@ -158,7 +158,7 @@ def _ask(node_id: str, question: _Question) -> Any:
 
             found["missing"] = [(name, root, missing_files(name, root)) for name, root in data]
         except ImportError as error:
-            found.setdefault("error", f"no such raybench there ({error})")
+            found.setdefault("error", f"raybench cannot be imported there ({error})")
         return found
 
     here = NodeAffinitySchedulingStrategy(node_id, soft=False)
@@ -172,11 +172,13 @@ def _found(answer: Any) -> dict[str, Any]:
     except ray.exceptions.GetTimeoutError:
         return {"error": f"no process could be started there within {_ANSWER_SECONDS:.0f} s"}
     except ray.exceptions.RayError as error:
-        return {"error": f"it could not be asked ({(str(error).strip().splitlines() or [type(error).__name__])[-1]})"}
+        return {"error": f"the check there failed ({(str(error).strip().splitlines() or [type(error).__name__])[-1]})"}
     return found
 
 
-_SAME = "every node needs the same versions and the same working tree at the same path as where the sweep is started"
+_SAME = (
+    "every node needs the same versions and the same working tree at the same path as the node that starts the sweep"
+)
 
 
 def _problem(found: Mapping[str, Any], expected: Mapping[str, str]) -> str:
@@ -188,13 +190,13 @@ def _problem(found: Mapping[str, Any], expected: Mapping[str, str]) -> str:
         return f"{found['error']}; {_SAME}"
     for file, digest in expected.items():
         if found["files"][file] != digest:
-            return f"{file} is {'another file' if found['files'][file] else 'not'} there; {_SAME}"
+            return f"{file} {'differs' if found['files'][file] else 'is missing'} there; {_SAME}"
     for dataset, root, names in found["missing"]:
         if names:
             fetched = "" if dataset == "imagefolder" else ", or have them fetched with setting.download=true"
             return (
-                f"{dataset} is not in {root} there: {', '.join(names[:3])}{' ...' if names[3:] else ''} must lie there "
-                f"on every node that trains; copy or mount them{fetched}"
+                f"{dataset} is not in {root} there: missing {', '.join(names[:3])}{' ...' if names[3:] else ''}; copy "
+                f"or mount the files on every node that trains{fetched}"
             )
     return ""
 

@@ -110,8 +110,8 @@ def check_fits(plan: Plan, cluster: Cluster) -> None:
         fitting = [node for node in cluster.all_nodes if need.fits(node)]
         if len(fitting) < setting.nodes:
             raise UserError(
-                f"setting.nodes: {trial.label!r} needs {need.in_words()}, and {len(fitting) or 'none'} "
-                f"of the nodes there will do: {nodes_in_words(cluster.all_nodes)}"
+                f"setting.nodes: {trial.label!r} needs {need.in_words()}, but {len(fitting) or 'none'} "
+                f"of the nodes can run it: {nodes_in_words(cluster.all_nodes)}"
             )
         if setting.nodes > 1 and not cluster.slots:
             raise UserError(
@@ -278,9 +278,9 @@ class Place:
             return ""
         named = "; ".join(kind_in_words(kind) for kind in sorted(kinds))
         return (
-            f". Nodes of {len(kinds)} kinds would do ({named}): a setting's trials stay on one kind where they can, "
-            "and what ran on another is a comparison of its own; setting.accelerator=NAME or setting.node_labels "
-            "chooses"
+            f". Nodes of {len(kinds)} kinds can run it ({named}): a setting's trials stay on one kind where possible, "
+            "and trials on another kind are compared separately; to choose, set setting.accelerator or "
+            "setting.node_labels"
         )
 
 

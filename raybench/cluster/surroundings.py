@@ -57,8 +57,8 @@ def folder_problem() -> str:
     remedy = "set RAY_TMPDIR=/tmp"
     if len(folder) > LONGEST_FOLDER:
         return (
-            f"{told:.200}: the folder is too long for Ray's sockets, {len(folder)} characters where {LONGEST_FOLDER} "
-            f"are the most; {remedy}"
+            f"{told:.200}: the folder's path is too long for Ray's sockets: {len(folder)} characters, at most "
+            f"{LONGEST_FOLDER} are possible; {remedy}"
         )
     if why := _why_unwritable(Path(folder) / "ray"):
         return f"{told}: Ray cannot keep its sockets there: {why}; {remedy}"

@@ -52,10 +52,10 @@ def refusal(folder: Path, address: str, **variables: str) -> str:
     ("variables", "words"),
     [
         ({}, "wants a token, and there is none here: copy ~/.ray/auth_token from its head"),
-        ({"RAY_AUTH_TOKEN": "another"}, "wants a token, and the one in RAY_AUTH_TOKEN is another: copy"),
+        ({"RAY_AUTH_TOKEN": "another"}, "wants a token, but RAY_AUTH_TOKEN holds a different one: copy"),
         (
             {"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": "disabled"},
-            "wants a token, and RAY_AUTH_MODE=disabled keeps it back here: set RAY_AUTH_MODE=token",
+            "wants a token, but RAY_AUTH_MODE=disabled here sends none: set RAY_AUTH_MODE=token",
         ),
         ({"RAY_AUTH_TOKEN_PATH": "/nowhere"}, "wants a token, and it cannot be read: RAY_AUTH_TOKEN_PATH is set but"),
     ],
@@ -76,4 +76,4 @@ def test_who_has_a_token_joins_a_cluster_without_unless_asked_not_to(open_to_all
     (tmp_path / ".ray/auth_token").write_text(TOKEN)
     assert JOINED in refusal(tmp_path, open_to_all)
     told = refusal(tmp_path, open_to_all, RAY_AUTH_MODE="token")
-    assert f"the Ray cluster at {open_to_all} runs without a token, and RAY_AUTH_MODE=token asks for one" in told
+    assert f"the Ray cluster at {open_to_all} runs without a token, but RAY_AUTH_MODE=token requires one" in told

@@ -21,16 +21,22 @@ def answer(**changes: Any) -> dict[str, Any]:
     [
         (answer(), ""),
         (answer(versions={**own_versions(), "python": "3.10.1"}), "python 3.10.1 and not "),
-        (answer(error="no such raybench there (No module named 'raybench')"), "no such raybench there"),
-        ({"error": "it could not be asked (killed)"}, "it could not be asked (killed); every node needs"),
-        (answer(files={"/tree/mine.py": ""}), "/tree/mine.py is not there; every node needs"),
-        (answer(files={"/tree/mine.py": "bb"}), "/tree/mine.py is another file there; every node needs"),
+        (
+            answer(error="raybench cannot be imported there (No module named 'raybench')"),
+            "raybench cannot be imported there",
+        ),
+        ({"error": "the check there failed (killed)"}, "the check there failed (killed); every node needs"),
+        (answer(files={"/tree/mine.py": ""}), "/tree/mine.py is missing there; every node needs"),
+        (answer(files={"/tree/mine.py": "bb"}), "/tree/mine.py differs there; every node needs"),
         (
             answer(missing=[("svhn", "/data", ["train_32x32.mat"])]),
-            "svhn is not in /data there: train_32x32.mat must lie there on every node that trains; copy or mount them, "
+            "svhn is not in /data there: missing train_32x32.mat; copy or mount the files on every node that trains, "
             "or have them fetched with setting.download=true",
         ),
-        (answer(missing=[("imagefolder", "/data", ["train", "val"])]), "train, val must lie there on every node"),
+        (
+            answer(missing=[("imagefolder", "/data", ["train", "val"])]),
+            "missing train, val; copy or mount the files on every node",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_node(found: dict[str, Any], words: str) -> None:

@@ -50,7 +50,7 @@ def test_data_that_are_here_will_do(tmp_path: Path) -> None:
 
 def test_data_that_are_not_here_are_told_with_what_to_do(tmp_path: Path) -> None:
     absent = {"dataset": "svhn", "data_root": str(tmp_path)}
-    with pytest.raises(UserError, match=rf"svhn is not in {tmp_path}: train_32x32.mat, test_32x32.mat must lie there"):
+    with pytest.raises(UserError, match=rf"svhn is not in {tmp_path}: missing train_32x32.mat, test_32x32.mat; put"):
         check_data(plan(**absent))
     check_data(plan(**absent, download=True))  # will be fetched
 
@@ -118,7 +118,7 @@ def test_a_trial_takes_its_nodes_whole_and_each_worker_its_part() -> None:
         (
             {"node_labels": {"zone": "a"}, "workers": 2, "nodes": 2},
             [cpu_node(**{"label:zone=a": 1.0}), cpu_node()],
-            "needs 2 nodes with 1 CPU and a bench_slot each, labelled zone=a, and 1 of the nodes there will do",
+            "needs 2 nodes with 1 CPU and a bench_slot each, labelled zone=a, but 1 of the nodes can run it",
         ),
         ({}, [HEAD], "no node has a CPU for a worker (a Ray cluster of 1 node: 0 CPUs"),
     ],
@@ -145,7 +145,7 @@ def test_what_the_autoscaler_can_start_counts() -> None:
 def test_kinds_that_are_not_compared_with_each_other_are_named_beforehand() -> None:
     nodes = (cpu_node(**{"accelerator_type:A100": 1.0}), cpu_node(**{"accelerator_type:H100": 1.0}))
     words = Place(cluster(*nodes)).in_words(trained(workers=2))
-    assert "Nodes of 2 kinds would do (A100 and 4 CPUs; H100 and 4 CPUs)" in words
+    assert "Nodes of 2 kinds can run it (A100 and 4 CPUs; H100 and 4 CPUs)" in words
     assert "kinds" not in Place(cluster(*nodes)).in_words(trained(workers=2, accelerator="A100"))
     nodes = (cpu_node(4, **{"label:zone=a": 1.0}), cpu_node(8, **{"label:zone=b": 1.0}))
     assert "Nodes of 2 kinds" in Place(cluster(*nodes)).in_words(trained(workers=2))

@@ -24,7 +24,7 @@ def ours(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "folder", "words"),
     [
-        ("TMPDIR", LONG, "too long for Ray's sockets, 125 characters"),
+        ("TMPDIR", LONG, "too long for Ray's sockets: 125 characters"),
         ("RAY_TMPDIR", LONG, "too long for Ray's sockets"),
         ("RAY_TMPDIR", "/proc/x", "/proc cannot be written"),
         ("RAY_TMPDIR", "/dev/null", "/dev/null is no folder"),

@@ -40,7 +40,7 @@ def test_trials_that_could_not_run_are_no_success(
     there, lacking = plan.trials
     for leg in there.legs:
         Ledger(tmp_path / "mlruns/ledger/quickstart/s").add(plan.sweep, plan.space, there, leg, MEASUREMENT)
-    why = f"{lacking.label}, repeat {lacking.repeat}: waited 18 s for 1 node with 2 CPUs, in vain"
+    why = f"{lacking.label}, repeat {lacking.repeat}: 1 node with 2 CPUs did not become available within 18 s"
     monkeypatch.setattr(sweep, "_run_missing", lambda *_: [why])
     monkeypatch.setattr(sweep, "_publish", lambda *_: None)
     with pytest.raises(Interrupted) as ended:

@@ -99,9 +99,11 @@ def test_what_the_cluster_cannot_do_is_told_before_the_first_leg(cluster: Cluste
     told = refusal(commands, "setting.device=cuda")
     assert "asks for cuda, and there is no GPU (a Ray cluster of 3 nodes: 2 CPUs, no GPU on its largest node)" in told
     told = refusal(commands, 'variants=[{"workers": 3, "nodes": 3, "batch_size": 18}]')
-    assert "needs 3 nodes with 1 CPU and a bench_slot each, and 2 of the nodes there will do: 2 nodes with 2 CP" in told
+    assert "needs 3 nodes with 1 CPU and a bench_slot each, but 2 of the nodes can run it: 2 nodes with 2 CP" in told
     told = refusal(commands, "setting.dataset=svhn", "setting.data_root=/nowhere")
-    assert re.match(r"raybench: node n[12]: svhn is not in /nowhere there: train_32x32.mat, test_32x32.mat must", told)
+    assert re.match(
+        r"raybench: node n[12]: svhn is not in /nowhere there: missing train_32x32.mat, test_32x32.mat; ", told
+    )
 
 
 def test_nodes_of_other_versions_are_named_before_the_first_leg(cluster: Cluster, tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_a_cluster_of_another_python_is_told(cluster: Cluster, tmp_path: Path) -
         told = refusal(commands_on(cluster, tmp_path))
     finally:
         head.internal_kv_put(key, kept, True, namespace)
-    assert told.startswith("raybench: this process and the Ray cluster do not fit: Version mismatch: ")
+    assert told.startswith("raybench: this process and the Ray cluster are not compatible: Version mismatch: ")
     assert "Python: 3.10.1" in told
 
 
@@ -192,9 +194,9 @@ def test_what_only_the_drivers_machine_has_is_named(cluster: Cluster, tmp_path: 
     shutil.copy(ROOT / "tests/sweep/faulty.py", model)
     alone = ["unshare", "--mount", "sh", "-c", ALONE, "sh", str(own), str(model)]
     told = refusal(commands, "setting.model=own.mine:net", within=alone)
-    assert re.match(rf"raybench: node (head|n1|n2): {own}/mine.py is not there; every node needs the same", told)
+    assert re.match(rf"raybench: node (head|n1|n2): {own}/mine.py is missing there; every node needs the same", told)
     told = refusal(commands, "results=own/ledger", within=alone)
-    assert told.startswith(f"raybench: the cluster's head, node head, does not see {own} of this machine, below which")
+    assert told.startswith(f"raybench: the cluster's head, node head, does not see {own} of this machine, where")
     assert list(own.iterdir()) == []
 
 
@@ -234,7 +236,8 @@ def test_nodes_that_others_keep_are_waited_for_and_then_it_ends(cluster: Cluster
     assert "at most 18 s" in done.stdout
     refused = [line for line in done.stdout.splitlines() if line.startswith("not run: ")]
     assert len(refused) == 2
-    assert "waited 18 s for 1 node with 1 CPU and a bench_slot, in vain; there are: 2 nodes with 2 CPUs" in refused[0]
+    assert "1 node with 1 CPU and a bench_slot did not become available within 18 s" in refused[0]
+    assert "there are: 2 nodes with 2 CPUs" in refused[0]
     assert refused[0].endswith("2 of them taken by others")
     assert "Traceback" not in done.stdout + done.stderr
 
