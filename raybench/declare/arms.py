@@ -19,7 +19,9 @@ class _Arm(Strict):
     def _shares_the_trial(cls, setting: dict[str, Any]) -> dict[str, Any]:
         for key in ("workers", "nodes", "accelerator", "node_labels", "device", "dataset"):
             if key in setting:
-                raise ValueError(f"{key!r} is the trial's: its arms run on the same processes and data; take it out")
+                raise ValueError(
+                    f"{key!r} cannot differ by arm: all arms of a trial share processes and data; take it out"
+                )
         return setting
 
     @field_validator("packages", mode="before")

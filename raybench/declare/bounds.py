@@ -45,14 +45,14 @@ def _count(node: yaml.Node, within: set[int], known: dict[int, int]) -> int:
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) in within:
-        raise _marked(node, "an alias (*name) stands inside of what it names; write the value out")
+        raise _marked(node, "an alias (*name) refers to a value that contains it; write the value out")
     if id(node) not in known:
         within.add(id(node))
         children = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
         known[id(node)] = 1 + sum(_count(child, within, known) for child in children)
         within.discard(id(node))
     if known[id(node)] > MOST_VALUES:
-        raise _marked(node, f"aliases (*name) make more than {MOST_VALUES:,} values of it; write fewer")
+        raise _marked(node, f"aliases (*name) expand to more than {MOST_VALUES:,} values; write fewer")
     return known[id(node)]
 
 
@@ -78,7 +78,7 @@ class Unfolded:
         """
         if isinstance(value, str):
             if "${" in _REFERENCE.sub("", value):
-                raise ValueError(f"{value!r:.80}: of interpolations only ${{key.of.this.space}} is known")
+                raise ValueError(f"{value!r:.80}: the only valid interpolation is ${{key.of.this.space}}")
             found = 1 + len(value) + sum(self._size_at(reference) for reference in _REFERENCE.findall(value))
         elif isinstance(value, Mapping):
             found = 1 + sum(self.size(item) for item in value.values())
@@ -87,13 +87,13 @@ class Unfolded:
         else:
             found = 1
         if found > MOST_CHARACTERS:
-            raise ValueError(f"interpolations make more than {MOST_CHARACTERS:,} characters of it; write fewer")
+            raise ValueError(f"interpolations expand to more than {MOST_CHARACTERS:,} characters; write fewer")
         return found
 
     def _size_at(self, reference: str) -> int:
         """The size of what a reference names; 0 where it names nothing, which OmegaConf reports."""
         if reference in self.within:
-            raise ValueError(f"interpolation in a circle: {' -> '.join([*self.within, reference])}")
+            raise ValueError(f"circular interpolation: {' -> '.join([*self.within, reference])}")
         if reference not in self.known:
             value: Any = self.content
             for part in reference.split("."):

@@ -145,10 +145,10 @@ def own_model_file(model: str) -> Path:
     """
     module, _, function = model.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), function]):
-        raise ValueError(f"{model!r} is no model name and no module:function")
+        raise ValueError(f"{model!r} is neither a model name nor module:function")
     file = Path.cwd().joinpath(*module.split(".")).with_suffix(".py")
     if not file.is_file():
-        raise ValueError(f"{model!r}: there is no {file.relative_to(Path.cwd())} here, from which to take {function}()")
+        raise ValueError(f"{model!r}: no file {file.relative_to(Path.cwd())} here that could define {function}()")
     return file
 
 

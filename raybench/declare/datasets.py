@@ -89,8 +89,8 @@ def check_present(dataset: str, data_root: str) -> None:
     if missing := missing_files(dataset, data_root):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise BadData(
-            f"{dataset} is not in {root}: {', '.join(missing[:3])}{more} must lie there; put them there, have them "
-            "fetched with setting.download=true, or name another place with setting.data_root="
+            f"{dataset} is not in {root}: missing {', '.join(missing[:3])}{more}; put the files there, fetch them with "
+            "setting.download=true, or name another place with setting.data_root="
         )
 
 

@@ -38,14 +38,14 @@ _SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
 _INERT = {
     "activation_checkpointing": "is for models that call deepspeed.checkpointing, and none here does; "
     "setting.activation_checkpointing recomputes blocks in every arm",
-    "data_efficiency": "works through DeepSpeed's own data loader, and raybench feeds every arm by one of its own",
+    "data_efficiency": "needs DeepSpeed's own data loader, but raybench's loader feeds every arm",
     "dataloader_drop_last": "belongs to DeepSpeed's own data loader, which is not used",
     "hybrid_engine": "is for generating text between training steps, which no leg does",
     "weight_quantization": "is read by inference alone",
     "checkpoint": "is for saving, and no leg saves",
     "datastates_ckpt": "is for saving, and no leg saves",
     "pipeline": "is read for a PipelineModule alone",
-    "vocabulary_size": "is looked at for a warning alone",
+    "vocabulary_size": "is read only to print a warning",
     "use_data_before_expert_parallelism": "is for mixtures of experts alone",
     "expert_parallel": "is not enabled",
     "seq_parallel_communication_data_type": "is for sequence parallelism alone",
@@ -195,7 +195,9 @@ def _join_shorthands(found: Resolved, arm: DeepSpeedArm, setting: Setting) -> No
     config = found.config
     zero = dict(config.get("zero_optimization", {}))
     if arm.zero is None and zero.get("stage") == _AUTO:
-        found.refuse(("config", "zero_optimization", "stage"), 'is "auto", and no setting has one; write 0, 1, 2 or 3')
+        found.refuse(
+            ("config", "zero_optimization", "stage"), 'is "auto", but no setting gives a stage; write 0, 1, 2 or 3'
+        )
     for key, value in arm.shorthands().items():
         users = zero.get(key, _AUTO)
         section = isinstance(value, dict) and isinstance(users, dict)
@@ -224,7 +226,7 @@ def _join_shorthands(found: Resolved, arm: DeepSpeedArm, setting: Setting) -> No
         config["compile"] = {**config.get("compile", {}), "deepcompile": True}
     if config.get("compile", {}).get("deepcompile") and not stage:
         place = ("compile",) if arm.compile else ("config", "compile", "deepcompile")
-        found.refuse(place, "DeepCompile needs zero: 1, 2 or 3; DeepSpeed takes torch's compiler without")
+        found.refuse(place, "DeepCompile needs zero: 1, 2 or 3; without ZeRO, DeepSpeed uses torch's compiler")
     for what in ("optimizer", "param"):
         offload = zero.get(f"offload_{what}") or {}
         if offload.get("device") == "nvme" and not offload.get("nvme_path"):

@@ -291,7 +291,7 @@ def missing_space(values: Mapping[str, str]) -> UserError:
     """The error for a missing space, or a mistyped `space` key."""
     mistyped = next(iter(get_close_matches("space", values, n=1)), "")
     told = (
-        f"{mistyped}= is no key; did you mean space=?"
+        f"unknown key {mistyped}=; did you mean space=?"
         if mistyped
         else "name a space, as in space=quickstart, or --help"
     )

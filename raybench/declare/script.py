@@ -98,7 +98,7 @@ def problem(arm: ScriptArm, setting: Setting, protocol: Protocol, *, here: bool)
     if not parts or not parts[0]:
         return "command: it is empty; write what to run, as in: torchrun --nproc-per-node {workers} train.py"
     if any("\0" in part for part in parts):
-        return "command: no command holds a null byte"
+        return "command: it contains a null byte"
     if setting.batch_size == "max":
         return "a script cannot be asked for its largest batch; write setting.batch_size"
     if not isinstance(protocol, Throughput) or protocol.evaluate:
@@ -112,5 +112,5 @@ def problem(arm: ScriptArm, setting: Setting, protocol: Protocol, *, here: bool)
         return f"folder: {folder} is no folder here"
     program = str(folder / parts[0]) if os.sep in parts[0] else parts[0]
     if shutil.which(program, path=search_path({**os.environ, **arm.environment})) is None:
-        return f"command: {parts[0]!r:.80} is no program here"
+        return f"command: program {parts[0]!r:.80} was not found"
     return ""

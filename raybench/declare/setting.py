@@ -242,9 +242,11 @@ class Setting(Strict):
         for key, value in labels.items():
             prefix, _, name = key.rpartition("/")
             if not (re.fullmatch(_LABEL, name) and re.fullmatch(rf"({_LABEL})?", prefix)):
-                raise ValueError(f"{key!r} is no key of a node's label, such as zone or ray.io/node-group")
+                raise ValueError(
+                    f"{key!r} is not a valid key of a node label; write one like zone or ray.io/node-group"
+                )
             if not re.fullmatch(_LABEL, value):
-                raise ValueError(f"{key}: {value!r} is no value of a node's label: letters, digits, - _ . are taken")
+                raise ValueError(f"{key}: {value!r} is not a valid value of a node label; use letters, digits, - _ .")
         return labels
 
     @field_validator("dataset")
@@ -319,8 +321,7 @@ class Setting(Strict):
     def _can_be_sought(self) -> None:
         if self.accumulation > 1:
             raise ValueError(
-                f"batch_size max is the largest batch without accumulation, and accumulation is {self.accumulation}; "
-                "take one of them out"
+                f"batch_size max needs accumulation 1, but accumulation is {self.accumulation}; take one of them out"
             )
         if self.device == "cpu" and self.memory_limit is None:
             raise ValueError(
@@ -343,7 +344,7 @@ class Setting(Strict):
                 raise ValueError(f"{name}: {self.task} has none; take it out")
         library = catalog.origin(self.model)[0]
         if library not in (("hf", "own", "unknown") if self.task == "language" else _IMAGE_LIBRARIES):
-            raise ValueError(f"model {self.model} is not for {self.task}, which dataset {self.dataset} asks for")
+            raise ValueError(f"model {self.model} does not fit task {self.task} of dataset {self.dataset}")
         if self.trainable is not None and self.lora is not None:
             raise ValueError("trainable and lora both choose what is trained; take one")
         return self

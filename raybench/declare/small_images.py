@@ -88,8 +88,8 @@ def resolve(model: str, native: int, image_size: int | None, asked: SmallImages)
     elif (
         asked in ("stem", "patch") and asked != (usual := default_for(model)) and catalog.origin(model)[0] != "unknown"
     ):
-        instead = f"for it there is {usual}, or none" if usual != "none" else "it is trained as it is: none"
-        raise ValueError(f"small_images: {asked} is not known for {model}; {instead}")
+        instead = f"write {usual} or none" if usual != "none" else "write none"
+        raise ValueError(f"small_images: {asked} is not possible for {model}; {instead}")
     if asked == "resize":
         size = image_size or made_for(model)
         if size <= native:

@@ -78,7 +78,7 @@ class Space(Strict):
     def _two_arms(cls, arms: dict[str, Any]) -> dict[str, Any]:
         if len(arms) < 2:
             have = f"only {next(iter(arms))!r}" if arms else "none"
-            raise ValueError(f"a comparison needs two arms or more, and here is {have}; add one")
+            raise ValueError(f"a comparison needs two arms or more, but the space has {have}; add one")
         return arms
 
     @model_validator(mode="before")
@@ -175,7 +175,7 @@ def _check_size(space: Space, file: SpaceFile, large: bool) -> None:
     settings, rounds = sum(products), space.protocol.rounds
     legs = settings * space.most_repeats * len(space.arms) * rounds
     if legs > (MOST_LEGS if large else SANE_LEGS):
-        remedy = f"more than {MOST_LEGS:,} are for several spaces" if legs > MOST_LEGS else "--yes takes it as meant"
+        remedy = f"split more than {MOST_LEGS:,} into several spaces" if legs > MOST_LEGS else "--yes accepts this many"
         raise UserError(
             f"{file.path}: {settings:,} settings x {space.most_repeats:,} repeats x {len(space.arms)} arms "
             f"x {rounds:,} rounds are {legs:,} legs; {remedy}"
@@ -301,7 +301,7 @@ def _check_configs(space: Space, settings: dict[str, Setting], file: SpaceFile) 
         raise file.error(*wrong[0])
     if wrong:
         each = "; ".join(f"[{file.where(place)}] {'.'.join(place[1:])}: {words}" for place, words in wrong)
-        raise file.error(wrong[0][0], f"{len(wrong)} keys cannot stand as they do: {each}")
+        raise file.error(wrong[0][0], f"{len(wrong)} keys are not valid: {each}")
 
 
 def _check_scripts(space: Space, settings: dict[str, Setting], file: SpaceFile) -> None:

@@ -61,7 +61,7 @@ class SpaceFile:
         if not name_or_path:
             raise UserError(f"space= is empty; {_known()}")
         if "\0" in name_or_path or max(map(len, [*name_or_path.split("/"), name_or_path[:-3800]])) > _LONGEST_NAME:
-            raise UserError(f"{name_or_path!r:.60}: no path is written so; {_known()}")
+            raise UserError(f"{name_or_path!r:.60} is not a valid path; {_known()}")
         as_path = to_path(name_or_path)
         if as_path.suffix in (".yaml", ".yml"):
             if not as_path.is_file():
@@ -185,7 +185,7 @@ class SpaceFile:
         except (OSError, ValueError):
             path = None
         if path is None:
-            raise self.error(place, f"{name!r:.80} is no file here; write a DeepSpeed config, or the path of one, from "
+            raise self.error(place, f"no file {name!r:.80}; write a DeepSpeed config, or the path of one, relative to "
                              "the folder of this file")  # fmt: skip
         if path.suffix in (".yaml", ".yml"):
             file = SpaceFile.read(path)

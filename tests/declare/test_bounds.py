@@ -29,7 +29,9 @@ def bomb(levels: int) -> str:
 
 
 def test_aliases_that_stand_for_a_billion_values(tmp_path: Path) -> None:
-    assert "space.yaml:4: not valid YAML: aliases (*name) make more than 5,000 values" in refused(tmp_path, bomb(10))
+    assert "space.yaml:4: not valid YAML: aliases (*name) expand to more than 5,000 values" in refused(
+        tmp_path, bomb(10)
+    )
 
 
 def test_an_alias_may_repeat_a_value(tmp_path: Path) -> None:
@@ -44,7 +46,7 @@ def test_an_alias_inside_of_itself(tmp_path: Path) -> None:
 
 def test_a_bomb_in_an_override(tmp_path: Path) -> None:
     value = "{" + bomb(7).strip().replace("\n", ", ") + "}"
-    assert "aliases (*name) make more than" in refused(tmp_path, SPACE, setting__model_options=value)
+    assert "aliases (*name) expand to more than" in refused(tmp_path, SPACE, setting__model_options=value)
 
 
 def test_brackets_without_end(tmp_path: Path) -> None:
@@ -59,13 +61,13 @@ def test_a_file_beyond_any_space(tmp_path: Path) -> None:
 def test_doubling_by_interpolation(tmp_path: Path) -> None:
     doubling = "".join(f"  x{n}: '${{setting.x{n - 1}}}${{setting.x{n - 1}}}'\n" for n in range(1, 40))
     message = refused(tmp_path, f"setting:\n  x0: aaaaaaaaaa\n{doubling}")
-    assert "interpolations make more than 1,000,000 characters" in message
+    assert "interpolations expand to more than 1,000,000 characters" in message
     assert "space.yaml:" in message
 
 
 def test_interpolation_in_a_circle(tmp_path: Path) -> None:
     message = refused(tmp_path, SPACE + "space_a: ${space_b}\nspace_b: ${space_a}\n")
-    assert "space.yaml:3: space_a: interpolation in a circle: space_b -> space_a -> space_b" in message
+    assert "space.yaml:3: space_a: circular interpolation: space_b -> space_a -> space_b" in message
 
 
 def test_interpolation_takes_another_key(tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_interpolation_takes_another_key(tmp_path: Path) -> None:
 def test_the_environment_does_not_get_in(tmp_path: Path, value: str) -> None:
     message = refused(tmp_path, SPACE + f"baseline: '{value}'\n")
     assert "space.yaml:3: baseline:" in message
-    assert "of interpolations only ${key.of.this.space} is known" in message
+    assert "the only valid interpolation is ${key.of.this.space}" in message
 
 
 @pytest.mark.parametrize(

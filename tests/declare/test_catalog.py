@@ -36,7 +36,7 @@ def test_families(model: str, family: str) -> None:
 @pytest.mark.parametrize("name", ["os:system", "mine", "a b:c", "..x:f", "mine:f-g", "/etc/x:f"])
 def test_own_models_come_from_the_working_tree_only(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"\.py here|no module:function"):
+    with pytest.raises(ValueError, match=r"\.py here|nor module:function"):
         catalog.own_model_file(name)
     (tmp_path / "mine.py").write_text("")
     assert catalog.own_model_file("mine:f") == tmp_path / "mine.py"

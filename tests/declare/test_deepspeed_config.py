@@ -164,7 +164,7 @@ def test_a_file_that_is_no_config_is_one_line(tmp_path: Path, text: str, words: 
 
 
 def test_a_file_that_is_not_there_is_named_where_it_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"space\.yaml:\d+: arms\.theirs\.config: 'no\.json' is no file"):
+    with pytest.raises(UserError, match=r"space\.yaml:\d+: arms\.theirs\.config: no file 'no\.json'"):
         loaded(tmp_path, "no.json")
 
 

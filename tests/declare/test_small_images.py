@@ -48,9 +48,9 @@ def test_the_default_of_each_family(model: str, fields: dict[str, object], small
 @pytest.mark.parametrize(
     ("model", "fields", "words"),
     [
-        ("vit_tiny_patch16_224", {"small_images": "stem"}, "stem is not known for vit_tiny_patch16_224; .*patch"),
-        ("vgg11", {"small_images": "stem"}, "it is trained as it is"),
-        ("resnet18", {"small_images": "patch"}, "patch is not known for resnet18; for it there is stem"),
+        ("vit_tiny_patch16_224", {"small_images": "stem"}, "stem is not possible for vit_tiny_patch16_224; .*patch"),
+        ("vgg11", {"small_images": "stem"}, "write none"),
+        ("resnet18", {"small_images": "patch"}, "patch is not possible for resnet18; write stem"),
         ("resnet18", {"small_images": "resize", "image_size": 32}, "32 pixels are not more than 32"),
         ("resnet18", {"small_images": "steam"}, "'auto', 'none', 'stem', 'patch' or 'resize'"),
     ],

@@ -105,7 +105,7 @@ def few(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (missing, r"cifar10 is not in {root}: cifar-10-batches-py/test_batch must lie there; .*setting.download=true"),
+        (missing, r"cifar10 is not in {root}: missing cifar-10-batches-py/test_batch; .*setting.download=true"),
         (cut_short, r"the training files in {root} cannot be read \(.*damaged or not in torchvision's format"),
         (no_pickle, r"cifar10: the training files in {root} cannot be read"),
         (label_of_another, r"cifar10, training split: label 11 is out of range; 10 classes are numbered from 0"),

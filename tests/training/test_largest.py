@@ -66,7 +66,7 @@ def test_bytes_are_read_as_people_write_them(text: str, number: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"setting__accumulation": "2"}, "max is the largest batch without accumulation"),
+        ({"setting__accumulation": "2"}, "max needs accumulation 1"),
         ({"setting__memory_limit": "null"}, "needs memory_limit"),
         ({"setting__memory_limit": "lots"}, "'lots' is no number of bytes"),
         ({"setting__memory_limit": "0"}, "greater than 0"),
