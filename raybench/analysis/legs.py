@@ -185,7 +185,7 @@ def _step_statistics(table: pa.Table) -> StepStatistics:
     known = pc.is_in(status, pa.array(["ok", "failed"])).to_numpy(zero_copy_only=False)
     if not known.all():
         row = int(np.argmin(known))
-        raise BadLeg(row, f"has status {status[row].as_py()!r}, where 'ok' or 'failed' must stand")
+        raise BadLeg(row, f"has status {status[row].as_py()!r} instead of 'ok' or 'failed'")
     steps, data = (table[name].combine_chunks() for name in _LISTS)
     ok = pc.equal(status, "ok").to_numpy(zero_copy_only=False)
     return summarize(steps, data, number_array(table, "warmup_steps"), ok)

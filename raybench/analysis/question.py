@@ -183,9 +183,7 @@ def _column(name: str) -> Callable[[Legs], Floats]:
 def _time_to_accuracy(legs: Legs) -> Floats:
     seconds = legs.number["time_to_accuracy"]
     if np.isnan(seconds[legs.ok]).all():
-        raise UserError(
-            "metric=time_to_accuracy: no leg's protocol has a target_accuracy and no accuracy to hold to it"
-        )
+        raise UserError("metric=time_to_accuracy: no leg's protocol has a target_accuracy, or no accuracy was measured")
     return np.where(np.isfinite(seconds) & (seconds > 0), seconds, np.nan)
 
 

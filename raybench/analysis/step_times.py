@@ -131,7 +131,7 @@ def _refuse_values(
         row, value = int(rows[at]), values[wrong[at]]
         number = wrong[at] - starts[row]
         least = "0 or more" if zero else "above 0"
-        raise BadLeg(row, f"has {value} in {name} at step {number}, where seconds {least} must stand")
+        raise BadLeg(row, f"has {value} in {name} at step {number}; seconds must be {least}")
 
 
 def time_to_accuracy(

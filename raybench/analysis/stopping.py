@@ -78,8 +78,8 @@ class Stopping:
 def _changed(folder: AnyPath, taken: Sequence[LookRecord]) -> UserError:
     after = ", ".join(str(one.trials) for one in taken)
     return UserError(
-        f"repeats: {folder} was looked at after {after} trials, and these repeats look at other times; give those that "
-        "it began with, or name this one anew with sweep=NAME"
+        f"repeats: {folder} was looked at after {after} trials, but these repeats plan other looks; give the repeats "
+        "that it began with, or start a new sweep with sweep=NAME"
     )
 
 

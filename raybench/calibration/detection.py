@@ -26,7 +26,7 @@ from raybench.stores.storage import AnyPath, files_below
 # machine; other machines differ, and only a measurement tells.
 ASSUMED_SD: Final = 0.018
 UNKNOWN_SCATTER: Final = (
-    "this machine's scatter is not measured, and everything rests on it; run raybench.calibrate first"
+    "this machine's scatter is not measured, but all estimates depend on it; run raybench.calibrate first"
 )
 CALIBRATION: Final = "_calibration.json"  # in <results>/calibration/<name>
 

@@ -103,7 +103,7 @@ def _fits(there: Place, plan: Plan) -> Paragraph:
 def time_in_words(expected: Estimate, slots: int = 1) -> str:
     """How long a plan takes; with several slots also the elapsed time."""
     if not expected.num_known:
-        return f"not known before legs like these ran here, or raybench.calibrate did ({expected.source})"
+        return f"not known until legs like these or raybench.calibrate ran here ({expected.source})"
     least = "about" if expected.is_whole else "at least"
     clock = f", {units.duration(expected.seconds / slots)} on {slots} slots" if slots > 1 else ""
     part = (
@@ -137,7 +137,7 @@ def outlook(plan: Plan, space: Space, results: AnyPath, price: float | None) -> 
 def cost_in_words(expected: Estimate, price: float) -> str:
     """The cost of the machine time: a trial takes whole nodes, so slots change the elapsed time but not the cost."""
     if not expected.num_known:
-        return f"not known, as the time is not; a node costs {price:g} an hour"
+        return f"not known, because the time is not known; a node costs {price:g} an hour"
     least = "about" if expected.is_whole else "at least"
     cost = expected.seconds / 3600 * price
     outside = "what a node costs while it starts or idles is not in it"
@@ -250,8 +250,8 @@ def _leg_in_words(protocol: Protocol, num_legs: int) -> str:
         )
     if protocol.steps == "auto":
         return (
-            f"{protocol.warmup_steps} warm-up steps, then {LEAST} to {MOST} measured: as many in all legs of a setting "
-            "as a short leg of its baseline, run first and not counted, says to be worth their time; "
+            f"{protocol.warmup_steps} warm-up steps, then {LEAST} to {MOST} measured: a short leg of a setting's "
+            "baseline, run first and not counted, chooses the number for all of its legs; "
             f"{protocol.rounds} rounds."
         )
     steps = protocol.warmup_steps + protocol.steps

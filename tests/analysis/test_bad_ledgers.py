@@ -30,7 +30,7 @@ def refused(path: Path, **question: Any) -> str:
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ({"step_seconds": [9.0, 1.0, 0.0]}, "has 0.0 in step_seconds at step 2, where seconds above 0 must stand"),
+        ({"step_seconds": [9.0, 1.0, 0.0]}, "has 0.0 in step_seconds at step 2; seconds must be above 0"),
         ({"step_seconds": [9.0, -1.0, 1.0]}, "has -1.0 in step_seconds at step 1"),
         ({"step_seconds": [9.0, float("nan"), 1.0]}, "has nan in step_seconds at step 1"),
         ({"step_seconds": [9.0, float("inf"), 1.0]}, "has inf in step_seconds at step 1"),
@@ -43,7 +43,7 @@ def refused(path: Path, **question: Any) -> str:
         ({"warmup_steps": None}, "is `ok` but has no warmup_steps of 0 or more"),
         ({"data_seconds": [0.0, 0.0]}, "has 3 step_seconds but 2 data_seconds"),
         ({"data_seconds": [0.0, -1.0, 0.0]}, "has -1.0 in data_seconds at step 1"),
-        ({"status": "fine"}, "has status 'fine', where 'ok' or 'failed' must stand"),
+        ({"status": "fine"}, "has status 'fine' instead of 'ok' or 'failed'"),
     ],
 )
 def test_a_leg_that_no_run_can_have_written(tmp_path: Path, columns: dict[str, Any], reason: str) -> None:

@@ -99,7 +99,7 @@ def test_another_protocol_or_setting_says_nothing(tmp_path: Path, changes: dict[
     run(make_plan(), tmp_path, here())
     nothing = estimate(make_plan(**changes), tmp_path)
     assert (nothing.seconds, nothing.num_known) == (0.0, 0)
-    assert time_in_words(nothing).startswith("not known before")
+    assert time_in_words(nothing).startswith("not known until")
     assert cost_in_words(nothing, 2.0).startswith("not known")
 
 

@@ -77,7 +77,7 @@ def predict(analysis: Analysis, wanted: Mapping[str, Any], arm: str) -> Predicti
     reasons = list(_outside(target, rows))
     num_models = len({row["model"] for row in rows})
     if num_models < LEAST_MODELS:
-        reasons.append(f"only {num_models} models were measured with {arm}; {LEAST_MODELS} are the least to go by")
+        reasons.append(f"only {num_models} models were measured with {arm}; a prediction needs at least {LEAST_MODELS}")
         return Prediction(
             arm, "measure it", tuple(reasons), None, None, None, None, {}, None, None, num_models, len(rows)
         )
