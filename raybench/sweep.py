@@ -176,7 +176,7 @@ def outcomes_there(plan: Plan, ledger: Ledger) -> list[LegEvent]:
     isolation, baseline or arm configuration.
     """
     rows = ledger.rows(EVENT_COLUMNS)
-    return [leg_event(row) for row in held_legs(plan, ledger.folder, rows, "name this one anew with sweep=NAME")]
+    return [leg_event(row) for row in held_legs(plan, ledger.folder, rows, "start a new sweep with sweep=NAME")]
 
 
 def _run_missing(request: Request, there: list[LegEvent], console: Console) -> list[str]:
@@ -249,8 +249,8 @@ def _check_ended(request: Request, ended: Ended) -> None:
         where = f" at {request.folder}; make room there" if isinstance(request.folder, Path) else ""
         raise Interrupted(f"the ledger cannot be written: {ended.trouble}{where}; {_how_to_go_on(request)}", 1)
     if ended.one_cause:
-        told = f"every leg failed of one cause, and the rest was not begun: {ended.one_cause}"
-        raise NothingMeasured(f"{told}; when that is mended, {_how_to_go_on(request)}")
+        told = f"every leg failed for the same reason, and the rest was not started: {ended.one_cause}"
+        raise NothingMeasured(f"{told}; correct the cause first; {_how_to_go_on(request)}")
     if ended.recorder_died:
         raise Interrupted(f"the recorder died ({ended.recorder_died}); {_how_to_go_on(request)}", 1)
 

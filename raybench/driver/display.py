@@ -186,7 +186,7 @@ class Display:
         if len(self._running) > 4:
             lines.append(f"       and {len(self._running) - 4} more")
         lines += [Text.from_markup(wait_line(one)) for one in self._missed[:4]]
-        return lines or [Text("runs   no leg: the processes of a trial start or end", style="dim")]
+        return lines or [Text("runs   no leg: a trial's processes are starting or ending", style="dim")]
 
     def _rows(self) -> list[SpeedupSoFar]:
         """The speedups that fit: those that changed last, in the order of the plan."""

@@ -33,7 +33,8 @@ def failure_of(trial: Trial, error: BaseException, seconds: float, *, oom_kills:
     own = next((cause for _, cause in sorted(causes.items()) if isinstance(cause, LegDied)), None)
     dead = {rank: cause for rank, cause in sorted(causes.items()) if isinstance(cause, ray.exceptions.RayError)}
     if seconds >= trial.leg_timeout_seconds:
-        kind, message = "timeout", f"no end after {seconds:.0f} s; the limit is {trial.leg_timeout_seconds:.0f} s"
+        limit = trial.leg_timeout_seconds
+        kind, message = "timeout", f"still running after {seconds:.0f} s; the limit is {limit:.0f} s"
     elif dead:
         deaths = {rank: how_died(getattr(cause, "actor_id", None), seconds) for rank, cause in dead.items()}
         known = [rank for rank, death in deaths.items() if death.signal or death.oom_killed]

@@ -21,7 +21,7 @@ class Proposals:
             import optuna
         except ImportError:
             raise UserError(
-                "raybench.tune searches with Optuna, which is not here: pip install 'raybench[tune]'"
+                "raybench.tune needs Optuna, which is not installed: pip install 'raybench[tune]'"
             ) from None
         from ray.tune.search.optuna import OptunaSearch
 

@@ -116,7 +116,7 @@ class Recorder:
         if self.running.wrote and not self.ledger.folder.is_dir():
             raise RuntimeError(f"the ledger {self.ledger.folder} is gone")
         self.events = [leg_event(row) for row in rows if row["leg_id"] in self.legs]
-        self.events.append(Note("the recorder was killed, and goes on from the ledger"))
+        self.events.append(Note("the recorder was killed; a new one continues from the ledger"))
 
     def next_block(self, number: int) -> Block | None:
         """Block `number`, counted from 0: the next block to run; None where there is none, or none now.
@@ -278,7 +278,7 @@ class Recorder:
         """Withdraw a trial's outcomes, because its next ones will come from other machines."""
         trial = self.trials[trial_id]
         before, now = _node_names(self.placements.pop(trial_id)), _node_names(placement)
-        why = f"measured on {before}, and the trial's other legs would have been on {now}"
+        why = f"measured on {before}, but the trial's other legs run on {now}"
         withdrawn = self.ledger.withdraw([leg.leg_id for leg in trial.legs if leg.leg_id in self.done], why)
         self.done -= {row["leg_id"] for row in withdrawn}
         self.unlogged.pop(trial_id, None)

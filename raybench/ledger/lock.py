@@ -109,7 +109,7 @@ def _claim(folder: RemotePath, claim: RemotePath, content: str) -> None:
         holder, seconds_apart, path = other
         if seconds_apart > _AT_ONCE_SECONDS or not tries_left:
             minutes = f"{STALE_SECONDS / 60:.0f} minutes"
-            remedy = f"; should it be gone, its claim ends {minutes} after it, or take away {path}"
+            remedy = f"; if that process is gone, its claim expires {minutes} after its end, or remove {path}"
             raise UserError(_told(folder, holder, remedy))
         claim.unlink(missing_ok=True)  # both withdraw, and try again at different times
         time.sleep(random.uniform(0.2, 3.0))

@@ -81,7 +81,7 @@ class RemotePath:
         if uri.scheme == "s3" and ":" in uri.netloc.rpartition("@")[2]:
             raise StorageError("s3://...: no bucket has a ':'; a '/' in a secret key is written %2F in a URI")
         if not uri.netloc and uri.scheme in _OF_BUCKETS:
-            raise StorageError(f"{text}: no bucket is named; {uri.scheme}://BUCKET/FOLDER would be right")
+            raise StorageError(f"{text}: no bucket is named; write {uri.scheme}://BUCKET/FOLDER")
         query = urlencode(SCHEMES[uri.scheme] | dict(parse_qsl(uri.query, keep_blank_values=True)), safe=":/")
         path = quote(unquote(uri.path.rstrip("/")))
         with _telling(without_secrets(text), uri.scheme):
@@ -282,7 +282,9 @@ def _advice(error: Exception, scheme: str) -> str:
     elif _UNKNOWN.search(answer):
         advice = f"the store does not know these credentials; see {credentials}"
     elif _REFUSED.search(answer):
-        advice = f"the store does not permit it; who asks must list, read, write and delete there: see {credentials}"
+        advice = (
+            f"the store does not permit it; the credentials need list, read, write and delete rights: see {credentials}"
+        )
     else:
         return ""
     return f"{advice} ({_answer(error)})"

@@ -214,7 +214,7 @@ def asked(request: Request, grace_seconds: float = 60.0) -> Ended:
         supervisor.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
         supervisor.stdin.flush()
         line = supervisor.stdout.readline()
-        answer: dict[str, Any] = json.loads(line) if line.strip() else {"problem": "what watches it died"}
+        answer: dict[str, Any] = json.loads(line) if line.strip() else {"problem": "its supervising process died"}
         return Ended(**answer)
     finally:
         supervisor.stdin.close()

@@ -214,7 +214,7 @@ def _watch(
         if own.state == "running":
             own = _state(child, answer, limit if on_cpu else None)
             if own.state == "running" and time.monotonic() > deadline:
-                own = ProbeState("failed", message=f"no end after {seconds:.0f} s", kind="timeout")
+                own = ProbeState("failed", message=f"still running after {seconds:.0f} s", kind="timeout")
         states = ranks.gather(own)
         if all(one.state == "fits" for one in states):
             return states

@@ -59,7 +59,7 @@ class Ranks:
         deadline = time.monotonic() + self.patience_seconds
         while failed and not meeting.is_completed():
             if time.monotonic() > deadline:
-                raise RanksParted(f"the other ranks did not come out of the leg within {self.patience_seconds:.0f} s")
+                raise RanksParted(f"the other ranks did not finish the leg within {self.patience_seconds:.0f} s")
             time.sleep(0.05)
         try:
             meeting.wait()

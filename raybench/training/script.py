@@ -176,14 +176,14 @@ def _failed(ended: Ended, limit: float) -> tuple[FailureKind, str] | None:
     if ended.timed_out:
         return (
             "timeout",
-            f"the command did not end within {limit:g} s and was killed with all that it had started{said}",
+            f"the command did not end within {limit:g} s and was killed with all of its child processes{said}",
         )
     if ended.exit_code == 0:
         return None
     assert ended.exit_code is not None
     how = f"exit code {ended.exit_code}" if ended.exit_code > 0 else signal_name(-ended.exit_code)
     if ended.oom_kills:
-        return "out_of_memory", f"the command ended with {how}, and the kernel killed for want of memory{said}"
+        return "out_of_memory", f"the command ended with {how}; the kernel's OOM killer had killed a process{said}"
     if _OUT_OF_MEMORY.search(ended.tail):
         return "out_of_memory", f"the command ended with {how}{said}"
     return ("error" if ended.exit_code > 0 else "crashed"), f"the command ended with {how}{said}"

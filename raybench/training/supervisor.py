@@ -127,7 +127,7 @@ def _record(work: Work, store: Any, name: str, codes: list[int], kills: int) -> 
         kind, message = died.kind, died.message
     elif seconds >= trial.leg_timeout_seconds:
         limit = trial.leg_timeout_seconds
-        kind, message = "timeout", f"no end after {seconds:.0f} s; the limit is {limit:.0f} s"
+        kind, message = "timeout", f"still running after {seconds:.0f} s; the limit is {limit:.0f} s"
     failure = Failure(
         kind,
         message,
@@ -153,5 +153,5 @@ def _more(work: Work, held: int) -> bool:
     """Whether the ledger has gained legs, so that the next group will not end where this one did."""
     if len(work.ledger.leg_ids()) > held:
         return True
-    print("the processes ended before a leg began; what they said is above", file=sys.stderr, flush=True)
+    print("the processes ended before a leg began; their output is above", file=sys.stderr, flush=True)
     return False

@@ -231,12 +231,12 @@ def test_what_a_recorder_tells_again_is_shown_once() -> None:
     display = Display(Progress(plan), console, "verbose")
     feed = events(plan)[:4]
     again = [replace(event, trial_seconds=None) for event in feed]
-    for told in (feed[:3], [*again, Note("the recorder was killed, and goes on from the ledger")]):
+    for told in (feed[:3], [*again, Note("the recorder was killed; a new one continues from the ledger")]):
         display.update(News(events=list(told), num_active=1))
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert [line[:6] for line in lines if line.startswith("[")] == [f"[{n:>2}/18" for n in (1, 2, 3, 4)]
-    assert lines[-1] == "note: the recorder was killed, and goes on from the ledger"
+    assert lines[-1] == "note: the recorder was killed; a new one continues from the ledger"
 
 
 def test_a_sweep_that_stops_when_settled_counts_the_trials_up_to_the_next_look() -> None:

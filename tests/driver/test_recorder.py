@@ -247,7 +247,7 @@ def test_a_trial_that_goes_on_elsewhere_begins_anew(recorder: Recorder, plan: Pl
     assert (row["leg_id"], row["attempt"], row["withdrawn"]) == (legs[0], 1, None)
     withdrawn = ledger.withdrawn()
     assert [(row["leg_id"], row["attempt"]) for row in withdrawn] == [(legs[0], 0), (legs[1], 0)]
-    assert withdrawn[0]["withdrawn"] == "measured on n1, and the trial's other legs would have been on n2"
+    assert withdrawn[0]["withdrawn"] == "measured on n1, but the trial's other legs run on n2"
     assert len(read_ledger(tmp_path / "led")) == 1
     notes = [event for event in recorder.news(0).events if isinstance(event, Note)]
     assert [note.text.partition(": ")[2] for note in notes] == [
@@ -378,7 +378,7 @@ def test_a_recorder_that_was_killed_goes_on(recorder: Recorder, plan: Plan, tmp_
     news = again.news(1, incarnation=1)  # what the driver asks of the first recorder
     assert news.incarnation == 2
     assert [getattr(event, "leg_id", None) for event in news.events] == [trial.legs[0].leg_id, None]
-    assert "goes on from the ledger" in news.events[1].text
+    assert "continues from the ledger" in news.events[1].text
     assert [one.arm for one in news.running] == [trial.legs[1].arm_name]
     again.record("g1", trial.legs[0].leg_id, MEASUREMENT)  # its answer had been lost
     again.record("g1", trial.legs[1].leg_id, MEASUREMENT)

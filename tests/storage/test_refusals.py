@@ -49,7 +49,7 @@ def test_no_permission_to_write(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", reader[0])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", reader[1])
     told = refusal(store.uri("guarded/results"))
-    assert "the store does not permit it; who asks must list, read, write and delete there" in told
+    assert "the store does not permit it; the credentials need list, read, write and delete rights" in told
     assert reader[1] not in told
     assert not to_path(store.uri("guarded/results")).exists()
     assert list(tmp_path.iterdir()) == []

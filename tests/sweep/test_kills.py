@@ -62,7 +62,7 @@ def test_the_recorder_and_the_trial_are_killed(tmp_path: Path) -> None:
         driver.kill()
     told = (tmp_path / "output.txt").read_text()
     assert "Traceback" not in told
-    assert "note: the recorder was killed, and goes on from the ledger" in told
+    assert "note: the recorder was killed; a new one continues from the ledger" in told
     assert "its trial process was killed" in told
     assert told.count(" ms a step") == 6  # each leg is told once
     rows = pq.read_table(folder).to_pylist()

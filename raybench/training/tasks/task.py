@@ -91,7 +91,7 @@ class Task:
         batches = [_small_batch(task) for task in (self, again)]
         pairs = zip(*map(trees.tensors, batches), strict=False)
         if not all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs):
-            return f"{name}: its samples are other ones each time; arms would train on different batches"
+            return f"{name}: its samples change every time they are read; arms would train on different batches"
         with torch.random.fork_rng(devices=[]):
             model = self.build_model()
             if not isinstance(model, nn.Module):
