@@ -59,7 +59,7 @@ _SPACE = (
     Key("size", "small", "one of the sizes that the space has: small is for 2 CPU cores"),
 )
 _RESULTS = Key("results", "mlruns/ledger", "ledgers are at <results>/<space>/<sweep>: a folder or a URI (s3://...)")
-_WAIT = Key("wait", "20", "minutes to wait for nodes that are not there, or that somebody else has", number=True)
+_WAIT = Key("wait", "20", "minutes to wait for nodes that are missing or in use", number=True)
 _YES = Flag("yes", "run or show a plan of more than 10,000 legs")
 _MARGIN = Key("margin", "0.03", "effects within 3 % count as none; default: the question beside the ledger", True)
 _ALPHA = Key("alpha", "0.05", "level of the tests; default: the question beside the ledger", number=True)
@@ -70,7 +70,7 @@ _BASELINE = Key("baseline", "ARM", "default: the arm that the ledger marks as th
 _METRIC = Key("metric", "step_seconds", "what is compared; an unknown name lists the known ones")
 _LADDER = Key("ladder", "A,B,C", "take this chain of arms apart: what each rung brought; default: the space's chain")
 _QUALITY = Key("quality_margin", "0.01", "accuracy that an arm may lose and still count as equal", number=True)
-_POOL = Flag("pool-hardware", "take legs of different machines as of one; they are kept apart otherwise")
+_POOL = Flag("pool-hardware", "pool legs of different machines; without it they are kept apart")
 _JSON = Flag("json", "everything as one JSON object on stdout, and nothing else there")
 _LEDGERS = Positionals("LEDGER", "a sweep's folder, a Parquet file, a folder above several, or a URI (s3://...)")
 
@@ -350,7 +350,7 @@ baseline, and version against version; and whether the training is the same.""",
         ),
         (
             _JSON,
-            Flag("markdown", "the table for a pull request or a commit; how the sweep goes is told on standard error"),
+            Flag("markdown", "the table for a pull request or a commit; progress goes to standard error"),
             Flag("bisect", "find the first release between good= and bad= that is slower or trains differently"),
             Flag("fail-on", "exit with 1 when a version hurts, differs or failed (several: hurts,differs)", "KINDS"),
         ),
@@ -369,7 +369,7 @@ by short trials beside the arm as it is, then judge the best found against the b
         (
             Key("arm", "zero3", "the arm to tune, or several; default: the first with a DeepSpeed engine"),
             Key("trials", "12", "choices to try of each arm, at most", number=True),
-            Key("minutes", "30", "of the search; what would not fit is not begun", number=True),
+            Key("minutes", "30", "of the search; a trial that would not fit is not started", number=True),
             *_SPACE,
             Key("sweep", "friday", "names the sweeps; the same name again resumes them"),
             _RESULTS,

@@ -73,7 +73,7 @@ def _taken_apart(argv: list[str]) -> tuple[list[str], tuple[list[str], list[str]
         return own, ([], [])
     if len(commands) != 2:
         raise UserError(
-            f"two commands are compared, each behind a --, and here are {len(commands)}: raybench pair "
+            f"pair compares two commands, each after a --, but {len(commands)} were given: raybench pair "
             "-- python a.py -- python b.py"
         )
     for name, command in zip("AB", commands, strict=True):

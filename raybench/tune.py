@@ -136,7 +136,7 @@ def arms_to_tune(space: Space, setting: Setting, names: list[str]) -> dict[str, 
         arm = space.arms[name]
         found[name] = knobs_of(arm, Setting.model_validate({**setting.model_dump(), **arm.setting}))
         if not found[name]:
-            raise UserError(f"arm={name}: nothing can be turned in it, as it can in ZeRO 1 to 3 and in DDP")
+            raise UserError(f"arm={name}: this arm has no knobs to tune; ZeRO 1 to 3 and DDP have some")
     return found
 
 

@@ -133,7 +133,7 @@ def check_placements(rows: list[Row]) -> Iterator[str]:
         try:
             one = (row.get("attempt") or 0, machines(read_placement(row["placement"]) or ()))
         except (ValueError, KeyError, TypeError):
-            yield f"leg {row['leg_id']}: placement {row['placement']!r:.80} is none"
+            yield f"leg {row['leg_id']}: placement {row['placement']!r:.80} is not valid"
             continue
         places = found.setdefault(row["trial_id"], [])
         places += [one] if one not in places else []
@@ -183,7 +183,7 @@ def check_ids(folder: AnyPath, rows: list[Row]) -> Iterator[str]:
         for name, value in wanted.items():
             found = _as_built(json.loads(row[name])) if name == "arm_config" else row[name]
             if found != value:
-                yield f"leg {row['leg_id']}: {name} is {found!r:.80}, and by the space {value!r:.80}"
+                yield f"leg {row['leg_id']}: {name} is {found!r:.80}, but the space gives {value!r:.80}"
     yield from _check_positions(rows, len(space.arms))
 
 

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     as_json, as_markdown = "json" in arguments.flags, "markdown" in arguments.flags
     if "bisect" in arguments.flags:
         if as_markdown:
-            raise UserError("--markdown writes a table, and --bisect has none; --json writes what it found")
+            raise UserError("--bisect has no table for --markdown; use --json for its result")
         return _bisect(values, command, as_json)
     alone = next((key for key in ("good", "bad", "package", "checkout") if key in values), None)
     if alone is not None:
@@ -139,7 +139,7 @@ def _bisect(values: dict[str, str], command: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"schema_version": 1, **asdict(found)}, indent=1))
     else:
-        among = f", or one of these, of which nothing is known: {', '.join(found.unknown)}" if found.unknown else ""
+        among = f", or one of these, which were not judged: {', '.join(found.unknown)}" if found.unknown else ""
         print(f"the first bad version is {found.first_bad}{among}; the last good one is {found.last_good}")
     return 1 if found.unknown else 0
 

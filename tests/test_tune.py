@@ -91,7 +91,7 @@ def test_the_same_answers_give_the_same_proposals_and_a_search_learns(space: Spa
 
 @pytest.mark.parametrize(
     ("names", "said"),
-    [(["zero4"], "did you mean zero"), (["plain"], "nothing can be turned"), ([], "")],
+    [(["zero4"], "did you mean zero"), (["plain"], "has no knobs to tune"), ([], "")],
 )
 def test_what_can_be_tuned(space: Space, names: list[str], said: str) -> None:
     if said:

@@ -77,7 +77,7 @@ def test_another_number_in_a_row(folder: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"seed": 7}, "seed is 7, and by the space"),
+        ({"seed": 7}, "seed is 7, but the space gives"),
         ({"arm": "zero9"}, "arm is 'zero9'"),
         ({"position": 99}, "stands at position 99, out of order"),
         ({"setup_seconds": -1.0}, "setup_seconds is -1.0 s"),
@@ -169,4 +169,4 @@ def test_a_trial_that_is_half_from_one_machine_and_half_from_another(
     assert "north" in line
     assert "south" in line
     changed(folder, placement="nowhere")
-    assert "placement 'nowhere' is none" in verified(folder, capsys)[1]
+    assert "placement 'nowhere' is not valid" in verified(folder, capsys)[1]

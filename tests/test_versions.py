@@ -84,7 +84,7 @@ def test_the_first_slower_release_is_found_in_what_the_sweeps_measured(
     ("argv", "said"),
     [
         (["--bisect", "good=0.18.4"], "bad= is missing"),
-        (["--bisect", "--markdown", "good=0.18.4", "bad=0.18.6"], "--bisect has none"),
+        (["--bisect", "--markdown", "good=0.18.4", "bad=0.18.6"], "--bisect has no table"),
         (["deepspeed=0.18.4", "good=0.18.4"], "good= belongs to --bisect"),
         (["--bisect", "good=a", "bad=b", "checkout=nowhere"], "there is no such folder"),
         (["deepspeed=0.18.4,newest"], "is none of: a version"),

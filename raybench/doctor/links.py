@@ -28,7 +28,7 @@ def measured() -> list[Finding]:
 def told(answer: Mapping[str, Any]) -> list[Finding]:
     """The findings of what the child process answered."""
     if "error" in answer:
-        return [Finding("links", "warning", f"could not be measured: {answer['error']}", "see what it says")]
+        return [Finding("links", "warning", f"could not be measured: {answer['error']}", "correct what it names")]
     links: Mapping[str, Any] = answer.get("links") or {}
     carried = {name: [LinkRate(**size) for size in sizes] for name, sizes in links.get("rates", {}).items()}
     findings = []

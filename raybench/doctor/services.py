@@ -133,7 +133,7 @@ def mlflow() -> Finding:
         return _database(Path(uri.removeprefix("sqlite:///")), without)
     if parts.scheme in ("", "file"):
         return Finding(
-            "MLflow", "warning", f"{uri}: MLflow 3 has given up stores of plain files",
+            "MLflow", "warning", f"{uri}: MLflow 3 no longer supports stores of plain files",
             "unset MLFLOW_TRACKING_URI, or name a database: sqlite:///mlflow.db",
         )  # fmt: skip
     port = parts.port or next((p for kind, p in _DATABASES.items() if parts.scheme.startswith(kind)), None)
@@ -162,7 +162,7 @@ def _server_problem(uri: str) -> str:
             return ""
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            return "it wants MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and not those that are set"
+            return "it wants MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; they are missing or wrong here"
         return f"it answers with HTTP {error.code}"
     except (OSError, ValueError) as error:
         return f"no answer: {getattr(error, 'reason', None) or error}"
