@@ -108,8 +108,8 @@ KINDS: Final[dict[str, tuple[Weight, str]]] = {
     ),
     "losses_part": (
         Weight.CHANGES,
-        "losses part at step {step}: {base:.7g} in {baseline}, {own:.7g} in {arm}, where {allowed:.1g} of it is "
-        "allowed",
+        "losses part at step {step}: {base:.7g} in {baseline}, {own:.7g} in {arm}; the relative tolerance is "
+        "{allowed:.1g}",
     ),
     # ---- of a comparison: judged another way, or with another cause
     "otherwise": (Weight.CHANGES, "with the {way} the verdict would be {verdict!r}"),
@@ -126,7 +126,7 @@ KINDS: Final[dict[str, tuple[Weight, str]]] = {
     "one_trial": (
         Weight.DOUBTS, "one trial: its noise is unknown, so there is no interval; run at least 3, better 5 or more",
     ),
-    "equal_trials": (Weight.DOUBTS, "the {trials} trials agree to the last digit, which measured times hardly do"),
+    "equal_trials": (Weight.DOUBTS, "the {trials} trials agree to the last digit, which measured times hardly ever do"),
     "no_facts": (Weight.DOUBTS, "no facts are stated, so nothing shows that the arms ran the same experiment"),
     "unclear_loss": (
         Weight.DOUBTS, "quality: {arm} is not shown to have as low a held-out loss, margin {percent:g} %",
@@ -141,7 +141,7 @@ KINDS: Final[dict[str, tuple[Weight, str]]] = {
     "one_process_group": (Weight.DOUBTS, "{trials} trials ran in one set of processes: they count as {counted}"),
     "copies": (
         Weight.DOUBTS,
-        "{trials} trials hold the same step times to the last digit, so that one is a copy: they count as {counted}",
+        "{trials} trials have the step times of another one, as copies do: they count as {counted}",
     ),
     "batches_contradict": (
         Weight.DOUBTS,
@@ -156,7 +156,7 @@ KINDS: Final[dict[str, tuple[Weight, str]]] = {
     "mixed": (Weight.DOUBTS, "mixed {what}: {change}"),
     "unlike_nodes": (Weight.DOUBTS, "the nodes of a trial are not alike: {nodes}"),
     "brought_along": (
-        Weight.DOUBTS, "the packages of {arm} brought another {what}: {own}, where {baseline} had {base}",
+        Weight.DOUBTS, "the packages of {arm} changed {what} to {own}; {baseline} had {base}",
     ),
     "not_steady": (
         Weight.DOUBTS, "{flagged} of {legs} legs were not steady in the measured window; a longer warm-up may help",
@@ -169,8 +169,8 @@ KINDS: Final[dict[str, tuple[Weight, str]]] = {
     ),
     "whole_command": (
         Weight.DOUBTS,
-        "{arm}: its script records no steps (raybench.steps), so the whole command was timed, its start and all else "
-        "that it does included",
+        "{arm}: its script records no steps (raybench.steps), so the whole command was timed, including its start "
+        "and all else that it does",
     ),
     "facts_not_known": (Weight.DOUBTS, "{arm}: not known, and so not compared: {facts!j}"),
     "processes_left": (Weight.DOUBTS, "{arm}: {processes} of its processes outlived the command and were killed"),
@@ -207,7 +207,7 @@ KINDS: Final[dict[str, tuple[Weight, str]]] = {
         "no engine speeds up",
     ),
     "steps_of_scripts": (
-        Weight.TELLS, "steps: {base} in {baseline}, {own} in {arm}; a script runs as many as it will",
+        Weight.TELLS, "steps: {base} in {baseline}, {own} in {arm}; a script chooses its own number",
     ),
     # ---- of the whole analysis
     "baseline_alone": (
