@@ -106,15 +106,24 @@ def test_what_no_kind_of_part_makes_is_not_known(tmp_path: Path) -> None:
         assert "The cause is not known" in explained(tmp_path / nobodys, {**BASE, nobodys: 1.0}).sentence
 
 
-@pytest.mark.parametrize(("of_ddp", "is_known"), [([], False), (["CPU limit of the container"], True)])
-def test_a_disturbed_machine_is_named_and_no_part(tmp_path: Path, of_ddp: list[str], is_known: bool) -> None:
-    disturbed = ["CPU limit of the container"]
+@pytest.mark.parametrize(
+    ("of_ddp", "of_zero1", "is_known"),
+    [
+        ([], ["CPU limit of the container"], False),
+        (["CPU limit of the container"], ["CPU limit of the container"], True),
+        ([], ["foreign CPU use"], True),
+    ],
+)
+def test_a_disturbed_machine_is_named_and_one_that_was_held_back_alone(
+    tmp_path: Path, of_ddp: list[str], of_zero1: list[str], is_known: bool
+) -> None:
     rows = paired([2 / 3] * 3, base=2.0)
     rows += [{**profiled("ddp", BASE), "contaminated": of_ddp}]
-    rows += [{**profiled("zero1", {**BASE, "optimizer": 1.2}), "contaminated": disturbed}]
+    rows += [{**profiled("zero1", {**BASE, "optimizer": 1.2}), "contaminated": of_zero1}]
     _, zero1 = analyse([write(tmp_path / "ledger.parquet", rows)]).explanations
-    told = "Why is not known: while it ran, and not while ddp did, the machine was disturbed"
-    assert (f"{told} ({disturbed[0]})." in zero1.sentence) == (not is_known)
+    seen = f"while it ran, and not while ddp did, the machine was disturbed ({of_zero1[0]})."
+    assert (seen in zero1.sentence) == (of_ddp == [])
+    assert ("Why is not known" in zero1.sentence) == (not is_known)
     assert ("all of it on the host: optimizer 1,000" in zero1.sentence) == is_known
     assert "optimizer 1,000" in zero1.sentence
 

@@ -24,6 +24,8 @@ _WORTH_NAMING: Final = 0.1  # of the whole difference
 _MOSTLY, _ALL = 0.6, 0.9  # shares of the difference that come from one kind of part
 _APART: Final = 0.25  # a profiled step further than this from the measured legs' saw another machine state
 _OF_BYTES: Final = 0.25  # of exposed communication: if the link could carry the bytes in less, they are not the cause
+# Reasons of contamination (`raybench.telemetry.contamination`) that make all parts longer, nobody knows by how much.
+_HELD_BACK: Final = ("CPU limit of the container", "CPU clock drop", "GPU clock drop", "GPU throttled")
 _PLACES: Final[Mapping[Kind, str]] = {
     "host": "on the host", "computing": "in its operators", "communication": "in communication that nothing hides",
     "data": "in the wait for data",
@@ -161,11 +163,11 @@ def _compared(arm: str, baseline: str, profile: _Profile, base: _Profile) -> str
     longer = whole > 0
     begun = f"{arm} {'adds' if longer else 'takes'} {_ms(abs(whole))} ms {'to' if longer else 'off'} a step of "
     begun += f"{_ms(base_whole)} ms"
-    if only_here := [reason for reason in profile.disturbed if reason not in base.disturbed]:
-        return (
-            f"{begun}: {_listed(apart, whole)}. Why is not known: while it ran, and not while {baseline} did, the "
-            f"machine was disturbed ({', '.join(only_here)})."
-        )
+    disturbed = [reason for reason in profile.disturbed if reason not in base.disturbed]
+    seen = f"while it ran, and not while {baseline} did, the machine was disturbed ({', '.join(disturbed)})"
+    if any(reason.startswith(_HELD_BACK) for reason in disturbed):
+        return f"{begun}: {_listed(apart, whole)}. Why is not known: {seen}."
+    caution = f" (Read it with care: {seen}.)" if disturbed else ""
     kinds: dict[Kind, float] = defaultdict(float)
     for name, seconds in apart.items():
         if name in PARTS and name not in (OTHER, WAITING):  # the cause of these is unknown
@@ -173,12 +175,14 @@ def _compared(arm: str, baseline: str, profile: _Profile, base: _Profile) -> str
     kind = max(kinds, key=lambda one: kinds[one], default=None)
     toward = sum(share for share in (*kinds.values(), *_unknown(apart, whole)) if share > 0)
     if kind is None or kinds[kind] < _MOSTLY * toward:
-        return f"{begun}: {_listed(apart, whole)}. The cause is not known: no one kind of part makes most of it."
+        unknown = "The cause is not known: no one kind of part makes most of it."
+        return f"{begun}: {_listed(apart, whole)}. {unknown}{caution}"
     own = {name: seconds for name, seconds in apart.items() if PARTS.get(name) == kind}
     others = {name: seconds for name, seconds in apart.items() if name not in own}
     share = "all of it" if kinds[kind] >= _ALL * toward else "most of it"
     advice = f" {_advice(kind, profile)}" if longer else ""
-    return f"{begun}, {share} {_PLACES[kind]}: {_listed(own, whole)}{_beside(others, whole)}{_busy(profile)}.{advice}"
+    parts = f"{_listed(own, whole)}{_beside(others, whole)}{_busy(profile)}"
+    return f"{begun}, {share} {_PLACES[kind]}: {parts}.{advice}{caution}"
 
 
 def _advice(kind: Kind, profile: _Profile) -> str:
