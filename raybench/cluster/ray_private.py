@@ -140,7 +140,7 @@ class InOneProcess:
     Train would start a process for it, which imports torch and Train before it starts the workers: a third of a start.
     It would start one for its cleaner of placement groups, which asks the dashboard (`raybench.cluster.nodes` has its
     own), and one that imports Ray Data beside the first leg, for datasets that raybench has none of. Train has no
-    setting for them.
+    setting for them, nor for the two actors below.
     """
 
     UNWANTED: Final = ("PlacementGroupCleanerCallback", "DatasetsCallback")
@@ -152,6 +152,48 @@ class InOneProcess:
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         from ray.train.v2._internal.execution.controller import TrainController
 
-        controller = TrainController(**arguments)
-        asyncio.run(controller.run())
-        return controller.get_result()
+        with _no_synchronization():
+            controller = TrainController(**{**arguments, "scaling_policy": _quiet(arguments["scaling_policy"])})
+            asyncio.run(controller.run())
+            return controller.get_result()
+
+
+def _quiet(policy: Any) -> Any:
+    """Train's policy of a fixed number of workers, without its actor that tells the autoscaler of them every 20 s.
+
+    That actor is a process which the first block waits for, and which then works beside what is timed. The autoscaler
+    sees what is wanted by the placement groups.
+    """
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+    class Quiet(FixedScalingPolicy):  # type: ignore[misc]
+        def after_controller_start(self, train_run_context: Any) -> None:
+            pass
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
+
+    return Quiet(policy.scaling_config)
+
+
+class _NoActor:
+    """Stands in for a class of actors: what it starts is a word."""
+
+    def options(self, **_: Any) -> _NoActor:
+        return self
+
+    def remote(self, **_: Any) -> str:
+        return "no actor"
+
+
+@contextlib.contextmanager
+def _no_synchronization() -> Iterator[None]:
+    """Without the actor, a process, where Train's workers meet when they report checkpoints: raybench's report none."""
+    from ray.train.v2._internal.execution.worker_group import state, worker_group
+
+    before = worker_group.SynchronizationActor, state._shutdown_sync_actor
+    worker_group.SynchronizationActor, state._shutdown_sync_actor = _NoActor(), lambda actor: None
+    try:
+        yield
+    finally:
+        worker_group.SynchronizationActor, state._shutdown_sync_actor = before

@@ -76,6 +76,24 @@ def test_trains_backend_and_cleaner_are_where_they_were() -> None:
     assert Trainer._create_default_callbacks is ray_private.InOneProcess._create_default_callbacks
 
 
+def test_what_a_block_starts_no_processes_for_is_where_it_was() -> None:
+    from ray.train import ScalingConfig
+    from ray.train.v2._internal.execution.scaling_policy import create_scaling_policy
+    from ray.train.v2._internal.execution.worker_group import state, worker_group
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    assert "scaling_policy=create_scaling_policy(" in inspect.getsource(DataParallelTrainer.fit)
+    policy = ray_private._quiet(create_scaling_policy(ScalingConfig(num_workers=3)))
+    policy.after_controller_start(None)
+    assert policy.make_decision_for_non_running_worker_group().num_workers == 3
+    assert policy._coordinator_client is None
+    before = worker_group.SynchronizationActor
+    with ray_private._no_synchronization():
+        assert worker_group.SynchronizationActor.options(label_selector={}).remote(timeout_s=1) == "no actor"
+        state._shutdown_sync_actor("no actor")
+    assert worker_group.SynchronizationActor is before
+
+
 def test_errors_are_wrapped_as_endings_unwraps_them() -> None:
     from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 

@@ -77,6 +77,16 @@ def test_arms_of_a_trial_saw_the_same_experiment(swept: tuple[Commands, str]) ->
     assert len({row["first_loss"] for row in rows(swept[0])}) == 2  # another repeat, another seed
 
 
+def test_a_block_has_no_process_but_its_runner_and_its_workers(swept: tuple[Commands, str]) -> None:
+    from ray._private.state import state
+
+    classes = {actor["ActorClassName"] for actor in state.actor_table(None).values()}
+    started = {name for name in classes if name.endswith(("RayTrainWorker", "BlockRunner", "Recorder"))}
+    assert len(started) == 3, classes
+    unwanted = ("DatasetManager", "SynchronizationActor", "_AutoscalingCoordinatorActor", "TrainController", "Cleaner")
+    assert [name for name in classes if name.endswith(unwanted)] == []
+
+
 def test_json_agrees_with_the_raw_steps(swept: tuple[Commands, str]) -> None:
     means = {(row["trial_id"], row["arm"], row["round"]): sum(row["step_seconds"][3:]) / 8 for row in rows(swept[0])}
     trials = sorted({trial for trial, _, _ in means})
