@@ -84,7 +84,7 @@ def test_a_machine_without_faults_is_fit(tmp_path: Path) -> None:
         [sys.executable, "-m", "raybench.doctor"], cwd=tmp_path, capture_output=True, text=True, check=False,
         env=command_environment(RAY_TMPDIR=str(tmp_path)[:40], COLUMNS="200"), timeout=200,
     )  # fmt: skip
-    assert "torch, torchvision and DeepSpeed import" in done.stdout
+    assert "torch, torchvision, deepspeed can be imported" in done.stdout
     assert done.returncode == (1 if "error" in done.stdout.split() else 0), done.stdout
     assert done.stdout.rstrip().splitlines()[-1].startswith(("fit for sweeps", "1 error"))
     assert list(tmp_path.iterdir()) == []
@@ -131,6 +131,13 @@ def test_versions_that_do_not_fit_each_other(monkeypatch: pytest.MonkeyPatch) ->
     assert "torch==2.13.0 is asked for" in found["torch"].found
     assert (found["timm"].status, found["timm"].found) == ("error", "not installed")
     assert found["deepspeed"].status == "ok"
+
+
+def test_a_light_installation_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(software, "installed_version", lambda name: None)
+    (found,) = software.versions()
+    assert (found.status, "ledgers can be read here" in found.found) == ("error", True)
+    assert software.imports({"torch": {"error": "ModuleNotFoundError: No module named 'torch'"}}) == []
 
 
 class _Unauthorized(BaseHTTPRequestHandler):

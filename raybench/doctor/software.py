@@ -71,6 +71,9 @@ def _needed_for_ops(name: str, found: str, ops_built: bool, remedy: str) -> Find
 
 def versions() -> list[Finding]:
     """The libraries that raybench names, in versions that it and torchvision ask for."""
+    if all(installed_version(name) is None for name in _CORE):
+        found = f"{', '.join(_CORE)} are not installed: ledgers can be read here, sweeps cannot run"
+        return [Finding("packages", "error", found, INSTALL)]
     findings = []
     asked: dict[str, list[Requirement]] = {name: [] for name in _CORE}
     for dist in ("raybench", "torchvision", "deepspeed"):
@@ -116,9 +119,10 @@ def imports(answer: dict[str, Any]) -> list[Finding]:
     """Whether torch, torchvision and DeepSpeed can be imported at all."""
     if "error" in answer:
         return [Finding("imports", "error", f"torch or DeepSpeed cannot be asked: {answer['error']}", INSTALL)]
-    failed = [name for name in ("torch", "torchvision", "deepspeed") if "error" in answer.get(name, {})]
-    if not failed:
-        return [Finding("imports", "ok", "torch, torchvision and DeepSpeed import")]
+    installed = [name for name in ("torch", "torchvision", "deepspeed") if installed_version(name) is not None]
+    failed = [name for name in installed if "error" in answer.get(name, {})]
+    if installed and not failed:
+        return [Finding("imports", "ok", f"{', '.join(installed)} can be imported")]
     return [Finding("imports", "error", f"{name} does not import: {answer[name]['error']}", INSTALL) for name in failed]
 
 
