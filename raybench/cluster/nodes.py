@@ -20,6 +20,7 @@ from raybench.cluster.placement import Cluster, need_of
 from raybench.declare.catalog import own_model_file
 from raybench.declare.plan import Plan
 from raybench.errors import UserError
+from raybench.machine.answers import NodeAnswer
 from raybench.machine.versions import own_versions, version_differences
 
 _ANSWER_SECONDS = 120.0  # a process has to be started on each node, sometimes from a cold network disk
@@ -140,12 +141,12 @@ def _ask(node_id: str, question: _Question) -> Any:
     """Start a task on a node, without a CPU, that returns its versions, each file's digest, and missing data."""
     files, data = question.files, question.data
 
-    def tell() -> dict[str, Any]:  # pickled by value, so that it also runs where raybench is missing or different
+    def tell() -> NodeAnswer:  # pickled by value, so that it also runs where raybench is missing or different
         import hashlib as hashing
         import pathlib
 
         paths = [pathlib.Path(file) for file in files]
-        found: dict[str, Any] = {
+        found: NodeAnswer = {
             "files": {
                 str(path): hashing.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths
             }
@@ -165,10 +166,10 @@ def _ask(node_id: str, question: _Question) -> Any:
     return ray.remote(num_cpus=0, max_retries=0)(tell).options(scheduling_strategy=here).remote()
 
 
-def _found(answer: Any) -> dict[str, Any]:
+def _found(answer: Any) -> NodeAnswer:
     """A node's answer; `error` where it gave none."""
     try:
-        found: dict[str, Any] = ray.get(answer, timeout=_ANSWER_SECONDS)
+        found: NodeAnswer = ray.get(answer, timeout=_ANSWER_SECONDS)
     except ray.exceptions.GetTimeoutError:
         return {"error": f"no process could be started there within {_ANSWER_SECONDS:.0f} s"}
     except ray.exceptions.RayError as error:
@@ -181,7 +182,7 @@ _SAME = (
 )
 
 
-def _problem(found: Mapping[str, Any], expected: Mapping[str, str]) -> str:
+def _problem(found: NodeAnswer, expected: Mapping[str, str]) -> str:
     """What is wrong with a node, given its answer, and the remedy; empty where nothing is. `expected`: the digests of
     the files."""
     if "versions" in found and (differing := version_differences(found["versions"], own_versions())):

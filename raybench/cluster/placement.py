@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from raybench.child import ask_child
 from raybench.cluster.fleet import (
@@ -30,6 +30,7 @@ from raybench.declare.plan import Plan, Trial
 from raybench.declare.setting import Setting
 from raybench.declare.texts import check_text
 from raybench.errors import BadData, UserError
+from raybench.machine.answers import ClusterAnswer
 from raybench.machine.places import RankReport
 from raybench.machine.versions import version_differences
 from raybench.text import counted
@@ -296,9 +297,9 @@ def find_cluster() -> Place:
     if address in ("", "auto", "local"):
         return Place(this_machine())
     problem = "" if "://" in address else connection_problem(address)
-    answer: dict[str, Any] = {"error": problem}
+    answer: ClusterAnswer = {"error": problem}
     if not problem:
-        answer = ask_child(["raybench.cluster.ray_probe", address], _JOIN_SECONDS)
+        answer = cast("ClusterAnswer", ask_child(["raybench.cluster.ray_probe", address], _JOIN_SECONDS))
     if "error" in answer:
         return Place(None, f"RAY_ADDRESS={address} cannot be joined: {answer['error']}")
     scaler = answer["autoscaler"]

@@ -11,15 +11,15 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from typing import Any
 
 from raybench.errors import UserError
+from raybench.machine.answers import ClusterAnswer
 
 
 def main(argv: list[str]) -> int:
     """Print what the cluster at an address has, or why it cannot be joined. Returns 0."""
     os.environ["RAY_ADDRESS"] = argv[0]
-    answer: dict[str, Any]
+    answer: ClusterAnswer
     try:
         from raybench.cluster import connection as clusters
 

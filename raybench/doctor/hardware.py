@@ -6,12 +6,12 @@ import os
 import resource
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from raybench.cluster.surroundings import LONGEST_FOLDER, folder_problem, session_folder
 from raybench.doctor.finding import Finding
+from raybench.machine.answers import ProbeAnswer
 from raybench.stores.storage import AnyPath, write_problem
 
 GIB = 2**30
@@ -22,7 +22,7 @@ _FULL = 0.95  # from here on Ray's raylet takes a disk for full
 _MIN_FILES = 1024
 
 
-def accelerators(answer: dict[str, Any]) -> Finding:
+def accelerators(answer: ProbeAnswer) -> Finding:
     """GPUs that torch can use, and those that it should but cannot."""
     torch = answer.get("torch", {})
     gpus = torch.get("gpus", [])

@@ -8,10 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from raybench.child import ask_child
 from raybench.doctor.finding import Finding
+from raybench.machine.answers import AdamRate, LinksAnswer
 from raybench.machine.links import LinkRate
 from raybench.text import counted
 
@@ -22,10 +23,10 @@ _COLLECTIVES: Final = {"all_reduce": "all-reduce", "all_gather": "all-gather", "
 
 def measured() -> list[Finding]:
     """Links between processes, copies to and from an accelerator, the rate of CPU Adam."""
-    return told(ask_child(["raybench.training.links_probe"], _SECONDS))
+    return told(cast("LinksAnswer", ask_child(["raybench.training.links_probe"], _SECONDS)))
 
 
-def told(answer: Mapping[str, Any]) -> list[Finding]:
+def told(answer: LinksAnswer) -> list[Finding]:
     """The findings of what the child process answered."""
     if "error" in answer:
         return [Finding("links", "warning", f"could not be measured: {answer['error']}", "correct what it names")]
@@ -49,7 +50,7 @@ def told(answer: Mapping[str, Any]) -> list[Finding]:
     return findings
 
 
-def _adam(adam: Mapping[str, Any]) -> Finding:
+def _adam(adam: AdamRate) -> Finding:
     if "missing" in adam:
         return Finding("CPU Adam", "warning", adam["missing"], "python -m raybench.doctor --build-ops builds it")
     rate = adam["parameters_per_second"]

@@ -11,12 +11,14 @@ import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit, urlunsplit
 
 from raybench.child import ask_child
 from raybench.cluster.aws import NO_IMAGE
 from raybench.cluster.placement import connection_problem
 from raybench.doctor.finding import Finding
+from raybench.machine.answers import ClusterAnswer
 from raybench.redaction import without_secrets
 
 _TIMEOUT = 3.0  # of one connection
@@ -77,7 +79,7 @@ def ray_cluster() -> Finding:
     remedy = "start it, or correct RAY_ADDRESS (unset: a sweep starts a Ray of its own)" if asked else "ray stop"
     if "://" not in address and (problem := connection_problem(address)):
         return Finding("Ray", "error", f"{name} does not answer: {problem}", remedy)
-    answer = ask_child(["raybench.cluster.ray_probe", address], _JOIN_SECONDS)
+    answer = cast("ClusterAnswer", ask_child(["raybench.cluster.ray_probe", address], _JOIN_SECONDS))
     if "error" in answer:
         return Finding("Ray", "error", f"{name} cannot be joined: {answer['error']}", f"{remedy}; see the token, too")
     if not answer["slots"]:

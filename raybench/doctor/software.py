@@ -9,7 +9,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -17,6 +17,7 @@ from packaging.version import Version
 
 from raybench.child import ask_child
 from raybench.doctor.finding import Finding
+from raybench.machine.answers import Library, ProbeAnswer
 from raybench.machine.versions import installed_version
 
 _PROBE_SECONDS = 60.0
@@ -109,30 +110,35 @@ def _requires_python() -> SpecifierSet:
         return SpecifierSet("")
 
 
-def probe(build_ops: bool) -> dict[str, Any]:
+def probe(build_ops: bool) -> ProbeAnswer:
     """What torch and DeepSpeed say in a process of their own."""
     arguments = ["raybench.training.probe", *(["--build-ops"] if build_ops else [])]
-    return ask_child(arguments, _BUILD_SECONDS if build_ops else _PROBE_SECONDS)
+    return cast("ProbeAnswer", ask_child(arguments, _BUILD_SECONDS if build_ops else _PROBE_SECONDS))
 
 
-def imports(answer: dict[str, Any]) -> list[Finding]:
+def imports(answer: ProbeAnswer) -> list[Finding]:
     """Whether torch, torchvision and DeepSpeed can be imported at all."""
     if "error" in answer:
         return [Finding("imports", "error", f"torch or DeepSpeed cannot be asked: {answer['error']}", INSTALL)]
-    installed = [name for name in ("torch", "torchvision", "deepspeed") if installed_version(name) is not None]
-    failed = [name for name in installed if "error" in answer.get(name, {})]
+    asked: dict[str, Library] = {
+        "torch": answer.get("torch", {}),
+        "torchvision": answer.get("torchvision", {}),
+        "deepspeed": answer.get("deepspeed", {}),
+    }
+    installed = [name for name in asked if installed_version(name) is not None]
+    failed = {name: asked[name]["error"] for name in installed if "error" in asked[name]}
     if installed and not failed:
         return [Finding("imports", "ok", f"{', '.join(installed)} can be imported")]
-    return [Finding("imports", "error", f"{name} does not import: {answer[name]['error']}", INSTALL) for name in failed]
+    return [Finding("imports", "error", f"{name} does not import: {why}", INSTALL) for name, why in failed.items()]
 
 
-def ops_built(answer: dict[str, Any]) -> bool:
+def ops_built(answer: ProbeAnswer) -> bool:
     """Whether every operator that raybench's arms use is built."""
     ops = answer.get("deepspeed", {}).get("ops", {})
     return bool(ops) and all(ops.values())
 
 
-def operators(answer: dict[str, Any]) -> list[Finding]:
+def operators(answer: ProbeAnswer) -> list[Finding]:
     """DeepSpeed's operators, built or not, and locks that killed builds left behind."""
     findings = []
     if "error" in answer.get("built", {}):

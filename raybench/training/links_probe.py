@@ -16,11 +16,12 @@ import time
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.distributed as dist
 
+from raybench.machine.answers import AdamRate
 from raybench.training.command import end_with_parent
 from raybench.training.deepspeed_ops import build_adam, extensions_cache
 from raybench.training.links import measured_links
@@ -73,7 +74,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-def _adam() -> dict[str, Any]:
+def _adam() -> AdamRate:
     """Parameters per second that DeepSpeed's CPUAdam steps, all threads together; `missing` where it is not built."""
     if not any((extensions_cache() / "cpu_adam").glob("*.so")):
         return {"missing": "DeepSpeed's cpu_adam is not built yet"}

@@ -13,12 +13,13 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+
+from raybench.machine.answers import ExtensionsCache, Library
 
 
 def main(argv: list[str]) -> int:
     """Print the probe. Returns 0: errors are part of the answer."""
-    answer: dict[str, Any] = {}
+    answer: dict[str, Library | ExtensionsCache] = {}  # a ProbeAnswer, filled by name
     if _tried(answer, "torch", _torch):
         _tried(answer, "torchvision", _torchvision)
         _tried(answer, "cache", _cache)
@@ -30,7 +31,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _tried(answer: dict[str, Any], name: str, what: Callable[[], dict[str, Any]]) -> bool:
+def _tried(
+    answer: dict[str, Library | ExtensionsCache], name: str, what: Callable[[], Library | ExtensionsCache]
+) -> bool:
     try:
         answer[name] = what()
     except BaseException as error:  # an import may even call sys.exit
@@ -39,7 +42,7 @@ def _tried(answer: dict[str, Any], name: str, what: Callable[[], dict[str, Any]]
     return "error" not in answer[name]
 
 
-def _torch() -> dict[str, Any]:
+def _torch() -> Library:
     import torch
 
     available = torch.cuda.is_available()
@@ -47,7 +50,7 @@ def _torch() -> dict[str, Any]:
     return {"version": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus}
 
 
-def _torchvision() -> dict[str, Any]:
+def _torchvision() -> Library:
     from raybench.training.torchvision_ops import declare_missing
 
     declare_missing()
@@ -56,7 +59,7 @@ def _torchvision() -> dict[str, Any]:
     return {"version": torchvision.__version__}
 
 
-def _cache() -> dict[str, Any]:
+def _cache() -> ExtensionsCache:
     """torch's folder of built extensions, and its build locks: held by a process, or left by a dead one."""
     from raybench.training.deepspeed_ops import extensions_cache, is_held
 
@@ -65,7 +68,7 @@ def _cache() -> dict[str, Any]:
     return {"folder": str(cache), "locks": locks}
 
 
-def _build() -> dict[str, Any]:
+def _build() -> Library:
     import torch
 
     from raybench.training.deepspeed_ops import build_adam, import_deepspeed
@@ -79,7 +82,7 @@ def _build() -> dict[str, Any]:
     return {}
 
 
-def _deepspeed() -> dict[str, Any]:
+def _deepspeed() -> Library:
     """DeepSpeed's version, and which of raybench's operators are built."""
     import torch
 
