@@ -39,7 +39,7 @@ repeats: 2
 SHARED = """
 setting: {model: lenet, dataset: digits, batch_size: 16, workers: 1, accelerator: A100}
 arms: {ddp: {engine: torch}, fsdp: {engine: fsdp}}
-protocol: {warmup_steps: 2, steps: 200, rounds: 2, telemetry: false}
+protocol: {warmup_steps: 2, steps: 500, rounds: 2, telemetry: false}
 repeats: 2
 slots_per_node: 2
 """
