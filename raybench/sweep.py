@@ -144,7 +144,8 @@ def measure(request: Request, console: Console) -> tuple[list[str], bool]:
         console.print(f"raybench: sweep [bold]{plan.sweep}[/] of space [bold]{plan.space}[/]: {_counts(plan)}")
         if there:
             left = total - len(there)
-            more = f"{left} to run" if stopping is None else f"up to {left} more to run" if fresh else "all is settled"
+            more = f"up to {left} to run" if fresh else "all is settled"
+            more = f"{left} to run" if stopping is None or not left else more
             console.print(f"resumed: {len(there)} of {total} legs are in the ledger; {more}")
     return (_run_missing(request, there, console) if fresh else []), fresh
 
@@ -189,15 +190,13 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
     from raybench.cluster import connection as clusters
     from raybench.cluster.nodes import check_nodes
     from raybench.driver.own_code import check_own_code
+    from raybench.driver.schedule import run_trials
 
     plan, stopped = request.plan, 0
     ended: Ended | None = None
     try:
         check_own_code(plan)
-        _import_meanwhile("raybench.driver.schedule")  # Tune, while Ray's processes start
         cluster = clusters.connect()
-        from raybench.driver.schedule import run_trials
-
         check_fits(plan, cluster)
         if cluster.is_local:
             check_data(plan)
@@ -217,7 +216,8 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
                     stopping=stopping_of(request),
                 )  # fmt: skip
                 stopped = 130 if interruption.requested else 0
-                _import_meanwhile("raybench.tracking.mlflow_runs", "raybench.show.report")  # while Ray's processes end
+                if not stopped:
+                    _import_meanwhile("raybench.tracking.mlflow_runs", "raybench.show.report")
             finally:
                 clusters.disconnect()
     except StoppedNow as stop:
@@ -235,7 +235,7 @@ def _import_meanwhile(*modules: str) -> None:
     """Begin to import what is needed next, while this process waits for others; what fails is told where it is used."""
 
     def run() -> None:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):
             for module in modules:
                 importlib.import_module(module)
 

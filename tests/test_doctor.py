@@ -243,11 +243,11 @@ def test_links_and_adam_in_words() -> None:
         "backend": "nccl",
         "links": {"rates": {"to_device": sizes, "from_device": sizes}, "missing": []},
     }
-    pairs = ["0-1 4 x NVLink", "0-2 through the host", "1-2 through the host"]
+    pairs = ["0-1 NVLink", "0-2 through the host", "1-2 through the host"]
     by_name = {
         one.name: one for one in links.told({**one_gpu, "gpu_links": pairs, "adam": {"missing": "not built yet"}})
     }
-    assert by_name["between GPUs"].found == "2 pairs through the host, 1 pair 4 x NVLink"
+    assert by_name["between GPUs"].found == "2 pairs through the host, 1 pair NVLink"
     assert by_name["host and accelerator"].found == "2 GB/s to it, 2 GB/s from it, pinned"
     assert "links" not in by_name
     assert by_name["CPU Adam"].status == "warning"

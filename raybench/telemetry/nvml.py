@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _NO_LIBRARY = "GPU telemetry"
+_P2P_READ = 0  # NVML_P2P_CAPS_INDEX_READ, which nvidia-ml-py 13 has as a tuple
 # Bits of the reasons for which a GPU does not run at its full clock, by nvidia-ml-py's names.
 _THROTTLE_BITS = {
     "sw_power_cap": "nvmlClocksThrottleReasonSwPowerCap",
@@ -133,8 +134,8 @@ def driver_version(library: Any) -> str | None:
 
 
 def links(gpus: Sequence[Gpu], library: Any) -> list[str]:
-    """How each two of the GPUs are joined, in the best way that the driver offers: `0-1 18 x NVLink`, `0-1 PCIe peer
-    to peer`, `0-1 through the host`; `0-1 not known` where it is not said."""
+    """The best connection between each two GPUs, as `0-1 NVLink`, `0-1 PCIe peer to peer` or `0-1 through the host`;
+    `0-1 not known` where the driver does not say."""
     found = []
     for first in range(len(gpus)):
         for second in range(first + 1, len(gpus)):
@@ -148,22 +149,10 @@ def _joined(first: Any, second: Any, library: Any) -> str:
 
     try:
         if can(library.NVML_P2P_CAPS_INDEX_NVLINK):
-            number = min(_num_nvlinks(gpu, library) for gpu in (first, second))
-            return f"{number} x NVLink" if number else "NVLink"
-        return "PCIe peer to peer" if can(library.NVML_P2P_CAPS_INDEX_READ) else "through the host"
+            return "NVLink"
+        return "PCIe peer to peer" if can(_P2P_READ) else "through the host"
     except library.NVMLError:
         return "not known"
-
-
-def _num_nvlinks(gpu: Any, library: Any) -> int:
-    """The links of a GPU that are up; 0 where the driver does not say."""
-    up = 0
-    for link in range(library.NVML_NVLINK_MAX_LINKS):
-        try:
-            up += library.nvmlDeviceGetNvLinkState(gpu, link) == library.NVML_FEATURE_ENABLED
-        except library.NVMLError:  # this GPU has no such link, as all after it
-            break
-    return up
 
 
 def _handle(library: Any, uuid: str) -> Any:

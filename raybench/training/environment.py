@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +78,24 @@ def gather_environment(ranks: Ranks) -> dict[str, Any]:
     uuid = own.pop("gpu_uuid", None)
     places = ranks.gather((own["node"], uuid))
     if uuid is not None:
-        own["gpu"] = " and ".join(dict.fromkeys(ranks.gather(own["gpu"])))  # under torchrun nobody refuses unlike ones
         own["gpu_links"] = machine.gpu_links([other for node, other in places if node == own["node"]])
     nodes: dict[str, dict[str, Any]] = {}
-    for other in ranks.gather(own):
+    everyone = ranks.gather(own)
+    for other in everyone:
         nodes.setdefault(other["node"], other)
     first = next(iter(nodes.values()))
     differing = differences(nodes)
     return {
         **first,
-        **({"gpu_uuids": [other for _, other in places]} if uuid is not None else {}),
+        **({"gpu_uuids": [other for _, other in places], "gpu": _gpus(everyone)} if uuid is not None else {}),
         **({"nodes": list(nodes)} if len(nodes) > 1 else {}),
         **({"differences": differing} if differing else {}),
     }
+
+
+def _gpus(everyone: Sequence[Mapping[str, Any]]) -> str:
+    """The GPUs' model; all of them where they are not alike, which under torchrun nobody refuses."""
+    return " and ".join(dict.fromkeys(other["gpu"] for other in everyone))
 
 
 def differences(nodes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -94,7 +94,7 @@ def run_leg(
         **_evaluated(run, times.step),
         steady_from_step=steady_from_step(times.step.tolist()),
         telemetry=reading.nodes,
-        energy_joules=reading.energy_joules,
+        energy_joules=None if leg.profiled else reading.energy_joules,  # of the profile, too
         foreign_cpu_cores=reading.foreign_cpu_cores,
         contaminated=reading.contaminated,
         missing_instruments=[*(reading.missing or []), *({_NO_HOST_PEAK} if not peaks_reset else {})],

@@ -45,7 +45,10 @@ def main() -> int:
         if failed := [process.exitcode for process in processes if process.exitcode]:
             sys.exit(f"a process that measures links ended with {failed[0]}")
         answer = json.loads((Path(folder) / "links.json").read_text())
-    gpus = [str(torch.cuda.get_device_properties(gpu).uuid) for gpu in range(torch.cuda.device_count())]
+    gpus = [
+        str(torch.cuda.get_device_properties(gpu).uuid)
+        for gpu in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    ]
     print(json.dumps({**answer, "gpu_links": gpu_links(gpus), "adam": _adam()}))
     return 0
 

@@ -67,7 +67,7 @@ def gpu(device: torch.device) -> dict[str, Any]:
 
 
 def gpu_links(uuids: list[str]) -> list[str] | None:
-    """How each pair of these GPUs of one node is linked, in order, as `0-1 18 x NVLink`."""
+    """How each pair of these GPUs of one node is linked, in order, as `0-1 NVLink`."""
     missing: list[str] = []
     library = nvml.open_library(missing) if uuids else None
     if library is None:

@@ -27,6 +27,7 @@ from raybench.training.ranks import Ranks
 from raybench.training.tasks.trees import Tree
 from raybench.training.timeline import PHASES, PREFIX, Fold, fold, without_overhead
 
+Window = contextlib.AbstractContextManager[None]
 STEPS: Final = 10
 _SKIPPED: Final = 1  # the first step includes the profiler's start
 MOST_TRACE_BYTES: Final = 16 * 2**20  # compressed; a larger one is not kept
@@ -73,8 +74,13 @@ class ProfiledSteps:
             print_traceback()
             self.missing.append(f"{what}: {describe(error)}")
 
-    def run(self, step: Callable[[RangeClock], None], ranks: Ranks, accumulation: int) -> None:
-        """Run `step`, which runs the loop with the clock it is given, under a profiler; every rank calls it."""
+    def run(
+        self, step: Callable[[RangeClock], None], ranks: Ranks, accumulation: int, window: Callable[[], Window]
+    ) -> None:
+        """Run `step`, which runs the loop with the clock it is given, under a profiler; every rank calls it.
+
+        `window` is the telemetry's: the machine is watched meanwhile.
+        """
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (ranks.device.type == "cuda")
         profiler: Any = None
         with self._attempt("the profiler did not start"):
@@ -82,8 +88,9 @@ class ProfiledSteps:
             profiler.__enter__()
         clock = RangeClock()
         try:
-            step(clock)
-            ranks.settle()
+            with window():
+                step(clock)
+                ranks.settle()
         finally:
             clock.close()
             if profiler is not None and not self.missing:
@@ -114,7 +121,12 @@ class ProfiledSteps:
 
 
 def profile_steps(
-    engine: Engine, stream: Iterator[Tree], loss_of: LossOf, accumulation: int, ranks: Ranks
+    engine: Engine,
+    stream: Iterator[Tree],
+    loss_of: LossOf,
+    accumulation: int,
+    ranks: Ranks,
+    window: Callable[[], Window] = contextlib.nullcontext,
 ) -> ProfiledSteps:
     """Run `STEPS` steps of the loop under a profiler. Every rank calls it; the steps run even if the profiler fails."""
     profiled = ProfiledSteps()
@@ -126,7 +138,7 @@ def profile_steps(
         )  # fmt: skip
 
     ranks.barrier()
-    profiled.run(step, ranks, accumulation)
+    profiled.run(step, ranks, accumulation, window)
     profiled.links = measured_links(ranks)
     if profiled.links is not None:
         profiled.missing += profiled.links.missing

@@ -152,8 +152,8 @@ class Procedure:
 
     def _profile(self, stream: Iterator[Tree]) -> ProfiledSteps:
         accumulation = self.leg.setting.accumulation
-        with _no_garbage_collection(), self.telemetry.window():
-            return profile_steps(self.engine, stream, self.task.loss, accumulation, self.ranks)
+        with _no_garbage_collection():
+            return profile_steps(self.engine, stream, self.task.loss, accumulation, self.ranks, self.telemetry.window)
 
     def _pilot_steps(self, steps: Steps) -> int:
         """A pilot's number of steps, from the pace of its warm-up; rank 0's for all ranks."""

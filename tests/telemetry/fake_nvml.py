@@ -16,14 +16,11 @@ class FakeNvml:
     NVML_CLOCK_MEM = pynvml.NVML_CLOCK_MEM
     NVML_TEMPERATURE_GPU = pynvml.NVML_TEMPERATURE_GPU
     NVML_P2P_CAPS_INDEX_NVLINK = pynvml.NVML_P2P_CAPS_INDEX_NVLINK
-    NVML_P2P_CAPS_INDEX_READ = pynvml.NVML_P2P_CAPS_INDEX_READ
-    NVML_NVLINK_MAX_LINKS = pynvml.NVML_NVLINK_MAX_LINKS
-    NVML_FEATURE_ENABLED = pynvml.NVML_FEATURE_ENABLED
     NVML_P2P_STATUS_OK = pynvml.NVML_P2P_STATUS_OK
 
     def __init__(
         self, refused: tuple[str, ...] = (), pids: tuple[int, ...] = (1,), throttled: int = 0,
-        capabilities: tuple[int, ...] = (pynvml.NVML_P2P_CAPS_INDEX_READ, pynvml.NVML_P2P_CAPS_INDEX_NVLINK),
+        capabilities: tuple[int, ...] = (0, pynvml.NVML_P2P_CAPS_INDEX_NVLINK),  # 0: to read
     ) -> None:  # fmt: skip
         self.refused, self.pids, self.throttled, self.capabilities = refused, pids, throttled, capabilities
         self.calls: list[str] = []
@@ -72,16 +69,10 @@ class FakeNvml:
         return self._call("nvmlDeviceGetComputeRunningProcesses", running)
 
     def nvmlDeviceGetP2PStatus(self, first: str, second: str, index: int) -> int:
+        assert type(index) is int  # ctypes takes nothing else
         missing = pynvml.NVML_P2P_STATUS_CHIPSET_NOT_SUPPORTED
         status = pynvml.NVML_P2P_STATUS_OK if index in self.capabilities else missing
         return self._call("nvmlDeviceGetP2PStatus", status)
-
-    def nvmlDeviceGetNvLinkState(self, handle: str, link: int) -> int:
-        """Of four links the last is down."""
-        if link >= 4:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
-        up = pynvml.NVML_FEATURE_ENABLED if link < 3 else pynvml.NVML_FEATURE_DISABLED
-        return self._call("nvmlDeviceGetNvLinkState", up)
 
     def nvmlSystemGetDriverVersion(self) -> str:
         return self._call("nvmlSystemGetDriverVersion", "580.65.06")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,6 @@ def limit_cpu() -> Iterator[Callable[[float | None], None]]:
     root = Path("/sys/fs/cgroup")
     first = (root / "cpu").is_dir()
     group = (root / "cpu" if first else root) / f"raybench-test-{os.getpid()}"
-    before = next(
-        line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()
-        if "cpu" in line.split(":")[1].split(",") or not first
-    )  # fmt: skip
-    home = group.parent / before.lstrip("/") / "cgroup.procs"
 
     def limit(cpus: float | None) -> None:
         quota = None if cpus is None else int(100_000 * cpus)
@@ -86,10 +82,15 @@ def limit_cpu() -> Iterator[Callable[[float | None], None]]:
             (group / "cpu.max").write_text(f"{quota or 'max'} 100000")
 
     try:
+        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+        (before, *_) = [path for _, names, path in lines if not first or "cpu" in names.split(",")]
+        home = group.parent / before.lstrip("/") / "cgroup.procs"
         group.mkdir()
         limit(None)
         (group / "cgroup.procs").write_text(str(os.getpid()))
-    except OSError:
+    except (OSError, ValueError):
+        with suppress(OSError):
+            group.rmdir()
         pytest.skip("no control group with a limit of CPU time can be made here")
     yield limit
     limit(None)

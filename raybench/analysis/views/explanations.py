@@ -64,7 +64,7 @@ class _Profile:
     told: Mapping[str, object]
     usual_seconds: float | None  # of the arm's measured legs in the setting
     link_floor: LinkFloor | None
-    disturbed: tuple[str, ...]  # why the leg is contaminated; empty where it is clean or where that is not known
+    disturbed: tuple[str, ...] | None  # why the leg is contaminated; empty where it is clean, None where not known
 
     def number(self, name: str) -> float | None:
         value = self.told.get(name)
@@ -92,9 +92,10 @@ def explain(legs: Legs, baseline: str) -> tuple[Explanation, ...]:
         if parts := _parts(told):
             seconds = float(legs.steps.mean_seconds[row])
             measured = float(np.mean(usual[key])) if usual.get(key) else None
-            link, disturbed = link_floor(legs, int(row), told), legs.text["contaminated"][row]
-            reasons = tuple(disturbed.split("\n")) if disturbed else ()
-            profiles.setdefault(key, _Profile(seconds, parts, told, measured, link, reasons))
+            column = legs.text["contaminated"]
+            disturbed = tuple(filter(None, column[row].split("\n"))) if column.codes[row] >= 0 else None
+            link = link_floor(legs, int(row), told)
+            profiles.setdefault(key, _Profile(seconds, parts, told, measured, link, disturbed))
             names[key[0]] = legs.text["setting"][row]
     return tuple(
         _explained(setting_id, names[setting_id], arm, baseline, profile, profiles.get((setting_id, baseline)))
@@ -163,8 +164,9 @@ def _compared(arm: str, baseline: str, profile: _Profile, base: _Profile) -> str
     longer = whole > 0
     begun = f"{arm} {'adds' if longer else 'takes'} {_ms(abs(whole))} ms {'to' if longer else 'off'} a step of "
     begun += f"{_ms(base_whole)} ms"
-    disturbed = [reason for reason in profile.disturbed if reason not in base.disturbed]
-    seen = f"while it ran, and not while {baseline} did, the machine was disturbed ({', '.join(disturbed)})"
+    disturbed = [reason for reason in profile.disturbed or () if reason not in (base.disturbed or ())]
+    alone = "" if base.disturbed is None else f", and not while {baseline} did"
+    seen = f"while it ran{alone}, the machine was disturbed ({', '.join(disturbed)})"
     if any(reason.startswith(_HELD_BACK) for reason in disturbed):
         return f"{begun}: {_listed(apart, whole)}. Why is not known: {seen}."
     caution = f" (Read it with care: {seen}.)" if disturbed else ""

@@ -43,8 +43,9 @@ def link_floor(legs: Legs, row: int, profile: Mapping[str, object]) -> LinkFloor
     if not isinstance(parameters, int) or reduced is None or gathered is None or rate is None or not workers > 1:
         return None
     pairs = parse_object(legs.text["environment"][row]).get("gpu_links")
-    joined = dict.fromkeys(str(pair).partition(" ")[2] for pair in pairs) if isinstance(pairs, list) else ()
-    return LinkFloor((workers - 1) / workers * parameters * (reduced + gathered), rate, tuple(joined))
+    ways = dict.fromkeys(str(pair).partition(" ")[2] for pair in pairs) if isinstance(pairs, list) else {}
+    joined = tuple(way for way in ways if way != "not known")
+    return LinkFloor((workers - 1) / workers * parameters * (reduced + gathered), rate, joined)
 
 
 def smallest_element(dtypes: object) -> int | None:
