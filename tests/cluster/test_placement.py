@@ -100,7 +100,7 @@ def test_a_trial_takes_its_nodes_whole_and_each_worker_its_part() -> None:
         (
             {"workers": 4, "nodes": 2},
             [cpu_node()],
-            "needs 2 nodes with 2 CPUs and a bench_slot each, and 1 of the nodes",
+            "needs 2 nodes with 2 CPUs and a bench_slot each, but 1 of the nodes",
         ),
         ({"workers": 2, "nodes": 2}, [{"CPU": 4.0}] * 2, "needs nodes that declare a slot"),
         ({"device": "cuda"}, [cpu_node()], "asks for cuda, and there is no GPU"),

@@ -110,7 +110,7 @@ def test_a_config_that_contradicts_raybench_is_an_error(tmp_path: Path, config: 
         ({"engine": "deepspeed", "zero": 0, "overlap_comm": True}, "zero: 1 or more"),
         ({"engine": "fsdp", "reshard": True}, "unknown key 'reshard'"),
         ({"engine": "horovod"}, "horovod"),
-        ({**DDP, "setting": {"workers": 4}}, "the trial's"),
+        ({**DDP, "setting": {"workers": 4}}, "cannot differ by arm"),
     ],
 )
 def test_bad_arms_are_one_line(tmp_path: Path, arm: dict[str, Any], message: str) -> None:
