@@ -64,6 +64,11 @@ class Terminal:
             assert not ended, f"ended before {pattern!r} was shown:\n{self.text}"
             assert time.monotonic() < deadline, f"{pattern!r} was not shown:\n{self.text}"
 
+    def until_legs(self, fewest: int, of: int) -> None:
+        """Wait until the bar shows so many legs or more: drawn once a second, it may never show a given number."""
+        shown = "|".join(str(number) for number in range(fewest, of + 1))
+        self.until(rf"\b(?:{shown})/{of}\b")
+
     def end(self, timeout: float = 300) -> int:
         """Wait for the command's end, with what it still writes; returns its exit code."""
         deadline = time.monotonic() + timeout

@@ -18,7 +18,7 @@ from tests.sweep.processes import MARK, assert_nothing_is_left, kill, processes_
 from tests.terminal import CTRL_C, Terminal
 
 ARGUMENTS = [
-    "space=quickstart", "sweep=i", "setting.model=lenet", "repeats=3", "protocol.warmup_steps=2", "protocol.steps=60",
+    "space=quickstart", "sweep=i", "setting.model=lenet", "repeats=3", "protocol.warmup_steps=2", "protocol.steps=120",
 ]  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def test_once_finishes_the_running_leg_and_twice_stops_now(tmp_path: Path) -> No
 
     with Terminal(command, tmp_path, environment) as second:
         second.until(rf"resumed: {len(rows)} of 18 legs are in the ledger; {18 - len(rows)} to run")
-        second.until(rf"{len(rows) + 1}/18")
+        second.until_legs(len(rows) + 1, of=18)
         pressed = time.monotonic()
         second.press(CTRL_C)
         second.press(CTRL_C)
@@ -69,7 +69,7 @@ def test_a_recorder_that_cannot_come_up_again_ends_the_sweep_with_a_word(tmp_pat
     command = [sys.executable, "-m", "raybench.sweep", *ARGUMENTS]
     ledger = tmp_path / "mlruns/ledger/quickstart/i"
     with Terminal(command, tmp_path, command_environment(**{MARK: mark}, RAY_ADDRESS="local")) as terminal:
-        terminal.until(r"\b1/18")
+        terminal.until_legs(1, of=18)
         kept = ledger.rename(tmp_path / "kept")
         ledger.write_text("no folder")  # so that nobody makes it again meanwhile
         kill(mark, "ray::Recorder")
