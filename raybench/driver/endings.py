@@ -18,7 +18,7 @@ from raybench.driver.deaths import Death, how_died
 from raybench.errors import LegDied
 from raybench.ledger.outcome import Failure, FailureKind
 
-_SETTLING_SECONDS = 1.0
+_NODE_END_SECONDS = 1.0  # between the end of a node's workers and its own
 
 
 def failure_of(trial: Trial, error: BaseException, seconds: float, *, oom_kills: int) -> Failure:
@@ -67,7 +67,7 @@ def why_cut(error: BaseException, node_ids: Collection[str]) -> str:
     """The lost nodes that ended a group which ran on `node_ids`, so that no leg is to blame; empty where none was."""
     lost = lost_nodes(node_ids)
     if not lost and any(isinstance(cause, ray.exceptions.RayError) for cause in _causes(error).values()):
-        time.sleep(_SETTLING_SECONDS)  # a node that shuts down ends its workers first
+        time.sleep(_NODE_END_SECONDS)
         lost = lost_nodes(node_ids)
     return f"lost {'node' if len(lost) == 1 else 'nodes'} {' and '.join(lost)}" if lost else ""
 

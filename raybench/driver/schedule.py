@@ -52,7 +52,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0  # between two calls of the recorder
 _LOOKS_BETWEEN_COUNTS = 10  # calls of the recorder between two counts of the cluster's nodes
 _PATIENCE_SECONDS = 30.0
 _ANSWER_SECONDS = 5.0  # a busy recorder is asked again
-_SETTLING_SECONDS = 3.0
+_HEAD_END_SECONDS = 3.0  # between the end of the recorder and that of the head with it
 _HEAD_PATIENCE_SECONDS = 20.0  # Ray itself ends the process after 60 s, without a message
 _OWN_HEAD_PATIENCE_SECONDS = 5.0  # for a local Ray on loopback, where no answer means dead
 _RECORDER_RESTARTS = 20
@@ -357,7 +357,7 @@ class _WhenOver(tune.Stopper):  # type: ignore[misc]
 def _without_recorder(error: BaseException, lost: Callable[[str], NoReturn]) -> Ended:
     """How a sweep ends whose recorder died: alone, or with the head, which may die a little later."""
     head = str(ray.get_runtime_context().gcs_address)
-    time.sleep(_SETTLING_SECONDS)
+    time.sleep(_HEAD_END_SECONDS)
     if connection_problem(head):
         lost(head)
     return Ended(recorder_died=_why_dead(error))

@@ -42,7 +42,7 @@ from raybench.statistics.num_steps import Pilot
 
 _STARTS = 2  # how often a group may end before its first leg; then its trial or block is given up
 _CUTS = 3  # how often a trial's processes may be lost through no fault of a leg
-_SETTLING_SECONDS = 2.0  # time for Ray to notice which processes died with a killed one
+_DEATHS_SECONDS = 2.0  # time for Ray to notice which processes died with a killed one
 ON_HEAD = {HEAD_RESOURCE: 0.0001}
 _SECONDS_BETWEEN_QUESTIONS = 1.0  # while a block waits for its nodes
 # Processes on free nodes start within seconds; nodes that have to be started get the sweep's `wait`.
@@ -96,7 +96,7 @@ def _run_groups(recorder: Any, block: Block, sweep: SweepConfig) -> str:
         if group.legs[0] != first_leg:
             starts_left, cuts_left, first_leg = _STARTS, _CUTS, group.legs[0]  # there was progress: reset the counters
         if group.was_cut:
-            time.sleep(_SETTLING_SECONDS)
+            time.sleep(_DEATHS_SECONDS)
             remove_orphaned_placement_groups()
         node_ids = _admitted(recorder, block, sweep, group.nodes if starts_left == _STARTS else ())
         if node_ids is None:
