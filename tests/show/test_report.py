@@ -18,6 +18,7 @@ from raybench.errors import UserError
 from raybench.report import main
 from raybench.show.answer import build
 from raybench.show.figures.steps import read_steps
+from raybench.show.figures.style import COLOURS
 from raybench.show.page import render_page
 from raybench.show.report import draw_all, write_report
 from raybench.show.units import cost
@@ -111,6 +112,12 @@ def test_the_page_needs_no_network_and_is_small(written: Path, page: Page) -> No
             assert target.startswith(("#", "data:")), f"<{tag} {name}={target}>"
     assert "@import" not in html
     assert not re.search(r"url\((?!#)", html)
+
+
+def test_every_colour_of_a_figure_follows_the_theme(written: Path) -> None:
+    drawings = (written / "report.html").read_text(encoding="utf-8").partition("<body>")[2]
+    assert "<pattern" in drawings
+    assert [name for name, value in COLOURS.items() if value in drawings] == []
 
 
 def test_ids_are_unique_and_links_inside_the_page_lead_somewhere(page: Page) -> None:

@@ -265,6 +265,7 @@ def inline_svg(svg: str, name: str, title: str, tips: Mapping[str, str], size: s
     body = re.sub(r'xlink:href="#', f'xlink:href="#{name}-', body)
     for colour, value in COLOURS.items():
         body = body.replace(f": {value}", f": var(--{colour})")
+        body = body.replace(f'fill="{value}"', f'fill="var(--{colour})"')  # the ground of a hatched bar
     body = body.replace("stroke: #ffffff", "stroke: var(--paper)")  # gaps between bars, not text on them
     body = body.replace("fill: #ffffff", "fill: var(--paper)")  # hollow marks
     opening, rest = body.split(">", 1)
