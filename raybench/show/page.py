@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,7 +17,8 @@ from raybench.show.document import Answers, Block, Document, Figure, Strip, Tabl
 from raybench.show.figures.style import COLOURS, DARK, VERDICT_STYLE, inline_svg, is_hollow, ratio_ticks
 from raybench.version import __version__
 
-MOST_OPEN: Final = 60  # groups of larger tables are folded
+MOST_OPEN: Final = 60  # groups of larger tables that can be searched are folded
+MOST_ROWS: Final = 20  # other tables with more are folded, and so is the first group of a large one
 MOST_ANSWERS: Final = 12  # with more arms, the answer is folded
 MOST_DRAWN: Final = 400  # rows of a table in the page; its search finds the others too
 _WIDTH: Final = 240.0  # of a strip's drawing, in its own units
@@ -55,6 +57,8 @@ def render_page(document: Document, drawings: Mapping[str, str]) -> str:
         svg=lambda block: _drawing(block, drawings),
         scale=scale_of,
         most_answers=MOST_ANSWERS,
+        most_rows=lambda table: MOST_OPEN if table.filters else MOST_ROWS,
+        tally=tally,
         strip=draw_strip,
         axis=draw_axis,
         groups=groups,
@@ -88,8 +92,11 @@ def groups(table: Table) -> list[Group]:
     for number, row in enumerate(table.rows):
         members.setdefault(row.group, []).append(number)
     most = _share([len(rows) for rows in members.values()])
+    is_small = len(table.rows) <= MOST_OPEN
     return [
-        Group(name, _summary(table, rows), len(table.rows) <= MOST_OPEN or place == 0, rows[:most], rows[most:])
+        Group(
+            name, _summary(table, rows), is_small or (place == 0 and len(rows) <= MOST_ROWS), rows[:most], rows[most:]
+        )
         for place, (name, rows) in enumerate(members.items())
     ]
 
@@ -106,12 +113,12 @@ def _share(sizes: Sequence[int]) -> int:
 
 
 def _summary(table: Table, rows: list[int]) -> str:
-    counts: dict[str, int] = {}
-    for number in rows:
-        for cell in table.rows[number].cells:
-            if cell.verdict:
-                counts[cell.verdict] = counts.get(cell.verdict, 0) + 1
-    return ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    return tally(cell.verdict for number in rows for cell in table.rows[number].cells if cell.verdict)
+
+
+def tally(verdicts: Iterable[str]) -> str:
+    """How often each verdict occurs, as `12 hurts, 3 undecided`."""
+    return ", ".join(f"{number:,} {verdict}" for verdict, number in Counter(verdicts).items())
 
 
 def scale_of(block: Block) -> tuple[float, float] | None:

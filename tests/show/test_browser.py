@@ -133,11 +133,14 @@ const type = (text) => {
   return [told.textContent, shown().length, shown().at(-1).cells[0].textContent];
 };
 const seen = [shown().length, type("setting-1199"), type("odd zero1"), type("")[1]];
+const head = document.querySelector("#table-comparisons th button");
+head.click(); head.click();
+seen.push(shown()[0].cells[0].textContent, shown().length);
 document.body.innerHTML = `<pre id="seen">${JSON.stringify(seen)}</pre>`;
 """
 
 
-def test_the_search_finds_rows_that_do_not_stand_in_the_page(tmp_path: Path) -> None:
+def test_search_and_sorting_take_in_rows_that_do_not_stand_in_the_page(tmp_path: Path) -> None:
     if BROWSER is None:
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
     rows = tuple(row(f"setting-{i}", "zero1", group="odd" if i % 2 else "even") for i in range(1200))
@@ -152,7 +155,8 @@ def test_the_search_finds_rows_that_do_not_stand_in_the_page(tmp_path: Path) -> 
     found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stderr[-2000:]
     odd = ["600 of 1,200 rows", 600, "setting-1199"]
-    assert json.loads(found.group(1)) == [400, ["1 of 1,200 rows", 1, "setting-1199"], odd, 400]
+    searched = [400, ["1 of 1,200 rows", 1, "setting-1199"], odd, 400]
+    assert json.loads(found.group(1)) == [*searched, "setting-1198", 400]  # the last one of "even", which waited
 
 
 def test_the_browser_is_checked_by_a_page_that_does_complain(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from raybench.cli import main as raybench
 from raybench.errors import UserError
 from raybench.report import main
 from raybench.show.answer import build
+from raybench.show.document import Answer, Answers, Document, Section, Table, columns, row
 from raybench.show.figures.steps import read_steps
 from raybench.show.figures.style import COLOURS
-from raybench.show.page import render_page
+from raybench.show.page import MOST_ANSWERS, MOST_ROWS, render_page
 from raybench.show.report import draw_all, write_report
 from raybench.show.units import cost
 from raybench.show.words import arm_answers
@@ -195,9 +196,23 @@ def test_a_large_sweep_keeps_the_page_small(tmp_path: Path) -> None:
     assert main([str(path), f"out={tmp_path / 'out'}"]) == 0
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert len(html) < 3_000_000
-    assert "21 more rows: the search above finds them too" in html
+    assert html.count("7 more rows: sorting and the search above take them in") == 3
     with (tmp_path / "out" / "comparisons.csv").open(encoding="utf-8") as file:
         assert len(list(csv.reader(file))) == 421
+
+
+def test_long_tables_are_folded_and_the_fold_says_how_many_rows() -> None:
+    short, long = (tuple(row(f"s{i}", "1 s") for i in range(number)) for number in (MOST_ROWS, MOST_ROWS + 1))
+    tables = [Table(name, name, columns("setting", "time"), rows) for name, rows in (("short", short), ("long", long))]
+    html = render_page(Document("Folds", (), (Section("costs", "Costs", tuple(tables)),)), {})
+    assert re.findall(r"<details[^>]*><summary>([^<]*)", html) == [f"{MOST_ROWS + 1} rows"]
+
+
+def test_arms_that_are_folded_are_counted_by_verdict() -> None:
+    verdicts = ["hurts"] * MOST_ANSWERS + ["undecided", "hurts", "hurts"]
+    answers = tuple(Answer(f"arm{i}", verdict, verdict) for i, verdict in enumerate(verdicts))
+    html = render_page(Document("Arms", (Answers(answers, 0.03, "ddp"),)), {})
+    assert '3 more arms <span class="quiet">1 undecided, 2 hurts</span>' in html
 
 
 def test_the_command_line(commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
