@@ -105,7 +105,7 @@ def _answer(analysis: Analysis) -> Iterable[Block]:
     for note in notes[:_MOST_NOTES]:
         yield Paragraph(f"{note}.", lead="Note:")
     if len(notes) > _MOST_NOTES:
-        yield Paragraph(f"{len(notes) - _MOST_NOTES} more are among the caveats.", lead="Note:")
+        yield Paragraph(f"{len(notes) - _MOST_NOTES} more among the caveats.", lead="Note:")
     turns = turning(analysis)
     if turns:
         left = len(turns) - _MOST_TURNS

@@ -85,5 +85,5 @@ def _verdicts(analysis: Analysis, costs: Costs, price: float | None) -> Table:
         "What each verdict took: its arm's legs, and its share of the baseline's",
         columns(*names, numbers=("machine time", "energy", "money")),
         tuple(rows),
-        left_out=f"{left} more took less" if left > 0 else "",
+        left_out=f"{left:,} more took less" if left > 0 else "",
     )

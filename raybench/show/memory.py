@@ -47,7 +47,7 @@ def prediction_table(analysis: Analysis) -> Table | None:
         note="Predicted by ZeRO's arithmetic and an estimate of activations, docs/language.md. Measured: the peak of "
         "the device; on a CPU, where a process holds much else, the parts that the engine shows, added up. Of each "
         f"part: predicted / held. Apart: by more than {units.percent(APART)}.",
-        left_out=f"{len(rows) - _MOST_ROWS} more rows are in comparisons.csv" if len(rows) > _MOST_ROWS else "",
+        left_out=f"{len(rows) - _MOST_ROWS:,} more rows are in comparisons.csv" if len(rows) > _MOST_ROWS else "",
     )
 
 

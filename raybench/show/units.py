@@ -55,7 +55,7 @@ def points(accuracy: float | None) -> str:
 def size(num_bytes: float) -> str:
     """Bytes in MiB or GiB: `85.3 MiB`."""
     mebibytes = num_bytes / 2**20
-    return f"{mebibytes:.1f} MiB" if abs(mebibytes) < 1024 else f"{mebibytes / 1024:.2f} GiB"
+    return f"{mebibytes:z.1f} MiB" if abs(mebibytes) < 1024 else f"{mebibytes / 1024:.2f} GiB"
 
 
 def cost(value: float | None, per: str) -> str:

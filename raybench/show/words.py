@@ -34,8 +34,8 @@ MEANINGS: Final = {
 MIN_SETTINGS: Final = 3  # for fewer, no interval for a population of settings is shown; --json has all of them
 _MANY_TRIALS: Final = 1000  # larger numbers are shown as more than this
 _FAMILY: Final = {
-    "holm": "Holm's step over {n} comparisons",
-    "fdr": "Benjamini and Hochberg's step over {n} comparisons",
+    "holm": "Holm's step over {n:,} comparisons",
+    "fdr": "Benjamini and Hochberg's step over {n:,} comparisons",
 }
 
 
@@ -174,7 +174,7 @@ def how_obtained(analysis: Analysis) -> list[str]:
     """The method and the data in a few lines."""
     step = _FAMILY[analysis.multiplicity].format(n=len(analysis.comparisons))
     return [
-        f"{analysis.num_legs} legs ({analysis.num_failed_legs} failed) of {', '.join(analysis.sweeps)}; "
+        f"{analysis.num_legs:,} legs ({analysis.num_failed_legs:,} failed) of {', '.join(analysis.sweeps)}; "
         f"the sample is the trial, n of them; metric: {analysis.metric}",
         f"Intervals are paired t on log ratios{_lent(analysis)}, each the one its verdict came from: "
         f"{percent(1 - analysis.alpha)} or wider, by {step}; “helps”, “hurts” and “no effect” all count as claims",
@@ -212,7 +212,7 @@ def trade_off(c: Comparison) -> str | None:
     if c.speedup.low is not None and c.speedup.high is not None:
         sign = 100 if change > 0 else -100
         ends = sorted((sign * (c.speedup.low - 1), sign * (c.speedup.high - 1)))
-        speed += f" [{ends[0]:.0f}, {ends[1]:.0f}]"
+        speed += f" [{ends[0]:z.0f}, {ends[1]:z.0f}]"
     amount = f"{'saves' if saved.value > 0 else 'takes'} {size(abs(saved.value))}"
     if saved.low is not None and saved.high is not None:
         low, high = sorted(end if saved.value > 0 else -end for end in (saved.low, saved.high))

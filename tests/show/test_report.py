@@ -18,8 +18,9 @@ from raybench.errors import UserError
 from raybench.report import main
 from raybench.show.answer import build
 from raybench.show.document import Answer, Answers, Document, Section, Table, columns, row
+from raybench.show.figures.speedups import heat_map
 from raybench.show.figures.steps import read_steps
-from raybench.show.figures.style import COLOURS
+from raybench.show.figures.style import COLOURS, drawing, settle, two_lines
 from raybench.show.page import MOST_ANSWERS, MOST_ROWS, render_page
 from raybench.show.report import draw_all, write_report
 from raybench.show.units import cost
@@ -178,6 +179,24 @@ def test_names_of_any_length_and_script_and_speedups_of_any_size_make_a_page(tmp
     path = write(tmp_path / "legs.parquet", [row | {"family": name} for row in rows])
     assert main([str(path)]) == 0
     assert name in Page((tmp_path / "_report" / "report.html").read_text(encoding="utf-8")).text
+
+
+def test_a_name_beside_an_axis_breaks_after_a_comma() -> None:
+    assert two_lines("torchvision/vgg16, batch 8") == "torchvision/vgg16,\nbatch 8"
+    assert two_lines("resnet18, batch 8") == "resnet18, batch 8"
+    assert two_lines("swin_tiny_patch4_window7_224, batch 8") == "swin_tiny_patch4_window7\n_224, batch 8"
+
+
+def test_cells_of_a_heat_map_have_room_for_two_lines_below_long_names(tmp_path: Path) -> None:
+    speedups = {"ddp": 1.0} | {f"zero3_with_bucket_{number}": 0.9 for number in range(10)}
+    path = simulate_ledger(tmp_path / "legs.parquet", Truth(speedups, num_settings=3, num_trials=3, num_steps=4))
+    with drawing():
+        plot = heat_map(analyse([path]))
+        assert plot is not None
+        settle(plot.figure)
+    (axes,) = plot.figure.axes
+    cell = axes.get_position().height * plot.figure.get_figheight() / 3
+    assert cell > 2 * 8.5 * 1.2 / 72  # inches: two lines of its text
 
 
 def test_settings_of_one_name_stay_apart(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from raybench.statistics.estimate import Estimate
         (units.points(-0.0042), "-0.42"),
         (units.size(85.3 * 2**20), "85.3 MiB"),
         (units.size(5.1 * 2**30), "5.10 GiB"),
+        (units.size(-1.0), "0.0 MiB"),
         (units.cost(0.01234, "step"), "12.34 ms"),
         (units.cost(2**30, "byte"), "1.00 GiB"),
         (units.cost(None, "step"), ""),

@@ -70,6 +70,6 @@ def parts(analysis: Analysis) -> Plot | None:
         "One profiled leg of each arm, which counts in no speedup. The parts add up to a step without the profiler, "
         "whose cost is taken out by the events that it recorded in each part. On an accelerator, a moment in which it "
         "computes is its own, and a moment in which it is idle belongs to what the host did."
-        + (f" The first {_MOST_BARS} legs; {hidden} more are in the list below." if hidden > 0 else "")
+        + (f" The first {_MOST_BARS} legs; {hidden} more in the list below." if hidden > 0 else "")
     )
     return Plot("parts", "What a step is spent on", "why", figure, caption)

@@ -58,7 +58,7 @@ def traces(analysis: Analysis, steps: Steps) -> Plot | None:
     panels[0].set_xlim(-0.5, max(len(leg.step_seconds) for leg in legs) - 0.5)
     panels[-1].set_xlabel("step")
     left = len(steps.traces) - len(legs)
-    whose = f"One leg of each of {len(legs)} arms ({left} more are not drawn)" if left else "One leg of each arm"
+    whose = f"One leg of each of {len(legs)} arms ({left} more not drawn)" if left else "One leg of each arm"
     caption = (
         f"{whose}, all of one trial of {legs[0].setting}, as an example. The shaded steps left of the"
         " dashed line are warm-up and are not measured; the horizontal line is the mean of the measured ones, which is"
@@ -177,7 +177,7 @@ def order_and_drift(analysis: Analysis) -> Plot | None:
     left.set_ylabel("step against the arm's mean, %")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(names) <= 12:
-        legend(figure, left)
+        legend(figure, left, scale=1.8)
     right.axvspan(-100 * analysis.margin, 100 * analysis.margin, color=COLOURS["band"], linewidth=0, zorder=0)
     right.set_title("within a leg", loc="left")
     right.set_yticks(range(len(names)), [shorten(name, 20) for name in names])

@@ -230,7 +230,10 @@ def heat_map(analysis: Analysis) -> Plot | None:
     colours = LinearSegmentedColormap.from_list("speedup", ["#b34700", "#f7f7f7", "#00599c"])
     norm = Normalize(-reach, reach)
     width = min(WIDEST, max(WIDTH, 1.9 + 0.31 * len(names)))
-    figure, (axes,) = new_figure(0.9 + (0.34 * len(rows) if named else min(_HIGHEST, 0.07 * len(rows))), width=width)
+    heads = [shorten(arm, 18) for arm in names]
+    upright = len(names) > 6
+    above = 0.3 + 0.08 * max(map(len, heads)) if upright else 0.9
+    figure, (axes,) = new_figure(above + (0.34 * len(rows) if named else min(_HIGHEST, 0.07 * len(rows))), width=width)
     faces = np.where(np.isfinite(values)[..., None], colours(norm(np.log(values))), to_rgba("#c9ced4"))
     tips = {}
     if not named:
@@ -243,7 +246,7 @@ def heat_map(analysis: Analysis) -> Plot | None:
                 tips[f"cell-{row}-{column}"] = _told(members[arm])
                 dark = abs(norm(np.log(values[row, column])) - 0.5) > 0.36
                 _cell_text(axes, column, row, members[arm], len(names), dark)
-    axes.set_xticks(range(len(names)), [shorten(arm, 18) for arm in names], rotation=90 if len(names) > 6 else 0)
+    axes.set_xticks(range(len(names)), heads, rotation=90 if upright else 0)
     axes.xaxis.tick_top()
     if named:
         beside = _told_apart([name for name, _, _ in rows])
@@ -257,7 +260,7 @@ def heat_map(analysis: Analysis) -> Plot | None:
         spine.set_visible(False)
     caption = (
         f"The speedup of every arm against {analysis.baseline}: blue is faster, orange slower, equally strong for equal"
-        " factors, grey was not measured."
+        f" factors and strongest from {units.about(float(np.exp(reach)))} times on; grey was not measured."
         + (
             f" + and − are verdicts (helps, hurts), = is no effect within {units.percent(analysis.margin)}, ?"
             f" undecided, ≠ not comparable{_letters(analysis, len(names))}. Verdicts are"
@@ -370,6 +373,8 @@ def distribution(analysis: Analysis) -> Plot | None:
     right.set_xlim(0, 1)
     right.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     right.set_xticks([0, 1])
+    for label, side in zip(right.get_xticklabels(), ("left", "right"), strict=True):
+        label.set_horizontalalignment(side)  # within their axes: not beside the last tick of the other ones
     right.set_xlabel("share of settings")
     legend(figure, right, 4, "outside upper right")
     caption = (

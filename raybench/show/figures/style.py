@@ -207,7 +207,11 @@ def shorten(text: str, most: int = 42) -> str:
 
 
 def two_lines(text: str, most: int = 24) -> str:
-    """A name that fits beside an axis: wrapped once, then cut."""
+    """A name that fits beside an axis: wrapped once, after a comma where both parts fit, then cut."""
+    parts = " ".join(text.split()).rpartition(", ")
+    lines = f"{parts[0]},", parts[2]
+    if parts[1] and shorten(text, most) != text and all(shorten(line, most) == line for line in lines):
+        return "\n".join(lines)
     first, *rest = textwrap.wrap(shorten(text, 10 * most), most) or [""]
     return "\n".join([first, *([shorten(" ".join(rest), most)] if rest else [])])
 
@@ -222,10 +226,12 @@ def heading(axes: Axes, row: float, text: str) -> None:
     ).set_in_layout(False)  # fmt: skip
 
 
-def legend(figure: Figure, axes: Axes, ncols: int = 4, place: _Place = "outside lower left") -> None:
-    """A legend outside the axes, so that it covers no mark."""
+def legend(
+    figure: Figure, axes: Axes, ncols: int = 4, place: _Place = "outside lower left", scale: float = 1.0
+) -> None:
+    """A legend outside the axes, so that it covers no mark; its own marks are `scale` times as large."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc=place, ncols=ncols, columnspacing=1.2, handletextpad=0.5)
+    figure.legend(handles, labels, loc=place, ncols=ncols, columnspacing=1.2, handletextpad=0.5, markerscale=scale)
 
 
 def settle(figure: Figure) -> None:

@@ -193,11 +193,7 @@ def profile(analysis: Analysis) -> Plot | None:
         " failed in some settings: a failure counts as infinitely slow, and nothing is dropped. Factors below"
         f" {units.percent(analysis.margin)} are within the margin. After Dolan and Moré 2002; costs are seconds a"
         " sample, geometric means over legs."
-        + (
-            f" The {_MOST_LINES} arms that are near the best most often; {hidden} more are left out."
-            if hidden > 0
-            else ""
-        )
+        + (f" The {_MOST_LINES} arms that are near the best most often; {hidden} more left out." if hidden > 0 else "")
     )
     return Plot("profile", "How often each arm is the best, or close to it", "found", figure, caption)
 
