@@ -43,7 +43,7 @@ def render_page(document: Document, drawings: Mapping[str, str]) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters["nobreak"] = lambda text: text.replace(" %", "\u00a0%")
+    environment.filters["nobreak"] = lambda text: text.replace(" %", "\u00a0%").replace(" †", "\u00a0†")
     environment.filters["kind"] = lambda block: type(block).__name__
     environment.filters["slug"] = lambda text: text.replace(" ", "-")
     page: str = environment.get_template("page.html").render(

@@ -1,4 +1,4 @@
-"""The page in a real browser, at the width of a phone and of a desk: no error, nothing cut off, tables that sort."""
+"""The page in a real browser, as wide as a phone, a tablet and a desk: no error, nothing cut off, tables that sort."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ function look(frame, width) {
   seen[width] = { overflow, focused, up, down, order, clipped, drawn, texts, shown };
   document.getElementById("seen").textContent = JSON.stringify(seen);
 }
-for (const width of [390, 1280]) {
+for (const width of [390, 900, 1280]) {
   const frame = document.createElement("iframe");
   frame.style.cssText = `width:${width}px;height:900px;border:0`;
   frame.onload = () => look(frame, width);
@@ -96,11 +96,11 @@ def opened(written: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
 
 def test_it_opens_without_a_word_on_the_console(opened: tuple[dict[str, Any], str]) -> None:
     seen, log = opened
-    assert set(seen) == {"390", "1280"}
+    assert set(seen) == {"390", "900", "1280"}
     assert [line for line in log.splitlines() if ":CONSOLE" in line] == []
 
 
-@pytest.mark.parametrize("width", ["390", "1280"])
+@pytest.mark.parametrize("width", ["390", "900", "1280"])
 def test_nothing_is_cut_off_and_the_filter_leaves_what_was_asked_for(
     opened: tuple[dict[str, Any], str], width: str
 ) -> None:
@@ -113,7 +113,7 @@ def test_nothing_is_cut_off_and_the_filter_leaves_what_was_asked_for(
     assert min(seen["drawn"]) > 50
 
 
-@pytest.mark.parametrize("width", ["390", "1280"])
+@pytest.mark.parametrize("width", ["390", "900", "1280"])
 def test_a_head_sorts_its_column_and_says_so(opened: tuple[dict[str, Any], str], width: str) -> None:
     seen = opened[0][width]
     numbers = sorted(float(text) for text in seen["up"] if text)
@@ -126,13 +126,14 @@ def test_a_head_sorts_its_column_and_says_so(opened: tuple[dict[str, Any], str],
 
 SEARCH = """
 const told = document.querySelector(".filter [aria-live]"), input = document.querySelector(".filter input");
+const folds = () => [...document.querySelectorAll("details")].map((one) => !one.hidden && one.open);
 const shown = () => [...document.querySelectorAll("tbody tr")].filter((row) => !row.hidden);
 const type = (text) => {
   input.value = text;
   input.dispatchEvent(new Event("input"));
   return [told.textContent, shown().length, shown().at(-1).cells[0].textContent];
 };
-const seen = [shown().length, type("setting-1199"), type("odd zero1"), type("")[1]];
+const seen = [shown().length, type("setting-1199"), folds(), type("odd zero1"), type("")[1], folds()];
 const head = document.querySelector("#table-comparisons th button");
 head.click(); head.click();
 seen.push(shown()[0].cells[0].textContent, shown().length);
@@ -155,7 +156,7 @@ def test_search_and_sorting_take_in_rows_that_do_not_stand_in_the_page(tmp_path:
     found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stderr[-2000:]
     odd = ["600 of 1,200 rows", 600, "setting-1199"]
-    searched = [400, ["1 of 1,200 rows", 1, "setting-1199"], odd, 400]
+    searched = [400, ["1 of 1,200 rows", 1, "setting-1199"], [False, True], odd, 400, [False, False]]
     assert json.loads(found.group(1)) == [*searched, "setting-1198", 400]  # the last one of "even", which waited
 
 
