@@ -37,6 +37,12 @@ def test_every_page_is_there_and_search_finds_the_api(site: Path) -> None:
         assert f"reference.html#raybench.{name}" in found
 
 
+def test_the_reference_has_the_fields_of_records(site: Path) -> None:
+    text = re.sub(r"<[^>]+>", "", (site / "reference.html").read_text(encoding="utf-8"))
+    assert "p_adjusted: float | None" in text
+    assert "Bases: " not in text  # private ones
+
+
 def test_pages_fetch_nothing_from_elsewhere(site: Path) -> None:
     for page in site.glob("*.html"):
         text = page.read_text(encoding="utf-8")
