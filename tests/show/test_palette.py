@@ -6,7 +6,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
+from raybench.show.figures.speedups import MAP_COLOURS, ink_on
 from raybench.show.figures.style import COLOURS, DARK, VERDICT_STYLE, arm_style, is_hollow
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear light.
@@ -61,6 +63,12 @@ def test_text_can_be_read(paper: str) -> None:
     colours, background = PAPERS[paper]
     for name in ("ink", "quiet", "link", *(name for name, _ in VERDICT_STYLE.values())):
         assert contrast(colours[name], background) >= 4.5, name
+
+
+def test_numbers_of_a_heat_map_can_be_read() -> None:
+    for place in np.linspace(0, 1, 201):
+        face = MAP_COLOURS(place)
+        assert contrast(to_hex(face), to_hex(ink_on(face))) >= 4.5, place
 
 
 def test_undecided_is_grey_and_hollow() -> None:

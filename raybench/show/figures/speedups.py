@@ -211,6 +211,14 @@ def _whisker(axes: Axes, y: float, low: float, high: float, colour: str, width: 
 
 
 MOST_ARMS: Final = 40  # in the heat map
+MAP_COLOURS: Final = LinearSegmentedColormap.from_list("speedup", ["#b34700", "#f7f7f7", "#00599c"])
+
+
+def ink_on(face: Sequence[float]) -> str:
+    """Black or white, whichever has more contrast with a cell (WCAG 2: at least 4.5:1 with one of them)."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in face[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return _LIGHT if luminance < 0.179 else "black"
 
 
 def heat_map(analysis: Analysis) -> Plot | None:
@@ -227,14 +235,13 @@ def heat_map(analysis: Analysis) -> Plot | None:
     values = np.array([[_speedup(members.get(arm)) for arm in names] for _, _, members in rows])
     logs = np.abs(np.log(values[np.isfinite(values)]))
     reach = max(float(np.quantile(logs, 0.98)) if len(logs) else 0.0, float(np.log(1.1)))
-    colours = LinearSegmentedColormap.from_list("speedup", ["#b34700", "#f7f7f7", "#00599c"])
     norm = Normalize(-reach, reach)
     width = min(WIDEST, max(WIDTH, 1.9 + 0.31 * len(names)))
     heads = [shorten(arm, 18) for arm in names]
     upright = len(names) > 6
     above = 0.3 + 0.08 * max(map(len, heads)) if upright else 0.9
     figure, (axes,) = new_figure(above + (0.34 * len(rows) if named else min(_HIGHEST, 0.07 * len(rows))), width=width)
-    faces = np.where(np.isfinite(values)[..., None], colours(norm(np.log(values))), to_rgba("#c9ced4"))
+    faces = np.where(np.isfinite(values)[..., None], MAP_COLOURS(norm(np.log(values))), to_rgba("#c9ced4"))
     tips = {}
     if not named:
         axes.pcolorfast((-0.5, len(names) - 0.5), (-0.5, len(rows) - 0.5), faces)
@@ -244,8 +251,7 @@ def heat_map(analysis: Analysis) -> Plot | None:
                                      linewidth=1.0, gid=f"cell-{row}-{column}"))  # fmt: skip
             if arm in members:
                 tips[f"cell-{row}-{column}"] = _told(members[arm])
-                dark = abs(norm(np.log(values[row, column])) - 0.5) > 0.36
-                _cell_text(axes, column, row, members[arm], len(names), dark)
+                _cell_text(axes, column, row, members[arm], len(names), ink_on(faces[row, column]))
     axes.set_xticks(range(len(names)), heads, rotation=90 if upright else 0)
     axes.xaxis.tick_top()
     if named:
@@ -272,7 +278,7 @@ def heat_map(analysis: Analysis) -> Plot | None:
     return Plot("heat_map", "Settings and arms at a glance", "answer", figure, caption, tips)
 
 
-def _cell_text(axes: Axes, column: int, row: int, c: Comparison, num_arms: int, dark: bool) -> None:
+def _cell_text(axes: Axes, column: int, row: int, c: Comparison, num_arms: int, ink: str) -> None:
     """A cell's text: speedup and sign; only the sign in narrow cells."""
     sign = _SIGNS.get(c.verdict, "")
     if c.speedup.value is None:
@@ -280,7 +286,7 @@ def _cell_text(axes: Axes, column: int, row: int, c: Comparison, num_arms: int, 
     else:
         gap = " " if num_arms <= 4 else "\n"
         text = sign if num_arms > 16 else f"{c.speedup.value:.2f}{gap}{sign}".strip()
-    axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=_LIGHT if dark else "black")
+    axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=ink)
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
@@ -373,8 +379,9 @@ def distribution(analysis: Analysis) -> Plot | None:
     right.set_xlim(0, 1)
     right.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     right.set_xticks([0, 1])
-    for label, side in zip(right.get_xticklabels(), ("left", "right"), strict=True):
-        label.set_horizontalalignment(side)  # within their axes: not beside the last tick of the other ones
+    first, last = right.get_xticklabels()
+    first.set_horizontalalignment("left")  # within their axes: not beside the last tick of the other ones
+    last.set_horizontalalignment("right")
     right.set_xlabel("share of settings")
     legend(figure, right, 4, "outside upper right")
     caption = (
