@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -16,7 +15,7 @@ from raybench.show.document import Document, Figure, Items
 from raybench.show.figures import explanations, legs, speedups, tradeoffs
 from raybench.show.figures.learning import learning
 from raybench.show.figures.steps import Steps, read_steps
-from raybench.show.figures.style import Plot, drawing, save, settle
+from raybench.show.figures.style import Plot, add_note, drawing, save, settle
 from raybench.show.page import render_page
 from raybench.show.tables import MOST_ROWS, to_csv, to_markdown
 from raybench.show.words import also_differ, how_obtained
@@ -45,10 +44,10 @@ def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:
             legs.order_and_drift(analysis),
             legs.failures(analysis),
         )
-        drawn = [_noted(plot, also_differ(analysis)) for plot in plots if plot is not None]
+        drawn = [plot for plot in plots if plot is not None]
         for plot in drawn:
             settle(plot.figure)
-    return drawn
+        return [_noted(plot, also_differ(analysis)) for plot in drawn]
 
 
 def _noted(plot: Plot, notes: Sequence[str]) -> Plot:
@@ -56,7 +55,7 @@ def _noted(plot: Plot, notes: Sequence[str]) -> Plot:
     if not notes:
         return plot
     note = f"{'; '.join(notes)}."
-    plot.figure.supxlabel(textwrap.fill(note, 72), x=0.01, ha="left", fontsize=8.5)
+    add_note(plot.figure, note)
     return replace(plot, caption=f"{plot.caption} {note[:1].upper()}{note[1:]}")
 
 

@@ -20,7 +20,7 @@ from raybench.show.answer import build
 from raybench.show.document import Answer, Answers, Document, Section, Table, columns, row
 from raybench.show.figures.speedups import heat_map
 from raybench.show.figures.steps import read_steps
-from raybench.show.figures.style import COLOURS, drawing, settle, two_lines
+from raybench.show.figures.style import COLOURS, add_note, drawing, settle, two_lines
 from raybench.show.page import MOST_ANSWERS, MOST_ROWS, render_page
 from raybench.show.report import draw_all, write_report
 from raybench.show.units import cost
@@ -270,6 +270,21 @@ def test_every_table_and_figure_says_what_arms_are_declared_to_differ_in(tmp_pat
     assert all(note in text for text in captions)
     assert note in re.findall(r'id="table-comparisons".*?<p class="note">(.*?)</p>', page, re.DOTALL)[0]
     assert "arms also differ in batch" in (tmp_path / "led/_report/summary.md").read_text(encoding="utf-8")
+
+
+def test_a_note_in_a_figure_lies_below_all_and_nothing_moves_over_a_legend(ledger: Path) -> None:
+    analysis = analyse([ledger])
+    with drawing():
+        plots = [plot for plot in draw_all(analysis, read_steps([ledger], analysis)) if plot.figure.legends]
+        for plot in plots:
+            add_note(plot.figure, "arms also differ in batch_size, optimizer, schedule, precision, loss_scale." * 2)
+            (*_, note) = (text.get_window_extent() for text in plot.figure.texts)
+            legends = [one.get_window_extent() for one in plot.figure.legends]
+            axes = [box for one in plot.figure.axes if (box := one.get_tightbbox()) is not None]
+            assert 0 <= note.ymin
+            assert note.ymax <= min(box.ymin for box in [*legends, *axes]), plot.name
+            assert not any(one.overlaps(other) for one in legends for other in axes), plot.name
+    assert len(plots) > 4
 
 
 def test_arms_link_to_their_comparison_in_mlflow(ledger: Path, tmp_path: Path) -> None:

@@ -241,6 +241,21 @@ def settle(figure: Figure) -> None:
     figure.set_layout_engine("none")
 
 
+def add_note(figure: Figure, text: str) -> None:
+    """Text below everything else in a figure that is settled; the figure grows by its height."""
+    lines = textwrap.fill(text, 72)
+    before = figure.get_figheight()
+    height = before + 0.06 + 0.15 * len(lines.splitlines())
+    kept = before / height
+    figure.set_figheight(height)
+    for axes in figure.axes:
+        left, bottom, width, high = axes.get_position().bounds
+        axes.set_position((left, 1 - kept + kept * bottom, width, kept * high))
+    for one in figure.legends:
+        one.set_bbox_to_anchor((0.0, 1 - kept, 1.0, kept), figure.transFigure)
+    figure.text(0.01, 0.02 / height, lines, va="bottom", ha="left", fontsize=8.5)
+
+
 def save(figure: Figure, kind: str) -> bytes:
     """The figure as `svg`, `png` or `pdf`; without dates, so that the same figure gives the same bytes."""
     metadata: dict[str, Any] = {
