@@ -16,7 +16,7 @@ def sentences(analysis: Analysis) -> list[str]:
         if one.profiled_step_seconds is not None and one.step_seconds
     ]
     if costs:
-        least, most = (f"{max(0.0, cost):.0%}" for cost in (min(costs), max(costs)))
+        least, most = (f"{100 * max(0.0, cost):.0f} %" for cost in (min(costs), max(costs)))
         span = least if least == most else f"{least} to {most}"
         told.append(f"The profiler itself made steps {span} longer; that is taken out of the parts")
     missing = dict.fromkeys(f"{text} ({one.arm})" for one in analysis.explanations for text in one.missing)

@@ -117,8 +117,10 @@ def _summary(table: Table, rows: list[int]) -> str:
 
 
 def tally(verdicts: Iterable[str]) -> str:
-    """How often each verdict occurs, as `12 hurts, 3 undecided`."""
-    return ", ".join(f"{number:,} {verdict}" for verdict, number in Counter(verdicts).items())
+    """How often each verdict occurs, as `12 hurts, 3 undecided`, always in the same order."""
+    places = {verdict: place for place, verdict in enumerate(VERDICT_STYLE)}
+    counts = sorted(Counter(verdicts).items(), key=lambda one: places.get(one[0], len(places)))
+    return ", ".join(f"{number:,} {verdict}" for verdict, number in counts)
 
 
 def scale_of(block: Block) -> tuple[float, float] | None:

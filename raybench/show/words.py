@@ -356,9 +356,9 @@ def explained(one: Explanation) -> str:
     if not one.features or one.explained is None:
         return f"{one.arm}: nothing that is known before a run explains its speedups ({basis})."
     parts = [
-        f"{math.expm1(value * math.log(2)):+.1%} with twice the {name}"
+        f"{100 * math.expm1(value * math.log(2)):+.1f} % with twice the {name}"
         if name in NUMERIC
-        else f"{math.expm1(value):+.1%} with {name}"
+        else f"{100 * math.expm1(value):+.1f} % with {name}"
         for name, value in one.features.items()
     ]
     return f"{one.arm}: the speedup changes by {', '.join(parts)}; that explains {percent(one.explained)} ({basis})."

@@ -62,8 +62,8 @@ def test_a_profiled_leg_explains_and_does_not_count(tmp_path: Path) -> None:
         "ddp spends most on matrix products: 1,000 of 2,000 ms. (Its measured legs take 1,000 ms a "
         "step, the profiled one 2,000: read it with care.)"
     )
-    assert zero1.sentence == "zero1: a step is as long as one of ddp, within 5%; there is nothing to explain."
-    assert "The profiler itself made steps 25% longer; that is taken out of the parts" in explanations.sentences(found)
+    assert zero1.sentence == "zero1: a step is as long as one of ddp, within 5 %; there is nothing to explain."
+    assert "The profiler itself made steps 25 % longer; that is taken out of the parts" in explanations.sentences(found)
     with drawing():
         plot = parts(found)
     assert plot is not None
@@ -136,7 +136,7 @@ def test_what_else_changed_is_said_and_what_changed_the_other_way(tmp_path: Path
     )
     assert found.sentence == (
         "zero1 adds 1,000 ms to a step of 2,000 ms, most of it on the host: gradient hooks 1,000; beside it "
-        f"communication 300; the other way other operators 300; the accelerator is busy for 1% of the step. {LARGER}"
+        f"communication 300; the other way other operators 300; the accelerator is busy for 1 % of the step. {LARGER}"
     )
 
 

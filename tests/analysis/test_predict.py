@@ -126,7 +126,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out.startswith("zero3 on new: hurts, expected 0.")
     assert main([path]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("zero3: the speedup changes by +3.0% with twice the num_parameter")
+    assert told.startswith("zero3: the speedup changes by +3.0 % with twice the num_parameter")
     assert main([path, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["explanations"][0]["explained"] > 0.8
     for arguments, message in ((["workers=4"], "model= is missing"), (["model=a", "arm=zero4"], "arm=zero4"),

@@ -231,7 +231,7 @@ def test_arms_that_are_folded_are_counted_by_verdict() -> None:
     verdicts = ["hurts"] * MOST_ANSWERS + ["undecided", "hurts", "hurts"]
     answers = tuple(Answer(f"arm{i}", verdict, verdict) for i, verdict in enumerate(verdicts))
     html = render_page(Document("Arms", (Answers(answers, 0.03, "ddp"),)), {})
-    assert '3 more arms <span class="quiet">1 undecided, 2 hurts</span>' in html
+    assert '3 more arms <span class="quiet">2 hurts, 1 undecided</span>' in html
 
 
 def test_the_command_line(commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

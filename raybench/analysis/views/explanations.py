@@ -160,7 +160,7 @@ def _compared(arm: str, baseline: str, profile: _Profile, base: _Profile) -> str
     apart = {name: profile.parts.get(name, 0.0) - base.parts.get(name, 0.0) for name in {*profile.parts, *base.parts}}
     whole, base_whole = sum(apart.values()), sum(base.parts.values())
     if abs(whole) < _SAME * base_whole:
-        return f"{arm}: a step is as long as one of {baseline}, within {_SAME:.0%}; there is nothing to explain."
+        return f"{arm}: a step is as long as one of {baseline}, within {100 * _SAME:.0f} %; there is nothing to explain."
     longer = whole > 0
     begun = f"{arm} {'adds' if longer else 'takes'} {_ms(abs(whole))} ms {'to' if longer else 'off'} a step of "
     begun += f"{_ms(base_whole)} ms"
@@ -219,7 +219,7 @@ def _listed(apart: Mapping[str, float], whole: float) -> str:
 
 def _busy(profile: _Profile) -> str:
     share = profile.number("busy_share")
-    return "" if share is None else f"; the accelerator is busy for {share:.0%} of the step"
+    return "" if share is None else f"; the accelerator is busy for {100 * share:.0f} % of the step"
 
 
 def _linked(arm: str, profile: _Profile) -> str:

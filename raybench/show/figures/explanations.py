@@ -6,7 +6,7 @@ from typing import Final
 
 from raybench.analysis import Analysis
 from raybench.ledger.parts import PARTS
-from raybench.show.figures.style import COLOURS, Plot, heading, legend, new_figure, shorten
+from raybench.show.figures.style import COLOURS, Plot, after_bar, heading, legend, new_figure, shorten
 from raybench.show.units import cost
 
 _MOST_BARS: Final = 40
@@ -57,7 +57,7 @@ def parts(analysis: Analysis) -> Plot | None:
             axes.barh(y, width, left=left, height=0.75, color=COLOURS[colour], hatch=hatch, edgecolor="#ffffff",
                       linewidth=0.4, label=label)  # fmt: skip
             left += width
-        axes.text(left + 0.01, y, cost(one.step_seconds, "step"), va="center", fontsize=8.5)
+        after_bar(axes, left, y, cost(one.step_seconds, "step"))
         ticks.append((y, shorten(one.arm, 20)))
     axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
     axes.set_ylim(y + 0.7, -0.3)

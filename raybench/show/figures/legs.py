@@ -13,7 +13,7 @@ from raybench.analysis import Analysis
 from raybench.analysis.caveats import INPUT_BOUND_SHARE
 from raybench.analysis.pairs import mean_by
 from raybench.show.figures.steps import PHASES, Steps
-from raybench.show.figures.style import COLOURS, Plot, arm_style, heading, legend, new_figure, shorten
+from raybench.show.figures.style import COLOURS, Plot, after_bar, arm_style, heading, legend, new_figure, shorten
 from raybench.show.units import cost, count, percent
 
 _MOST_POINTS = 1000
@@ -108,7 +108,7 @@ def phases(analysis: Analysis, steps: Steps) -> Plot | None:
             axes.barh(y, width, left=left, height=0.75, color=COLOURS[_PHASE_COLOURS[phase]],
                       label=phase if len(ticks) == 0 else None)  # fmt: skip
             left += width
-        _after(axes, max(left, 1.0), y, cost(whole, "step"))  # right of the baseline's line
+        after_bar(axes, max(left, 1.0), y, cost(whole, "step"))  # right of the baseline's line
         ticks.append((y, shorten(one.arm, 20)))
     axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
     axes.set_ylim(y + 0.7, -0.3)
@@ -126,11 +126,6 @@ def phases(analysis: Analysis, steps: Steps) -> Plot | None:
         + (f" Drawn: {len(most)} of {count(len(everything), 'setting')}." if len(most) < len(everything) else "")
     )
     return Plot("phases", "Where the time of a step goes", "why", figure, caption)
-
-
-def _after(axes: Axes, x: float, y: float, text: str) -> None:
-    """Text behind the end of a bar."""
-    axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.5)
 
 
 def order_and_drift(analysis: Analysis) -> Plot | None:
@@ -215,7 +210,7 @@ def failures(analysis: Analysis) -> Plot | None:
             axes.barh(row, number, left=left, height=0.65, color=COLOURS[palette[place % 7]], hatch=hatches[place % 7],
                       edgecolor="white", linewidth=0.6, label=kind if row == 0 else None)  # fmt: skip
             left += number
-        _after(axes, left, row, f"{left:.0f} of {all_legs[name]} legs")
+        after_bar(axes, left, row, f"{left:.0f} of {all_legs[name]} legs")
     axes.set_yticks(range(len(names)), [shorten(name, 24) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, axes.get_xlim()[1] * 1.15)

@@ -73,16 +73,16 @@ DARK: Final = {
     "sky": "#8cc8ee",
     "olive": "#bdb73d",
 }
-VERDICT_STYLE: Final = {
+VERDICT_STYLE: Final = {  # a colour and a marker; in the order in which verdicts are counted
     "helps": ("helps", "^"),
     "hurts": ("hurts", "v"),
     "no effect": ("no-effect", "s"),
-    "undecided": ("undecided", "o"),
     "unlocks": ("unlocks", "P"),
     "blocked": ("blocked", "X"),
     "failed": ("failed", "X"),
     "both failed": ("both-failed", "X"),
     "not comparable": ("not-comparable", "D"),
+    "undecided": ("undecided", "o"),
 }
 _ARM_COLOURS: Final = ("blue", "vermillion", "green", "purple", "orange", "sky", "olive")
 _ARM_MARKERS: Final = ("o", "^", "s", "D", "v", "P", "X", "<", ">")  # 63 distinct pairs with the colours
@@ -224,6 +224,11 @@ def heading(axes: Axes, row: float, text: str) -> None:
         shorten(text, 60), (0, row), xycoords=("figure fraction", "data"), xytext=(2, 0), textcoords="offset points",
         va="center", fontsize=8.5, fontweight="bold", zorder=3, annotation_clip=False,
     ).set_in_layout(False)  # fmt: skip
+
+
+def after_bar(axes: Axes, x: float, y: float, text: str) -> None:
+    """Text behind the end of a bar."""
+    axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.5)
 
 
 def legend(
