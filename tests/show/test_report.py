@@ -281,7 +281,7 @@ def test_a_note_in_a_figure_lies_below_all_and_nothing_moves_over_a_legend(ledge
             (*_, note) = (text.get_window_extent() for text in plot.figure.texts)
             legends = [one.get_window_extent() for one in plot.figure.legends]
             axes = [box for one in plot.figure.axes if (box := one.get_tightbbox()) is not None]
-            assert 0 <= note.ymin
+            assert note.ymin >= 0
             assert note.ymax <= min(box.ymin for box in [*legends, *axes]), plot.name
             assert not any(one.overlaps(other) for one in legends for other in axes), plot.name
     assert len(plots) > 4
