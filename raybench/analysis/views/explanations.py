@@ -160,7 +160,8 @@ def _compared(arm: str, baseline: str, profile: _Profile, base: _Profile) -> str
     apart = {name: profile.parts.get(name, 0.0) - base.parts.get(name, 0.0) for name in {*profile.parts, *base.parts}}
     whole, base_whole = sum(apart.values()), sum(base.parts.values())
     if abs(whole) < _SAME * base_whole:
-        return f"{arm}: a step is as long as one of {baseline}, within {100 * _SAME:.0f} %; there is nothing to explain."
+        same = f"{100 * _SAME:.0f} %"
+        return f"{arm}: a step is as long as one of {baseline}, within {same}; there is nothing to explain."
     longer = whole > 0
     begun = f"{arm} {'adds' if longer else 'takes'} {_ms(abs(whole))} ms {'to' if longer else 'off'} a step of "
     begun += f"{_ms(base_whole)} ms"
