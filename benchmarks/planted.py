@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench.cli import parse_script, run_command
+from raybench.errors import NothingMeasured
 
 PROJECT = """
 [build-system]
@@ -77,6 +78,8 @@ def main(argv: list[str]) -> int:
         "--json",
     ]  # fmt: skip
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if not answer.stdout:  # it has said why
+        raise NothingMeasured("the versions were not compared")
     found = {Path(one["version"].split()[-1]).name: one for one in json.loads(answer.stdout)["versions"]}
     for name, one in found.items():
         against = one.get("against_first", {})

@@ -14,7 +14,7 @@ def build(analysis: Analysis, versions: Sequence[VersionInSetting], arms: Sequen
     """The document of `raybench.versions`."""
     names = ("setting", "version", f"against {analysis.baseline}", f"against {arms[0]}", "training", "memory")
     table = Table(
-        "versions", "Versions", columns(*names, folds=(names[0], names[2], names[3])),
+        "versions", "By setting", columns(*names, folds=(names[0], names[2], names[3])),
         tuple(
             row(
                 v.setting, v.arm, _speedup(v.against_baseline), _speedup(v.against_first),
