@@ -74,12 +74,17 @@ def fetch(setting: Setting) -> None:
 
 def data_digest(setting: Setting) -> str:
     """16 hexadecimal digits that identify the training data: all labels in order, and the files' sizes."""
-    data = training_data(setting)
-    digest = hashlib.sha256(_labels(data).to(torch.int64).numpy().tobytes())
+    digest = _labels_digest(training_data(setting)).copy()
     root = data_folder(setting.data_root)
     for name in DATASETS[setting.dataset].files:
         digest.update(f"{name} {(root / name).stat().st_size}".encode())
-    return digest.hexdigest()[:16]
+    return str(digest.hexdigest()[:16])
+
+
+@lru_cache(maxsize=2)
+def _labels_digest(data: Dataset[Any]) -> Any:
+    """The SHA-256 of all labels; every leg asks for it, and an ImageNet has a million."""
+    return hashlib.sha256(_labels(data).to(torch.int64).numpy().tobytes())
 
 
 def check_data(setting: Setting, *, test_too: bool, rank: int = 0, world: int = 1) -> None:
@@ -164,6 +169,7 @@ def _as_rgb(image: Any, name: str) -> Any:
 
 def forget() -> None:
     """Drop the images kept in memory."""
+    _labels_digest.cache_clear()
     _augmented.cache_clear()
     _images.cache_clear()
 

@@ -5,11 +5,11 @@ Every key except `informative` must be equal in the arms of a setting, unless th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+import xxhash
 from torch import nn
 
 from raybench.declare.plan import Leg
@@ -26,13 +26,16 @@ def dtype_names(dtypes: Iterable[torch.dtype]) -> str:
 
 
 def tensors_hash(*tensors: torch.Tensor) -> str:
-    """16 hexadecimal digits that identify the tensors' bytes and shapes."""
-    digest = hashlib.sha256()
+    """16 hexadecimal digits that identify the tensors' bytes and shapes.
+
+    A checksum, not a signature: a cryptographic hash reads weights at a tenth of the speed, in every leg.
+    """
+    digest = xxhash.xxh3_64()
     for tensor in tensors:
         data = tensor.detach().cpu().contiguous()
         digest.update(str((data.dtype, tuple(data.shape))).encode())
-        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+        digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def weights_hash(model: nn.Module) -> str:

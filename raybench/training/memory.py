@@ -131,10 +131,18 @@ def dense_parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return sparse.values(), sparse.indices()
 
 
-def checksum(parameters: Iterable[torch.Tensor]) -> float:
+def checksum(parameters: Iterable[torch.Tensor]) -> int:
     """A number that changes when any of this rank's parameters does."""
-    values = (dense_parts(parameter)[0] for parameter in parameters)
-    return float(sum(value.abs().double().sum() for value in values))
+    return int(sum(_sum_of_words(dense_parts(parameter)[0].detach()) for parameter in parameters))
+
+
+def _sum_of_words(value: torch.Tensor) -> torch.Tensor | int:
+    """A tensor's bytes added up as 64-bit integers that wrap around: one pass over them, without a copy."""
+    content = value.contiguous().reshape(-1).view(torch.uint8)
+    start = min(-content.storage_offset() % 8, len(content))  # a view of integers begins at a whole one
+    end = len(content) - (len(content) - start) % 8
+    words = content[start:end].view(torch.int64) if start < end else content[:0]
+    return sum(part.sum() for part in (content[:start], words, content[end:]) if len(part))
 
 
 def _storages(tensor: torch.Tensor) -> list[tuple[int, int]]:

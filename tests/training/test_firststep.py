@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -110,6 +111,18 @@ def test_an_engine_that_cannot_be_looked_into_holds_unknown_bytes() -> None:
     assert "no groups" in probed.facts()["informative"]["not_readable"]["memory_parts"]
 
 
-def test_a_checksum_takes_every_kind_of_parameter() -> None:
-    kinds = [torch.tensor(-2.0), torch.ones(2, dtype=torch.bfloat16), torch.ones(3, 4).t(), torch.tensor([3 + 4j])]
-    assert checksum(kinds) == 2 + 2 + 12 + 5
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        torch.tensor(-2.0), torch.ones(2, dtype=torch.bfloat16), torch.ones(3, 5).t(), torch.tensor([3 + 4j]),
+        torch.arange(12.0)[1:], torch.arange(9, dtype=torch.float16)[3:], torch.arange(5, dtype=torch.uint8)[2:],
+    ],
+)  # fmt: skip
+def test_a_checksum_changes_with_every_value_of_every_kind_of_parameter(parameter: torch.Tensor) -> None:
+    before = checksum([torch.ones(3), parameter])
+    for place in itertools.product(*map(range, parameter.shape)):
+        kept = parameter[place].clone()
+        parameter[place] += 1
+        assert checksum([torch.ones(3), parameter]) != before
+        parameter[place] = kept
+    assert checksum([torch.ones(3), parameter]) == before

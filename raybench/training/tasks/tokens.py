@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,11 @@ class Encoded:
 
     tokens: torch.Tensor  # (tokens,) int64
     num_bytes: int  # of the text, without the ends of documents
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that identify the tokens."""
+        return tensor_digest(self.tokens)
 
 
 def forget() -> None:
@@ -161,5 +166,11 @@ def sequences(setting: Setting, model_vocabulary: int, *, train: bool) -> Datase
 def digest(setting: Setting, model_vocabulary: int) -> str:
     """16 hexadecimal digits that identify the training tokens."""
     data = sequences(setting, model_vocabulary, train=True)
-    tokens = data.sequences if isinstance(data, RandomSequences) else data.tokens  # type: ignore[attr-defined]
+    if isinstance(data, RandomSequences):
+        return tensor_digest(data.sequences)
+    return encoded(setting.dataset, setting.data_root, setting.tokenizer, train=True).digest
+
+
+def tensor_digest(tokens: torch.Tensor) -> str:
+    """16 hexadecimal digits that identify these tokens."""
     return hashlib.sha256(tokens.numpy().tobytes()).hexdigest()[:16]
