@@ -19,6 +19,7 @@ import shlex
 import shutil
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -188,6 +189,7 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
     if request.level != "quiet":
         console.print("starting Ray ...")
     from raybench.cluster import connection as clusters
+    from raybench.cluster.environments import make_environments
     from raybench.cluster.nodes import check_nodes
     from raybench.driver.own_code import check_own_code
     from raybench.driver.schedule import run_trials
@@ -204,6 +206,10 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
             check_nodes(plan, cluster, hidden_folder(request.folder))
         if request.level != "quiet":
             console.print(f"on {cluster.describe()}; logs of all processes: {clusters.log_folder()}", soft_wrap=True)
+        missing = {leg.leg_id for _, leg in plan.legs()} - _leg_ids(there)
+        tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+        silent = request.level == "quiet"
+        environments = make_environments(plan, missing, cluster, Path.cwd(), None if silent else tell)
         progress = Progress(plan)
         for event in there:
             progress.add(event)
@@ -213,7 +219,7 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
                 text = space_yaml(request)
                 ended = run_trials(
                     plan, request.folder, text, cluster, display, interruption, request.wait_seconds,
-                    stopping=stopping_of(request),
+                    stopping=stopping_of(request), environments=environments,
                 )  # fmt: skip
                 stopped = 130 if interruption.requested else 0
                 if not stopped:

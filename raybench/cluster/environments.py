@@ -11,7 +11,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ import ray
 from ray.exceptions import RayError, RuntimeEnvSetupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raybench.cluster.nodes import look
+from raybench.cluster.placement import Cluster, need_of
 from raybench.declare.packages import is_version, local_contents, requirement
-from raybench.declare.plan import content_hash
+from raybench.declare.plan import Plan, Trial, content_hash
 from raybench.redaction import without_secrets
 from raybench.text import one_line
 
@@ -31,6 +33,9 @@ _WORKER = "raybench.training.worker"  # every leg imports it; an old torch may l
 _IMPORTED = {"deepspeed", "torch", "transformers"}  # before a leg; torchvision needs help beside a torch without CUDA
 # These packages need others that the base environment lacks or has in another version.
 _WITH_DEPENDENCIES = {"torch", "transformers", "torchvision", "timm"}
+
+Made = frozenset[tuple[str, str]]  # pairs of an environment and the id of a node that has it
+_NONE: Made = frozenset()
 
 
 def runtime_env(packages: Mapping[str, str], folder: Path) -> dict[str, Any]:
@@ -61,22 +66,50 @@ def own_operators(packages: Mapping[str, str]) -> dict[str, str]:
     return {"TORCH_EXTENSIONS_DIR": f"{root}/raybench-{content_hash(dict(packages))}"}
 
 
-def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str], folder: Path) -> str:
+def make_environments(
+    plan: Plan, missing: Collection[str], cluster: Cluster, folder: Path, tell: Callable[[str], None] | None
+) -> Made:
+    """Make the environments of the plan's `missing` legs (by leg_id) on every node that may run them, before the first
+    leg. Returns those that were made.
+
+    `tell` gets a line for each environment, and one more for each that cannot be had. Its legs fail by themselves;
+    nodes that join later get theirs from the trials placed there.
+    """
+    asking: dict[str, tuple[Mapping[str, str], list[Trial]]] = {}
+    for trial, leg in plan.legs():
+        if leg.arm.packages and leg.leg_id in missing:
+            asking.setdefault(content_hash(dict(leg.arm.packages)), (leg.arm.packages, []))[1].append(trial)
+    for packages, trials in asking.values():
+        needs = {need_of(trial, cluster) for trial in trials}
+        node_ids = [node.node_id for node in look() if any(need.fits(node.total) for need in needs)]
+        if not node_ids:
+            continue
+        if tell is not None:
+            tell(without_secrets(f"making an environment with {_in_words(packages)} ..."))
+        why = environment_problem(packages, node_ids, folder)
+        if why and tell is not None:
+            tell(without_secrets(f"{why}; its legs fail as unsupported, the others run"))
+    return frozenset(_made)
+
+
+def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str], folder: Path, made: Made = _NONE) -> str:
     """Make the environment on each of these nodes (on one that Ray picks, if none are given), before anything is timed.
 
     Returns why it cannot be made or imported, or which other versions it has; empty where it is as asked for. Nodes
-    that had the environment are not asked again by this process. `folder` as in `runtime_env`.
+    that had the environment, by `made` or by an earlier call, are not asked again. `folder` as in `runtime_env`.
     """
+    if not packages:
+        return ""
     try:
         environment = runtime_env(packages, folder)
     except ValueError as error:
         return str(error)
     name = content_hash(environment)
-    asked_nodes = [node_id for node_id in dict.fromkeys(node_ids) if (name, node_id) not in _made]
+    asked_nodes = [node_id for node_id in dict.fromkeys(node_ids) if (name, node_id) not in made | _made]
     if node_ids and not asked_nodes:
         return ""
     placed = [NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in asked_nodes] or ["DEFAULT"]
-    wanted = ", ".join(f"{name} {version}" for name, version in packages.items())
+    wanted = _in_words(packages)
     try:
         if why := next(filter(None, _on_each(placed, _refusal, environment["uv"])), ""):
             return f"no environment with {wanted}: {_installers_words(why)}"
@@ -93,6 +126,10 @@ def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str], fo
                 return f"the environment with {wanted} contains {package} {versions[package]} instead"
     _made.update((name, node_id) for node_id in asked_nodes)
     return ""
+
+
+def _in_words(packages: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in packages.items())
 
 
 def _on_each(placed: Sequence[Any], call: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
@@ -117,7 +154,7 @@ def _refusal(uv: Mapping[str, Any]) -> str:
     return done.stderr if done.returncode else ""
 
 
-_made: set[tuple[str, str]] = set()  # (environment, node id) pairs that this process has checked
+_made: set[tuple[str, str]] = set()  # that this process has checked
 
 
 def _look(names: Sequence[str]) -> tuple[dict[str, str], str]:

@@ -39,6 +39,7 @@ class SweepConfig:
     versions: Mapping[str, str | None]  # the driver's
     variables: Mapping[str, str]  # the driver's, passed to the workers
     wait_seconds: float  # how long to wait for nodes that have to be started
+    environments: frozenset[tuple[str, str]] = frozenset()  # made before the first leg: pairs of it and a node's id
     fit: Fit | None = None  # runs a group instead of `raybench.driver.trial.fit_torch`
 
 

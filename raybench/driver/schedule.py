@@ -29,6 +29,7 @@ from ray import tune
 from raybench.calibration.durations import known_pace
 from raybench.cluster import ray_private
 from raybench.cluster.connection import ACTOR_NAMESPACE, end_own_ray
+from raybench.cluster.environments import Made
 from raybench.cluster.nodes import look
 from raybench.cluster.placement import Cluster, connection_problem
 from raybench.declare.plan import Plan
@@ -92,11 +93,13 @@ def run_trials(
     wait_seconds: float = 1200.0,
     fit: Fit | None = None,
     stopping: Stopping | None = None,
+    environments: Made = frozenset(),
 ) -> Ended:
     """Run the plan's legs that the ledger in `folder` lacks, waiting up to `wait_seconds` for missing nodes.
 
-    `stopping` says which settings still need trials, where that is not fixed; it looks when nothing runs. `fit`
-    replaces `raybench.driver.trial.fit_torch` for running a group. Raises StoppedNow when the user asks to end at once.
+    `environments` were made before (`make_environments`). `stopping` says which settings still need trials, where that
+    is not fixed; it looks when nothing runs. `fit` replaces `raybench.driver.trial.fit_torch` for running a group.
+    Raises StoppedNow when the user asks to end at once.
     """
     storage = hidden_folder(folder)
     shutil.rmtree(storage, ignore_errors=True)  # left by a killed driver; not part of this run
@@ -182,6 +185,7 @@ def run_trials(
         versions={} if cluster.is_local else own_versions(),
         variables=_variables(cluster),
         wait_seconds=wait_seconds,
+        environments=environments,
         fit=fit,
     )
     tuner = tune.Tuner(

@@ -101,7 +101,8 @@ def _run_groups(recorder: Any, block: Block, sweep: SweepConfig) -> str:
         node_ids = _admitted(recorder, block, sweep, group.nodes if starts_left == _STARTS else ())
         if node_ids is None:
             continue  # the sweep is to stop
-        if group.packages and (why := environment_problem(group.packages, node_ids, Path(sweep.working_tree))):
+        folder = Path(sweep.working_tree)
+        if why := environment_problem(group.packages, node_ids, folder, sweep.environments):
             ray.get(recorder.refuse.remote(block.number, group.legs, Failure("unsupported", why)))
             continue
         name = f"{block.first.trial_id}-{uuid.uuid4().hex[:8]}"
