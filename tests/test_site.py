@@ -43,6 +43,11 @@ def test_the_reference_has_the_fields_of_records(site: Path) -> None:
     assert "Bases: " not in text  # private ones
 
 
+def test_long_commands_wrap(site: Path) -> None:
+    assert ".language-sh" in (site / "stylesheets/raybench.css").read_text(encoding="utf-8")
+    assert '<div class="language-sh highlight">' in (site / "tutorial.html").read_text(encoding="utf-8")
+
+
 def test_pages_fetch_nothing_from_elsewhere(site: Path) -> None:
     for page in site.glob("*.html"):
         text = page.read_text(encoding="utf-8")

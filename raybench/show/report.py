@@ -15,7 +15,7 @@ from raybench.show.document import Document, Figure, Items
 from raybench.show.figures import explanations, legs, speedups, tradeoffs
 from raybench.show.figures.learning import learning
 from raybench.show.figures.steps import Steps, read_steps
-from raybench.show.figures.style import Plot, add_note, drawing, save, settle
+from raybench.show.figures.style import Plot, add_note, drawing, on_white, save, settle
 from raybench.show.page import render_page
 from raybench.show.tables import MOST_ROWS, to_csv, to_markdown
 from raybench.show.words import also_differ, how_obtained
@@ -91,6 +91,7 @@ def write_report(analysis: Analysis, paths: Sequence[AnyPath], folder: AnyPath, 
         for kind in KINDS:
             files[f"figures/{plot.name}.{kind}"] = save(plot.figure, kind)
     drawings = {plot.name: files[f"figures/{plot.name}.svg"].decode() for plot in plots}
+    files |= {f"figures/{name}.svg": on_white(drawing).encode() for name, drawing in drawings.items()}
     document = answer.build(analysis, paths, plots, title)
     files = {
         "report.html": render_page(document, drawings).encode(),

@@ -76,7 +76,7 @@ def test_everything_that_the_ledger_has_data_for_is_drawn_and_filed_in_three_for
     assert (written / "figures" / "forest.png").read_bytes().startswith(b"\x89PNG")
     assert (written / "figures" / "forest.pdf").read_bytes().startswith(b"%PDF")
     for path in (written / "figures").glob("*.svg"):
-        ElementTree.parse(path)
+        assert "background" in ElementTree.parse(path).getroot().attrib["style"]  # for readers of a dark page
 
 
 def test_the_page_answers_first_and_holds_all_there_is_to_tell(ledger: Path, page: Page) -> None:

@@ -279,6 +279,11 @@ def _title(text: str | None) -> str:
     return "" if text is None else f"<title>{escape(text)}</title>"
 
 
+def on_white(svg: str) -> str:
+    """The drawing as a file, with a ground: on a dark page its text would be dark on dark."""
+    return svg.replace("<svg ", '<svg style="background: #ffffff" ', 1)
+
+
 def inline_svg(svg: str, name: str, title: str, tips: Mapping[str, str], size: str = "") -> str:
     """An SVG file's text for embedding in a page: unique ids, colours as CSS variables, a label for screen readers, and
     hover texts. `title` is already escaped, `tips` are not; `size` is CSS."""
