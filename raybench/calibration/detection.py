@@ -99,12 +99,13 @@ class Detection:
         alone = "the only comparison"
         among = f"one of {self.comparisons} comparisons that are judged together ({self.multiplicity})"
         least = self.least_effect
-        faster = f"{least:.1%} faster than" if least < 1 else f"{1 + least:.1f} times as fast as"
+        faster = f"{100 * least:.1f} % faster than" if least < 1 else f"{1 + least:.1f} times as fast as"
         return (
             f"{assumed}With {self.trials} trials a setting, an arm that is {faster} the baseline would be "
             f"judged to help with a chance of 80 %, as {alone if self.comparisons == 1 else among} with a margin of "
-            f"{self.margin:.0%}. A {1 - self.alpha:.0%} interval would reach about {self.half_width:.1%} to each side, "
-            f"where a trial's log ratio scatters by {self.deviation:.1%}{source}"
+            f"{100 * self.margin:.0f} %. A {100 * (1 - self.alpha):.0f} % interval would reach about "
+            f"{100 * self.half_width:.1f} % to each side, "
+            f"where a trial's log ratio scatters by {100 * self.deviation:.1f} %{source}"
         )
 
 

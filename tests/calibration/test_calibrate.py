@@ -131,7 +131,7 @@ def test_a_plan_uses_the_calibration_of_this_machine(commands: Commands, space_f
     deviation = kept["settings"][0]["scatter"]["deviation"]
     words = plan_in_words(commands)
     assert "calibrated on this machine, mlruns/ledger/calibration/tiny-1234" in words
-    assert f"would reach about {half_width(4, 0.05, deviation):.1%} to each side" in words
+    assert f"would reach about {100 * half_width(4, 0.05, deviation):.1f} % to each side" in words
     assert "about 72 s of machine time" in words  # 4 trials x (10 s + 4 legs x 2 s) = 72 s
     assert "with other settings or another protocol" in plan_in_words(commands, "setting.batch_size=64")
     assert "with other settings or another protocol" in plan_in_words(commands, "protocol.steps=7")
