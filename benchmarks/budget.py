@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from alone import environment_of_one
 
 from raybench.cli import parse_script, run_command
 from raybench.declare.arms import DeepSpeedArm, TorchArm
@@ -115,8 +116,7 @@ def costs_of(model: str, ranks: Ranks, num_legs: int) -> dict[str, dict[str, flo
 def main(argv: list[str]) -> int:
     """Print one table a model. Returns 0."""
     values = parse_script(__doc__ or "", {"models": "lenet,resnet50,vgg16", "legs": 5}, argv)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29733"}
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    os.environ |= environment_of_one()
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     ranks = Ranks(0, 1, device, None)

@@ -19,7 +19,6 @@ import shlex
 import shutil
 import threading
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,8 +185,12 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
 
     Raises Interrupted, and NothingMeasured where leg after leg failed of one cause.
     """
-    if request.level != "quiet":
-        console.print("starting Ray ...")
+
+    def tell(line: str) -> None:
+        if request.level != "quiet":
+            console.print(line, markup=False, soft_wrap=True)
+
+    tell("starting Ray ...")
     from raybench.cluster import connection as clusters
     from raybench.cluster.environments import make_environments
     from raybench.cluster.nodes import check_nodes
@@ -204,12 +207,9 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
             check_data(plan)
         else:
             check_nodes(plan, cluster, hidden_folder(request.folder))
-        if request.level != "quiet":
-            console.print(f"on {cluster.describe()}; logs of all processes: {clusters.log_folder()}", soft_wrap=True)
+        tell(f"on {cluster.describe()}; logs of all processes: {clusters.log_folder()}")
         missing = {leg.leg_id for _, leg in plan.legs()} - _leg_ids(there)
-        tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-        silent = request.level == "quiet"
-        environments = make_environments(plan, missing, cluster, Path.cwd(), None if silent else tell)
+        environments = make_environments(plan, missing, cluster, Path.cwd(), tell)
         progress = Progress(plan)
         for event in there:
             progress.add(event)

@@ -67,7 +67,7 @@ def own_operators(packages: Mapping[str, str]) -> dict[str, str]:
 
 
 def make_environments(
-    plan: Plan, missing: Collection[str], cluster: Cluster, folder: Path, tell: Callable[[str], None] | None
+    plan: Plan, missing: Collection[str], cluster: Cluster, folder: Path, tell: Callable[[str], None]
 ) -> Made:
     """Make the environments of the plan's `missing` legs (by leg_id) on every node that may run them, before the first
     leg. Returns those that were made.
@@ -79,15 +79,14 @@ def make_environments(
     for trial, leg in plan.legs():
         if leg.arm.packages and leg.leg_id in missing:
             asking.setdefault(content_hash(dict(leg.arm.packages)), (leg.arm.packages, []))[1].append(trial)
+    nodes = look() if asking else []
     for packages, trials in asking.values():
         needs = {need_of(trial, cluster) for trial in trials}
-        node_ids = [node.node_id for node in look() if any(need.fits(node.total) for need in needs)]
+        node_ids = [node.node_id for node in nodes if any(need.fits(node.total) for need in needs)]
         if not node_ids:
             continue
-        if tell is not None:
-            tell(without_secrets(f"making an environment with {_in_words(packages)} ..."))
-        why = environment_problem(packages, node_ids, folder)
-        if why and tell is not None:
+        tell(without_secrets(f"making an environment with {_in_words(packages)} ..."))
+        if why := environment_problem(packages, node_ids, folder):
             tell(without_secrets(f"{why}; its legs fail as unsupported, the others run"))
     return frozenset(_made)
 
@@ -105,7 +104,8 @@ def environment_problem(packages: Mapping[str, str], node_ids: Sequence[str], fo
     except ValueError as error:
         return str(error)
     name = content_hash(environment)
-    asked_nodes = [node_id for node_id in dict.fromkeys(node_ids) if (name, node_id) not in made | _made]
+    known = made | _made
+    asked_nodes = [node_id for node_id in dict.fromkeys(node_ids) if (name, node_id) not in known]
     if node_ids and not asked_nodes:
         return ""
     placed = [NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in asked_nodes] or ["DEFAULT"]

@@ -133,7 +133,7 @@ def dense_parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def checksum(parameters: Iterable[torch.Tensor]) -> int:
     """A number that changes when any of this rank's parameters does."""
-    return int(sum(_sum_of_words(dense_parts(parameter)[0].detach()) for parameter in parameters))
+    return int(sum(_sum_of_words(dense_parts(parameter)[0]) for parameter in parameters))
 
 
 def _sum_of_words(value: torch.Tensor) -> torch.Tensor | int:
