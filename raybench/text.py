@@ -13,6 +13,11 @@ def counted(number: float, thing: str) -> str:
     return f"{number:g} {thing}{'' if number == 1 else 's'}"
 
 
+def in_percent(share: float, digits: int = 0) -> str:
+    """A share with so many digits: `5 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def suggest(word: str, known: Iterable[str], *, most: int = 12) -> str:
     """A suggestion instead of `word`: the closest known words, or the first of them."""
     names = sorted(set(known))

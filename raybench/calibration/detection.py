@@ -21,6 +21,7 @@ from raybench.machine.fingerprint import Fingerprint, this_machine
 from raybench.statistics.inference import t_quantile
 from raybench.statistics.power import detectable_effect, prior_degrees
 from raybench.stores.storage import AnyPath, files_below
+from raybench.text import in_percent
 
 # Standard deviation of one trial's log ratio between neighbouring legs of one process, measured on an idle 2-core
 # machine; other machines differ, and only a measurement tells.
@@ -99,13 +100,13 @@ class Detection:
         alone = "the only comparison"
         among = f"one of {self.comparisons} comparisons that are judged together ({self.multiplicity})"
         least = self.least_effect
-        faster = f"{100 * least:.1f} % faster than" if least < 1 else f"{1 + least:.1f} times as fast as"
+        faster = f"{in_percent(least, 1)} faster than" if least < 1 else f"{1 + least:.1f} times as fast as"
         return (
             f"{assumed}With {self.trials} trials a setting, an arm that is {faster} the baseline would be "
             f"judged to help with a chance of 80 %, as {alone if self.comparisons == 1 else among} with a margin of "
-            f"{100 * self.margin:.0f} %. A {100 * (1 - self.alpha):.0f} % interval would reach about "
-            f"{100 * self.half_width:.1f} % to each side, "
-            f"where a trial's log ratio scatters by {100 * self.deviation:.1f} %{source}"
+            f"{in_percent(self.margin)}. A {in_percent(1 - self.alpha)} interval would reach about "
+            f"{in_percent(self.half_width, 1)} to each side, "
+            f"where a trial's log ratio scatters by {in_percent(self.deviation, 1)}{source}"
         )
 
 

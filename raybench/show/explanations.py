@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raybench.analysis import Analysis
+from raybench.text import in_percent
 
 
 def sentences(analysis: Analysis) -> list[str]:
@@ -16,7 +17,7 @@ def sentences(analysis: Analysis) -> list[str]:
         if one.profiled_step_seconds is not None and one.step_seconds
     ]
     if costs:
-        least, most = (f"{100 * max(0.0, cost):.0f} %" for cost in (min(costs), max(costs)))
+        least, most = (in_percent(max(0.0, cost)) for cost in (min(costs), max(costs)))
         span = least if least == most else f"{least} to {most}"
         told.append(f"The profiler itself made steps {span} longer; that is taken out of the parts")
     missing = dict.fromkeys(f"{text} ({one.arm})" for one in analysis.explanations for text in one.missing)

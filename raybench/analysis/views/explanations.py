@@ -18,6 +18,7 @@ from raybench.analysis.columns import code_of, parse_object
 from raybench.analysis.legs import Legs
 from raybench.analysis.views.links import LinkFloor, link_floor
 from raybench.ledger.parts import COMMUNICATION, OTHER, PARTS, WAITING, Kind
+from raybench.text import in_percent
 
 _SAME: Final = 0.05  # of the baseline's step; a profile of a few steps cannot resolve smaller parts
 _WORTH_NAMING: Final = 0.1  # of the whole difference
@@ -160,7 +161,7 @@ def _compared(arm: str, baseline: str, profile: _Profile, base: _Profile) -> str
     apart = {name: profile.parts.get(name, 0.0) - base.parts.get(name, 0.0) for name in {*profile.parts, *base.parts}}
     whole, base_whole = sum(apart.values()), sum(base.parts.values())
     if abs(whole) < _SAME * base_whole:
-        same = f"{100 * _SAME:.0f} %"
+        same = in_percent(_SAME)
         return f"{arm}: a step is as long as one of {baseline}, within {same}; there is nothing to explain."
     longer = whole > 0
     begun = f"{arm} {'adds' if longer else 'takes'} {_ms(abs(whole))} ms {'to' if longer else 'off'} a step of "
@@ -220,7 +221,7 @@ def _listed(apart: Mapping[str, float], whole: float) -> str:
 
 def _busy(profile: _Profile) -> str:
     share = profile.number("busy_share")
-    return "" if share is None else f"; the accelerator is busy for {100 * share:.0f} % of the step"
+    return "" if share is None else f"; the accelerator is busy for {in_percent(share)} of the step"
 
 
 def _linked(arm: str, profile: _Profile) -> str:
