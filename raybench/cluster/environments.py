@@ -87,7 +87,7 @@ def make_environments(
             continue
         tell(without_secrets(f"making an environment with {_in_words(packages)} ..."))
         if why := environment_problem(packages, node_ids, folder):
-            tell(without_secrets(f"{why}; its legs fail as unsupported, the others run"))
+            tell(without_secrets(f"{why.removesuffix('.')}; its legs fail as unsupported, the others run"))
     return frozenset(_made)
 
 
