@@ -20,7 +20,7 @@ _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<path>[^)\s:#]+)(?P<a
 
 
 def absolute(markdown: str, repository: str, revision: str) -> str:
-    """The text with each relative link leading to that file of a revision at GitHub or a server that names paths as it does.
+    """The text with each relative link leading to that file of a revision, at GitHub or a server with paths as there.
 
     Images lead to the file itself. Raises FileNotFoundError for a link to a file that is not there.
     """
