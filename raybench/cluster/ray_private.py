@@ -22,6 +22,8 @@ from ray.util.placement_group import PlacementGroup
 HEAD_RESOURCE: Final = "node:__internal_head__"  # only the head has it; Ray's public strategies cannot name the head
 NODE_ID_LABEL: Final = "ray.io/node-id"  # Ray labels every node with it; places workers on granted nodes
 CLUSTER_ID_METHOD: Final = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # of Ray's head; takes an empty message
+# Ray calls the function that this variable of a worker names, first of all. Public only for all workers of a driver.
+SETUP_HOOK: Final = ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR
 # The attributes in which Ray's and Train's wrappers keep the wrapped exception.
 WRAPPED_ERRORS: Final = ("health_check_failure", "_base_exc", "cause", "__cause__")
 

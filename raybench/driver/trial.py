@@ -28,7 +28,7 @@ from raybench.cluster.connection import ACTOR_NAMESPACE
 from raybench.cluster.environments import environment_problem, own_operators, runtime_env
 from raybench.cluster.nodes import look, node_name, remove_orphaned_placement_groups
 from raybench.cluster.placement import Cluster, check_placement, need_of, threads_per_worker, use_gpu, worker_resources
-from raybench.cluster.ray_private import HEAD_RESOURCE, NODE_ID_LABEL, InOneProcess
+from raybench.cluster.ray_private import HEAD_RESOURCE, NODE_ID_LABEL, SETUP_HOOK, InOneProcess
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import StepChoice
 from raybench.driver.deaths import oom_kills
@@ -225,6 +225,7 @@ def trainer_arguments(block: Block, name: str, sweep: SweepConfig, node_ids: tup
 def worker_variables(on_gpu: bool, threads: int, working_tree: str) -> dict[str, str]:
     """The environment of the worker processes, set before they import torch or deepspeed."""
     variables = {
+        SETUP_HOOK: os.environ.get(SETUP_HOOK, "raybench.training.imports.begin"),  # unless the user has one
         "OMP_NUM_THREADS": str(threads),
         "DS_ACCELERATOR": "cuda" if on_gpu else "cpu",
         WORKING_TREE: working_tree,

@@ -22,10 +22,6 @@ _PROC = Path("/proc/self")
 PARTS = ("parameters", "gradients", "master_weights", "optimizer_state")
 
 
-_A_LIBRARY = 50  # modules
-_modules_frozen = 0
-
-
 @dataclass(frozen=True)
 class Peaks:
     """The most memory that one rank held in a leg, in bytes; the device's are None on a CPU."""
@@ -70,21 +66,6 @@ def _largest_resident_set() -> int | None:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return None
-
-
-def freeze_imports() -> None:
-    """Exclude everything alive now, mostly modules, from later garbage collections.
-
-    Called before a trial's first leg; does nothing unless a library was imported since the last call. Otherwise a
-    collection visits half a million objects (0.3 s, twice a leg). Never undone: leftovers of legs are created later and
-    are still collected.
-    """
-    global _modules_frozen
-    if len(sys.modules) - _modules_frozen < _A_LIBRARY:
-        return
-    gc.collect()
-    gc.freeze()
-    _modules_frozen = len(sys.modules)
 
 
 def release(device: torch.device) -> None:

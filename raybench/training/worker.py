@@ -23,7 +23,7 @@ from raybench.ledger.batches import LargestBatch, LargestBatches
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.machine.fingerprint import fingerprint
 from raybench.statistics.num_steps import StepChoices
-from raybench.training import datasets, memory
+from raybench.training import datasets, imports, memory
 from raybench.training.engines import engine_class
 from raybench.training.environment import gather_environment
 from raybench.training.failures import classify, describe, print_traceback
@@ -143,7 +143,7 @@ def run_legs(
             previous = trial.setting
             with _ended_after(_PREPARATION_SECONDS + trial.leg_timeout_seconds):
                 unfit = prepare(trial, legs, ranks)
-            memory.freeze_imports()
+            imports.freeze()
             sought = any(leg.setting.batch_size == "max" for leg in legs)
             known = (batches or {}).get(trial.setting_id)
             largest = LargestSearch(trial, ranks, fingerprint(environment), known) if sought else None
