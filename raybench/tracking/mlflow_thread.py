@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sys
 import threading
@@ -35,9 +36,11 @@ class MlflowThread:
         # `record` releases the interpreter's lock several times, to write and to flush. Each time it would wait
         # Python's default of 5 ms for MLflow's thread to release the lock.
         sys.setswitchinterval(0.0005)
-        from raybench.tracking.mlflow_runs import Tracker
+        from raybench.tracking.mlflow_runs import TROUBLES, Tracker
 
         tracker: Tracker | None = None
+        with contextlib.suppress(*TROUBLES):  # while the first processes start; else with the first rows
+            tracker = Tracker(*self._arguments)
         while (rows := self._rows.get()) is not None:
             if self._errors:
                 continue  # after an error MLflow is left alone until the sweep's end, which tries once more
