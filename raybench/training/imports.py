@@ -13,22 +13,24 @@ _modules_frozen = 0
 
 
 def begin() -> None:
-    """Collect no garbage until `freeze`: a sixth of the time that a worker's imports take. Ray calls it in each worker,
-    before anything of raybench or torch is imported there."""
+    """Collect no garbage until `freeze`: a sixth of the time that a worker's imports take.
+
+    Called before a trial's libraries are imported; by Ray in each new worker, before anything of raybench or torch is.
+    """
     gc.disable()
 
 
 def freeze() -> None:
     """Exclude everything alive now, mostly modules, from later garbage collections.
 
-    Called before a trial's first leg; does nothing unless a library was imported since the last call. Otherwise a
+    Called before a trial's first leg; freezes nothing unless a library was imported since the last call. Otherwise a
     collection visits all of it (0.3 s, twice a leg). Never undone: leftovers of legs are created later and are still
     collected.
     """
     global _modules_frozen
+    gc.enable()
     if len(sys.modules) - _modules_frozen < _A_LIBRARY:
         return
     gc.collect()
     gc.freeze()
-    gc.enable()
     _modules_frozen = len(sys.modules)

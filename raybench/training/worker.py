@@ -141,6 +141,7 @@ def run_legs(
                 datasets.forget()  # otherwise they would count in the peaks of the next setting's legs
                 tokens.forget()
             previous = trial.setting
+            imports.begin()
             with _ended_after(_PREPARATION_SECONDS + trial.leg_timeout_seconds):
                 unfit = prepare(trial, legs, ranks)
             imports.freeze()
