@@ -22,12 +22,10 @@ _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<path>[^)\s:#]+)(?P<a
 def absolute(markdown: str, repository: str, revision: str) -> str:
     """The text with each relative link leading to that file of a revision, at GitHub or a server with paths as there.
 
-    Images lead to the file itself. Raises FileNotFoundError for a link to a file that is not there.
+    Images lead to the file itself.
     """
 
     def lead(link: re.Match[str]) -> str:
-        if not (ROOT / link["path"]).exists():
-            raise FileNotFoundError(f"README.md: {link['path']}: no such file")
         kind = "raw" if link["image"] else "blob"
         address = f"{repository}/{kind}/{revision}/{link['path']}{link['anchor'] or ''}"
         return f"{link['image']}[{link['text']}]({address})"
