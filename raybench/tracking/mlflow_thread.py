@@ -36,10 +36,10 @@ class MlflowThread:
         # `record` releases the interpreter's lock several times, to write and to flush. Each time it would wait
         # Python's default of 5 ms for MLflow's thread to release the lock.
         sys.setswitchinterval(0.0005)
-        from raybench.tracking.mlflow_runs import TROUBLES, Tracker
+        from raybench.tracking.mlflow_runs import Tracker
 
         tracker: Tracker | None = None
-        with contextlib.suppress(*TROUBLES):  # while the first processes start; else with the first rows
+        with contextlib.suppress(Exception):  # while the first processes start; if it fails, again with the first rows
             tracker = Tracker(*self._arguments)
         while (rows := self._rows.get()) is not None:
             if self._errors:

@@ -66,8 +66,8 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
                 if isinstance(leg.arm, DeepSpeedArm):
                     with contextlib.suppress(Unsupported):  # recurs at once in the leg, which records it
                         build_operators(deepspeed_config(leg.arm, leg.setting), leg.setting)
-        for arm in {leg.arm.engine: leg.arm for leg in legs}.values():
-            engine_class(arm)  # imports its libraries
+        for leg in legs:
+            engine_class(leg.arm)  # imports its libraries
     except Exception:
         print_traceback()
     settings = {leg.setting.model_dump_json(): leg.setting for leg in legs}

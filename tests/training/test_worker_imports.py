@@ -51,3 +51,22 @@ def test_ray_begins_in_a_worker_before_anything_else(ray_address: str) -> None:
 def test_a_users_own_hook_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ray_private.SETUP_HOOK, "mine.begin")
     assert worker_variables(False, 1, "")[ray_private.SETUP_HOOK] == "mine.begin"
+
+
+SHARDED = """
+import sys
+from raybench.declare.arms import TorchArm
+from raybench.training.engines import engine_class
+library = "torch.distributed.optim.zero_redundancy_optimizer"
+engine_class(TorchArm(engine="torch"))
+assert library not in sys.modules
+engine_class(TorchArm(engine="torch", zero_redundancy_optimizer=True))
+assert library in sys.modules
+"""
+
+
+def test_the_library_of_a_sharded_optimizer_is_imported_with_its_engine_and_not_in_its_leg() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED], env=command_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, Protocol
 
 import torch
@@ -68,4 +69,6 @@ def engine_class(arm: Arm) -> Any:
     from raybench.training.engines.torch_engine import TorchEngine
 
     assert isinstance(arm, TorchArm), "a script has no engine; raybench.training.script runs it"
+    if arm.zero_redundancy_optimizer:
+        importlib.import_module("torch.distributed.optim")  # 0.2 s, and few arms want it
     return TorchEngine

@@ -98,7 +98,7 @@ class TorchEngine:
             return build_optimizer(setting.optimizer, self.model.parameters())
         if setting.workers == 1:
             raise Unsupported("zero_redundancy_optimizer shards over ranks, and there is one worker")
-        from torch.distributed.optim import ZeroRedundancyOptimizer  # 0.2 s, and few arms want it
+        from torch.distributed.optim import ZeroRedundancyOptimizer  # imported by `engine_class`, before any leg
 
         kind, options = optimizer_class(setting.optimizer)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
