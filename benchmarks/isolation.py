@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from checkouts import HERE, other, run
 from scipy import stats
 
 from raybench.analysis import Comparison, analyse
@@ -30,7 +30,6 @@ from raybench.calibration.detection import half_width
 from raybench.cli import parse_script, run_command
 from raybench.errors import NothingMeasured, UserError
 
-HERE = Path(__file__).parents[1]
 REACH, ALPHA, MOST = 0.03, 0.05, 1000
 
 
@@ -49,7 +48,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(values.pop("folder") or temporary).absolute()
         if before:
-            return compare(Path(before).absolute(), parts, values, folder)
+            return compare(other(before), parts, values, folder)
         words = [f"{key}={value}" for key, value in values.items()]
         command = [sys.executable, "-m", "raybench.calibrate", *words, "isolation=both", f"results={folder}", "--json"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -80,18 +79,18 @@ def main(argv: list[str]) -> int:
 def compare(before: Path, parts: int, values: dict[str, Any], folder: Path) -> int:
     """A/A of this checkout and of another one. Prints a block a setting; returns 0."""
     repeats = values.pop("repeats")
-    if not (before / "raybench").is_dir():
-        raise UserError(f"before={before}: no checkout of raybench lies there")
     if not 1 <= parts <= repeats:
         raise UserError(f"parts={parts}: from 1 to the number of repeats, {repeats}")
     words = [f"{key}={value}" for key, value in values.items()]
     checkouts = {"this checkout": HERE, "the other one": before}
     for part in range(1, parts + 1):
         for name in list(checkouts)[:: 1 if part % 2 else -1]:
-            calibrate(checkouts[name], [*words, f"repeats={repeats * part // parts}"], folder / name)
+            now = [*words, f"repeats={repeats * part // parts}", "--json"]  # what is there already is not run again
+            run(checkouts[name], "calibrate", now, folder / name)
     found = {name: again(folder / name) for name in checkouts}
     for setting, here in found["this checkout"].items():
-        there = found["the other one"][setting]
+        if (there := found["the other one"].get(setting)) is None:
+            raise NothingMeasured(f"{before}: its calibration has no setting {setting}; name a space=FILE for both")
         print(setting)
         for name, comparison in zip(checkouts, (here, there), strict=True):
             speedup, deviation = comparison.speedup, comparison.judgement.deviation
@@ -105,16 +104,6 @@ def compare(before: Path, parts: int, values: dict[str, Any], folder: Path) -> i
         low, high = (ratio / stats.f.ppf(p, here.n_trials - 1, there.n_trials - 1) for p in (1 - ALPHA / 2, ALPHA / 2))
         print(f"  variance, this checkout over the other one: {ratio:.2f} (95 %: {low:.2f} to {high:.2f})")
     return 0
-
-
-def calibrate(checkout: Path, words: list[str], folder: Path) -> None:
-    """Calibrate with a checkout; what is in the folder already is not run again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "RAY_ADDRESS": "local"}
-    command = [sys.executable, "-m", "raybench.calibrate", *words, f"results={folder}", "--json"]
-    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:  # it has said why
-        raise (UserError if done.returncode == 2 else NothingMeasured)(f"{checkout}: the calibration did not end well")
 
 
 def again(folder: Path) -> dict[str, Comparison]:

@@ -9,18 +9,15 @@ machine, each into a ledger of its own, and reads both ledgers with the analysis
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from checkouts import HERE, other, run
+
 from raybench.analysis import analyse
 from raybench.cli import parse_script, run_command
-from raybench.errors import NothingMeasured, UserError
-
-HERE = Path(__file__).parents[1]
+from raybench.errors import UserError
 
 
 def main(argv: list[str]) -> int:
@@ -29,9 +26,7 @@ def main(argv: list[str]) -> int:
     values = parse_script(__doc__ or "", defaults, argv)
     if values["rounds"] < 1:
         raise UserError(f"rounds={values['rounds']}: at least 1")
-    if values["before"] and not (Path(values["before"]) / "raybench").is_dir():
-        raise UserError(f"before={values['before']}: no checkout of raybench lies there")
-    checkouts = [HERE, *([Path(values["before"]).absolute()] if values["before"] else [])]
+    checkouts = [HERE, *([other(values["before"])] if values["before"] else [])]
     words = [f"{key}={values[key]}" for key in ("space", "size", "repeats") if values[key]]
     shares: dict[Path, list[float]] = {checkout: [] for checkout in checkouts}
     print(f"{'checkout':<40}{'wall s':>9}{'legs s':>9}{'measured s':>12}{'of wall':>9}{'of legs':>9}")
@@ -39,23 +34,18 @@ def main(argv: list[str]) -> int:
         for number in range(values["rounds"]):
             for checkout in checkouts if number % 2 == 0 else reversed(checkouts):
                 folder = Path(temporary) / f"{checkouts.index(checkout)}-{number}"
-                shares[checkout].append(run(checkout, words, folder))
+                shares[checkout].append(share(checkout, words, folder))
     mean = [sum(shares[checkout]) / len(shares[checkout]) for checkout in checkouts]
     if len(mean) == 2:
         print(f"share of wall time, this checkout over the other: {mean[0] / mean[1]:.2f}")
     return 0
 
 
-def run(checkout: Path, words: list[str], folder: Path) -> float:
+def share(checkout: Path, words: list[str], folder: Path) -> float:
     """One sweep with one checkout. Prints its line; returns measured seconds over those of the whole command."""
-    folder.mkdir(parents=True)
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "RAY_ADDRESS": "local"}
-    command = [sys.executable, "-m", "raybench.sweep", *words, "sweep=share", f"results={folder}", "--quiet"]
     begun = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, check=False, stdout=subprocess.DEVNULL)
+    run(checkout, "sweep", [*words, "sweep=share", "--quiet"], folder)
     wall = time.perf_counter() - begun
-    if done.returncode:  # it has said why
-        raise (UserError if done.returncode == 2 else NothingMeasured)(f"the sweep of {checkout} did not end well")
     (ledger,) = folder.glob("*/share")
     costs = analyse([ledger]).costs
     measured, legs = costs.measured_seconds, costs.wall_seconds

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import Throughput
-from raybench.training import imports, memory
+from raybench.training import memory
 from raybench.training.command import end_with_parent
 from raybench.training.failures import classify, describe, print_traceback
 from raybench.training.largest import ProbeRequest, ProbeState
@@ -68,7 +68,6 @@ def _joined(request: ProbeRequest, trial: Trial, leg: Leg) -> Ranks:
         dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     ranks = Ranks.joined(device, trial.leg_timeout_seconds)
     prepare(trial, trial.legs, ranks)
-    imports.freeze()
     return ranks
 
 

@@ -15,7 +15,7 @@ _modules_frozen = 0
 def begin() -> None:
     """Collect no garbage until `freeze`: a sixth of the time that a worker's imports take.
 
-    Called before a trial's libraries are imported; by Ray in each new worker, before anything of raybench or torch is.
+    Called before a trial's libraries are imported, and by Ray in each new worker, before torch or anything of raybench.
     """
     gc.disable()
 

@@ -52,6 +52,7 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     Returns failures by leg_id, the same on every rank, for legs whose data or model is unusable. Other errors recur in
     the legs, which record them. A script prepares its own.
     """
+    imports.begin()
     legs = [leg for leg in legs if not isinstance(leg.arm, ScriptArm)]
     warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed uses names that torch will change
     # Ray makes the process group without a device_id, but sets this rank's device, which DeepSpeed's barriers use.
@@ -75,6 +76,7 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     test_too = evaluates(trial.protocol)
     found = {name: _wrong_with_data(setting, ranks, test_too) for name, setting in settings.items()}
     wrong = {name: message for name, message in found.items() if message is not None}
+    imports.freeze()
     return {
         leg.leg_id: Failure("invalid_config", wrong[name], started_at=started_at)
         for leg in legs
@@ -141,10 +143,8 @@ def run_legs(
                 datasets.forget()  # otherwise they would count in the peaks of the next setting's legs
                 tokens.forget()
             previous = trial.setting
-            imports.begin()
             with _ended_after(_PREPARATION_SECONDS + trial.leg_timeout_seconds):
                 unfit = prepare(trial, legs, ranks)
-            imports.freeze()
             sought = any(leg.setting.batch_size == "max" for leg in legs)
             known = (batches or {}).get(trial.setting_id)
             largest = LargestSearch(trial, ranks, fingerprint(environment), known) if sought else None
