@@ -8,10 +8,10 @@ instruments. The results are printed and kept beside the ledger, where `python -
 
 from __future__ import annotations
 
-from raybench.cli import answer_help
+from raybench.cli import begin
 
 if __name__ == "__main__":
-    answer_help("calibrate")
+    begin("calibrate")
 
 import json
 import shlex

@@ -5,10 +5,10 @@ For example another version of DeepSpeed, another machine, another day; `raybenc
 
 from __future__ import annotations
 
-from raybench.cli import answer_help
+from raybench.cli import begin
 
 if __name__ == "__main__":
-    answer_help("compare")
+    begin("compare")
 
 import json
 import sys

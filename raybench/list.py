@@ -5,6 +5,11 @@ python -m raybench.list [spaces|models|datasets|sweeps|schema] [PART OF A NAME]
 
 from __future__ import annotations
 
+from raybench.cli import begin
+
+if __name__ == "__main__":
+    begin("list")
+
 import json
 from pathlib import Path
 

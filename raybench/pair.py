@@ -5,6 +5,11 @@ python -m raybench.pair [repeats=5] [key=value ...] [--json] -- COMMAND_A -- COM
 
 from __future__ import annotations
 
+from raybench.cli import begin
+
+if __name__ == "__main__":
+    begin("pair")
+
 import json
 import os
 import shlex

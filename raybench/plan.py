@@ -5,10 +5,10 @@ python -m raybench.plan space=cnns [key=value ...] [--json]
 
 from __future__ import annotations
 
-from raybench.cli import answer_help
+from raybench.cli import begin
 
 if __name__ == "__main__":
-    answer_help("plan")
+    begin("plan")
 
 from raybench.cli import parse_arguments, run_command
 from raybench.cluster.surroundings import check_surroundings

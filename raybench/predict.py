@@ -7,10 +7,10 @@ same ledgers by leaving whole models out, and is printed beside the answer.
 
 from __future__ import annotations
 
-from raybench.cli import answer_help
+from raybench.cli import begin
 
 if __name__ == "__main__":
-    answer_help("predict")
+    begin("predict")
 
 import json
 import sys

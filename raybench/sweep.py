@@ -8,10 +8,10 @@ and at the end hands the ledger to the analysis. The same command again runs wha
 
 from __future__ import annotations
 
-from raybench.cli import answer_help
+from raybench.cli import begin
 
 if __name__ == "__main__":
-    answer_help("sweep")
+    begin("sweep")
 
 import contextlib
 import importlib

@@ -7,6 +7,11 @@ Writes what MLflow lacks and nothing twice; an empty server is filled from the l
 
 from __future__ import annotations
 
+from raybench.cli import begin
+
+if __name__ == "__main__":
+    begin("sync")
+
 from rich.console import Console
 
 from raybench.cli import parse_arguments, run_command

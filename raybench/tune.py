@@ -8,10 +8,10 @@ fastest there was partly lucky, so the verdict comes from a separate sweep with 
 
 from __future__ import annotations
 
-from raybench.cli import answer_help
+from raybench.cli import begin
 
 if __name__ == "__main__":
-    answer_help("tune")
+    begin("tune")
 
 import json
 import shlex

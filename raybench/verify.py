@@ -8,10 +8,10 @@ from the rows themselves.
 
 from __future__ import annotations
 
-from raybench.cli import answer_help
+from raybench.cli import begin
 
 if __name__ == "__main__":
-    answer_help("verify")
+    begin("verify")
 
 import hashlib
 import json

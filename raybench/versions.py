@@ -6,10 +6,10 @@ python -m raybench.versions --bisect good=0.18.4 bad=0.18.6 [package=deepspeed] 
 
 from __future__ import annotations
 
-from raybench.cli import answer_help
+from raybench.cli import begin
 
 if __name__ == "__main__":
-    answer_help("versions")
+    begin("versions")
 
 import json
 import math

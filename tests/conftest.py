@@ -73,10 +73,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_turn)
 
 
-def pytest_collection_finish() -> None:
-    """Spare what test modules import from collections: those that tests ask for, twice a leg, visit it all (0.4 s)."""
-    gc.collect()
-    gc.freeze()
+_modules_frozen = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Spare what tests import from collections: those that legs and statsmodels ask for visit it all (0.4 s each)."""
+    global _modules_frozen
+    if len(sys.modules) - _modules_frozen >= 50:  # a library was imported
+        gc.collect()
+        gc.freeze()
+        _modules_frozen = len(sys.modules)
 
 
 def _turn(item: pytest.Item) -> int:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from raybench.cli import begin
+
+if __name__ == "__main__":
+    begin("doctor")
+
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
