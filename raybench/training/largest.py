@@ -35,7 +35,7 @@ from raybench.training.tasks import build_task
 
 _START = 2  # first micro-batch tried: BatchNorm cannot train on one value
 _LOOK_SECONDS = 0.1
-_SETTLE_SECONDS = 3.0  # after the first process ends, wait to see which ones died of memory
+_SETTLE_SECONDS = 3.0  # after a process failed, wait to see whether another one died of memory
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _meeting_point() -> tuple[str, int]:
 def _watch(
     child: subprocess.Popen[bytes], answer: Path, limit: int | None, seconds: float, ranks: Ranks
 ) -> list[ProbeState]:
-    """Every rank's state once all processes have answered or one cannot. Never raises."""
+    """Every rank's state once all processes have answered, one is out of memory, or one cannot answer. Never raises."""
     on_cpu = ranks.device.type == "cpu"
     deadline, settled = time.monotonic() + seconds, None
     own = ProbeState("running")
@@ -218,7 +218,9 @@ def _watch(
         states = ranks.gather(own)
         if all(one.state == "fits" for one in states):
             return states
-        if any(one.state not in ("running", "fits") for one in states):
+        if any(one.state == "out of memory" for one in states):
+            return states
+        if any(one.state == "failed" for one in states):
             settled = settled or time.monotonic() + _SETTLE_SECONDS
         over = ranks.gather(settled is not None and time.monotonic() > settled)[0]
         if over or all(one.state != "running" for one in states):

@@ -21,10 +21,11 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 # Hogs as many processors as it is told, from the moment the ledger holds so many legs until so many more are there.
 HOG = """
-import multiprocessing, sys, time
+import multiprocessing, os, sys, time
 from pathlib import Path
 
 def spin():
+    os.setsid()  # as torchrun's processes: Linux may share processors between sessions
     while True: pass
 
 ledger, first, count, processes = Path(sys.argv[1]), *map(int, sys.argv[2:])
