@@ -26,6 +26,7 @@ CLUSTER_ID_METHOD: Final = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # of Ray'
 SETUP_HOOK: Final = ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR
 # The attributes in which Ray's and Train's wrappers keep the wrapped exception.
 WRAPPED_ERRORS: Final = ("health_check_failure", "_base_exc", "cause", "__cause__")
+_LAST_LOOKS_SECONDS: Final = 0.1  # between looks at a group whose rank 0 has ended
 
 
 def available_resources_by_node() -> Mapping[str, Mapping[str, float]]:
@@ -142,7 +143,7 @@ class InOneProcess:
     Train would start a process for it, which imports torch and Train before it starts the workers: a third of a start.
     It would start one for its cleaner of placement groups, which asks the dashboard (`raybench.cluster.nodes` has its
     own), and one that imports Ray Data beside the first leg, for datasets that raybench has none of. Train has no
-    setting for them, nor for the two actors below.
+    setting for them, nor for what is changed below.
     """
 
     UNWANTED: Final = ("PlacementGroupCleanerCallback", "DatasetsCallback")
@@ -152,12 +153,48 @@ class InOneProcess:
         return [callback for callback in callbacks if type(callback).__name__ not in self.UNWANTED]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        from ray.train.v2._internal.execution.controller import TrainController
-
         with _no_synchronization():
-            controller = TrainController(**{**arguments, "scaling_policy": _quiet(arguments["scaling_policy"])})
+            controller = _prompt_controller()(**{**arguments, "scaling_policy": _quiet(arguments["scaling_policy"])})
             asyncio.run(controller.run())
             return controller.get_result()
+
+
+def _prompt_controller() -> type:
+    """Train's controller, which learns of a group's end when rank 0 ends: by itself it looks every two seconds.
+
+    Looking more often would disturb what is timed. Rank 0's process waits for its training thread in place of the
+    controller, without using a processor.
+    """
+    from ray.train.v2._internal.execution.controller import TrainController
+
+    class Prompt(TrainController):  # type: ignore[misc]
+        _wait: asyncio.Future[bool] | None = None
+        _has_ended = False  # rank 0; the others are about to end
+
+        async def _poll_workers(self) -> Any:
+            seconds = self._health_check_interval_s
+            if self._has_ended:
+                await asyncio.sleep(min(_LAST_LOOKS_SECONDS, seconds))
+            else:
+                worker = self._worker_group.get_workers()[0]
+                wait = self._wait or asyncio.wrap_future(worker.execute_async(_wait_for_training, seconds).future())
+                done, _ = await asyncio.wait({wait}, timeout=seconds)
+                self._wait = None if done else wait
+                # A worker that died has ended, too: the look below finds out why.
+                self._has_ended = bool(done) and (wait.exception() is not None or bool(wait.result()))
+            self._latest_poll_time = float("-inf")  # look now
+            return await super()._poll_workers()
+
+    return Prompt
+
+
+def _wait_for_training(seconds: float) -> bool:
+    """In a worker's process: whether its training ended within `seconds`. Train has no call that waits for it."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    thread = get_train_context().execution_context.training_thread_runner._thread
+    thread.join(seconds)
+    return not thread.is_alive()
 
 
 def _quiet(policy: Any) -> Any:

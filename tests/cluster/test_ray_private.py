@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import ray
+import ray.train
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
 
@@ -118,3 +122,39 @@ def test_a_running_ray_answers(ray_address: str) -> None:  # the fixture has joi
     folder = ray_private.log_folder()
     assert folder is not None
     assert folder.is_dir()
+
+
+class Runner:
+    """An actor that runs a group of two, as a block's process does; rank 0 ends a second before rank 1."""
+
+    def fit(self, end: str, folder: str) -> str:
+        from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+        class Trainer(ray_private.InOneProcess, DataParallelTrainer):
+            pass
+
+        def work() -> str:
+            rank = ray.train.get_context().get_world_rank()
+            time.sleep(1 + rank)
+            if rank == 0 and end == "raises":
+                raise ValueError("planted")
+            if rank == 0 and end == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return f"rank {rank}"
+
+        scaling, run = ScalingConfig(num_workers=2), RunConfig(name=end, storage_path=folder)
+        try:
+            return str(Trainer(work, scaling_config=scaling, run_config=run).fit().return_value)
+        except TrainingFailedError as error:
+            return " ".join(f"rank {rank}" for rank in error.worker_failures)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_a_groups_end_is_not_waited_for(ray_address: str, tmp_path: Path) -> None:
+    """By itself Train looks at its workers once in this interval, longer than the test may take."""
+    variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "600"}
+    runner = ray.remote(num_cpus=0, runtime_env={"env_vars": variables})(Runner).remote()
+    ends = [ray.get(runner.fit.remote(end, str(tmp_path))) for end in ("returns", "raises", "dies")]
+    assert ends == ["rank 0", "rank 0", "rank 0"]
