@@ -58,6 +58,8 @@ def main(argv: list[str]) -> int:
     path = Path(arguments.positionals[0])
     if path.suffix not in (".yaml", ".yml"):
         raise UserError(f"{path}: a space's file ends in .yaml")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}; make it first")
     if path.exists() and "force" not in arguments.flags:
         raise UserError(f"{path} is there already; --force writes over it")
     asking = not arguments.values and sys.stdin.isatty() and sys.stdout.isatty()
@@ -78,7 +80,12 @@ def main(argv: list[str]) -> int:
 
 
 def _ask(defaults: dict[str, str]) -> dict[str, str]:
-    return {key: input(f"{QUESTIONS[key][1]} [{default}]: ").strip() or default for key, default in defaults.items()}
+    try:
+        return {
+            key: input(f"{QUESTIONS[key][1]} [{default}]: ").strip() or default for key, default in defaults.items()
+        }
+    except EOFError:  # Ctrl-D
+        raise UserError("no answer; nothing was written") from None
 
 
 def space_text(path: Path, answers: dict[str, str]) -> str:

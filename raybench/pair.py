@@ -10,6 +10,7 @@ from raybench.cli import begin
 if __name__ == "__main__":
     begin("pair")
 
+import contextlib
 import json
 import os
 import shlex
@@ -23,7 +24,7 @@ from rich.console import Console
 from raybench.cli import parse_arguments, run_command
 from raybench.cluster.placement import this_machine
 from raybench.declare.plan import plan_from_arguments
-from raybench.errors import NothingMeasured, UserError
+from raybench.errors import Interrupted, NothingMeasured, UserError
 from raybench.redaction import without_secrets
 from raybench.stores.storage import to_path
 from raybench.sweep import Request, run_sweep, seconds_to_wait
@@ -60,8 +61,11 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         run_sweep(request, Console(stderr=True, quiet=True))
-    finally:
-        _print_json(request)
+    except (Interrupted, NothingMeasured):
+        with contextlib.suppress(UserError):  # there are no rows
+            _print_json(request)
+        raise
+    _print_json(request)
     return 0
 
 
@@ -96,18 +100,22 @@ def _space(commands: tuple[list[str], list[str]], values: dict[str, str]) -> dic
         name: {"engine": "script", "command": command, "environment": threads}
         for name, command in zip("AB", commands, strict=True)
     }
-    protocol = {"warmup_steps": int(values.pop("warmup", "10")), "steps": 100, "rounds": 1}
+    protocol = {"warmup_steps": _whole("warmup", values.pop("warmup", "10")), "steps": 100, "rounds": 1}
     return {"setting": {"workers": max(1, gpus)}, "arms": arms, "protocol": protocol, "repeats": 5}
 
 
+def _whole(key: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{key}={text} is not a whole number") from None
+
+
 def _print_json(request: Request) -> None:
-    """Print the analysis as one JSON object on standard output, if anything was measured."""
+    """Print the analysis as one JSON object on standard output. Raises UserError where there are no rows."""
     from raybench.analysis import analyse
 
-    try:
-        found = analyse([request.folder]).to_json()
-    except UserError as error:  # there are no rows
-        raise NothingMeasured(f"nothing could be measured: {error}") from None
+    found = analyse([request.folder]).to_json()
     print(json.dumps(found, allow_nan=False, indent=1))
 
 

@@ -157,8 +157,8 @@ def withdraw_failed(plan: Plan, ledger: Ledger, kinds: frozenset[str]) -> int:
     for row in rows:
         if row["failure_kind"] in kinds:
             failed.setdefault(row["trial_id"], set()).add(row["leg_id"])
-    withdrawn = [ledger.withdraw(failed.get(trial.trial_id, set()), "tried again") for trial in plan.trials]
-    return sum(len(rows) for rows in withdrawn)
+    chosen = [failed[trial.trial_id] for trial in plan.trials if trial.trial_id in failed]
+    return sum(len(ledger.withdraw(leg_ids, "tried again")) for leg_ids in chosen)
 
 
 def _counts(plan: Plan) -> str:

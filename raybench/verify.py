@@ -249,11 +249,11 @@ def check_report(folder: AnyPath, stored_file: AnyPath) -> Iterator[str]:
             pool_hardware=analysis["pool_hardware"],
             **question,
         ).to_json()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        yield f"{stored_file}: not what a report stores ({type(error).__name__}: {error})"
-        return
     except UserError as error:
         yield f"{stored_file}: cannot be computed again: {error}"
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"{stored_file}: not what a report stores ({type(error).__name__}: {error})"
         return
     yield from _differences(analysis | {"ledgers": found["ledgers"]}, found, "")
     for name, digest in hashes.items():

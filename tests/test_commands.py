@@ -56,6 +56,7 @@ def test_init_writes_a_space_that_loads(tmp_path: Path, monkeypatch: pytest.Monk
         (["mine.yaml", "arms=zero9"], "did you mean zero"),
         (["mine.txt"], "ends in .yaml"),
         (["there.yaml"], "--force"),
+        (["nowhere/mine.yaml"], "nowhere/mine.yaml: there is no folder nowhere"),
     ],
 )
 def test_init_refuses_what_no_space_takes(

@@ -73,4 +73,6 @@ def test_without_an_address_the_readme_stays_as_it_is(tmp_path: Path) -> None:
 def test_what_is_no_address_is_refused_in_one_line(tmp_path: Path) -> None:
     returned, text = metadata(tmp_path, "example.org/raybench")
     assert returned == 1
-    assert text.strip() == "RAYBENCH_REPOSITORY=example.org/raybench: not an address such as https://HOST/OWNER/raybench"
+    assert (
+        text.strip() == "RAYBENCH_REPOSITORY=example.org/raybench: not an address such as https://HOST/OWNER/raybench"
+    )

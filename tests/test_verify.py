@@ -67,6 +67,25 @@ def test_it_holds_when_compacted_and_elsewhere(folder: Path, capsys: pytest.Capt
     assert verified(folder, capsys)[0] == 0
 
 
+def test_a_report_over_ledgers_of_two_folders_holds(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (Path(shutil.copytree(original, tmp_path / name)) for name in ("cnns/v", "vits/v"))
+    write_report(analyse([one, other]), [one, other], one / "_report")
+    code, out = verified(one, capsys)
+    assert code == 0, out
+
+
+def test_a_report_that_cannot_be_computed_again_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = folder / "_report" / "report.json"
+    stored = json.loads(file.read_text())
+    stored["analysis"]["baseline"] = "nobody"
+    file.write_text(json.dumps(stored))
+    code, out = verified(folder, capsys)
+    assert code == 1
+    assert "report.json: cannot be computed again: " in out
+
+
 def test_another_number_in_a_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changed(folder, step_seconds=[0.2, 0.2, 0.2, 0.2, 0.3])
     code, out = verified(folder, capsys)

@@ -192,8 +192,7 @@ class Display:
         """The speedups that fit: those that changed last, in the order of the plan."""
         room = min(_MOST_ROWS, max(0, self.console.height - 14))
         order = {trial.label: place for place, trial in enumerate(self.progress.plan.trials)}
-        latest = self.progress.speedups()[-room:] if room else []
-        return sorted(latest, key=lambda one: (order[one.setting], one.arm))
+        return sorted(self.progress.speedups(room), key=lambda one: (order[one.setting], one.arm))
 
     def _speedups(self, rows: list[SpeedupSoFar]) -> Table:
         level = percent(1 - self.progress.alpha)
@@ -209,7 +208,7 @@ class Display:
         for one in rows:
             interval = between(*(one.interval or (None, None)))
             table.add_row(escape(one.setting), escape(one.arm), ratio(one.speedup), interval, str(one.n))
-        hidden = len(self.progress.speedups()) - len(rows)
+        hidden = self.progress.num_speedups - len(rows)
         if hidden > 0:
             table.add_row(f"... and {hidden} more")
         return table

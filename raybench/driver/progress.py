@@ -75,8 +75,8 @@ class Progress:
         self._seconds: dict[tuple[str, str], _Cell] = defaultdict(_Cell)
         self._open: dict[tuple[str, int], _RunningTrial] = defaultdict(_RunningTrial)
         self._ratios: dict[tuple[str, str], _Cell] = {}  # (setting's label, arm), most recently changed last
-        self._known: set[str] = set()  # ids of the legs added
-        self._attempts: dict[tuple[str, int], int] = {}  # trial -> number of its attempts
+        self._known: dict[str, int] = {}  # legs added, by id -> attempt
+        self._attempts: dict[tuple[str, int], int] = {}  # trial that began anew -> the attempt
         self._lost: list[list[LegEvent]] = []  # trials run by this command whose legs all failed
         self._seconds_run = 0.0  # time spent in legs by this command
         self._starts: dict[tuple[str, int], float] = {}  # trial begun by this command -> seconds outside its legs
@@ -99,8 +99,7 @@ class Progress:
 
     def has(self, event: LegEvent) -> bool:
         """Whether this leg's outcome was added already."""
-        newer = event.attempt > self._attempts.get((event.setting_id, event.repeat), 0)
-        return event.leg_id in self._known and not newer
+        return event.attempt <= self._known.get(event.leg_id, -1)
 
     def begin_anew(self, event: LegEvent | BeginsAnew) -> None:
         """Start a trial's next attempt: its earlier legs have to run again."""
@@ -110,7 +109,7 @@ class Progress:
         self._attempts[key] = event.attempt
         self._starts.pop(key, None)
         for earlier in self._open.pop(key, _RunningTrial()).events:
-            self._known.discard(earlier.leg_id)
+            self._known.pop(earlier.leg_id, None)
             self.num_done -= 1
             self.num_failed -= bool(earlier.failure)
             self._left[earlier.setting_id, earlier.arm] += 1
@@ -120,8 +119,9 @@ class Progress:
         key = (event.setting_id, event.repeat)
         if key not in self._trials:
             return False  # another command of this sweep asked for more repeats
-        self.begin_anew(event)
-        self._known.add(event.leg_id)
+        if event.leg_id in self._known:  # the recorder died before it told that the trial begins anew
+            self.begin_anew(event)
+        self._known[event.leg_id] = event.attempt
         if event.profiled:
             return False
         self.num_done += 1
@@ -171,9 +171,16 @@ class Progress:
                 cell.add(float(log_speedup(base[0], own[0], base[1], own[1]).mean()))
                 self._ratios[events[0].setting, arm] = cell
 
-    def speedups(self) -> list[SpeedupSoFar]:
-        """Every arm in every setting that has a complete trial; the most recently changed come last."""
-        return [self._speedup(setting, arm, cell) for (setting, arm), cell in self._ratios.items()]
+    @property
+    def num_speedups(self) -> int:
+        """How many arms in settings have a complete trial."""
+        return len(self._ratios)
+
+    def speedups(self, most: int | None = None) -> list[SpeedupSoFar]:
+        """Every arm in every setting that has a complete trial, or the `most` that changed last; these come last."""
+        cells = list(self._ratios.items())
+        chosen = cells if most is None else cells[max(0, len(cells) - most) :]
+        return [self._speedup(setting, arm, cell) for (setting, arm), cell in chosen]
 
     def _speedup(self, setting: str, arm: str, cell: _Cell) -> SpeedupSoFar:
         interval = None

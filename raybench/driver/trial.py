@@ -31,11 +31,11 @@ from raybench.cluster.placement import Cluster, check_placement, need_of, thread
 from raybench.cluster.ray_private import HEAD_RESOURCE, NODE_ID_LABEL, SETUP_HOOK, InOneProcess
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import StepChoice
-from raybench.driver.deaths import oom_kills
 from raybench.driver.endings import failure_of, first_words, why_cut
 from raybench.driver.messages import Block, Group, GroupConfig, SweepConfig, Unfinished
 from raybench.errors import TrialGivenUp
 from raybench.ledger.outcome import Failure, Outcome
+from raybench.machine.oom import oom_kills
 from raybench.machine.places import RankReport
 from raybench.machine.variables import WORKING_TREE
 from raybench.statistics.num_steps import Pilot

@@ -14,6 +14,8 @@ import numpy as np
 
 from raybench.analysis import Analysis
 from raybench.analysis.columns import parse_object
+from raybench.analysis.question import find_quality_margin
+from raybench.analysis.views.ladder import declared_chain
 from raybench.caveats import Weight
 from raybench.ledger.reading import ledger_files
 from raybench.stores.storage import AnyPath
@@ -168,11 +170,17 @@ def commands(analysis: Analysis, paths: Sequence[AnyPath]) -> list[str]:
     places = np.unique(np.stack([columns["space"].codes, columns["sweep"].codes]), axis=1).T.tolist()
     ledgers = [f"mlruns/ledger/{columns['space'].names[a]}/{columns['sweep'].names[b]}" for a, b in places]
     if not all(isinstance(path, Path) for path in paths):
-        ledgers = [shlex.quote(str(path)) for path in paths]
-    question = f"margin={analysis.margin:g} alpha={analysis.alpha:g} baseline={analysis.baseline}"
+        ledgers = [str(path) for path in paths]
+    question = [f"margin={analysis.margin:g}", f"alpha={analysis.alpha:g}", f"baseline={analysis.baseline}"]
     if analysis.metric != "step_seconds":
-        question += f" metric={analysis.metric}"
-    reading = [f"python -m raybench.{name} {' '.join(ledgers)} {question}" for name in ("analysis", "report")]
+        question.append(f"metric={analysis.metric}")
+    if analysis.quality_margin != find_quality_margin(paths, None):
+        question.append(f"quality_margin={analysis.quality_margin:g}")
+    if analysis.chain != declared_chain(analysis.pairs.legs):
+        question.append(f"ladder={','.join(analysis.chain)}")
+    if analysis.pool_hardware:
+        question.append("--pool-hardware")
+    reading = [shlex.join(["python", "-m", f"raybench.{name}", *ledgers, *question]) for name in ("analysis", "report")]
     return list(dict.fromkeys(found + reading))
 
 

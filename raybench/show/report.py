@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from raybench.analysis import Analysis
@@ -99,7 +101,7 @@ def write_report(analysis: Analysis, paths: Sequence[AnyPath], folder: AnyPath, 
         "comparisons.csv": to_csv(analysis).encode(),
         **files,
     }
-    files["report.json"] = _stored(analysis, [path.name for path in paths], files)
+    files["report.json"] = _stored(analysis, [_beside(path, paths[0]) for path in paths], files)
     try:
         for name, content in files.items():
             path = folder / name
@@ -108,6 +110,13 @@ def write_report(analysis: Analysis, paths: Sequence[AnyPath], folder: AnyPath, 
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written there ({error.strerror}); give out=FOLDER") from None
     return [folder / name for name in files]
+
+
+def _beside(path: AnyPath, first: AnyPath) -> str:
+    """A ledger's path from the folder that the first one is in: its name, where both are in one folder."""
+    if isinstance(path, Path) and isinstance(first, Path):
+        return Path(os.path.relpath(path, first.parent)).as_posix()
+    return path.name
 
 
 def _stored(analysis: Analysis, ledgers: Sequence[str], files: Mapping[str, bytes]) -> bytes:

@@ -94,9 +94,8 @@ def _arm_answer(arm: ArmSummary, members: Sequence[Comparison], analysis: Analys
         return ArmAnswer(arm, judgement.verdict, judgement.interval, told, more.removeprefix("; "))
     counts = f"by setting: {tally(arm)}{more}"
     if arm.n_compared == 0:
-        common = max(MEANINGS, key=lambda verdict: _tallied(arm, verdict))
-        told = f"{_judged(common, arm.fixed, analysis)}: no setting has a speedup"
-        return ArmAnswer(arm, common, arm.fixed, told, counts)
+        told = f"{_judged(arm.verdict, arm.fixed, analysis)}: no setting has a speedup"
+        return ArmAnswer(arm, arm.verdict, arm.fixed, told, counts)
     verdict, interval = arm.verdict, arm.verdict_interval
     those = f"all {arm.n_settings}" if arm.n_compared == arm.n_settings else f"{arm.n_compared} of {arm.n_settings}"
     return ArmAnswer(arm, verdict, interval, f"{_judged(verdict, interval, analysis)} over {those} settings", counts)

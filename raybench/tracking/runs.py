@@ -148,17 +148,15 @@ def _scale(metric: str) -> float:
 def arm_metrics(rows: Sequence[Row]) -> dict[str, float]:
     """The means of metrics over an arm's measured legs in a setting, and how many of its legs there are of each kind.
 
-    Throughput is that of the mean step, as in a leg.
+    Throughput is that of the mean step, as in a leg; where legs had batches of several sizes, the mean of theirs.
     """
     legs = [leg_metrics(row) for row in rows if row["status"] == "ok"]
     names = dict.fromkeys(name for leg in legs for name in leg)
     values = {name: _readable(name, float(np.mean([leg[name] for leg in legs if name in leg]))) for name in names}
-    if legs:
-        (samples,) = {row["samples_per_step"] for row in rows if row["status"] == "ok"}
-        values["samples_per_second"] = _readable("samples_per_second", 1e3 * samples / values["step_ms_mean"])
-        if "tokens_per_second" in values:
-            (tokens,) = {row["tokens_per_step"] for row in rows if row["status"] == "ok"}
-            values["tokens_per_second"] = _readable("tokens_per_second", 1e3 * tokens / values["step_ms_mean"])
+    for rate, column in (("samples_per_second", "samples_per_step"), ("tokens_per_second", "tokens_per_step")):
+        sizes = {row.get(column) for row in rows if row["status"] == "ok"}
+        if rate in values and len(sizes) == 1:
+            values[rate] = _readable(rate, 1e3 * sizes.pop() / values["step_ms_mean"])
     return {**values, "legs_measured": float(len(legs)), "legs_failed": float(len(rows) - len(legs))}
 
 

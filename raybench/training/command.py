@@ -20,10 +20,11 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
+
+from raybench.machine.oom import oom_kills
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
@@ -51,7 +52,7 @@ class Ended:
     problem: str = ""  # why it could not be started
     timed_out: bool = False
     peak_bytes: int = 0  # resident, of its largest process
-    oom_kills: int = 0  # on this machine meanwhile
+    oom_kills: int = 0  # meanwhile; some may not be ours
     left_behind: int = 0  # processes that outlived it and were killed
     tail: str = ""  # the end of its output
 
@@ -185,14 +186,6 @@ def _runs(process: psutil.Process) -> bool:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
-
-
-def oom_kills() -> int:
-    """How many processes this machine's OOM killer has ended; 0 where unknown."""
-    with contextlib.suppress(OSError, ValueError):
-        lines = Path("/proc/vmstat").read_text().splitlines()
-        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
-    return 0
 
 
 def signal_name(number: int) -> str:

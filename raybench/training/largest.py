@@ -30,6 +30,7 @@ from raybench.errors import ProbeFailed
 from raybench.ledger.batches import LargestBatch, Probe
 from raybench.ledger.outcome import FailureKind
 from raybench.machine.fingerprint import Fingerprint
+from raybench.training.command import signal_name
 from raybench.training.ranks import Ranks
 from raybench.training.tasks import build_task
 
@@ -239,8 +240,8 @@ def _state(child: subprocess.Popen[bytes], answer: Path, limit: int | None) -> P
             return ProbeState("running")
         if code == -signal.SIGKILL:
             return ProbeState("out of memory", message="its process was killed, as happens where memory is full")
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return ProbeState("failed", message=f"its process died of {how}", kind="crashed")
+        how = f"died of {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        return ProbeState("failed", message=f"its process {how}", kind="crashed")
     said = ProbeState(**json.loads(answer.read_text(encoding="utf-8")))
     if said.state == "fits" and limit is not None and (said.peak_bytes or 0) > limit:
         return _too_large(said.peak_bytes or 0, limit)

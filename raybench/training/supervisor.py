@@ -25,8 +25,9 @@ from torch.distributed.rendezvous import rendezvous
 
 from raybench.errors import UserError
 from raybench.ledger.outcome import Failure, FailureKind
+from raybench.machine.oom import oom_kills
 from raybench.machine.variables import RUN
-from raybench.training.command import be_reaper, kill_descendants, oom_kills, signal_name
+from raybench.training.command import be_reaper, kill_descendants, signal_name
 from raybench.training.work import Work
 
 GROUP: Final = "RAYBENCH_GROUP"  # names a process's group, and the group's part of the store

@@ -42,6 +42,21 @@ def environment(arm: str) -> dict[str, Any]:
     return {"packages": {"deepspeed": arm.split()[-1], "numpy": "2.3" if arm == NEW else "2.4"}}
 
 
+def test_versions_on_two_kinds_of_machines_are_told_apart(tmp_path: Path) -> None:
+    rows = [
+        leg(arm, 3 * number + trial, seconds=[step * (1 + 0.001 * trial)] * STEPS, facts='{"device": "cpu"}',
+            differs=["packages"], process_group=f"{gpu} {arm} {trial}", environment={"hardware": {"gpu": gpu}},
+            packages=None if arm == "ddp" else json.dumps({"deepspeed": arm.split()[1]}))
+        for number, (gpu, new) in enumerate((("H100", 1.2), ("A100", 0.6)))
+        for trial in range(3)
+        for arm, step in {"ddp": 0.5, OLD: 0.9, NEW: new}.items()
+    ]  # fmt: skip
+    found = compare_versions(write(tmp_path / "legs.parquet", rows), [OLD, NEW])[1]
+    newer = {v.setting.rpartition(", ")[2]: v.against_first for v in found if v.arm == NEW}
+    ratios = {name: c.speedup.value for name, c in newer.items() if c is not None}
+    assert ratios == {"A100": pytest.approx(0.9 / 0.6), "H100": pytest.approx(0.9 / 1.2)}
+
+
 def off(size: float, step: int) -> np.ndarray:
     """Factors that are `size` off from a step (counted from 1) on."""
     return np.where(np.arange(STEPS) >= step - 1, 1 + size, 1.0)

@@ -10,6 +10,7 @@ import pytest
 import raybench.cluster.connection  # noqa: F401  # before ray: it decides whether Ray wants a token
 from raybench.driver import deaths
 from raybench.driver.deaths import caught_signal, says_killed
+from raybench.machine.oom import oom_kills
 
 ERR = """:job_id:02000000
 :actor_name:RayTrainWorker
@@ -63,4 +64,4 @@ def test_the_kernels_log_is_read_to_its_end_where_it_may_be() -> None:
 
 
 def test_a_count_of_oom_kills_is_never_negative() -> None:
-    assert deaths.oom_kills() >= 0
+    assert oom_kills() >= 0

@@ -225,6 +225,26 @@ def test_a_trial_that_begins_anew_is_counted_once() -> None:
     assert (progress.num_done, progress.num_trials_done) == (6, 1)
 
 
+def test_a_failed_leg_that_is_tried_again_does_not_begin_its_trial_anew() -> None:
+    plan = make_plan()
+    progress, feed = Progress(plan), events(plan)
+    for event in feed[:5]:  # in the ledger; the sixth was withdrawn by retry=
+        progress.add(event)
+    assert progress.add(replace(feed[5], attempt=1))
+    assert (progress.num_done, progress.num_trials_done) == (6, 1)
+
+
+def test_a_trial_that_begins_anew_untold_is_counted_once() -> None:
+    plan = make_plan()
+    progress, feed = Progress(plan), events(plan)
+    for event in feed[:3]:
+        progress.add(event)
+    anew = [replace(event, attempt=1) for event in feed[:6]]
+    assert [progress.add(event) for event in anew] == [False] * 5 + [True]
+    progress.begin_anew(BeginsAnew(feed[0].setting_id, 0, 1))
+    assert (progress.num_done, progress.num_trials_done) == (6, 1)
+
+
 def test_what_a_recorder_tells_again_is_shown_once() -> None:
     plan = make_plan()
     console = Console(file=io.StringIO(), width=120)

@@ -40,6 +40,8 @@ def test_an_arm_has_the_means_of_its_legs_and_counts_them() -> None:
     assert found["step_ms_mean"] == 2000.0
     assert found["samples_per_second"] == 4.0  # 8 images in a mean step of 2 s
     assert runs.arm_metrics([row | {"tokens_per_step": 4096} for row in rows])["tokens_per_second"] == 2048.0
+    rows[1]["samples_per_step"] = 32  # another batch: the mean of 8 a second and of 10.7
+    assert runs.arm_metrics(rows)["samples_per_second"] == pytest.approx((8 + 32 / 3) / 2, rel=1e-5)
     assert (found["legs_measured"], found["legs_failed"]) == (2, 1)
     assert runs.arm_metrics(rows[2:]) == {"legs_measured": 0, "legs_failed": 1}
 

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.stats import ttest_1samp
 
 from raybench.analysis.pairs import Pairs
 from raybench.analysis.results import Comparison
 from raybench.analysis.tradeoffs import repayment_interval
 from raybench.statistics.estimate import Estimate, estimates
-from raybench.statistics.inference import Floats, t_interval, t_quantile
+from raybench.statistics.inference import Floats, p_against, t_interval, t_quantile
 
 _BATCH = re.compile(r" b\d+(?= )")  # in a setting's name
 
@@ -111,8 +110,11 @@ def enough(batches: Floats, base: Floats, arm: Floats, margin: float, alpha: flo
         return None
     scatter = np.exp(np.log(base).mean(axis=0))  # noise is proportional to the step
     distance = arm - (1 + margin) * base
-    if len(batches) > 2 and ttest_1samp(_polynomials(batches, distance, scatter, 2)[:, 2], 0.0).pvalue < alpha:
-        return None
+    if len(batches) > 2:
+        bend = _polynomials(batches, distance, scatter, 2)[:, 2]
+        unit = bend.std(ddof=1)  # such coefficients are small enough to count as none
+        if unit > 0 and p_against(count, bend.mean() / unit, 1.0) < alpha:
+            return None
     over, slope = _polynomials(batches, distance, scatter, 1).T
     gain, fixed = -slope, _fixed(*(_polynomials(batches, values, scatter, 1) for values in (arm - base, base)))
     x, y = over.mean(), gain.mean()

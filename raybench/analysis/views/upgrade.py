@@ -24,7 +24,7 @@ NOT_KNOWN: Final = "not known"
 class VersionInSetting:
     """One version in one setting."""
 
-    setting: str
+    setting: str  # with the hardware, where there are several kinds
     arm: str
     against_baseline: Comparison
     against_first: Comparison | None  # None for the first version itself
@@ -35,12 +35,13 @@ def compare_versions(folder: AnyPath, arms: Sequence[str]) -> tuple[Analysis, li
     """The analysis of a sweep whose `arms` are versions, in their order, and a record per version and setting."""
     normal = analyse([folder])
     raw = analyse([folder], baseline=arms[0])
-    beside = {(c.where.setting_id, c.arm): c for c in raw.comparisons}
+    beside = {_place(c): c for c in raw.comparisons}
     training = _training(normal)
+    several = len({c.where.hardware for c in normal.comparisons}) > 1
     found = [
         VersionInSetting(
-            c.where.setting, c.arm, c, beside.get((c.where.setting_id, c.arm)),
-            training.get((c.where.setting_id, c.arm), NOT_KNOWN),
+            f"{c.where.setting}, {c.where.hardware}" if several else c.where.setting,
+            c.arm, c, beside.get(_place(c)), training.get(_place(c), NOT_KNOWN),
         )
         for c in normal.comparisons
         if c.arm in arms
@@ -48,12 +49,16 @@ def compare_versions(folder: AnyPath, arms: Sequence[str]) -> tuple[Analysis, li
     return normal, sorted(found, key=lambda v: (v.setting, arms.index(v.arm)))
 
 
-def _training(analysis: Analysis) -> Mapping[tuple[str, str], str]:
-    """Whether each arm trained as the baseline did, by setting and arm, where recorded."""
+def _place(c: Comparison) -> tuple[str, str, str]:
+    return c.where.setting_id, c.where.hardware, c.arm
+
+
+def _training(analysis: Analysis) -> Mapping[tuple[str, str, str], str]:
+    """Whether each arm trained as the baseline did, by setting, hardware and arm, where recorded."""
     pairs = analysis.pairs
-    text = pairs.legs.text
+    text, hardware = pairs.legs.text, pairs.legs.hardware
     return {
-        (text["setting_id"][leg], text["arm"][leg]): f"differs from step {step}" if step else SAME
+        (text["setting_id"][leg], hardware[leg], text["arm"][leg]): f"differs from step {step}" if step else SAME
         for k, step in training_parts_at(pairs).items()
         for leg in [pairs.example[k]]
     }
