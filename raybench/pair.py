@@ -25,6 +25,7 @@ from raybench.cli import parse_arguments, run_command
 from raybench.cluster.placement import this_machine
 from raybench.declare.plan import plan_from_arguments
 from raybench.errors import Interrupted, NothingMeasured, UserError
+from raybench.ledger.dataset import Ledger
 from raybench.redaction import without_secrets
 from raybench.stores.storage import to_path
 from raybench.sweep import Request, run_sweep, seconds_to_wait
@@ -58,6 +59,7 @@ def main(argv: list[str]) -> int:
     )
     if not as_json:
         run_sweep(request, Console())
+        _check_both(request)
         return 0
     try:
         run_sweep(request, Console(stderr=True, quiet=True))
@@ -66,7 +68,15 @@ def main(argv: list[str]) -> int:
             _print_json(request)
         raise
     _print_json(request)
+    _check_both(request)
     return 0
+
+
+def _check_both(request: Request) -> None:
+    """Raise NothingMeasured where a command has no measured leg."""
+    measured = {row["arm"] for row in Ledger(request.folder).rows(["arm", "status"]) if row["status"] == "ok"}
+    if lacking := sorted({"A", "B"} - measured):
+        raise NothingMeasured(f"every run of {' and of '.join(lacking)} failed, so nothing can be compared")
 
 
 def _taken_apart(argv: list[str]) -> tuple[list[str], tuple[list[str], list[str]]]:

@@ -208,6 +208,9 @@ def _trainer_callback() -> type:
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             world, accumulation = int(args.world_size), int(args.gradient_accumulation_steps)
             lower = "bfloat16" if args.bf16 else "float16" if args.fp16 else "off"
+            # A scheduler of DeepSpeed's config takes the place of the Trainer's.
+            config = getattr(getattr(args, "hf_deepspeed_config", None), "config", None) or {}
+            schedule = (config.get("scheduler") or {}).get("type") or args.lr_scheduler_type
             facts = {
                 "micro_batch": int(args.train_batch_size),
                 "accumulation": accumulation,
@@ -215,7 +218,7 @@ def _trainer_callback() -> type:
                 "gradient_clipping": float(args.max_grad_norm or 0.0),
                 "activation_checkpointing": bool(args.gradient_checkpointing),
                 "autocast": lower,
-                "lr_schedule": {"name": getattr(args.lr_scheduler_type, "value", str(args.lr_scheduler_type))},
+                "lr_schedule": {"name": getattr(schedule, "value", str(schedule))},
                 "informative": {"deepspeed": bool(args.deepspeed), "seed": int(args.seed)},
             }
             samples = int(args.train_batch_size) * accumulation * world

@@ -15,9 +15,11 @@ if __name__ == "__main__":
 
 import contextlib
 import importlib
+import math
 import shlex
 import shutil
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +38,7 @@ from raybench.declare.space import Space
 from raybench.driver.display import Display, Level
 from raybench.driver.interruption import StoppedNow, interruptible
 from raybench.driver.messages import EVENT_COLUMNS, LegEvent, leg_event
+from raybench.driver.own_code import changed_since
 from raybench.driver.progress import Progress
 from raybench.errors import Interrupted, NothingMeasured, StorageError, UserError
 from raybench.ledger.dataset import Ledger, held_legs
@@ -147,7 +150,22 @@ def measure(request: Request, console: Console) -> tuple[list[str], bool]:
             more = f"up to {left} to run" if fresh else "all is settled"
             more = f"{left} to run" if stopping is None or not left else more
             console.print(f"resumed: {len(there)} of {total} legs are in the ledger; {more}")
+            for line in _cautions(plan, Ledger(request.folder)):
+                console.print(f"[yellow]note[/]: {escape(line)}", soft_wrap=True)
     return (_run_missing(request, there, console) if fresh else []), fresh
+
+
+def _cautions(plan: Plan, ledger: Ledger) -> Iterator[str]:
+    """What someone who gives the same command again may not expect of the legs that are there."""
+    rows = ledger.rows(["arm", "started_at", "status"])
+    began: dict[str, float] = {}
+    for row in rows:
+        began[row["arm"]] = min(began.get(row["arm"], math.inf), row["started_at"].timestamp())
+    if changed := changed_since(plan, began):
+        told = ", ".join(changed) + (" is" if len(changed) == 1 else " are")
+        yield f"{told} newer than legs measured with it, which stay as they are; sweep=NAME measures anew"
+    if failed := sum(row["status"] == "failed" for row in rows):
+        yield f"{count(failed, 'leg')} failed earlier, and failed legs do not run again without retry=failed"
 
 
 def withdraw_failed(plan: Plan, ledger: Ledger, kinds: frozenset[str]) -> int:

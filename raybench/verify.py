@@ -96,7 +96,19 @@ def check_rows(rows: list[Row]) -> Iterator[str]:
         yield from (f"leg {row['leg_id']}: {problem}" for problem in _problems(row))
 
 
+def _read_json(name: str, text: str) -> Any:
+    """What a column of JSON holds, an object or a list of them; None where it cannot be read."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, list if name in ("placement", "telemetry") else dict) else None
+
+
 def _problems(row: Row) -> Iterator[str]:
+    for name, value in row.items():
+        if name in QUANTITIES and QUANTITIES[name].json and value is not None and _read_json(name, value) is None:
+            yield f"{name} is {value!r:.60}, not JSON of the right kind"
     # Either a largest batch that was not found, or a script whose ranks take unequal shares.
     sought = row["micro_batch"] is None and (row["status"] == "failed" or row["engine"] == "script")
     if not sought and row["global_batch"] != (row["micro_batch"] or 0) * row["accumulation"] * row["workers"]:
@@ -181,7 +193,7 @@ def check_ids(folder: AnyPath, rows: list[Row]) -> Iterator[str]:
             yield f"leg {row['leg_id']} ({row['setting']}, {row['arm']}): the space has no leg of this id"
             continue
         for name, value in wanted.items():
-            found = _as_built(json.loads(row[name])) if name == "arm_config" else row[name]
+            found = _as_built(_read_json(name, row[name]) or {}) if name == "arm_config" else row[name]
             if found != value:
                 yield f"leg {row['leg_id']}: {name} is {found!r:.80}, but the space gives {value!r:.80}"
     yield from _check_positions(rows, len(space.arms))

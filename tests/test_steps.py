@@ -131,6 +131,7 @@ def test_transformers_trainer(folder: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_lightning(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    declare_missing()  # Lightning imports torchvision
     import lightning.pytorch as pl
 
     class Module(pl.LightningModule):  # type: ignore[misc]

@@ -48,12 +48,14 @@ def main(argv: list[str]) -> int:
         from raybench.show import answer, costs
         from raybench.show.terminal import print_document, print_section
 
-        console, flags = Console(), arguments.flags
-        if "costs" in flags:
+        console, flags = Console(), set(arguments.flags)
+        if {"by", "ladder"} & arguments.values.keys():  # shown below the answer alone
+            flags.add("full")
+        if "costs" in flags or price is not None:
             print_section(costs.section(analysis, price), console)
         else:
             print_document(answer.build(analysis), console, full="full" in flags, quiet="quiet" in flags)
-        if not {"costs", "full", "quiet"} & flags:
+        if not {"costs", "full", "quiet"} & flags and price is None:
             console.print("--full: every comparison, what speed was paid with, caveats, the method", style="dim")
     return 0
 

@@ -122,7 +122,7 @@ def _essence(protocol: Protocol) -> Protocol:
 def _from_ledgers(plan: Plan, rows: Sequence[Row], elsewhere: bool) -> Estimate:
     legs = plan.legs()
     if not rows:
-        return Estimate(0.0, 0, len(legs), f"no ledger here holds any{'' if elsewhere else ' of this machine'}")
+        return Estimate(0.0, 0, len(legs), f"no ledger here holds such legs{'' if elsewhere else ' of this machine'}")
     where = _in_words(_machine(rows[0])) if elsewhere else "this machine"
     groups = _groups(rows)
     seconds, starts = _leg_seconds(groups), _start_seconds(groups)

@@ -136,7 +136,10 @@ def is_declared(name: str, differs: Collection[str]) -> bool:
 def differences(
     arm: Mapping[str, Any], baseline: Mapping[str, Any], differs: Collection[str] = (), precision: str = "fp32"
 ) -> list[tuple[str, Any, Any]]:
-    """Facts that should be equal but are not: (dotted name, the arm's value, the baseline's), sorted by name."""
+    """Facts that should be equal but are not: (dotted name, the arm's value, the baseline's), sorted by name.
+
+    What was timed comes first: where it differs, nothing else matters.
+    """
     shared = {name for name in arm if name in baseline and name != INFORMATIVE}
     unequal = (name for name in shared if arm[name] != baseline[name])
     tolerance = measured_tolerance(precision, differs)
@@ -146,7 +149,7 @@ def differences(
         for difference in _compare(name, arm[name], baseline[name], tolerance if name in MEASURED else _EXACT)
         if not is_declared(difference[0], differs)
     ]
-    return sorted(found, key=lambda difference: difference[0])
+    return sorted(found, key=lambda difference: (difference[0] != "timed", difference[0]))
 
 
 def _compare(name: str, arm: Any, baseline: Any, tolerance: float) -> Iterator[tuple[str, Any, Any]]:

@@ -81,6 +81,16 @@ def folder_of(arm: ScriptArm) -> Path:
     return Path(os.environ.get(WORKING_TREE, "")).absolute() / Path(arm.folder).expanduser()
 
 
+def files_named(arm: ScriptArm) -> list[Path]:
+    """The files that the command names, as a script or its config: what is measured depends on them."""
+    try:
+        parts = shlex.split(arm.command) if isinstance(arm.command, str) else list(arm.command)
+    except ValueError:
+        return []
+    named = [folder_of(arm) / part.rpartition("=")[2] for part in parts[1:] if "\0" not in part and "{" not in part]
+    return [path for path in dict.fromkeys(named) if path.is_file()]
+
+
 def search_path(environment: Mapping[str, str]) -> str:
     """PATH with this Python's folder in it, so that `python` and `torchrun` of a venv that is not activated are
     found."""

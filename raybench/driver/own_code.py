@@ -1,15 +1,37 @@
-"""Tries the user's own models and tasks once, in a separate process, before Ray starts."""
+"""The user's own code: models and tasks are tried once, in a separate process, before Ray starts; code that changed
+since its legs were measured is named."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
+from raybench.declare.arms import ScriptArm
 from raybench.declare.plan import Plan
+from raybench.declare.script import files_named
 from raybench.errors import UserError
 
 _SECONDS = 300.0
+
+
+def changed_since(plan: Plan, began: Mapping[str, float]) -> list[str]:
+    """Files of the user's that are newer than an arm's first leg (`began`, by arm, seconds since the epoch).
+
+    These are scripts, the configs that their commands name, and the files of own models and tasks in this folder.
+    """
+    found: list[Path] = []
+    legs = {(leg.arm_name, leg.setting.model, leg.setting.task): leg for _, leg in plan.legs()}
+    for leg in (leg for leg in legs.values() if leg.arm_name in began):
+        own = [name.partition(":")[0] for name in (leg.setting.model, leg.setting.task) if ":" in name]
+        files = [Path(*module.split(".")).with_suffix(".py") for module in own]
+        if isinstance(leg.arm, ScriptArm):
+            files += files_named(leg.arm)
+        found += [file for file in files if file.is_file() and file.stat().st_mtime > began[leg.arm_name]]
+    return [os.path.relpath(file) for file in dict.fromkeys(found)]
 
 
 def check_own_code(plan: Plan) -> None:

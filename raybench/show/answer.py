@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -98,6 +99,8 @@ def _answer(analysis: Analysis) -> Iterable[Block]:
         ),
         analysis.margin,
         analysis.baseline,
+        "time" if words.ratio_name(analysis) == "speedup" else "memory",
+        words.ratio_name(analysis),
     )
     if closing := words.none_helps(analysis):
         yield Paragraph(closing)
@@ -106,7 +109,7 @@ def _answer(analysis: Analysis) -> Iterable[Block]:
         yield Paragraph(f"{note}.", lead="Note:")
     if len(notes) > _MOST_NOTES:
         yield Paragraph(f"{len(notes) - _MOST_NOTES} more among the caveats.", lead="Note:")
-    turns = turning(analysis)
+    turns = list({id(c): (c, other) for c, other in reversed(turning(analysis))}.values())[::-1]  # one of each
     if turns:
         left = len(turns) - _MOST_TURNS
         told = "; ".join(words.otherwise(c, other) for c, other in turns[:_MOST_TURNS])
@@ -123,7 +126,7 @@ def _answer(analysis: Analysis) -> Iterable[Block]:
     lighter = sum(one.weight > Weight.CHANGES for one in findings.caveats(analysis))
     told = f" {units.count(lighter, 'caveat')} {'changes' if lighter == 1 else 'change'} no verdict." if lighter else ""
     yield Paragraph(
-        f"Speedup is {analysis.baseline}'s time over the arm's; effects within {units.percent(analysis.margin)} count "
+        f"{words.ratio_meaning(analysis)}; effects within {units.percent(analysis.margin)} count "
         f"as none. {units.count(analysis.num_legs, 'leg')}, {units.count(len(analysis.comparisons), 'comparison')}, "
         f"corrected by {words.multiplicity(analysis)}.{_where(analysis)}{differ}{told}",
         quiet=True,
@@ -144,12 +147,14 @@ def _where(analysis: Analysis) -> str:
 
 
 def _failed_in_short(analysis: Analysis) -> str:
-    causes = findings.failures(analysis)
-    most = max(causes, key=lambda one: one.num_legs)
-    told = f"{most.arm}, {most.kind.replace('_', ' ')}"
-    more = "" if len(causes) == 1 else f", mostly {told}" if len(causes) > 1 else ""
+    """As `4 of 36 legs: 3 of zero3 (out of memory), 1 of zero1 (timeout)`."""
+    of_arms = Counter[tuple[str, str]]()
+    for one in findings.failures(analysis):
+        of_arms[one.arm, one.kind.replace("_", " ")] += one.num_legs
+    told = [f"{number} of {arm} ({kind})" for (arm, kind), number in of_arms.most_common(_MOST_NOTES)]
+    left = len(of_arms) - len(told)
     legs = f"{analysis.num_failed_legs} of {units.count(analysis.num_legs, 'leg')}"
-    return f"{legs}{more or f': {told}'}."
+    return f"{legs}: {', '.join(told)}{f' and {left} more causes' if left else ''}."
 
 
 def turning(analysis: Analysis) -> list[tuple[Comparison, Sensitivity]]:
@@ -195,7 +200,7 @@ def _found(analysis: Analysis, paths: Sequence[AnyPath], plots: Sequence[Plot]) 
     yield from _figures(plots, "answer")
     yield comparison_table(analysis, findings.tracked_links(analysis, paths))
     present = dict.fromkeys(c.verdict for c in analysis.comparisons)
-    terms = tuple((verdict, meaning) for verdict, meaning in words.MEANINGS.items() if verdict in present)
+    terms = tuple((verdict, meaning) for verdict, meaning in words.meanings(analysis).items() if verdict in present)
     yield Terms("What the verdicts mean", terms, verdicts=True)
     if any(arm.n_compared > 1 for arm in analysis.arms):
         yield arm_table(analysis, "Over the settings", [("", arm) for arm in analysis.arms if arm.n_settings > 1])
@@ -230,7 +235,7 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
         "setting",
         "arm",
         "verdict",
-        "speedup",
+        words.ratio_name(analysis),
         "interval",
         "n",
         f"{analysis.baseline}{per}",
@@ -291,14 +296,17 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
 
 def compact_table(analysis: Analysis) -> Table:
     """The comparisons for a paper or a pull request, with the interval behind each verdict."""
-    names = ["setting", "arm", "verdict", "speedup", "interval", "n", analysis.baseline, "arm's", "memory", "failed"]
+    per = _unit(analysis)
+    costs = f"{analysis.baseline}{per}", f"arm{per}"
+    names = ["setting", "arm", "verdict", words.ratio_name(analysis), "interval", "n", *costs, "memory", "failed"]
     rows = []
     for c in analysis.comparisons:
+        mark = f" {MARK}" if any(one.weight == Weight.CHANGES for one in c.caveats) else ""
         rows.append(
             row(
                 c.where.setting,
                 c.arm,
-                Cell(c.verdict, verdict=c.verdict),
+                Cell(c.verdict + mark, verdict=c.verdict),
                 units.ratio(c.speedup.value),
                 units.interval(c.judgement.interval),
                 str(c.n_trials),

@@ -44,6 +44,8 @@ class Answers:
     answers: tuple[Answer, ...]
     margin: float
     against: str
+    cost: str = "time"  # what is compared
+    ratio: str = "speedup"  # what the baseline's cost over an arm's is called
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,20 @@ def sentences(analysis: Analysis) -> list[str]:
 
 def _sentence(one: EnoughBatch, analysis: Analysis) -> str:
     fixed = units.cost(one.fixed.value, "step")
-    ends = [units.cost(max(0.0, end), "step") for end in (one.fixed.low, one.fixed.high) if end is not None]
+    low, high = one.fixed.low or 0.0, one.fixed.high or 0.0
+    most = units.cost(high, "step")
+    ends = f"{units.cost(low, 'step')} to {most}" if low > 0 else f"at most {most}, and not shown to be above 0"
     batches = ", ".join(map(str, one.batches))
     return (
-        f"{one.arm} in {one.setting}: a fixed {fixed} ({' to '.join(ends)}) on top of each step. By straight lines "
+        f"{one.arm} in {one.setting}: a fixed {fixed} ({ends}) on top of each step. By straight lines "
         f"through batches of {batches} it is within the margin of {units.percent(analysis.margin)} {_from(one)}"
     )
 
 
 def _from(one: EnoughBatch) -> str:
-    found, low = one.batch, "" if one.batch.low is None else f"{one.batch.low:,.0f}"
+    found, low = one.batch, max(1, round(one.batch.low or 0))
     if found.value is None:
-        return f"at no batch; one of {low} is the least that is not excluded" if low else "at no batch"
-    ends = f"{low} or more" if found.high is None else f"{low} to {found.high:,.0f}"
+        return f"at no batch; those below {low:,} are excluded" if low > 1 else "at no batch"
+    ends = f"{low:,} or more" if found.high is None else f"{low:,} to {found.high:,.0f}"
     beyond = ", beyond those measured" if found.value > max(one.batches) else ""
     return f"from a batch of about {found.value:,.0f} on ({ends}){beyond}"

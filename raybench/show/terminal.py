@@ -165,12 +165,12 @@ def _answers(block: Answers, console: Console, most: int) -> None:
     columns = {
         "arm": [one.name for one in shown],
         "verdict": [one.verdict for one in shown],
-        "time": [f"× {units.about(1 / one.strip.value)}" if one.strip else "" for one in shown],
-        "speedup": [one.speedup for one in shown],
+        block.cost: [f"× {units.about(1 / one.strip.value)}" if one.strip else "" for one in shown],
+        block.ratio: [one.speedup for one in shown],
         "interval": [one.interval for one in shown],
     }
     widths = {name: min(_LONGEST_NAME, max(map(len, [name, *texts]))) for name, texts in columns.items()}
-    for name in ("time", "interval"):  # the speedup implies these, and the page has them
+    for name in (block.cost, "interval"):  # the ratio implies these, and the page has them
         if sum(width + 2 for width in widths.values()) > console.width:
             del widths[name], columns[name]
     room = console.width - sum(width + 2 for width in widths.values()) - 2
@@ -178,7 +178,7 @@ def _answers(block: Answers, console: Console, most: int) -> None:
     if any(counts) and room >= _LEAST_COUNTS:
         columns["by setting"] = [_whole_parts(text.removeprefix(_BY_SETTING), room) for text in counts]
     for name in columns:
-        right = name in ("time", "speedup", "interval")
+        right = name in (block.cost, block.ratio, "interval")
         table.add_column(name, no_wrap=True, justify="right" if right else "left", overflow="ellipsis")
     for one, *texts in zip(shown, *columns.values(), strict=True):
         colour = COLOURS.get(one.verdict, "")

@@ -13,10 +13,10 @@ _SECONDS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
 def ratio(value: float | None, digits: int = 3) -> str:
-    """A ratio: `0.703`; `1,198,601` where only its size matters."""
+    """A ratio: `0.703`; `1,198,601` or `2e+09` where only its size matters."""
     if value is None:
         return ""
-    return f"{value:.{digits}f}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:.{digits}f}" if value < 1e3 else f"{value:,.0f}" if value < 1e7 else f"{value:.0e}"
 
 
 def between(low: float | None, high: float | None) -> str:
@@ -110,8 +110,11 @@ def count(number: float, thing: str) -> str:
     return f"{number:,.0f} {thing}" if number == 1 else f"{number:,.0f} {thing}s"
 
 
-def change(speedup: float) -> str:
-    """What a speedup means for the time: `takes 3.24 times as long`, `is 1.25 times as fast`."""
+def change(speedup: float, per: str = "step") -> str:
+    """What a speedup means for the time: `takes 3.24 times as long`, `is 1.25 times as fast`; per `byte` it is the
+    baseline's memory over the arm's: `takes 3.24 times as much memory`."""
+    if per == "byte":
+        return f"takes {about(1 / speedup)} times as much memory"
     if speedup >= 1:
         return f"is {about(speedup)} times as fast"
     return f"takes {about(1 / speedup)} times as long"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from raybench.analysis import Analysis, ArmSummary, Comparison, Sensitivity
+from raybench.analysis.question import METRICS
 from raybench.analysis.results import Side
 from raybench.analysis.views.ladder import Ladder
 from raybench.analysis.views.prediction import NUMERIC, Explanation, Prediction
@@ -18,6 +20,7 @@ from raybench.show import units
 from raybench.show.memory import bucket_growth
 from raybench.show.units import between, percent, size
 from raybench.statistics.estimate import Estimate
+from raybench.statistics.moderation import LEAST_COMPARISONS
 
 # In the order of interest to readers.
 MEANINGS: Final = {
@@ -74,7 +77,32 @@ def none_helps(analysis: Analysis) -> str:
     )
     if len(analysis.arms) < 2 or helps:
         return ""
-    return f"No arm is shown to be faster than {analysis.baseline} by more than {percent(analysis.margin)}."
+    better = "be faster" if ratio_name(analysis) == "speedup" else "take less memory"
+    return f"No arm is shown to {better} than {analysis.baseline} by more than {percent(analysis.margin)}."
+
+
+def ratio_name(analysis: Analysis) -> str:
+    """What the baseline's cost over the arm's is called: a `speedup`, or the `memory ratio`."""
+    return "memory ratio" if METRICS[analysis.metric].per == "byte" else "speedup"
+
+
+def ratio_meaning(analysis: Analysis) -> str:
+    """As `Speedup is ddp's time over the arm's`; with what is compared, where that is not the step."""
+    metric = METRICS[analysis.metric]
+    if metric.per == "byte":
+        return f"The memory ratio is {analysis.baseline}'s {metric.meaning}, over the arm's"
+    of = "" if metric.name == "step_seconds" else f" ({metric.meaning})"
+    return f"Speedup is {analysis.baseline}'s time{of} over the arm's"
+
+
+def meanings(analysis: Analysis) -> Mapping[str, str]:
+    """What each verdict means."""
+    if METRICS[analysis.metric].per != "byte":
+        return MEANINGS
+    return MEANINGS | {
+        "helps": "the arm takes less memory by more than the margin",
+        "hurts": "the arm takes more memory by more than the margin",
+    }
 
 
 def arm_answers(analysis: Analysis) -> list[ArmAnswer]:
@@ -103,13 +131,14 @@ def _arm_answer(arm: ArmSummary, members: Sequence[Comparison], analysis: Analys
 
 def _judged(verdict: str, interval: Estimate, analysis: Analysis) -> str:
     """As `hurts: it takes 1.43 times as long as ddp (speedup 0.703, 0.682 to 0.724)`."""
-    numbers = "" if interval.value is None else f"speedup {units.ratio(interval.value)}"
+    numbers = "" if interval.value is None else f"{ratio_name(analysis)} {units.ratio(interval.value)}"
     if numbers and (ends := units.interval(interval)):
         numbers += f", {ends}"
     told = f" ({numbers})" if numbers else ""
     match verdict:
         case "helps" | "hurts":
-            return f"{verdict}: it {units.change(interval.value or 1.0)} as {analysis.baseline}{told}"
+            change = units.change(interval.value or 1.0, METRICS[analysis.metric].per)
+            return f"{verdict}: it {change} as {analysis.baseline}{told}"
         case "no effect":
             return f"has no effect beyond {percent(analysis.margin)}{told}"
         case "undecided":
@@ -186,7 +215,9 @@ def how_obtained(analysis: Analysis) -> list[str]:
 
 def _lent(analysis: Analysis) -> str:
     """Whose noise an interval is based on, if not only the comparison's own."""
-    return ", the noise of each learned from all of the sweep" if analysis.variance == "moderated" else ""
+    measured = Counter(c.where.hardware for c in analysis.comparisons if c.n_trials > 1)
+    lent = analysis.variance == "moderated" and max(measured.values(), default=0) >= LEAST_COMPARISONS
+    return ", the noise of each learned from all of the sweep" if lent else ""
 
 
 def _other_question(analysis: Analysis) -> list[str]:
@@ -203,6 +234,8 @@ def trade_off(c: Comparison) -> str | None:
     """
     speedup, memory, saved = c.speedup.value, c.memory.ratio, c.memory.saved
     if speedup is None or memory.value is None or saved.value is None or abs(memory.value - 1) < 0.01:
+        return None
+    if c.seconds_per == "byte":
         return None
     if memory.low is not None and memory.high is not None and memory.low < 1 < memory.high:
         return None
@@ -246,7 +279,8 @@ def work_done(c: Comparison) -> str | None:
 
 
 def _work_of(side: Side) -> str:
-    shares = [f"{percent(side.peak_share)} of the peak"] if side.peak_share is not None else []
+    share = None if side.peak_share is None else percent(side.peak_share) if side.peak_share >= 5e-4 else "under 0.1 %"
+    shares = [f"{share} of the peak"] if share else []
     if side.matmul_share is not None and side.matmul_share != side.peak_share:
         shares.append(f"{percent(side.matmul_share)} of a matrix product")
     rate = f"{units.rate(side.tokens_per_second, 'tokens')}, " if side.tokens_per_second is not None else ""

@@ -154,8 +154,8 @@ def arm_metrics(rows: Sequence[Row]) -> dict[str, float]:
     names = dict.fromkeys(name for leg in legs for name in leg)
     values = {name: _readable(name, float(np.mean([leg[name] for leg in legs if name in leg]))) for name in names}
     for rate, column in (("samples_per_second", "samples_per_step"), ("tokens_per_second", "tokens_per_step")):
-        sizes = {row.get(column) for row in rows if row["status"] == "ok"}
-        if rate in values and len(sizes) == 1:
+        sizes = {row[column] for row in rows if row["status"] == "ok"} if rate in values else set()
+        if len(sizes) == 1:
             values[rate] = _readable(rate, 1e3 * sizes.pop() / values["step_ms_mean"])
     return {**values, "legs_measured": float(len(legs)), "legs_failed": float(len(rows) - len(legs))}
 

@@ -28,6 +28,7 @@ from raybench.declare.script import Place, folder_of, search_path, words
 from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
 from raybench.redaction import without_secrets
 from raybench.statistics.steady import steady_from_step
+from raybench.text import counted
 from raybench.training.command import Ended, Request, asked, signal_name
 from raybench.training.ranks import Ranks
 from raybench.training.telemetry import Telemetry
@@ -46,9 +47,11 @@ _OURS = re.compile(
     r"|RAY_.*|TUNE_.*|SPT_NOENV)"
 )
 _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError|\bMemoryError\b|can't allocate memory|bad_alloc", re.I)
-_ERROR = re.compile(r"(\[\w+\d+\]: ?)*[\w.]*(Error|Exception|Exit)\b")
+_RANK = re.compile(r"(\[\w+\d+\]: ?)+")  # torchrun's prefix
+_ERROR = re.compile(r"[\w.]*(Error|Exception|Exit)\b|.*: error: |.*can't open file |terminate called |Signal \d+ ")
 # Errors of the launchers (torchrun, Accelerate, DeepSpeed) about a failed process, below the process's own error.
 _OF_A_LAUNCHER = re.compile(r"torch\.distributed\.elastic\.|subprocess\.CalledProcessError")
+_GOES_ON = re.compile(r"\d+ validation errors? for ")  # pydantic's, with the field and the reason in the next two lines
 _MOST_STEPS = 10_000_000
 _LONGEST = 2000  # characters of a message
 
@@ -146,7 +149,9 @@ def _outcome(trial: Trial, leg: Leg, nodes: Sequence[_Node], started_at: float) 
         if (failed := _failed(node.ended, trial.leg_timeout_seconds)) is not None:
             kind, message = failed
             where = f"{node.name}: " if len(nodes) > 1 else ""
-            return Failure(kind=kind, message=where + message, started_at=started_at)
+            recorded = max((len(report["step_seconds"]) for report in node.reports), default=0)
+            after = f"; it had recorded {counted(recorded, 'step')}" if recorded else ""
+            return Failure(kind=kind, message=where + message + after, started_at=started_at)
         if node.unreadable:
             message = f"what the script recorded cannot be read: {node.unreadable:.300}"
             return Failure(kind="error", message=message, started_at=started_at)
@@ -192,14 +197,17 @@ def _failed(ended: Ended, limit: float) -> tuple[FailureKind, str] | None:
 def _last_words(tail: str) -> str:
     """The most telling line of an output: the last that names an error, else the last; "" where there is none."""
     lines = [
-        "".join(c for c in line if c.isprintable() and c != "\ufffd").strip()
+        _RANK.sub("", "".join(c for c in line if c.isprintable() and c != "\ufffd").strip(), count=1).strip()
         for line in without_secrets(tail).splitlines()
     ]
-    said = [line for line in lines if line]
-    errors = [line for line in said if _ERROR.match(line)]
-    causes = [line for line in errors if not _OF_A_LAUNCHER.match(line)]
-    last = (causes or errors or said or [""])[-1]
-    return f": {last[:_LONGEST]}" if last else "; it printed nothing"
+    said = [line.removeprefix("traceback : ") for line in lines if line]
+    errors = [number for number, line in enumerate(said) if _ERROR.match(line)]
+    causes = [number for number in errors if not _OF_A_LAUNCHER.match(said[number])]
+    if not said:
+        return "; it printed nothing"
+    last = (causes or errors or [-1])[-1]
+    more = 2 if _GOES_ON.search(said[last]) else 0
+    return f": {' '.join(said[last:][: 1 + more])[:_LONGEST]}"
 
 
 def _whole_command(leg: Leg, ended: Iterable[Ended]) -> dict[str, Any]:

@@ -92,6 +92,15 @@ LAUNCHED = """
 print("[rank1]: ImportError: needs accelerate", "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:",
       "train.py FAILED", sep="\\n")
 """
+INVALID = """
+print("[rank0]: pydantic.ValidationError: 1 validation error for Zero", "[rank0]: stgae", sep="\\n")
+print("[rank0]:   Extra inputs are not permitted", "[rank0]:     For further information visit", sep="\\n")
+print("torch.distributed.elastic.multiprocessing.errors.ChildFailedError:")
+"""
+ABORTED = """
+print("torch.distributed.elastic.multiprocessing.errors.ChildFailedError:")
+print("  exitcode  : -6 (pid: 7)", "  traceback : Signal 6 (SIGABRT) received by PID 7", "=====", sep="\\n")
+"""
 RECORD = "from raybench import steps\nrecorder = steps.Recorder(4)\n"
 
 
@@ -101,7 +110,12 @@ RECORD = "from raybench import steps\nrecorder = steps.Recorder(4)\n"
         ("raise SystemExit(3)", "error", "exit code 3; it printed nothing"),
         ("raise ValueError('no such file')", "error", "exit code 1: ValueError: no such file"),
         ("import os; os.kill(os.getpid(), 9)", "crashed", "SIGKILL"),
-        (LAUNCHED + "raise SystemExit(1)", "error", "exit code 1: [rank1]: ImportError: needs accelerate"),
+        (LAUNCHED + "raise SystemExit(1)", "error", "exit code 1: ImportError: needs accelerate"),
+        (INVALID + "raise SystemExit(1)", "error", "for Zero stgae Extra inputs are not permitted"),
+        ("import argparse; argparse.ArgumentParser('t.py').parse_args(['--no'])", "error", "t.py: error: unrecognized"),
+        (ABORTED + "raise SystemExit(1)", "error", "exit code 1: Signal 6 (SIGABRT) received by PID 7"),
+        (RECORD + "for _ in range(9): recorder.step(1.0)\nrecorder.end()\nraise SystemExit(4)", "error",
+         "exit code 4; it printed nothing; it had recorded 9 steps"),
         ("raise MemoryError('no room')", "out_of_memory", "MemoryError: no room"),
         ("print('torch.OutOfMemoryError: CUDA out of memory.'); raise SystemExit(1)", "out_of_memory", "CUDA out of"),
         ("import os; os.write(2, bytes(range(256)) * 999); raise SystemExit(2)", "error", "exit code 2"),

@@ -102,8 +102,9 @@ def enough(batches: Floats, base: Floats, arm: Floats, margin: float, alpha: flo
     """The fixed cost in seconds, and the batch at which the arm is within the margin, each at level 1 - alpha.
 
     `batches` has shape (batches,), seconds a step shape (repeats, batches). None with fewer than two repeats or
-    batches, where the fixed cost is not above 0, where every batch is within the margin, and where three or more
-    batches do not lie on a line: a t test of the quadratic coefficient over repeats rejects it at alpha.
+    batches, where the fixed cost is not above 0, where every batch is within the margin, where a repeat's
+    baseline takes no longer for a larger batch, and where three or more batches do not lie on a line: a t test of the
+    quadratic coefficient over repeats rejects it at alpha.
     """
     count = len(base)
     if count < 2 or len(batches) < 2:
@@ -116,7 +117,10 @@ def enough(batches: Floats, base: Floats, arm: Floats, margin: float, alpha: flo
         if unit > 0 and p_against(count, bend.mean() / unit, 1.0) < alpha:
             return None
     over, slope = _polynomials(batches, distance, scatter, 1).T
-    gain, fixed = -slope, _fixed(*(_polynomials(batches, values, scatter, 1) for values in (arm - base, base)))
+    added, line = (_polynomials(batches, values, scatter, 1) for values in (arm - base, base))
+    if (line[:, 1] <= 0).any():
+        return None
+    gain, fixed = -slope, added[:, 0] - added[:, 1] * line[:, 0] / line[:, 1]  # what is not proportional to the step
     x, y = over.mean(), gain.mean()
     if x <= 0 or fixed.mean() <= 0:
         return None
@@ -129,11 +133,6 @@ def enough(batches: Floats, base: Floats, arm: Floats, margin: float, alpha: flo
         return estimates(np.array([value]), low, high, unit=unit, level=1 - alpha, n=count)[0]
 
     return estimate(float(fixed.mean()), *ends, "s"), estimate(value, low, high, "samples")
-
-
-def _fixed(added: Floats, base: Floats) -> Floats:
-    """The part of an added line that is not proportional to the baseline's, (repeats,): its value where that is 0."""
-    return np.asarray(added[:, 0] - added[:, 1] * base[:, 0] / base[:, 1])
 
 
 def _polynomials(batches: Floats, seconds: Floats, scatter: Floats, degree: int) -> Floats:
