@@ -58,7 +58,8 @@ class _Writer(string.Formatter):
     """`str.format` with our own conversions.
 
     !v a value of any type, short; !t a number of trials; !j a list joined by commas; !b by bars; !d a difference of
-    accuracies in points; !p the interval of one, after a space; !f faster or slower; !h higher or lower.
+    accuracies in points; !p the interval of one, after a space; !f faster or slower; !h higher or lower; !s a share;
+    !o so many rounds were; !x a relative change as a ratio.
     """
 
     def convert_field(self, value: Any, conversion: str | None) -> Any:
@@ -76,9 +77,15 @@ class _Writer(string.Formatter):
             case "p":
                 return "" if None in value else " [" + ", ".join(f"{100 * end:+.2f}" for end in value) + "]"
             case "f":
-                return f"{abs(value):.1%} {'slower' if value > 0 else 'faster'}"
+                return f"{100 * abs(value):.1f} % {'slower' if value > 0 else 'faster'}"
             case "h":
-                return f"{abs(value):.1%} {'higher' if value > 0 else 'lower'}"
+                return f"{100 * abs(value):.1f} % {'higher' if value > 0 else 'lower'}"
+            case "s":
+                return f"{100 * value:.0f} %"
+            case "o":
+                return "1 round was" if value == 1 else f"{value} rounds were"
+            case "x":
+                return f"{1 + value:.3f}"
         return super().convert_field(value, conversion)  # type: ignore[arg-type]
 
 
@@ -193,7 +200,7 @@ KINDS: Final[dict[str, tuple[Weight, str]]] = {
         Weight.TELLS, "{failed} of {legs} legs of {arm} failed; the speedup rests on the {trials!t} in which both ran",
     ),
     "absent_trials": (Weight.TELLS, "{arm} has legs in only {trials} of the setting's {all!t}"),
-    "lonely_rounds": (Weight.TELLS, "{rounds} rounds were measured on one side only and are not used"),
+    "lonely_rounds": (Weight.TELLS, "{rounds!o} measured on one side only, and not used"),
     "per_sample": (
         Weight.TELLS, "per sample, not per step: {baseline} takes {base:.0f} a step, {arm} {own:.0f}",
     ),
@@ -203,7 +210,7 @@ KINDS: Final[dict[str, tuple[Weight, str]]] = {
     ),
     "input_bound": (
         Weight.TELLS,
-        "input-bound: {share:.0%} of a step of {arm} is waiting for data: this measures your loader, which "
+        "input-bound: {share!s} of a step of {arm} is waiting for data: this measures your loader, which "
         "no engine speeds up",
     ),
     "steps_of_scripts": (
@@ -222,7 +229,7 @@ KINDS: Final[dict[str, tuple[Weight, str]]] = {
     ),
     "carry_over": (
         Weight.DOUBTS,
-        "carry-over: a step of another engine takes {change:+.1%} [{low:+.1%}, {high:+.1%}] right after a leg of "
+        "carry-over: a step of another engine takes {change!x} times as long [{low!x}, {high!x}] right after a leg of "
         "{engine}; isolation: fresh keeps legs apart",
     ),
     "dependent_trials": (

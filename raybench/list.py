@@ -17,12 +17,19 @@ from raybench.cli import parse_arguments, run_command
 from raybench.declare import catalog
 from raybench.declare.datasets import DATASETS
 from raybench.declare.spacefile import SpaceFile, known_spaces
+from raybench.declare.texts import TEXTS
 from raybench.errors import UserError
 from raybench.ledger.reading import ledger_files, read_ledger
 from raybench.stores.storage import AnyPath, to_path
 from raybench.text import suggest
 
 KINDS = ("spaces", "models", "datasets", "sweeps", "schema")
+_OWN_OR_TEXT = {
+    "imagefolder": "your images, data_root/train/CLASS/*.jpg",
+    "pydoc": "text: the help of Python itself, half a megabyte",
+    "synthetic_tokens": "text: one random batch",
+    "text": "your text: a file or a folder of files at data_root",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -40,7 +47,7 @@ def main(argv: list[str]) -> int:
     listed = {
         "spaces": lambda: [(name, _purpose(name)) for name in known_spaces()],
         "models": lambda: sorted((name, catalog.origin(name)[0]) for name in catalog.known_models()),
-        "datasets": lambda: [(name, _dataset(name)) for name in sorted(DATASETS)],
+        "datasets": lambda: [(name, _dataset(name)) for name in sorted([*DATASETS, *TEXTS])],
         "sweeps": lambda: _sweeps(results),
     }
     for name in [kind] if kind else ["spaces", "sweeps"]:
@@ -60,6 +67,8 @@ def _purpose(space: str) -> str:
 
 
 def _dataset(name: str) -> str:
+    if name in _OWN_OR_TEXT:
+        return _OWN_OR_TEXT[name]
     facts = DATASETS[name]
     return f"{facts.train_samples:,} images of {facts.image_size} pixels, {facts.classes} classes"
 

@@ -26,6 +26,7 @@ def test_list_names_spaces_and_sweeps(capsys: pytest.CaptureFixture[str]) -> Non
     ("words", "line"),
     [
         (["models", "resnet1"], "resnet18  "),
+        (["datasets", "pydoc"], "pydoc  text: the help of Python itself, half a megabyte"),
         (["datasets", "cifar100"], "cifar100  50,000 images of 32 pixels, 100 classes"),
         (["sweeps", "results=nowhere"], "no sweeps"),
     ],

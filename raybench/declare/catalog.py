@@ -144,6 +144,8 @@ def own_model_file(model: str) -> Path:
     Raises ValueError where it is not: a space cannot name other code.
     """
     module, _, function = model.partition(":")
+    if module.endswith(".py"):
+        raise ValueError(f"{model!r}: name the module without .py, as in {module.removesuffix('.py')}:{function}")
     if not all(part.isidentifier() for part in [*module.split("."), function]):
         raise ValueError(f"{model!r} is neither a model name nor module:function")
     file = Path.cwd().joinpath(*module.split(".")).with_suffix(".py")

@@ -372,7 +372,7 @@ def predicted(one: Prediction, wanted: Mapping[str, Any], alpha: float) -> str:
     """The prediction in words."""
     ends = between(one.low, one.high).replace(" to ", " and ")
     interval = f" {units.ratio(one.speedup)}, {percent(1 - alpha)} of the time between {ends}" if ends else ""
-    basis = f"from {one.num_settings} settings of {one.num_models} models"
+    basis = f"from {units.count(one.num_settings, 'setting')} of {units.count(one.num_models, 'model')}"
     if one.coverage is not None:
         basis += f"; on left-out models such intervals held {percent(one.coverage)} of the time"
     if one.explained is not None and one.features:
@@ -385,7 +385,9 @@ def predicted(one: Prediction, wanted: Mapping[str, Any], alpha: float) -> str:
 
 def explained(one: Explanation) -> str:
     """The explanation in words: the effect of doubling a feature, or of a kind of setting."""
-    basis = f"{one.num_settings} settings of {one.num_models} models"
+    if not one.num_settings:
+        return f"{one.arm}: no setting of it has a speedup, so nothing is known of what changes it."
+    basis = f"{units.count(one.num_settings, 'setting')} of {units.count(one.num_models, 'model')}"
     if not one.features or one.explained is None:
         return f"{one.arm}: nothing that is known before a run explains its speedups ({basis})."
     parts = [

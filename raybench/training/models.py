@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
@@ -24,6 +22,7 @@ from raybench.machine.kept import kept, name_of
 from raybench.machine.versions import own_versions
 from raybench.training.cvt import build_cvt
 from raybench.training.lenets import LENETS
+from raybench.training.own_code import load_own
 from raybench.training.stems import open_stem
 from raybench.training.torchvision_ops import declare_missing
 
@@ -169,7 +168,7 @@ def _construct(setting: Setting, *, sized: bool) -> tuple[nn.Module, Options]:
     options: Options
     if library == "own":
         options = dict(setting.model_options)
-        own = _own_function(setting.model)(num_classes=data.classes, in_chans=data.channels, image_size=size, **options)
+        own = load_own(setting.model)(num_classes=data.classes, in_chans=data.channels, image_size=size, **options)
         if not isinstance(own, nn.Module):
             raise InvalidConfig(f"{setting.model} gives {type(own).__name__}, not a torch.nn.Module")
         return own, options
@@ -196,10 +195,3 @@ def _construct(setting: Setting, *, sized: bool) -> tuple[nn.Module, Options]:
     if setting.small_images == "stem":
         options["stem"] = open_stem(model, setting.model, data.channels)
     return model, options
-
-
-def _own_function(name: str) -> Callable[..., nn.Module]:
-    """A user's `module:function`, which is called with num_classes, in_chans, image_size and the model_options."""
-    module, _, function = name.partition(":")
-    build: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
-    return build

@@ -73,3 +73,12 @@ def test_cvt_wants_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raybench.declare.space.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'raybench\[run\]'"):
         check_model_name("cvt_13")
+
+
+def test_a_file_of_ones_own_is_told_how_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mynet.py").write_text("")
+    with pytest.raises(ValueError, match=r"name the function too: mynet:FUNCTION"):
+        check_model_name("mynet")
+    with pytest.raises(ValueError, match=r"without \.py, as in mynet:tiny"):
+        check_model_name("mynet.py:tiny")

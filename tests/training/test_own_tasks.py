@@ -99,7 +99,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("NoModel", "build_model gives NoneType"),
         ("Raises", "RuntimeError: no such thing"),
         ("Stranger", "not a class derived from raybench.training.tasks.Task"),
-        ("Missing", "not a class derived from"),
+        ("Missing", "owntasks.py has no 'Missing'"),
     ],
 )
 def test_what_a_task_gets_wrong_is_a_line(tasks: Path, name: str, words: str) -> None:
@@ -129,6 +129,7 @@ def test_own_models_are_tried_as_timms_are(tasks: Path) -> None:
         """)
     )
     answers = {"pair": "gives tuple", "many": "gives (2, 1000), not 2 x 10", "named": "", "nothing": "gives NoneType"}
+    answers |= {"nothign": "pairs.py has no 'nothign'; did you mean nothing"}
     for function, words in answers.items():
         found = problem_of(Setting(model=f"pairs:{function}", dataset="digits", batch_size=2))
         assert words in found, found

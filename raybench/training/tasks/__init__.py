@@ -6,10 +6,9 @@ and `language` are raybench's own; `task: module:Class` in a setting names the u
 
 from __future__ import annotations
 
-import importlib
-
 from raybench.declare.setting import Setting
 from raybench.errors import InvalidConfig
+from raybench.training.own_code import load_own
 from raybench.training.tasks.task import Forward, Task
 
 __all__ = ["Forward", "Task", "build_task"]
@@ -30,8 +29,7 @@ def build_task(setting: Setting) -> Task:
 
 def _own_task(setting: Setting) -> Task:
     """The user's task. Raises InvalidConfig where it is no subclass of Task."""
-    module, _, name = setting.task.partition(":")
-    kind = getattr(importlib.import_module(module), name, None)
+    kind = load_own(setting.task)
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise InvalidConfig(f"{setting.task} is not a class derived from raybench.training.tasks.Task")
     return kind(setting)

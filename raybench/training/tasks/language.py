@@ -7,7 +7,6 @@ tables excluded), L layers, H heads of size Q, T tokens of a sequence (Chowdhery
 
 from __future__ import annotations
 
-import importlib
 import math
 from functools import cache
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ from raybench.declare.setting import Setting
 from raybench.errors import BadData, InvalidConfig
 from raybench.machine.kept import kept, name_of
 from raybench.training.models import versions
+from raybench.training.own_code import load_own
 from raybench.training.tasks import tokens, transformers_models
 from raybench.training.tasks.task import Forward, Task, logits_of
 from raybench.training.tasks.trees import Tree
@@ -62,10 +62,10 @@ class Language(Task):
         """The model before any freezing or adapters."""
         if self.config is not None:
             return transformers_models.build(self.config, self.setting)
-        module, _, function = self.setting.model.partition(":")
         options = {key: value for key, value in self.setting.model_options.items() if key != "vocabulary"}
-        build = getattr(importlib.import_module(module), function)
-        model: nn.Module = build(vocabulary=self.vocabulary, sequence_length=self.length, **options)
+        model: nn.Module = load_own(self.setting.model)(
+            vocabulary=self.vocabulary, sequence_length=self.length, **options
+        )
         return model
 
     def dataset(self, *, train: bool) -> Dataset[Any]:

@@ -36,15 +36,15 @@ class Task:
 
     def build_model(self) -> nn.Module:
         """The model on torch's default device, from torch's current random state."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no build_model()")
 
     def dataset(self, *, train: bool) -> Dataset[Any]:
         """The training samples, or the held-out ones: a map-style dataset."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no dataset()")
 
     def loss(self, model: Forward, batch: Tree) -> torch.Tensor:
         """The mean loss of a batch, a scalar."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no loss()")
 
     def prepare_scores(self) -> None:
         """Import what `score` needs, before anything is timed."""
