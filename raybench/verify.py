@@ -162,7 +162,7 @@ def check_ids(folder: AnyPath, rows: list[Row]) -> Iterator[str]:
         yield f"{file} is missing, so ids cannot be computed again"
         return
     try:
-        _, space = load_space(address(file), large=True)
+        _, space = load_space(address(file), large=True, has_run=True)
     except UserError as error:
         yield f"ids cannot be computed again: {error}"
         return

@@ -157,6 +157,7 @@ def test_spaces_of_the_documents_load(text: str, tmp_path: Path, monkeypatch: py
     path = tmp_path / "documented.yaml"
     path.write_text(text)
     write_named_blocks(tmp_path)
+    (tmp_path / "train.py").touch()
     monkeypatch.chdir(tmp_path)
     load_space(str(path))
 

@@ -22,6 +22,7 @@ from raybench.declare.setting import Setting
 from raybench.machine.variables import WORKING_TREE
 from raybench.text import suggest
 
+_SCRIPT = re.compile(r"[\w./~+-]+\.py")
 _NAME = re.compile(r"(?<!\$)\{([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)\}")
 
 
@@ -123,4 +124,7 @@ def problem(arm: ScriptArm, setting: Setting, protocol: Protocol, *, here: bool)
     program = str(folder / parts[0]) if os.sep in parts[0] else parts[0]
     if shutil.which(program, path=search_path({**os.environ, **arm.environment})) is None:
         return f"command: program {parts[0]!r:.80} was not found"
+    script = next((part for part in parts[1:] if _SCRIPT.fullmatch(part)), None)
+    if script is not None and not (folder / script).is_file():
+        return f"command: no file {script} in {folder}"
     return ""

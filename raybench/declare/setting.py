@@ -283,8 +283,8 @@ class Setting(Strict):
         values = {**values, "task": task}
         if task == "script":
             share = [values.get("workers", 1), values.get("accumulation", 1)]
-            own = {"batch_size": share[0] * share[1]} if all(type(one) is int for one in share) else {}
-            return {"model": "script", "dataset": "own", **own, **values}
+            size = share[0] * share[1] if all(type(one) is int and one > 0 for one in share) else 1  # refused below
+            return {"model": "script", "dataset": "own", "batch_size": size, **values}
         if task == "language":
             return {**values, "sequence_length": values.get("sequence_length") or DEFAULT_SEQUENCE}
         if isinstance(task, str) and ":" in task:

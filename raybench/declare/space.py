@@ -147,19 +147,25 @@ class Space(Strict):
 
 
 def load_space(
-    name_or_path: str, overrides: Mapping[str, str] | None = None, size: str = "", *, large: bool = False
+    name_or_path: str,
+    overrides: Mapping[str, str] | None = None,
+    size: str = "",
+    *,
+    large: bool = False,
+    has_run: bool = False,
 ) -> tuple[str, Space]:
     """The name and the validated content of a space, with one of its `sizes` and `key=value` overrides merged in.
 
     Overrides win over the size, and both over the variants. Raises UserError naming file, line and key for any error,
-    and for more than `SANE_LEGS` legs unless `large`.
+    and for more than `SANE_LEGS` legs unless `large`. A space that `has_run`, perhaps elsewhere, may name models,
+    scripts and programs that this machine lacks.
     """
     file = SpaceFile.find(name_or_path).sized(size)
     values = file.merged(overrides or {})
     space = _validated(Space, values, file)
     _check_size(space, file, large)
     variants = _of_one_task(space, file)
-    distinct = _check_settings(space, file, variants)
+    distinct = _check_settings(space, file, variants, has_run=has_run)
     if len(variants) < len(space.variants):
         space = space.model_copy(update={"variants": tuple(variant for _, variant in variants)})
     if len(distinct) < sum(1 for _ in space.settings()):
@@ -201,7 +207,9 @@ def check_model_name(name: str) -> None:
         raise ValueError(f"unknown model {name!r}{where}; {suggest(name if prefix == 'hf' else plain, known)}")
 
 
-def _check_settings(space: Space, file: SpaceFile, variants: list[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+def _check_settings(
+    space: Space, file: SpaceFile, variants: list[tuple[int, dict[str, Any]]], *, has_run: bool
+) -> list[dict[str, Any]]:
     """The distinct settings. Rejects unknown fields, axes and models, settings that are wrong or duplicated, and arms
     that differ where they may not. Settings that became equal only by overrides are merged."""
     _check_axes(space.setting, ("setting",), file)
@@ -214,9 +222,9 @@ def _check_settings(space: Space, file: SpaceFile, variants: list[tuple[int, dic
             prefixes = (place, ("setting",))
             setting = _validated(Setting, values, file, *prefixes)
             try:
-                if setting.task != "script":
+                if setting.task != "script" and not has_run:
                     check_model_name(setting.model)
-                if ":" in setting.task:
+                if ":" in setting.task and not has_run:
                     catalog.own_model_file(setting.task)
             except ValueError as error:
                 raise file.error((*file.written_under(prefixes, "model"), "model"), str(error)) from None
@@ -234,6 +242,7 @@ def _check_settings(space: Space, file: SpaceFile, variants: list[tuple[int, dic
                 for name, arm in space.arms.items()
             }
             _check_arms(space, settings, file)
+            _check_scripts(space, settings, file, here=not has_run)
             if space.slots_per_node > 1 and setting.nodes > 1:
                 raise file.error(
                     ("slots_per_node",),
@@ -270,7 +279,6 @@ def _check_arms(space: Space, settings: dict[str, Setting], file: SpaceFile) -> 
     """Reject impossible DeepSpeed configs, arms that differ from the baseline in what the space does not declare, and
     an invalid chain."""
     _check_configs(space, settings, file)
-    _check_scripts(space, settings, file)
     base = declared_options(space.arms[space.baseline], settings[space.baseline])
     for name, arm in space.arms.items():
         hidden = undeclared(differences(declared_options(arm, settings[name]), base), space.differs)
@@ -307,9 +315,9 @@ def _check_configs(space: Space, settings: dict[str, Setting], file: SpaceFile) 
         raise file.error(wrong[0][0], f"{len(wrong)} keys are not valid: {each}")
 
 
-def _check_scripts(space: Space, settings: dict[str, Setting], file: SpaceFile) -> None:
-    """Reject commands that cannot run; whether a program exists is checked for this machine only."""
-    here = os.environ.get("RAY_ADDRESS", "") in ("", "local")
+def _check_scripts(space: Space, settings: dict[str, Setting], file: SpaceFile, *, here: bool) -> None:
+    """Reject commands that cannot run; whether programs and scripts exist is checked only if they run `here`."""
+    here = here and os.environ.get("RAY_ADDRESS", "") in ("", "local")
     for name, arm in space.arms.items():
         if not isinstance(arm, ScriptArm):
             if settings[name].task == "script":

@@ -18,6 +18,12 @@ from raybench.errors import UserError
 COMMAND = "python -m trainer --ranks {workers} --lr {lr} --config '{{not a name}}' --port {main_port}"
 
 
+@pytest.fixture(autouse=True)
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text("")
+
+
 def loaded(tmp_path: Path, arm: dict[str, Any], **more: Any) -> Space:
     arms = {"plain": {"engine": "script", "command": "python train.py"}, "other": {"engine": "script", **arm}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump({"setting": {"workers": 2}, "arms": arms, **more}))
@@ -36,6 +42,14 @@ def test_where_every_arm_is_a_script_model_and_data_need_no_names(tmp_path: Path
     assert told == [
         "python", "-m", "trainer", "--ranks", "2", "--lr", "0.001", "--config", "{{not a name}}", "--port", "4321",
     ]  # fmt: skip
+
+
+def test_a_space_that_has_run_may_name_what_is_not_here(tmp_path: Path) -> None:
+    loaded(tmp_path, {"command": "python train.py"})
+    Path("train.py").unlink()
+    with pytest.raises(UserError, match=r"no file train\.py in"):
+        load_space("space.yaml")
+    assert load_space("space.yaml", has_run=True)[1].arms
 
 
 def test_a_script_stands_beside_engines_that_train_the_setting(tmp_path: Path) -> None:
@@ -58,6 +72,9 @@ def test_a_script_stands_beside_engines_that_train_the_setting(tmp_path: Path) -
         ({"command": "python train.py {worker}"}, {}, "unknown {worker}; did you mean workers"),
         ({"command": "no-such-program-here"}, {}, "program 'no-such-program-here' was not found"),
         ({"command": "./train"}, {}, "program './train' was not found"),
+        ({"command": "torchrun --nproc-per-node 2 trian.py --steps 4"}, {}, "no file trian.py in "),
+        ({"command": "python"}, {"setting": {"workers": "two"}}, "workers: input should be a valid integer"),
+        ({"command": "python"}, {"setting": {"workers": 0}}, "workers: input should be greater than 0"),
         ({"command": "python", "folder": "no/such/folder"}, {}, "is no folder here"),
         ({"command": "python a\0b"}, {}, "null byte"),
         ({"command": "python", "environment": {"A": [1]}}, {}, "environment"),
