@@ -58,15 +58,18 @@ def main(argv: list[str]) -> int:
     path = Path(arguments.positionals[0])
     if path.suffix not in (".yaml", ".yml"):
         raise UserError(f"{path}: a space's file ends in .yaml")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise UserError(f"{path}: there is no folder {path.parent}; make it first")
-    if path.exists() and "force" not in arguments.flags:
+    if os.path.exists(path) and "force" not in arguments.flags:
         raise UserError(f"{path} is there already; --force writes over it")
     asking = not arguments.values and sys.stdin.isatty() and sys.stdout.isatty()
     answers = {key: arguments.values.get(key, default) for key, (default, _) in QUESTIONS.items()}
     text = space_text(path, _ask(answers) if asking else answers)
     aside = path.with_name(f".{path.stem}-{os.getpid()}.yaml")
-    aside.write_text(text, encoding="utf-8")
+    try:
+        aside.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     try:
         plan = build_plan(*load_space(str(aside)))
         aside.replace(path)

@@ -57,6 +57,7 @@ def test_init_writes_a_space_that_loads(tmp_path: Path, monkeypatch: pytest.Monk
         (["mine.yaml", "arms=zero9"], "did you mean zero"),
         (["mine.txt"], "ends in .yaml"),
         (["there.yaml"], "--force"),
+        ([f"{'x' * 250}.yaml"], "cannot be written (File name too long)"),
         (["nowhere/mine.yaml"], "nowhere/mine.yaml: there is no folder nowhere"),
     ],
 )

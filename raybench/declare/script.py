@@ -89,7 +89,7 @@ def files_named(arm: ScriptArm) -> list[Path]:
     except ValueError:
         return []
     named = [folder_of(arm) / part.rpartition("=")[2] for part in parts[1:] if "\0" not in part and "{" not in part]
-    return [path for path in dict.fromkeys(named) if path.is_file()]
+    return [path for path in dict.fromkeys(named) if os.path.isfile(path)]
 
 
 def search_path(environment: Mapping[str, str]) -> str:
@@ -125,6 +125,6 @@ def problem(arm: ScriptArm, setting: Setting, protocol: Protocol, *, here: bool)
     if shutil.which(program, path=search_path({**os.environ, **arm.environment})) is None:
         return f"command: program {parts[0]!r:.80} was not found"
     script = next((part for part in parts[1:] if _SCRIPT.fullmatch(part)), None)
-    if script is not None and not (folder / script).is_file():
+    if script is not None and not os.path.isfile(folder / script):
         return f"command: no file {script} in {folder}"
     return ""

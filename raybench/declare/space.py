@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
@@ -201,7 +200,7 @@ def check_model_name(name: str) -> None:
     elif name in catalog.HF_MODELS and find_spec("transformers") is None:
         raise ValueError(f"{name!r} comes from transformers, which is not installed: pip install 'raybench[run]'")
     elif catalog.origin(name)[0] == "unknown" and (catalog.timm_models() or catalog.torchvision_models()):
-        if Path(f"{name}.py").is_file():
+        if os.path.isfile(f"{name}.py"):  # False, too, for what no file can be called
             raise ValueError(f"unknown model {name!r}; of {name}.py here, name the function too: {name}:FUNCTION")
         where = f" of {prefix}" if prefix in ("timm", "torchvision") and plain in known else ""
         raise ValueError(f"unknown model {name!r}{where}; {suggest(name if prefix == 'hf' else plain, known)}")

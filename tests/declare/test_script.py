@@ -73,6 +73,7 @@ def test_a_script_stands_beside_engines_that_train_the_setting(tmp_path: Path) -
         ({"command": "no-such-program-here"}, {}, "program 'no-such-program-here' was not found"),
         ({"command": "./train"}, {}, "program './train' was not found"),
         ({"command": "torchrun --nproc-per-node 2 trian.py --steps 4"}, {}, "no file trian.py in "),
+        ({"command": f"python {'x' * 999}.py"}, {}, "no file xxx"),
         ({"command": "python"}, {"setting": {"workers": "two"}}, "workers: input should be a valid integer"),
         ({"command": "python"}, {"setting": {"workers": 0}}, "workers: input should be greater than 0"),
         ({"command": "python", "folder": "no/such/folder"}, {}, "is no folder here"),
