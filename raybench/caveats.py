@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
+from raybench.text import in_percent
+
 
 class Weight(IntEnum):
     """A caveat's effect on a verdict, the heaviest first."""
@@ -77,11 +79,11 @@ class _Writer(string.Formatter):
             case "p":
                 return "" if None in value else " [" + ", ".join(f"{100 * end:+.2f}" for end in value) + "]"
             case "f":
-                return f"{100 * abs(value):.1f} % {'slower' if value > 0 else 'faster'}"
+                return f"{in_percent(abs(value), 1)} {'slower' if value > 0 else 'faster'}"
             case "h":
-                return f"{100 * abs(value):.1f} % {'higher' if value > 0 else 'lower'}"
+                return f"{in_percent(abs(value), 1)} {'higher' if value > 0 else 'lower'}"
             case "s":
-                return f"{100 * value:.0f} %"
+                return in_percent(value)
             case "o":
                 return "1 round was" if value == 1 else f"{value} rounds were"
             case "x":

@@ -57,17 +57,15 @@ def main(argv: list[str]) -> int:
         "quiet" if as_json else "normal",
         wait_seconds,
     )
-    if not as_json:
-        run_sweep(request, Console())
-        _check_both(request)
-        return 0
     try:
-        run_sweep(request, Console(stderr=True, quiet=True))
+        run_sweep(request, Console(stderr=True, quiet=True) if as_json else Console())
     except (Interrupted, NothingMeasured):
-        with contextlib.suppress(UserError):  # there are no rows
-            _print_json(request)
+        if as_json:
+            with contextlib.suppress(UserError):  # there are no rows
+                _print_json(request)
         raise
-    _print_json(request)
+    if as_json:
+        _print_json(request)
     _check_both(request)
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import subprocess
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import hypothesis  # noqa: F401  it looks at what refers to what, which is not seen once a leg has frozen the imports
 import pytest
+
+from raybench.training import imports
 
 ROOT = Path(__file__).parent.parent
 # Threads of one step that wait for one another make it many times as long where other tests keep the machine busy.
@@ -73,16 +74,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_turn)
 
 
-_modules_frozen = 0
-
-
 def pytest_runtest_setup() -> None:
     """Spare what tests import from collections: those that legs and statsmodels ask for visit it all (0.4 s each)."""
-    global _modules_frozen
-    if len(sys.modules) - _modules_frozen >= 50:  # a library was imported
-        gc.collect()
-        gc.freeze()
-        _modules_frozen = len(sys.modules)
+    imports.freeze()
 
 
 def _turn(item: pytest.Item) -> int:

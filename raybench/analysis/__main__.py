@@ -51,11 +51,13 @@ def main(argv: list[str]) -> int:
         console, flags = Console(), set(arguments.flags)
         if {"by", "ladder"} & arguments.values.keys():  # shown below the answer alone
             flags.add("full")
-        if "costs" in flags or price is not None:
+        if price is not None:
+            flags.add("costs")
+        if "costs" in flags:
             print_section(costs.section(analysis, price), console)
         else:
             print_document(answer.build(analysis), console, full="full" in flags, quiet="quiet" in flags)
-        if not {"costs", "full", "quiet"} & flags and price is None:
+        if not {"costs", "full", "quiet"} & flags:
             console.print("--full: every comparison, what speed was paid with, caveats, the method", style="dim")
     return 0
 

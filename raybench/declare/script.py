@@ -45,8 +45,12 @@ def words(arm: ScriptArm, setting: Setting, protocol: Protocol, place: Place) ->
             raise ValueError(f"unknown {{{match[1]}}}; {suggest(match[1], values, most=20)}")
         return str(values[match[1]])
 
-    parts = shlex.split(arm.command) if isinstance(arm.command, str) else list(arm.command)
-    return [_NAME.sub(value, part) for part in parts]
+    return [_NAME.sub(value, part) for part in _parts(arm)]
+
+
+def _parts(arm: ScriptArm) -> list[str]:
+    """The command's words as written. Raises ValueError for quotes that do not close."""
+    return shlex.split(arm.command) if isinstance(arm.command, str) else list(arm.command)
 
 
 def _values(setting: Setting, protocol: Protocol, place: Place) -> dict[str, Any]:
@@ -84,11 +88,7 @@ def folder_of(arm: ScriptArm) -> Path:
 
 def files_named(arm: ScriptArm) -> list[Path]:
     """The files that the command names, as a script or its config: what is measured depends on them."""
-    try:
-        parts = shlex.split(arm.command) if isinstance(arm.command, str) else list(arm.command)
-    except ValueError:
-        return []
-    named = [folder_of(arm) / part.rpartition("=")[2] for part in parts[1:] if "\0" not in part and "{" not in part]
+    named = [folder_of(arm) / part.rpartition("=")[2] for part in _parts(arm)[1:] if "{" not in part]
     return [path for path in dict.fromkeys(named) if os.path.isfile(path)]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from raybench.declare.arms import ScriptArm
+from raybench.declare.catalog import own_model_file
 from raybench.declare.plan import Plan
 from raybench.declare.script import files_named
 from raybench.errors import UserError
@@ -26,11 +27,10 @@ def changed_since(plan: Plan, began: Mapping[str, float]) -> list[str]:
     found: list[Path] = []
     legs = {(leg.arm_name, leg.setting.model, leg.setting.task): leg for _, leg in plan.legs()}
     for leg in (leg for leg in legs.values() if leg.arm_name in began):
-        own = [name.partition(":")[0] for name in (leg.setting.model, leg.setting.task) if ":" in name]
-        files = [Path(*module.split(".")).with_suffix(".py") for module in own]
+        files = [own_model_file(name) for name in (leg.setting.model, leg.setting.task) if ":" in name]
         if isinstance(leg.arm, ScriptArm):
             files += files_named(leg.arm)
-        found += [file for file in files if file.is_file() and file.stat().st_mtime > began[leg.arm_name]]
+        found += [file for file in files if file.stat().st_mtime > began[leg.arm_name]]
     return [os.path.relpath(file) for file in dict.fromkeys(found)]
 
 

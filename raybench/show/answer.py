@@ -153,8 +153,8 @@ def _failed_in_short(analysis: Analysis) -> str:
         of_arms[one.arm, one.kind.replace("_", " ")] += one.num_legs
     told = [f"{number} of {arm} ({kind})" for (arm, kind), number in of_arms.most_common(_MOST_NOTES)]
     left = len(of_arms) - len(told)
-    legs = f"{analysis.num_failed_legs} of {units.count(analysis.num_legs, 'leg')}"
-    return f"{legs}: {', '.join(told)}{f' and {left} more causes' if left else ''}."
+    more = f" and {units.count(left, 'more cause')}" if left else ""
+    return f"{analysis.num_failed_legs} of {units.count(analysis.num_legs, 'leg')}: {', '.join(told)}{more}."
 
 
 def turning(analysis: Analysis) -> list[tuple[Comparison, Sensitivity]]:

@@ -22,9 +22,9 @@ from raybench.machine.kept import kept, name_of
 from raybench.machine.versions import own_versions
 from raybench.training.cvt import build_cvt
 from raybench.training.lenets import LENETS
-from raybench.training.own_code import load_own
 from raybench.training.stems import open_stem
 from raybench.training.torchvision_ops import declare_missing
+from raybench.training.user_code import load_own
 
 Options = dict[str, Any]
 # In training these also return logits of auxiliary classifiers, which no loss here handles.

@@ -47,7 +47,7 @@ _OURS = re.compile(
     r"|RAY_.*|TUNE_.*|SPT_NOENV)"
 )
 _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError|\bMemoryError\b|can't allocate memory|bad_alloc", re.I)
-_RANK = re.compile(r"(\[\w+\d+\]: ?)+")  # torchrun's prefix
+_RANK = re.compile(r"^(\[\w+\d+\]: ?)+")  # torchrun's prefix
 _ERROR = re.compile(r"[\w.]*(Error|Exception|Exit)\b|.*: error: |.*can't open file |terminate called |Signal \d+ ")
 # Errors of the launchers (torchrun, Accelerate, DeepSpeed) about a failed process, below the process's own error.
 _OF_A_LAUNCHER = re.compile(r"torch\.distributed\.elastic\.|subprocess\.CalledProcessError")
@@ -197,7 +197,7 @@ def _failed(ended: Ended, limit: float) -> tuple[FailureKind, str] | None:
 def _last_words(tail: str) -> str:
     """The most telling line of an output: the last that names an error, else the last; "" where there is none."""
     lines = [
-        _RANK.sub("", "".join(c for c in line if c.isprintable() and c != "\ufffd").strip(), count=1).strip()
+        _RANK.sub("", "".join(c for c in line if c.isprintable() and c != "\ufffd").strip()).strip()
         for line in without_secrets(tail).splitlines()
     ]
     said = [line.removeprefix("traceback : ") for line in lines if line]

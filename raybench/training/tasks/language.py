@@ -22,11 +22,11 @@ from raybench.declare.setting import Setting
 from raybench.errors import BadData, InvalidConfig
 from raybench.machine.kept import kept, name_of
 from raybench.training.models import versions
-from raybench.training.own_code import load_own
 from raybench.training.tasks import tokens, transformers_models
 from raybench.training.tasks.task import Forward, Task, logits_of
 from raybench.training.tasks.trees import Tree
 from raybench.training.transforms import SeededOrder
+from raybench.training.user_code import load_own
 
 
 class Language(Task):
