@@ -7,10 +7,9 @@ processes are recognized by type, so all of them can be imported without ray and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Literal
 
-if TYPE_CHECKING:
-    from raybench.ledger.outcome import FailureKind
+FailureKind = Literal["out_of_memory", "not_finite", "timeout", "crashed", "unsupported", "invalid_config", "error"]
 
 
 class RaybenchError(Exception):

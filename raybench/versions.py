@@ -25,7 +25,7 @@ from packaging.version import Version
 from rich.console import Console
 from rich.markup import escape
 
-from raybench.analysis.results import Analysis
+from raybench.analysis.analysis import Analysis
 from raybench.analysis.views.bisection import Side, bisect, side_of
 from raybench.analysis.views.upgrade import VersionInSetting, compare_versions, is_worse
 from raybench.cli import parse_arguments, run_command

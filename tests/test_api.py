@@ -11,7 +11,7 @@ import pytest
 from IPython.lib.pretty import pretty
 
 from raybench import api
-from raybench.cli import main
+from raybench.__main__ import main
 from raybench.errors import UserError
 from tests.conftest import ROOT, command_environment
 

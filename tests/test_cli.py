@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from raybench import cli
+from raybench import __main__, cli
 from raybench.errors import NothingMeasured, UserError
 from raybench.manuals import COMMANDS, Flag, Key, Manual, Positionals
 from tests.conftest import Commands
@@ -111,18 +111,18 @@ def test_the_console_command_is_the_module(commands: Commands) -> None:
 
 
 def test_the_commands_fit_a_screen_and_help_comes_in_every_usual_way(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--help"]) == 0
+    assert __main__.main(["--help"]) == 0
     page = capsys.readouterr().out
     assert len(page.splitlines()) <= 24
     assert max(map(len, page.splitlines())) <= 80
     assert all(f" {command} " in page for command in COMMANDS)
-    assert cli.main(["help"]) == 0
+    assert __main__.main(["help"]) == 0
     assert capsys.readouterr().out == page
-    assert (cli.main([]), capsys.readouterr().out) == (2, page)
+    assert (__main__.main([]), capsys.readouterr().out) == (2, page)
     pages = []
     for words in (["help", "sync"], ["sync", "--help"], ["sync", "-h"]):
         with pytest.raises(cli.HelpShown):
-            cli.main(words)
+            __main__.main(words)
         pages.append(capsys.readouterr().out.partition("usage: ")[2])
     assert pages[0] == pages[1] == pages[2] != ""
 
@@ -130,7 +130,7 @@ def test_the_commands_fit_a_screen_and_help_comes_in_every_usual_way(capsys: pyt
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_manual_page_has_examples_and_fits_its_lines(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(cli.HelpShown):
-        cli.main([command, "--help"])
+        __main__.main([command, "--help"])
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= 120
     assert re.search(r"\bexamples?:|~/.bashrc", page)
@@ -150,7 +150,7 @@ def test_a_manual_page_has_examples_and_fits_its_lines(command: str, capsys: pyt
 )
 def test_what_is_mistyped_gets_a_suggestion(words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
-        cli.main(words)
+        __main__.main(words)
 
 
 def test_a_light_installation_is_told_what_a_command_needs(capsys: pytest.CaptureFixture[str]) -> None:

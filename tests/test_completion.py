@@ -84,7 +84,7 @@ def test_every_model_can_be_completed() -> None:
 
 def test_it_answers_at_once(work: Path) -> None:
     script = "import sys; sys.argv[1:] = ['complete', 'raybench plan space=cnns setting.model=res']\n"
-    script += "from raybench.cli import main; main(sys.argv[1:]); print(*sorted(sys.modules))"
+    script += "from raybench.__main__ import main; main(sys.argv[1:]); print(*sorted(sys.modules))"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=command_environment(), check=True

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raybench.cli import main as raybench
+from raybench.__main__ import main as raybench
 from raybench.declare.setting import Setting
 from raybench.declare.space import Space, load_space
 from tests.analysis.ledgers import paired, write

@@ -28,7 +28,7 @@ import importlib.machinery, sys
 find = importlib.machinery.PathFinder.find_spec
 hidden = lambda name, *rest: None if name.partition(".")[0] in {absent!r} else find(name, *rest)
 importlib.machinery.PathFinder.find_spec = hidden
-from raybench.cli import main
+from raybench.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
     ledger = str(ROOT / "results/zero/small")

@@ -7,8 +7,8 @@
 Only trials are samples: no function counts steps, ranks or rounds as samples.
 """
 
-from raybench.analysis.analysis import analyse
-from raybench.analysis.results import Analysis, ArmSummary, Comparison, FailureCause, GroupSummary, Sensitivity
+from raybench.analysis.analysis import Analysis, analyse
+from raybench.analysis.results import ArmSummary, Comparison, FailureCause, GroupSummary, Sensitivity
 
 __all__ = [
     "Analysis",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from raybench.analysis.comparability import configurations_over_settings
 from raybench.analysis.comparisons import build_comparisons
 from raybench.analysis.legs import Legs, read_legs
 from raybench.analysis.order import CarryOver, Dependence, carry_over, dependence
-from raybench.analysis.pairs import pair_trials
+from raybench.analysis.pairs import Pairs, pair_trials
 from raybench.analysis.question import (
     find_baseline,
     find_looks,
@@ -25,21 +25,78 @@ from raybench.analysis.question import (
     log_cost,
     unshared_questions,
 )
-from raybench.analysis.results import Analysis, Comparison
-from raybench.analysis.views.costs import account
-from raybench.analysis.views.enough import enough_batches
-from raybench.analysis.views.explanations import explain, profiled
-from raybench.analysis.views.further import further_quantities, networks
-from raybench.analysis.views.ladder import declared_chain, decompose, find_chain
-from raybench.analysis.views.roofline import rooflines
-from raybench.analysis.views.scaling import best_against_best, largest_batches, performance_profiles, scaling_efficiency
+from raybench.analysis.results import ArmSummary, Comparison, GroupSummary
+from raybench.analysis.views.costs import Costs, account
+from raybench.analysis.views.enough import EnoughBatch, enough_batches
+from raybench.analysis.views.explanations import Explanation, explain, profiled
+from raybench.analysis.views.further import Further, NetworkSpeed, further_quantities, networks
+from raybench.analysis.views.ladder import Ladder, declared_chain, decompose, find_chain
+from raybench.analysis.views.roofline import Roofline, rooflines
+from raybench.analysis.views.scaling import (
+    BestBatch,
+    Efficiency,
+    LargestBatch,
+    Profile,
+    best_against_best,
+    largest_batches,
+    performance_profiles,
+    scaling_efficiency,
+)
 from raybench.caveats import Caveat, caveat
 from raybench.declare.repeats import Look
 from raybench.errors import UserError
+from raybench.statistics.estimate import plain
+from raybench.statistics.moderation import Variance
+from raybench.statistics.multiplicity import Multiplicity
 from raybench.stores.storage import AnyPath
 from raybench.text import suggest
 
+SCHEMA_VERSION: Final = 1  # of the open format
 _NOT_SMALL: Final = 1 / 3  # of the margin; a carry-over above this share is a caveat
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All results from the ledgers, and the question that was asked."""
+
+    margin: float
+    alpha: float
+    multiplicity: Multiplicity  # the error rate over all claims that is held at alpha
+    variance: Variance
+    baseline: str
+    metric: str
+    quality_margin: float  # accuracy that an arm may lose and still count as equal
+    pool_hardware: bool  # whether all machines are treated as one
+    chain: tuple[str, ...]  # the arms taken apart as a ladder; empty for none
+    comparisons: tuple[Comparison, ...]
+    arms: tuple[ArmSummary, ...]
+    groups: tuple[GroupSummary, ...]
+    ladders: tuple[Ladder, ...]
+    profiles: tuple[Profile, ...]
+    scaling: tuple[Efficiency, ...]
+    best: tuple[BestBatch, ...]
+    enough_batches: tuple[EnoughBatch, ...]  # where a fixed cost falls below the margin, if the batches show it
+    carry_over: tuple[CarryOver, ...]  # from leg to leg, by the preceding leg's engine
+    dependence: Dependence | None  # of trials close in time
+    largest: tuple[LargestBatch, ...]  # how each arm's largest batch was found, where it was searched for
+    explanations: tuple[Explanation, ...]  # of profiled legs; empty where there are none
+    rooflines: tuple[Roofline, ...]  # a step's minimum time on the machine; empty without rates and energy
+    costs: Costs  # where the machines' time went
+    further: tuple[Further, ...]  # other measured quantities: those with a heading
+    networks: tuple[NetworkSpeed, ...]  # between the nodes of a trial; empty where every trial had one node
+    caveats: tuple[Caveat, ...]  # of the whole analysis
+    ledgers: tuple[str, ...]
+    sweeps: tuple[str, ...]
+    hardware: tuple[str, ...]
+    versions: tuple[str, ...]
+    num_legs: int
+    num_failed_legs: int
+    pairs: Pairs = field(repr=False, compare=False)  # the trials behind the results, for further analyses
+
+    def to_json(self) -> dict[str, Any]:
+        """The analysis as plain dicts, lists, numbers and None, as `--json` prints it."""
+        own = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "pairs"}
+        return {"schema_version": SCHEMA_VERSION, **own}
 
 
 def analyse(

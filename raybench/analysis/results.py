@@ -8,26 +8,12 @@ place of the value.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal, get_args
 
-from raybench.analysis.pairs import Pairs
 from raybench.caveats import Caveat
-from raybench.statistics.estimate import Estimate, plain
-from raybench.statistics.moderation import Variance
-from raybench.statistics.multiplicity import Multiplicity
+from raybench.statistics.estimate import Estimate
 
-if TYPE_CHECKING:
-    from raybench.analysis.order import CarryOver, Dependence
-    from raybench.analysis.views.costs import Costs
-    from raybench.analysis.views.enough import EnoughBatch
-    from raybench.analysis.views.explanations import Explanation
-    from raybench.analysis.views.further import Further, NetworkSpeed
-    from raybench.analysis.views.ladder import Ladder
-    from raybench.analysis.views.roofline import Roofline
-    from raybench.analysis.views.scaling import BestBatch, Efficiency, LargestBatch, Profile
-
-SCHEMA_VERSION = 1
 Verdict = Literal[
     "helps", "no effect", "hurts", "undecided", "unlocks", "blocked", "failed", "both failed", "not comparable"
 ]  # fmt: skip
@@ -297,47 +283,3 @@ class GroupSummary:
     by: str
     value: str
     summary: ArmSummary
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """All results from the ledgers, and the question that was asked."""
-
-    margin: float
-    alpha: float
-    multiplicity: Multiplicity  # the error rate over all claims that is held at alpha
-    variance: Variance
-    baseline: str
-    metric: str
-    quality_margin: float  # accuracy that an arm may lose and still count as equal
-    pool_hardware: bool  # whether all machines are treated as one
-    chain: tuple[str, ...]  # the arms taken apart as a ladder; empty for none
-    comparisons: tuple[Comparison, ...]
-    arms: tuple[ArmSummary, ...]
-    groups: tuple[GroupSummary, ...]
-    ladders: tuple[Ladder, ...]
-    profiles: tuple[Profile, ...]
-    scaling: tuple[Efficiency, ...]
-    best: tuple[BestBatch, ...]
-    enough_batches: tuple[EnoughBatch, ...]  # where a fixed cost falls below the margin, if the batches show it
-    carry_over: tuple[CarryOver, ...]  # from leg to leg, by the preceding leg's engine
-    dependence: Dependence | None  # of trials close in time
-    largest: tuple[LargestBatch, ...]  # how each arm's largest batch was found, where it was searched for
-    explanations: tuple[Explanation, ...]  # of profiled legs; empty where there are none
-    rooflines: tuple[Roofline, ...]  # a step's minimum time on the machine; empty without rates and energy
-    costs: Costs  # where the machines' time went
-    further: tuple[Further, ...]  # other measured quantities: those with a heading
-    networks: tuple[NetworkSpeed, ...]  # between the nodes of a trial; empty where every trial had one node
-    caveats: tuple[Caveat, ...]  # of the whole analysis
-    ledgers: tuple[str, ...]
-    sweeps: tuple[str, ...]
-    hardware: tuple[str, ...]
-    versions: tuple[str, ...]
-    num_legs: int
-    num_failed_legs: int
-    pairs: Pairs = field(repr=False, compare=False)  # the trials behind the results, for further analyses
-
-    def to_json(self) -> dict[str, Any]:
-        """The analysis as plain dicts, lists, numbers and None, as `--json` prints it."""
-        own = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "pairs"}
-        return {"schema_version": SCHEMA_VERSION, **own}

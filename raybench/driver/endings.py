@@ -15,8 +15,8 @@ from raybench.cluster.nodes import lost_nodes
 from raybench.cluster.ray_private import WRAPPED_ERRORS
 from raybench.declare.plan import Trial
 from raybench.driver.deaths import Death, how_died
-from raybench.errors import LegDied
-from raybench.ledger.outcome import Failure, FailureKind
+from raybench.errors import FailureKind, LegDied
+from raybench.ledger.outcome import Failure
 
 _NODE_END_SECONDS = 1.0  # between the end of a node's workers and its own
 

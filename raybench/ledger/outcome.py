@@ -6,13 +6,13 @@ No torch, ray or pyarrow here: a worker builds an outcome, the recorder makes a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
+from raybench.errors import FailureKind
 from raybench.ledger.quantities import Circumstances, Measurement
 
-__all__ = ["FAILURE_KINDS", "Failure", "FailureKind", "Measurement", "Outcome"]
+__all__ = ["FAILURE_KINDS", "Failure", "Measurement", "Outcome"]
 
-FailureKind = Literal["out_of_memory", "not_finite", "timeout", "crashed", "unsupported", "invalid_config", "error"]
 FAILURE_KINDS: tuple[str, ...] = get_args(FailureKind)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raybench.analysis.results import Analysis, Comparison
+from raybench.analysis.analysis import Analysis
+from raybench.analysis.results import Comparison
 from raybench.analysis.views.upgrade import SAME, VersionInSetting
 from raybench.show import units
 from raybench.show.document import Cell, Document, Paragraph, Section, Table, columns, row

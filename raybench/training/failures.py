@@ -12,8 +12,7 @@ import traceback
 
 import torch
 
-from raybench.errors import BadData, InvalidConfig, NotFinite, NotReadable, Unsupported
-from raybench.ledger.outcome import FailureKind
+from raybench.errors import BadData, FailureKind, InvalidConfig, NotFinite, NotReadable, Unsupported
 from raybench.redaction import without_secrets
 
 _LONGEST = 2000  # characters of a message

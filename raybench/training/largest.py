@@ -26,9 +26,8 @@ from typing import Any, Literal, Self
 import psutil
 
 from raybench.declare.plan import Leg, Trial
-from raybench.errors import ProbeFailed
+from raybench.errors import FailureKind, ProbeFailed
 from raybench.ledger.batches import LargestBatch, Probe
-from raybench.ledger.outcome import FailureKind
 from raybench.machine.fingerprint import Fingerprint
 from raybench.training.command import signal_name
 from raybench.training.ranks import Ranks

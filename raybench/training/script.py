@@ -25,7 +25,8 @@ from raybench import steps
 from raybench.declare.arms import ScriptArm
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.script import Place, folder_of, search_path, words
-from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
+from raybench.errors import FailureKind
+from raybench.ledger.outcome import Failure, Measurement, Outcome
 from raybench.redaction import without_secrets
 from raybench.statistics.steady import steady_from_step
 from raybench.text import counted

@@ -23,8 +23,8 @@ from typing import Any, Final
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from raybench.errors import UserError
-from raybench.ledger.outcome import Failure, FailureKind
+from raybench.errors import FailureKind, UserError
+from raybench.ledger.outcome import Failure
 from raybench.machine.oom import oom_kills
 from raybench.machine.variables import RUN
 from raybench.training.command import be_reaper, kill_descendants, signal_name

@@ -18,9 +18,9 @@ from raybench.declare.deepspeed_config import deepspeed_config
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
-from raybench.errors import BadData, InvalidConfig, LegDied, ProbeFailed, RanksParted, Unsupported
+from raybench.errors import BadData, FailureKind, InvalidConfig, LegDied, ProbeFailed, RanksParted, Unsupported
 from raybench.ledger.batches import LargestBatch, LargestBatches
-from raybench.ledger.outcome import Failure, FailureKind, Measurement, Outcome
+from raybench.ledger.outcome import Failure, Measurement, Outcome
 from raybench.machine.fingerprint import fingerprint
 from raybench.statistics.num_steps import StepChoices
 from raybench.training import datasets, imports, memory

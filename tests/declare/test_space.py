@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raybench import cli
+from raybench import __main__, cli
 from raybench.declare.plan import build_plan
 from raybench.declare.setting import Setting
 from raybench.declare.space import Space, load_space
@@ -166,7 +166,7 @@ def test_bad_commands_are_one_line_exit_2_and_leave_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli._guarded(cli.main, [command, *arguments]) == 2
+    assert cli._guarded(__main__.main, [command, *arguments]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert len(said.err.strip().splitlines()) == 1, said.err

@@ -12,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
-from raybench.cli import main as raybench
+from raybench.__main__ import main as raybench
 from raybench.declare.arms import DeepSpeedArm, FsdpArm, ScriptArm, TorchArm
 from raybench.declare.protocol import Throughput, Train
 from raybench.declare.setting import Setting

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from raybench.__main__ import main as raybench
 from raybench.analysis import analyse
-from raybench.cli import main as raybench
 from raybench.errors import UserError
 from raybench.report import main
 from raybench.show.answer import build

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from raybench.analysis.results import Analysis, Comparison
+from raybench.analysis.analysis import Analysis
+from raybench.analysis.results import Comparison
 from raybench.errors import UserError
 from raybench.statistics.claims import Rule, judge
 from raybench.statistics.estimate import number, ratio

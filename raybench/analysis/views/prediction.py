@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from raybench.analysis.analysis import Analysis
 from raybench.analysis.columns import parse_object
-from raybench.analysis.results import Analysis, Comparison
+from raybench.analysis.results import Comparison
 from raybench.statistics.estimate import number, ratio
 from raybench.statistics.inference import Floats
 from raybench.statistics.regression import LEAST_MODELS, Design, calibration, fit

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from raybench.analysis.analysis import analyse
+from raybench.analysis.analysis import Analysis, analyse
 from raybench.analysis.comparability import training_parts_at
-from raybench.analysis.results import Analysis, Comparison
+from raybench.analysis.results import Comparison
 from raybench.stores.storage import AnyPath
 
 SAME: Final = "same"
