@@ -30,8 +30,8 @@ from raybench.training import facts, leg, memory
 from raybench.training.firststep import Probed
 from raybench.training.initial import InitialModel
 from raybench.training.leg import run_leg
+from raybench.training.node.sampling import SamplerProcess, Telemetry
 from raybench.training.ranks import Ranks
-from raybench.training.telemetry import SamplerProcess, Telemetry
 from raybench.training.worker import prepare
 
 # What is timed: the row of the table, and where the function stands.

@@ -21,14 +21,14 @@ from raybench.cli import parse_script, run_command
 from raybench.declare.arms import DeepSpeedArm, TorchArm
 from raybench.declare.plan import Leg
 from raybench.declare.setting import Setting
-from raybench.training.deepspeed_ops import import_deepspeed
 from raybench.training.engines import build_engine
+from raybench.training.engines.deepspeed_ops import import_deepspeed
 from raybench.training.loader import Batches
 from raybench.training.loop import run_steps
+from raybench.training.models.torchvision_ops import declare_missing
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import HostClock
 from raybench.training.tasks import build_task
-from raybench.training.torchvision_ops import declare_missing
 
 CPU = torch.device("cpu")
 Block = Callable[[int], list[float]]  # steps -> losses

@@ -40,15 +40,15 @@ from raybench.declare.plan import Leg
 from raybench.declare.setting import Setting
 from raybench.errors import UserError
 from raybench.text import suggest
-from raybench.training.deepspeed_ops import import_deepspeed
 from raybench.training.engines import build_engine
 from raybench.training.engines.deepspeed_engine import fit_buckets
+from raybench.training.engines.deepspeed_ops import import_deepspeed
 from raybench.training.loader import Batches
 from raybench.training.loop import run_steps
+from raybench.training.node.sampling import Telemetry
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import DeviceClock, HostClock, step_times
 from raybench.training.tasks import build_task
-from raybench.training.telemetry import Telemetry
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ARMS: dict[str, Arm] = {"torch": TorchArm(), "deepspeed": DeepSpeedArm(engine="deepspeed", zero=1)}

@@ -68,8 +68,8 @@ class Answer(_Shown, Analysis):
 
     def figures(self) -> dict[str, Figure]:
         """The report's figures by name, as matplotlib figures."""
-        from raybench.show.figures.steps import read_steps
-        from raybench.show.report import draw_all
+        from raybench.show.figures.series import read_steps
+        from raybench.show.report_files import draw_all
 
         return {plot.name: plot.figure for plot in draw_all(self, read_steps(_as_paths(self.ledgers), self))}
 
@@ -87,9 +87,9 @@ class Outlook(_Shown):
     space: Space
 
     def _print(self, console: Console) -> None:
-        from raybench.show import plan, terminal
+        from raybench.show import outlook, terminal
 
-        terminal.print_in_order(plan.build(self.plan, self.space, to_path("mlruns/ledger")), console)
+        terminal.print_in_order(outlook.build(self.plan, self.space, to_path("mlruns/ledger")), console)
 
 
 _PRE = '<pre style="font-family:monospace;line-height:1.3">{code}</pre>'

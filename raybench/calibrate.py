@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     if "json" in arguments.flags:
         print(json.dumps(calibration.to_json(), allow_nan=False, indent=1))
     else:
-        from raybench.show.calibration import build
+        from raybench.show.noise import build
         from raybench.show.terminal import print_document
 
         print_document(build(calibration), console, full=True)

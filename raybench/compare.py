@@ -1,6 +1,7 @@
 """`python -m raybench.compare A B`: what changed from one sweep to another.
 
-For example another version of DeepSpeed, another machine, another day; `raybench.analysis.views.changes` is the method.
+For example another version of DeepSpeed, another machine, another day; the method is in
+`raybench.analysis.across.changes`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from raybench.analysis import analyse
+from raybench.analysis.across.changes import VERDICTS, changes
 from raybench.analysis.question import find_question
-from raybench.analysis.views.changes import VERDICTS, changes
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
-from raybench.show.changes import build, in_words
+from raybench.show.differences import changes_document, changes_in_words
 from raybench.show.terminal import print_in_order
 from raybench.statistics.estimate import plain
 from raybench.stores.storage import to_path
@@ -43,11 +44,11 @@ def main(argv: list[str]) -> int:
     found = changes(a, b, margin, alpha)
     if "json" in arguments.flags:
         report = {"schema_version": 1, "margin": margin, "alpha": alpha, "baseline": a.baseline, "metric": metric}
-        report |= {"answer": in_words(found, margin), "changes": plain(found)}
+        report |= {"answer": changes_in_words(found, margin), "changes": plain(found)}
         json.dump(report, sys.stdout, allow_nan=False, indent=1)
         print()
     else:
-        print_in_order(build(a, b, found, margin), Console())
+        print_in_order(changes_document(a, b, found, margin), Console())
     failing = Counter(c.verdict for c in found if c.verdict in fail_on)
     if failing:
         told = ", ".join(f"{count} {verdict}" for verdict, count in failing.items())

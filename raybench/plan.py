@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     values.pop("retry", None)
     plan, space = plan_from_arguments(values, large="yes" in arguments.flags)
     check_surroundings()
-    from raybench.show.plan import build, outlook
+    from raybench.show.outlook import build, outlook
 
     if "json" in arguments.flags:
         print(plan.model_copy(update={"outlook": outlook(plan, space, results, price)}).model_dump_json(indent=1))

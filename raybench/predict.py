@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from raybench.analysis import Analysis, analyse
-from raybench.analysis.views.prediction import NUMERIC, TEXTS, Explanation, explain, predict
+from raybench.analysis.across.prediction import NUMERIC, TEXTS, Explanation, explain, predict
 from raybench.cli import Arguments, parse_arguments, run_command
 from raybench.errors import UserError
 from raybench.show.words import explained, predicted

@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
 
     from raybench.analysis import analyse
     from raybench.show import answer
-    from raybench.show.report import write_report
+    from raybench.show.report_files import write_report
     from raybench.show.terminal import print_document
 
     analysis = analyse(

@@ -241,7 +241,7 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
                 )  # fmt: skip
                 stopped = 130 if interruption.requested else 0
                 if not stopped:
-                    _import_meanwhile("raybench.tracking.mlflow_runs", "raybench.show.report")
+                    _import_meanwhile("raybench.tracking.mlflow_runs", "raybench.show.report_files")
             finally:
                 clusters.disconnect()
     except StoppedNow as stop:

@@ -25,9 +25,9 @@ from packaging.version import Version
 from rich.console import Console
 from rich.markup import escape
 
+from raybench.analysis.across.bisection import Side, bisect, side_of
+from raybench.analysis.across.upgrade import VersionInSetting, compare_versions, is_worse
 from raybench.analysis.analysis import Analysis
-from raybench.analysis.views.bisection import Side, bisect, side_of
-from raybench.analysis.views.upgrade import VersionInSetting, compare_versions, is_worse
 from raybench.cli import parse_arguments, run_command
 from raybench.declare.packages import check_packages, is_version
 from raybench.declare.plan import build_plan
@@ -35,9 +35,9 @@ from raybench.declare.repeats import Repeats
 from raybench.declare.space import Space, load_space
 from raybench.errors import NothingMeasured, UserError
 from raybench.redaction import without_secrets
+from raybench.show.differences import versions_document
 from raybench.show.tables import to_markdown
 from raybench.show.terminal import print_document
-from raybench.show.versions import build
 from raybench.stores.storage import AnyPath, to_path
 from raybench.sweep import Request, run_sweep, seconds_to_wait
 from raybench.text import suggest
@@ -70,9 +70,9 @@ def main(argv: list[str]) -> int:
     if as_json:
         print(json.dumps({"schema_version": 1, "versions": [_plain(v) for v in found]}, allow_nan=False, indent=1))
     elif as_markdown:
-        print(to_markdown(build(analysis, found, arms)), end="")
+        print(to_markdown(versions_document(analysis, found, arms)), end="")
     else:
-        print_document(build(analysis, found, arms), Console(), full=True)
+        print_document(versions_document(analysis, found, arms), Console(), full=True)
     worse = [version for version in found if is_worse(version, kinds)]
     if worse:
         named = list(dict.fromkeys(version.arm for version in worse))

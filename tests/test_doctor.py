@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from raybench.doctor import hardware, links, services, software
+from raybench.doctor import hardware, link_speeds, services, software
 from tests.conftest import ROOT, command_environment
 
 
@@ -96,7 +96,7 @@ def test_a_lock_that_a_build_holds_is_not_stale(tmp_path: Path, monkeypatch: pyt
         (tmp_path / name).mkdir()
         (tmp_path / name / "lock").touch()
     with (tmp_path / "held/lock").open():
-        answer = software.ask_child(["raybench.training.probe"], 100)
+        answer = software.ask_child(["raybench.training.probes.probe"], 100)
     assert answer["cache"]["locks"] == {f"{tmp_path}/held/lock": True, f"{tmp_path}/left/lock": False}
     (found,) = (one for one in software.operators(answer) if one.name == "build locks")
     assert "left/lock" in found.found
@@ -230,7 +230,7 @@ def test_links_and_adam_in_words() -> None:
         "links": {"rates": {"all_reduce": sizes}, "missing": ["links: all_gather: no"]},
     }
     answer["adam"] = {"parameters_per_second": 5e8, "threads": 4}
-    found = {one.name + one.status: one.found for one in links.told(answer)}
+    found = {one.name + one.status: one.found for one in link_speeds.told(answer)}
     assert found["linksok"] == "2 processes over gloo: all-reduce 2 GB/s (bus bandwidth)"
     assert found["linkswarning"] == "links: all_gather: no"
     assert found["host and acceleratorok"] == "no accelerator"
@@ -245,18 +245,18 @@ def test_links_and_adam_in_words() -> None:
     }
     pairs = ["0-1 NVLink", "0-2 through the host", "1-2 through the host"]
     by_name = {
-        one.name: one for one in links.told({**one_gpu, "gpu_links": pairs, "adam": {"missing": "not built yet"}})
+        one.name: one for one in link_speeds.told({**one_gpu, "gpu_links": pairs, "adam": {"missing": "not built yet"}})
     }
     assert by_name["between GPUs"].found == "2 pairs through the host, 1 pair NVLink"
     assert by_name["host and accelerator"].found == "2 GB/s to it, 2 GB/s from it, pinned"
     assert "links" not in by_name
     assert by_name["CPU Adam"].status == "warning"
-    assert links.told({"error": "no answer within 120 s"})[0].status == "warning"
+    assert link_speeds.told({"error": "no answer within 120 s"})[0].status == "warning"
 
 
 def test_the_disk_of_an_offload_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "_FILE_BYTES", 2 * links._BLOCK_BYTES)
-    found = links.disk(tmp_path)
+    monkeypatch.setattr(link_speeds, "_FILE_BYTES", 2 * link_speeds._BLOCK_BYTES)
+    found = link_speeds.disk(tmp_path)
     assert re.fullmatch(r".*: [\d.e+]+ GB/s written, [\d.e+]+ GB/s read, one thread", found.found)
     assert list(tmp_path.iterdir()) == []
-    assert links.disk(tmp_path / "nowhere").status == "error"
+    assert link_speeds.disk(tmp_path / "nowhere").status == "error"

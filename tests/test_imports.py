@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -61,8 +62,9 @@ RAY = {
 }  # fmt: skip
 MLFLOW = {"raybench.tracking.mlflow_runs"}
 DEEPSPEED = {
-    "raybench.training.deepspeed_ops", "raybench.training.engines.deepspeed_engine", "raybench.training.optimizers",
-    "raybench.training.deepspeed_schema", "raybench.training.links_probe", "raybench.training.probe",
+    "raybench.training.engines.deepspeed_engine", "raybench.training.engines.deepspeed_ops",
+    "raybench.training.engines.optimizers", "raybench.training.probes.deepspeed_schema",
+    "raybench.training.probes.links_probe", "raybench.training.probes.probe",
 }  # fmt: skip
 
 
@@ -153,6 +155,27 @@ def test_there_is_no_import_circle() -> None:
     assert " -> ".join(circle(graph)) == ""
 
 
+def folder_graph(folder: str) -> dict[str, list[str]]:
+    """What lies in a folder, files and folders, and which of them import which; without commands, which none import."""
+    graph: dict[str, set[str]] = {}
+    for module in modules():
+        if module.startswith(folder + ".") and not module.endswith(".__main__"):
+            member = module.removeprefix(folder + ".").partition(".")[0]
+            others = (one.removeprefix(folder + ".") for one in own_imports(module) if one.startswith(folder + "."))
+            graph.setdefault(member, set()).update({other.partition(".")[0] for other in others} - {member})
+    return {member: sorted(others) for member, others in graph.items()}
+
+
+@pytest.mark.parametrize("folder", sorted({module.rpartition(".")[0] for module in modules()} - {""}))
+def test_folders_and_files_beside_each_other_have_no_circle(folder: str) -> None:
+    assert " -> ".join(circle(folder_graph(folder))) == ""
+
+
+def test_a_files_name_says_which_it_is() -> None:
+    names = Counter(path.name for path in modules().values() if path.name[:2] != "__")
+    assert {name for name, count in names.items() if count > 1} <= {"plan.py"}, "the command, and what it shows"
+
+
 def test_circles_are_found() -> None:
     assert circle({"a": ["b"], "b": ["c"], "c": []}) == []
     assert circle({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b", "c", "b"]
@@ -197,7 +220,7 @@ def test_rooms_that_are_named_exist() -> None:
     ("module", "banned"),
     [
         ("raybench.plan", HEAVY),
-        ("raybench.show.plan", HEAVY),
+        ("raybench.show.outlook", HEAVY),
         ("raybench.sweep", HEAVY),
         ("raybench.driver.recorder", HEAVY),
         ("raybench.analysis.__main__", HEAVY),

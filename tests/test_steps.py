@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from raybench import steps
-from raybench.training.torchvision_ops import declare_missing
+from raybench.training.models.torchvision_ops import declare_missing
 from tests.conftest import command_environment
 
 

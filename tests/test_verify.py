@@ -16,7 +16,7 @@ from raybench.analysis import analyse
 from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
 from raybench.ledger.dataset import Ledger, write_rows
-from raybench.show.report import write_report
+from raybench.show.report_files import write_report
 from raybench.verify import main
 from tests.ledger.test_dataset import MEASUREMENT
 

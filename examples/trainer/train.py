@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 with contextlib.suppress(ImportError):  # a CPU build of torch beside PyPI's torchvision, which transformers imports
-    from raybench.training.torchvision_ops import declare_missing
+    from raybench.training.models.torchvision_ops import declare_missing
 
     declare_missing()
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     else:
         from rich.console import Console
 
-        from raybench.show import answer, costs
+        from raybench.show import answer, sections
         from raybench.show.terminal import print_document, print_section
 
         console, flags = Console(), set(arguments.flags)
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
         if price is not None:
             flags.add("costs")
         if "costs" in flags:
-            print_section(costs.section(analysis, price), console)
+            print_section(sections.cost_section(analysis, price), console)
         else:
             print_document(answer.build(analysis), console, full="full" in flags, quiet="quiet" in flags)
         if not {"costs", "full", "quiet"} & flags:

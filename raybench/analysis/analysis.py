@@ -8,8 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from raybench.analysis.arms import GROUPINGS, summarize_arms, summarize_groups
-from raybench.analysis.columns import Coded, parse_object, versions_of
+from raybench.analysis.arrays import Coded, parse_object, versions_of
 from raybench.analysis.comparability import configurations_over_settings
 from raybench.analysis.comparisons import build_comparisons
 from raybench.analysis.legs import Legs, read_legs
@@ -26,6 +25,7 @@ from raybench.analysis.question import (
     unshared_questions,
 )
 from raybench.analysis.results import ArmSummary, Comparison, GroupSummary
+from raybench.analysis.summaries import GROUPINGS, summarize_arms, summarize_groups
 from raybench.analysis.views.costs import Costs, account
 from raybench.analysis.views.enough import EnoughBatch, enough_batches
 from raybench.analysis.views.explanations import Explanation, explain, profiled

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from raybench.analysis.columns import code_of, dense, parse_object
+from raybench.analysis.arrays import code_of, dense, parse_object
 from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import Pairs
 from raybench.caveats import Caveat, caveat

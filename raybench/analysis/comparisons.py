@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from raybench.analysis import caveats, tradeoffs
-from raybench.analysis.columns import code_of
+from raybench.analysis import checks, tradeoffs
+from raybench.analysis.arrays import code_of
 from raybench.analysis.comparability import declared, undeclared_differences, without_facts
 from raybench.analysis.pairs import Mask, Pairs
 from raybench.analysis.question import Metric
@@ -191,7 +191,7 @@ def _caveats(
     alpha: float,
     quality_margin: float,
 ) -> list[tuple[Caveat, ...]]:
-    found = caveats.collect(pairs, margin, alpha)
+    found = checks.collect(pairs, margin, alpha)
     silent = without_facts(pairs)
     result = []
     for k, verdict in enumerate(verdicts):

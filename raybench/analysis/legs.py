@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raybench.analysis.columns import Coded, code_of, coded, dense, hardware_of, number_array, parse_object, text_array
+from raybench.analysis.arrays import Coded, code_of, coded, dense, hardware_of, number_array, parse_object, text_array
 from raybench.analysis.step_times import BadLeg, StepStatistics, first_values, summarize, time_to_accuracy
 from raybench.errors import UserError
 from raybench.ledger import reading as ledger

@@ -22,7 +22,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from raybench.analysis.columns import dense
+from raybench.analysis.arrays import dense
 from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import Pairs, mean_by
 from raybench.statistics.estimate import Estimate, ratio_estimate

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from raybench.analysis.columns import code_of, dense
+from raybench.analysis.arrays import code_of, dense
 from raybench.analysis.legs import Legs
 from raybench.statistics.inference import Floats, Integers
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from raybench.analysis.columns import parse_object
+from raybench.analysis.arrays import parse_object
 from raybench.analysis.pairs import Pairs
 from raybench.caveats import Caveat, caveat
 

@@ -19,9 +19,9 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from raybench.analysis.columns import parse_object
+from raybench.analysis.arrays import parse_object
 from raybench.analysis.pairs import Pairs, group_moments
-from raybench.declare.memory import bucket_bytes
+from raybench.declare.memory_need import bucket_bytes
 from raybench.machine.peaks import datasheet_tflops
 from raybench.statistics.inference import Floats, Integers, t_interval, t_quantile
 

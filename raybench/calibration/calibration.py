@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from raybench.analysis.analysis import analyse
-from raybench.analysis.columns import hardware_of
+from raybench.analysis.arrays import hardware_of
 from raybench.analysis.results import Comparison
 from raybench.calibration.times import Times, legs_a_trial, machine_times
 from raybench.calibration.variance import Components, Isolation, Spread, compare_isolation, read_rounds, spread

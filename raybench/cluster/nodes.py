@@ -21,7 +21,7 @@ from raybench.declare.catalog import own_model_file
 from raybench.declare.plan import Plan
 from raybench.errors import UserError
 from raybench.machine.answers import NodeAnswer
-from raybench.machine.versions import own_versions, version_differences
+from raybench.machine.installed import own_versions, version_differences
 
 _ANSWER_SECONDS = 120.0  # a process has to be started on each node, sometimes from a cold network disk
 _CONNECT_SECONDS = 5.0
@@ -152,7 +152,7 @@ def _ask(node_id: str, question: _Question) -> Any:
             }
         }
         try:
-            from raybench.machine.versions import own_versions as versions
+            from raybench.machine.installed import own_versions as versions
 
             found["versions"] = versions()
             from raybench.declare.datasets import missing_files

@@ -31,8 +31,8 @@ from raybench.declare.setting import Setting
 from raybench.declare.texts import check_text
 from raybench.errors import BadData, UserError
 from raybench.machine.answers import ClusterAnswer
+from raybench.machine.installed import version_differences
 from raybench.machine.places import RankReport
-from raybench.machine.versions import version_differences
 from raybench.text import counted
 
 _CONNECT_SECONDS = 3.0
@@ -198,7 +198,7 @@ def threads_per_worker(trial: Trial, cluster: Cluster) -> int:
 def check_placement(reports: Sequence[RankReport], setting: Setting, versions: Mapping[str, str | None]) -> str:
     """Why a group's processes are not where their setting wants them, or have other versions; empty where all is well.
 
-    `reports`: by rank. `versions`: the driver's (`raybench.machine.versions.own_versions`).
+    `reports`: by rank. `versions`: the driver's (`raybench.machine.installed.own_versions`).
     """
     of_node = Counter(report.node_id for report in reports)
     names = ", ".join(dict.fromkeys(report.place.node for report in reports))

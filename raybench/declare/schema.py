@@ -1,7 +1,7 @@
 """The keys that DeepSpeed knows, and the parts of a config that do not fit them. No torch and no deepspeed here.
 
 The schema of raybench's pinned version is stored beside this module (written by `python -m
-raybench.training.deepspeed_schema | tail -1`, and tested against the installed one). For another version a child
+raybench.training.probes.deepspeed_schema | tail -1`, and tested against the installed one). For another version a child
 process reads the schema once, and it is kept in the user's cache.
 """
 
@@ -59,7 +59,7 @@ def _of_another(number: str, *, installed: bool) -> dict[str, Any] | None:
     """The schema of a DeepSpeed other than the pinned one; None where it is neither cached nor available."""
 
     def ask() -> dict[str, Any] | None:
-        answer = ask_child(["raybench.training.deepspeed_schema"], _CHILD_SECONDS) if installed else {}
+        answer = ask_child(["raybench.training.probes.deepspeed_schema"], _CHILD_SECONDS) if installed else {}
         return answer if "keys" in answer else None
 
     return kept(f"deepspeed_schema-{number}", ask) if is_version(number) else None

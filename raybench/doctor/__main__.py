@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from raybench.cli import parse_arguments, run_command
-from raybench.doctor import hardware, links, services, software
+from raybench.doctor import hardware, link_speeds, services, software
 from raybench.doctor.finding import Finding
 from raybench.stores.storage import AnyPath, to_path
 from raybench.text import counted
@@ -31,9 +31,9 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments("doctor", argv)
     findings = diagnose(to_path(arguments.values.get("results", "mlruns/ledger")), "build-ops" in arguments.flags)
     if "links" in arguments.flags:  # after the other checks, which would take its processors
-        findings += links.measured()
+        findings += link_speeds.measured()
     if folder := arguments.values.get("nvme"):
-        findings.append(links.disk(Path(folder)))
+        findings.append(link_speeds.disk(Path(folder)))
     counts: Counter[str] = Counter(finding.status for finding in findings)
     if "json" in arguments.flags:
         report = {"schema_version": 1, "errors": counts["error"], "warnings": counts["warning"]}

@@ -18,7 +18,7 @@ from packaging.version import Version
 from raybench.child import ask_child
 from raybench.doctor.finding import Finding
 from raybench.machine.answers import Library, ProbeAnswer
-from raybench.machine.versions import installed_version
+from raybench.machine.installed import installed_version
 
 _PROBE_SECONDS = 60.0
 _BUILD_SECONDS = 900.0
@@ -112,7 +112,7 @@ def _requires_python() -> SpecifierSet:
 
 def probe(build_ops: bool) -> ProbeAnswer:
     """What torch and DeepSpeed say in a process of their own."""
-    arguments = ["raybench.training.probe", *(["--build-ops"] if build_ops else [])]
+    arguments = ["raybench.training.probes.probe", *(["--build-ops"] if build_ops else [])]
     return cast("ProbeAnswer", ask_child(arguments, _BUILD_SECONDS if build_ops else _PROBE_SECONDS))
 
 

@@ -40,8 +40,8 @@ from raybench.driver.recorder import Recorder
 from raybench.driver.searcher import BlockSearcher
 from raybench.driver.trial import ON_HEAD, BlockRunner
 from raybench.ledger.lock import release_on_exit
+from raybench.machine.installed import own_versions
 from raybench.machine.variables import RUN
-from raybench.machine.versions import own_versions
 from raybench.redaction import first_line, without_secrets
 from raybench.stores.storage import AnyPath, address, hidden_folder, store_variables
 from raybench.tracking.publishing import destination, mlflow_variables

@@ -240,7 +240,7 @@ def _worker(config: dict[str, GroupConfig]) -> str:
     """Runs in each Ray Train worker, in torch's process group. Returns as `run_group` does."""
     import torch
 
-    from raybench.training.environment import report
+    from raybench.training.node.environment import report
     from raybench.training.ranks import Ranks
     from raybench.training.worker import run_legs
 

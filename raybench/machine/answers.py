@@ -25,7 +25,7 @@ class ExtensionsCache(TypedDict, total=False):
 
 
 class ProbeAnswer(TypedDict, total=False):
-    """Of `raybench.training.probe`; `error` alone where the process died."""
+    """Of `raybench.training.probes.probe`; `error` alone where the process died."""
 
     error: str
     torch: Library
@@ -44,7 +44,7 @@ class AdamRate(TypedDict, total=False):
 
 
 class LinksAnswer(TypedDict, total=False):
-    """Of `raybench.training.links_probe`; `error` alone where the process died."""
+    """Of `raybench.training.probes.links_probe`; `error` alone where the process died."""
 
     error: str
     world: int

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from raybench.machine.versions import installed_version
+from raybench.machine.installed import installed_version
 
 _PACKAGES: Final = ("torch", "deepspeed")
 Fingerprint = dict[str, str | int | None]

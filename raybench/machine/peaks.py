@@ -1,7 +1,7 @@
 """A device's peak rates by its maker's datasheet: dense matrix products without sparsity, in TFLOP/s.
 
 `fp32` is the rate of the ordinary cores, the others of the tensor cores. Names are the driver's. A device that is not
-here has no datasheet number, and a measured one is used instead (`raybench.training.peak`).
+here has no datasheet number, and a measured one is used instead (`raybench.training.node.peak`).
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
 from raybench.analysis import Analysis, ArmSummary, Comparison, Sensitivity
 from raybench.caveats import Weight, ranked
-from raybench.show import costs, enough, explanations, findings, further, memory, roofline, units, words
+from raybench.show import findings, memory_table, sections, units, words
 from raybench.show.document import (
     Answer,
     Answers,
@@ -32,10 +32,8 @@ from raybench.show.document import (
     columns,
     row,
 )
+from raybench.show.plot import Plot
 from raybench.stores.storage import AnyPath
-
-if TYPE_CHECKING:
-    from raybench.show.figures.style import Plot  # matplotlib, which the terminal does not need
 
 MOST_ROWS: Final = 400  # of a list, and of a table without filters
 _FEW_ARMS: Final = 6
@@ -276,7 +274,7 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
         cells.append(Cell(str(c.failures), str(c.failures)))
         rows.append(Row(tuple(cells), (c.where.family or "no family named") if several else "", _strip(c)))
     notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in words.also_differ(analysis))
-    buckets = memory.buckets_in_words(analysis.comparisons)
+    buckets = memory_table.buckets_in_words(analysis.comparisons)
     doubtful = any(one.weight == Weight.CHANGES for c in analysis.comparisons for one in c.caveats)
     marked = f" {MARK} A caveat changes this verdict; pointing at it names the caveat." if doubtful else ""
     return Table(
@@ -380,8 +378,8 @@ def _why(analysis: Analysis, plots: Sequence[Plot]) -> Iterable[Block]:
         "Memory for speed": _said(analysis, words.trade_off),
         "Who holds memory": _said(analysis, words.memory_held),
         "Work": _said(analysis, words.work_done),
-        "Where a step's time goes (profiled legs)": explanations.sentences(analysis),
-        "What batch would be enough": enough.sentences(analysis),
+        "Where a step's time goes (profiled legs)": sections.explanations_in_words(analysis),
+        "What batch would be enough": sections.enough_in_words(analysis),
         "Set-up": _said(analysis, words.break_even),
         "The largest batch": [words.largest_in_words(one) for one in analysis.largest],
         "Best batch against best batch": [words.best_in_words(one) for one in analysis.best],
@@ -392,11 +390,11 @@ def _why(analysis: Analysis, plots: Sequence[Plot]) -> Iterable[Block]:
     for title, items in lists.items():
         if items:
             yield Items(title, tuple(items[:MOST_ROWS]), most=6)
-    if table := memory.prediction_table(analysis):
+    if table := memory_table.prediction_table(analysis):
         yield table
-    if table := roofline.table(analysis):
+    if table := sections.roofline_table(analysis):
         yield table
-    yield from further.blocks(analysis)
+    yield from sections.further_blocks(analysis)
     if not figures and not any(lists.values()):
         yield Paragraph("The ledger records neither phases nor memory that would tell the arms apart.")
 
@@ -441,7 +439,7 @@ def _sure(analysis: Analysis, plots: Sequence[Plot]) -> Iterable[Block]:
 def _again(analysis: Analysis, paths: Sequence[AnyPath]) -> Iterable[Block]:
     yield Code("Commands", "\n".join(findings.commands(analysis, paths)))
     yield Heading("Where the machine time went")
-    yield from costs.blocks(analysis)
+    yield from sections.cost_blocks(analysis)
     for sweep in findings.tracked(analysis, paths):
         ui = " Start mlflow ui in the folder of the sweep first." if sweep.needs_ui else ""
         told = Cell(sweep.sweep, link=sweep.page)

@@ -7,10 +7,8 @@ are plain, without any renderer's markup; each renderer escapes what it must.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from raybench.show.figures.style import Plot
+from raybench.show.plot import Plot
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from raybench.analysis import Analysis
-from raybench.analysis.columns import parse_object
+from raybench.analysis.arrays import parse_object
 from raybench.analysis.question import find_quality_margin
 from raybench.analysis.views.ladder import declared_chain
 from raybench.caveats import Weight

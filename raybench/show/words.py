@@ -11,13 +11,13 @@ from typing import Any, Final
 import numpy as np
 
 from raybench.analysis import Analysis, ArmSummary, Comparison, Sensitivity
+from raybench.analysis.across.prediction import NUMERIC, Explanation, Prediction
 from raybench.analysis.question import METRICS
 from raybench.analysis.results import Side
 from raybench.analysis.views.ladder import Ladder
-from raybench.analysis.views.prediction import NUMERIC, Explanation, Prediction
 from raybench.analysis.views.scaling import BestBatch, Efficiency, LargestBatch
 from raybench.show import units
-from raybench.show.memory import bucket_growth
+from raybench.show.memory_table import bucket_growth
 from raybench.show.units import between, percent, size
 from raybench.statistics.estimate import Estimate
 from raybench.statistics.moderation import LEAST_COMPARISONS

@@ -91,7 +91,7 @@ def publish(folder: AnyPath, tracking_uri: str, artifact_root: str, *, report: b
 
 
 def _write_report(analysis: Analysis, folder: AnyPath) -> AnyPath:
-    from raybench.show.report import write_report
+    from raybench.show.report_files import write_report
 
     return write_report(analysis, [folder], folder / "_report")[0]
 

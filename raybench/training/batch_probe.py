@@ -23,8 +23,8 @@ from raybench.training.command import end_with_parent
 from raybench.training.failures import classify, describe, print_traceback
 from raybench.training.largest import ProbeRequest, ProbeState
 from raybench.training.leg import run_leg
+from raybench.training.node.sampling import Telemetry
 from raybench.training.ranks import Ranks
-from raybench.training.telemetry import Telemetry
 from raybench.training.worker import prepare
 
 # The optimizer's state exists from the end of the first step on, so the second step's peak is a run's peak.

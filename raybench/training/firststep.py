@@ -16,9 +16,9 @@ from torch import nn
 
 from raybench.errors import NotReadable
 from raybench.training import facts, memory
-from raybench.training.blocks import num_checkpointed
 from raybench.training.engines import Engine
 from raybench.training.failures import describe, print_traceback
+from raybench.training.models.layers import num_checkpointed
 from raybench.training.ranks import Ranks
 
 _AT_A_TIME = 1 << 20  # values of a gradient, in double precision

@@ -192,9 +192,8 @@ def _start(ranks: Ranks) -> subprocess.Popen[bytes]:
         "MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.world),
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, "-m", "raybench.training.batch_probe"], stdin=subprocess.PIPE, stdout=sys.stderr, env=variables
-    )
+    command = [sys.executable, "-m", "raybench.training.batch_probe"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr, env=variables)
 
 
 def _meeting_point() -> tuple[str, int]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raybench.declare.memory import predicted_bytes
+from raybench.declare.memory_need import predicted_bytes
 from raybench.declare.plan import Leg, Trial
 from raybench.declare.protocol import evaluates
 from raybench.declare.setting import Setting
@@ -17,17 +17,17 @@ from raybench.errors import NotFinite
 from raybench.ledger.outcome import Measurement
 from raybench.statistics.steady import steady_from_step
 from raybench.training import facts, memory
-from raybench.training.blocks import checkpoint_activations
 from raybench.training.engines import build_engine
 from raybench.training.evaluation import Evaluator
 from raybench.training.initial import InitialModel
 from raybench.training.loader import Batches
+from raybench.training.models.layers import checkpoint_activations
+from raybench.training.node.sampling import Telemetry
 from raybench.training.profiling import combined
 from raybench.training.protocols import Procedure, Run
 from raybench.training.ranks import Ranks
 from raybench.training.tasks import build_task
 from raybench.training.tasks.adapt import adapt
-from raybench.training.telemetry import Telemetry
 
 _NO_HOST_PEAK = "host memory peak (it cannot be reset here: the size at a leg's end stands in its place)"
 

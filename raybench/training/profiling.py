@@ -21,8 +21,8 @@ from raybench.ledger.parts import PARTS
 from raybench.machine.links import Links
 from raybench.training.engines import Engine
 from raybench.training.failures import describe, print_traceback
-from raybench.training.links import measured_links
 from raybench.training.loop import LossOf, run_steps
+from raybench.training.node.link_rates import measured_links
 from raybench.training.ranks import Ranks
 from raybench.training.tasks.trees import Tree
 from raybench.training.timeline import PHASES, PREFIX, Fold, fold, without_overhead

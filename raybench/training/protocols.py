@@ -24,18 +24,18 @@ from raybench.declare.protocol import Throughput, Train
 from raybench.errors import InvalidConfig, NothingTrained
 from raybench.statistics.num_steps import pilot_steps
 from raybench.training import facts
-from raybench.training.blocks import num_checkpointed
 from raybench.training.engines import Engine
 from raybench.training.evaluation import Evaluation, Evaluator
 from raybench.training.firststep import NormsAlone, Probed
 from raybench.training.loader import Batches
 from raybench.training.loop import LossOf, run_steps
+from raybench.training.models.layers import num_checkpointed
+from raybench.training.node.sampling import Telemetry
 from raybench.training.profiling import ProfiledSteps, profile_steps
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import Clock, DeviceClock, HostClock, StepTimes, marks_per_step, step_times
 from raybench.training.tasks.task import Task
 from raybench.training.tasks.trees import Tree
-from raybench.training.telemetry import Telemetry
 
 _MOST_NORMS = 10  # as many steps as have their losses compared
 

@@ -23,21 +23,21 @@ from raybench.ledger.batches import LargestBatch, LargestBatches
 from raybench.ledger.outcome import Failure, Measurement, Outcome
 from raybench.machine.fingerprint import fingerprint
 from raybench.statistics.num_steps import StepChoices
-from raybench.training import datasets, imports, memory
+from raybench.training import imports, memory
 from raybench.training.engines import engine_class
-from raybench.training.environment import gather_environment
 from raybench.training.failures import classify, describe, print_traceback
 from raybench.training.initial import InitialModel
 from raybench.training.largest import LargestSearch
 from raybench.training.leg import run_leg, set_kernels
-from raybench.training.network import measured_network
-from raybench.training.peak import measured_copy, measured_tflops
+from raybench.training.node.environment import gather_environment
+from raybench.training.node.network import measured_network
+from raybench.training.node.peak import measured_copy, measured_tflops
+from raybench.training.node.sampling import Telemetry
 from raybench.training.pilot import Choose, asks_for_steps, choose_steps, with_steps
 from raybench.training.ranks import Ranks
-from raybench.training.script import run_script
-from raybench.training.tasks import build_task, tokens
+from raybench.training.script_leg import run_script
+from raybench.training.tasks import build_task, images, tokens
 from raybench.training.tasks.check import problem_of
-from raybench.training.telemetry import Telemetry
 
 # The watcher of the processes looks every two seconds: time to see which one died before its peers complain.
 _SECONDS_TO_BE_SEEN = 5.0
@@ -60,7 +60,7 @@ def prepare(trial: Trial, legs: Sequence[Leg], ranks: Ranks) -> dict[str, Failur
     try:
         importlib.import_module("torch._dynamo")  # otherwise the first optimizer of a process imports it
         if any(isinstance(leg.arm, DeepSpeedArm) for leg in legs):
-            from raybench.training.deepspeed_ops import build_operators, import_deepspeed
+            from raybench.training.engines.deepspeed_ops import build_operators, import_deepspeed
 
             import_deepspeed(ranks)
             for leg in legs:
@@ -140,7 +140,7 @@ def run_legs(
         previous: Setting | None = None
         for trial, legs in block:
             if previous is not None and _data_of(previous) != _data_of(trial.setting):
-                datasets.forget()  # otherwise they would count in the peaks of the next setting's legs
+                images.forget()  # otherwise they would count in the peaks of the next setting's legs
                 tokens.forget()
             previous = trial.setting
             with _ended_after(_PREPARATION_SECONDS + trial.leg_timeout_seconds):

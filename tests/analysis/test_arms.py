@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from raybench.analysis import analyse
-from raybench.analysis.arms import average_models, fixed_set_interval
 from raybench.analysis.results import ArmSummary
+from raybench.analysis.summaries import average_models, fixed_set_interval
 from tests.analysis.ledgers import paired, write
 
 SWEEPS = 2000

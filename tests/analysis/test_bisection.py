@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raybench.analysis.views.bisection import Side, bisect, side_of
+from raybench.analysis.across.bisection import Side, bisect, side_of
 from tests.analysis.test_upgrade import off, versions
 
 

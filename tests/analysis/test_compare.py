@@ -10,10 +10,10 @@ import pytest
 from scipy import stats
 
 from raybench.analysis import analyse
-from raybench.analysis.views.changes import changes
+from raybench.analysis.across.changes import changes
 from raybench.compare import main
 from raybench.errors import UserError
-from raybench.show.changes import in_words
+from raybench.show.differences import changes_in_words
 from raybench.statistics.claims import Rule, judge
 from tests.analysis.ledgers import leg, paired, write
 
@@ -159,4 +159,4 @@ def test_a_ledger_against_itself_did_not_change(tmp_path: Path, ratios: list[flo
     (one,) = found(ledgers(tmp_path, rows, rows))
     assert one.verdict == "no effect"
     assert (one.change, one.raw_change, one.ci_low, one.raw_high) == (1.0, 1.0, 1.0, 1.0)
-    assert in_words([one], 0.03) == "A and B hold the same legs: nothing changed in 1 comparison."
+    assert changes_in_words([one], 0.03) == "A and B hold the same legs: nothing changed in 1 comparison."

@@ -10,7 +10,7 @@ import pytest
 
 from raybench.analysis import analyse
 from raybench.analysis.views.enough import enough
-from raybench.show.enough import sentences
+from raybench.show.sections import enough_in_words
 from tests.analysis.ledgers import leg, write
 
 MARGIN = 0.03
@@ -43,7 +43,7 @@ def test_the_batch_is_found_with_the_fixed_cost(tmp_path: Path) -> None:
     assert one.batch.value == pytest.approx(truth, rel=0.1)
     assert 0.8 * truth < (one.batch.low or 0) < one.batch.value < (one.batch.high or 0) < 1.2 * truth
     assert one.fixed.value == pytest.approx(0.004, rel=0.05)
-    (text,) = sentences(found)
+    (text,) = enough_in_words(found)
     assert text.startswith("zero1 in net digits fp32 w2: a fixed ")
     assert "within the margin of 3 % from a batch of about 6" in text
     assert "beyond those measured" in text
@@ -55,7 +55,7 @@ def test_what_grows_with_the_batch_beyond_the_margin_is_at_no_batch_within_it(tm
     found = analyse([ledger(tmp_path, share=0.1)])
     (one,) = found.enough_batches
     assert (one.batch.value, one.batch.high) == (None, None)
-    assert sentences(found)[0].endswith("at no batch")
+    assert enough_in_words(found)[0].endswith("at no batch")
 
 
 @pytest.mark.parametrize(

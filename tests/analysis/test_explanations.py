@@ -11,8 +11,8 @@ import pytest
 
 from raybench.analysis import analyse
 from raybench.analysis.views.explanations import Explanation, shared_out
-from raybench.show import explanations
-from raybench.show.figures.explanations import parts
+from raybench.show import sections
+from raybench.show.figures.step_parts import parts
 from raybench.show.figures.style import drawing
 from tests.analysis.ledgers import leg, paired, write
 
@@ -49,7 +49,7 @@ def test_a_profiled_leg_explains_and_does_not_count(tmp_path: Path) -> None:
     rows = paired([0.5, 0.5, 0.5])
     plain = analyse([write(tmp_path / "a.parquet", rows)])
     assert plain.explanations == ()
-    assert explanations.sentences(plain) == []
+    assert sections.explanations_in_words(plain) == []
     assert parts(plain) is None
     failed = leg("zero1", 0, 9, failure_kind="out_of_memory", profiled=True)
     rows += [profiled("ddp", BASE, profiled_step_seconds=2.5), profiled("zero1", BASE), {**failed, "leg_id": "again"}]
@@ -63,7 +63,8 @@ def test_a_profiled_leg_explains_and_does_not_count(tmp_path: Path) -> None:
         "step, the profiled one 2,000: read it with care.)"
     )
     assert zero1.sentence == "zero1: a step is as long as one of ddp, within 5 %; there is nothing to explain."
-    assert "The profiler itself made steps 25 % longer; that is taken out of the parts" in explanations.sentences(found)
+    told = sections.explanations_in_words(found)
+    assert "The profiler itself made steps 25 % longer; that is taken out of the parts" in told
     with drawing():
         plot = parts(found)
     assert plot is not None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raybench.analysis import analyse
-from raybench.analysis.columns import hardware_of, versions_of
+from raybench.analysis.arrays import hardware_of, versions_of
 from tests.analysis.ledgers import paired, write
 
 

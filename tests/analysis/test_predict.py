@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from raybench.analysis import analyse
-from raybench.analysis.views.prediction import predict
+from raybench.analysis.across.prediction import predict
 from raybench.errors import UserError
 from raybench.predict import main
 from raybench.statistics.regression import Design, calibration, fit

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from raybench.analysis import analyse
-from raybench.show import roofline
-from raybench.training.peak import measured_copy
+from raybench.show import sections
+from raybench.training.node.peak import measured_copy
 from raybench.training.ranks import Ranks
 from tests.analysis.ledgers import paired, write
 
@@ -35,7 +35,7 @@ def test_the_floor_is_the_longer_of_operations_and_bytes(tmp_path: Path) -> None
     assert (ddp.floor_share, zero1.floor_share) == (pytest.approx(0.2), pytest.approx(0.1))
     assert zero1.floor_seconds == ddp.floor_seconds
     assert ddp.joules_per_sample == pytest.approx(80 / (8 * 2))  # two measured steps
-    table = roofline.table(found)
+    table = sections.roofline_table(found)
     assert table is not None
     assert [cell.text for cell in table.rows[1].cells] == [
         "net s0", "zero1", "2 s", "200 ms", "operations", "10 %", "5 J"
@@ -49,7 +49,7 @@ def test_the_floor_is_the_longer_of_operations_and_bytes(tmp_path: Path) -> None
 def test_without_rates_and_energy_there_is_no_table(tmp_path: Path) -> None:
     found = analyse([write(tmp_path / "a.parquet", paired([0.5] * 3, facts=FACTS, matmul_tflops=0.1))])
     assert found.rooflines == ()
-    assert roofline.table(found) is None
+    assert sections.roofline_table(found) is None
     rows = paired([0.5] * 3, energy_joules=80.0)  # energy alone
     (ddp, _) = analyse([write(tmp_path / "b.parquet", rows)]).rooflines
     assert (ddp.floor_seconds, ddp.floor_share, ddp.joules_per_sample) == (None, None, pytest.approx(5.0))

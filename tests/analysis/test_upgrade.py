@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from raybench.analysis import analyse
-from raybench.analysis.views.upgrade import VersionInSetting, compare_versions, is_worse
+from raybench.analysis.across.upgrade import VersionInSetting, compare_versions, is_worse
 from tests.analysis.ledgers import leg, write
 
 OLD, NEW = "deepspeed 0.18.4", "deepspeed 0.18.6"

@@ -17,7 +17,7 @@ from raybench.declare.plan import Plan, build_plan
 from raybench.declare.space import load_space
 from raybench.ledger.dataset import Ledger
 from raybench.machine.fingerprint import cpu_model
-from raybench.show.plan import cost_in_words, time_in_words
+from raybench.show.outlook import cost_in_words, time_in_words
 from raybench.show.units import duration
 from tests.conftest import Commands
 from tests.ledger.test_dataset import MEASUREMENT

@@ -31,9 +31,9 @@ def work(config: dict[str, GroupConfig]) -> str:
     import ray.train
 
     from raybench.driver.trial import run_group
+    from raybench.machine.installed import own_versions
     from raybench.machine.places import RankPlace, RankReport
     from raybench.machine.variables import WORKING_TREE
-    from raybench.machine.versions import own_versions
 
     group, context = config["group"], ray.train.get_context()
     folder = Path(os.environ[WORKING_TREE]) / fake.MEETINGS / group.group

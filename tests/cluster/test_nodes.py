@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raybench.cluster.nodes import _problem
-from raybench.machine.versions import own_versions
+from raybench.machine.installed import own_versions
 
 FILES = {"/tree/mine.py": "aa"}
 

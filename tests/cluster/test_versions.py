@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raybench.machine.versions import own_versions, source_digest, version_differences
+from raybench.machine.installed import own_versions, source_digest, version_differences
 
 
 def test_a_source_that_was_changed_is_another_version(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from raybench.declare import catalog
 from raybench.declare.space import check_model_name
-from raybench.training.torchvision_ops import declare_missing
+from raybench.training.models.torchvision_ops import declare_missing
 
 
 def test_names_are_those_of_the_libraries() -> None:

@@ -183,7 +183,7 @@ def test_the_shipped_schema_is_that_of_the_pinned_deepspeed() -> None:
 def test_the_shipped_schema_is_what_the_installed_deepspeed_says() -> None:
     from raybench.child import ask_child
 
-    assert ask_child(["raybench.training.deepspeed_schema"], 180) == json.loads(schema._SHIPPED.read_text())
+    assert ask_child(["raybench.training.probes.deepspeed_schema"], 180) == json.loads(schema._SHIPPED.read_text())
 
 
 def test_an_arm_of_another_version_is_checked_against_that_versions_keys(

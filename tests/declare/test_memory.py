@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from raybench.declare.arms import Arm
-from raybench.declare.memory import Shape, activation_bytes, bucket_bytes, needs, predicted_bytes, shape_of
+from raybench.declare.memory_need import Shape, activation_bytes, bucket_bytes, needs, predicted_bytes, shape_of
 from raybench.declare.plan import build_plan
 from raybench.declare.setting import Setting
 from raybench.declare.space import load_space

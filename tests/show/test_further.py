@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from raybench.analysis import analyse
-from raybench.show import further
+from raybench.show import sections
 from raybench.show.document import Items, Table
 from tests.analysis.ledgers import leg, write
 
@@ -18,7 +18,7 @@ def test_quantities_are_shown_in_their_units(tmp_path: Path) -> None:
         leg("ddp", energy_joules=1500.0, peak_host_bytes_sum=2**31, network=json.dumps(network)),
         leg("zero1", eval_loss=1.25),
     ]
-    table, networks = further.blocks(analyse([write(tmp_path / "x.parquet", rows)]))
+    table, networks = sections.further_blocks(analyse([write(tmp_path / "x.parquet", rows)]))
     assert isinstance(table, Table)
     assert isinstance(networks, Items)
     names = [column.name for column in table.columns]
@@ -30,4 +30,4 @@ def test_quantities_are_shown_in_their_units(tmp_path: Path) -> None:
 
 
 def test_a_ledger_without_them_shows_nothing(tmp_path: Path) -> None:
-    assert list(further.blocks(analyse([write(tmp_path / "x.parquet", [leg("ddp"), leg("zero1")])]))) == []
+    assert list(sections.further_blocks(analyse([write(tmp_path / "x.parquet", [leg("ddp"), leg("zero1")])]))) == []

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from raybench.analysis import analyse
-from raybench.show import memory
+from raybench.show import memory_table
 from raybench.show.answer import build
 from raybench.show.tables import to_markdown
 from tests.analysis.ledgers import paired, write
@@ -21,7 +21,7 @@ HELD = {"parameters": [100 * MIB], "gradients": [100 * MIB], "optimizer_state": 
 def rows(folder: Path, **columns: object) -> list[dict[str, str]]:
     facts = {"informative": {"predicted_memory": PREDICTED}}
     ledger = paired([1.0, 1.1], facts=facts, memory_parts=json.dumps(HELD), **columns)
-    table = memory.prediction_table(analyse([write(folder / "legs.parquet", ledger)]))
+    table = memory_table.prediction_table(analyse([write(folder / "legs.parquet", ledger)]))
     assert table is not None
     names = [column.name for column in table.columns]
     return [dict(zip(names, [cell.text for cell in row.cells], strict=True)) for row in table.rows]
@@ -40,7 +40,7 @@ def test_on_a_cpu_the_parts_are_added_up(tmp_path: Path) -> None:
 
 
 def test_without_a_prediction_there_is_no_table(tmp_path: Path) -> None:
-    assert memory.prediction_table(analyse([write(tmp_path / "legs.parquet", paired([1.0, 1.1]))])) is None
+    assert memory_table.prediction_table(analyse([write(tmp_path / "legs.parquet", paired([1.0, 1.1]))])) is None
 
 
 def test_the_shipped_result_names_what_takes_28_times_the_memory() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from raybench.declare.plan import plan_from_arguments
-from raybench.show.plan import build
+from raybench.show.outlook import build
 from raybench.show.terminal import print_in_order
 
 

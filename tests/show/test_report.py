@@ -18,11 +18,11 @@ from raybench.errors import UserError
 from raybench.report import main
 from raybench.show.answer import build
 from raybench.show.document import Answer, Answers, Document, Section, Table, columns, row
+from raybench.show.figures.series import read_steps
 from raybench.show.figures.speedups import heat_map
-from raybench.show.figures.steps import read_steps
 from raybench.show.figures.style import COLOURS, add_note, drawing, settle, two_lines
 from raybench.show.page import MOST_ANSWERS, MOST_ROWS, render_page
-from raybench.show.report import draw_all, write_report
+from raybench.show.report_files import draw_all, write_report
 from raybench.show.units import cost
 from raybench.show.words import arm_answers
 from tests.analysis.ledgers import leg, paired, write

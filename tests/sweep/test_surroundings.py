@@ -112,7 +112,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundings]:
 
 
 def run(found: Surroundings) -> None:
-    from raybench.training.deepspeed_ops import extensions_cache
+    from raybench.training.engines.deepspeed_ops import extensions_cache
 
     folder, mark = found.folder, uuid.uuid4().hex
     for name in ("work", "home", "stranger", "bin"):

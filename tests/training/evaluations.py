@@ -22,15 +22,15 @@ from torch.nn.functional import cross_entropy
 from raybench.declare.arms import Arm
 from raybench.declare.plan import Leg
 from raybench.declare.setting import Setting
-from raybench.training.datasets import evaluation_data
-from raybench.training.deepspeed_ops import import_deepspeed
 from raybench.training.engines import Engine, build_engine
+from raybench.training.engines.deepspeed_ops import import_deepspeed
 from raybench.training.evaluation import Evaluator
 from raybench.training.loader import Batches
 from raybench.training.loop import run_steps
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import HostClock
 from raybench.training.tasks import build_task
+from raybench.training.tasks.images import evaluation_data
 
 ARMS: dict[str, dict[str, Any]] = {
     "ddp": {"engine": "torch", "broadcast_buffers": True},

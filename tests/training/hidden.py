@@ -27,7 +27,7 @@ from raybench.training.worker import run_legs
 
 
 def _optimizer(change: dict[str, Any]) -> Callable[..., torch.optim.Optimizer]:
-    from raybench.training.optimizers import build_optimizer
+    from raybench.training.engines.optimizers import build_optimizer
 
     def build(*arguments: Any, **options: Any) -> torch.optim.Optimizer:
         optimizer = build_optimizer(*arguments, **options)

@@ -19,8 +19,8 @@ from raybench.declare import datasets
 from raybench.declare.datasets import DATASETS, facts_of
 from raybench.declare.setting import Setting
 from raybench.errors import BadData
-from raybench.training.datasets import check_data, evaluation_data, fetch, num_samples, training_data
-from raybench.training.torchvision_ops import import_datasets
+from raybench.training.models.torchvision_ops import import_datasets
+from raybench.training.tasks.images import check_data, evaluation_data, fetch, num_samples, training_data
 from tests.training import datafiles
 
 SIDE = 32

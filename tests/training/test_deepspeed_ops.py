@@ -12,7 +12,7 @@ import pytest
 from raybench.declare.setting import Adam, Setting
 from raybench.errors import Unsupported
 from raybench.machine.variables import RUN
-from raybench.training import deepspeed_ops
+from raybench.training.engines import deepspeed_ops
 from tests.conftest import command_environment
 
 # What torch 2.13 raises when ninja fails, as g++ 12 and clang 14 word it.
@@ -114,7 +114,7 @@ def test_only_locks_that_nobody_holds_are_cleared(cache: Path) -> None:
 
 def test_deepspeed_comes_without_mlflow_or_torchs_compiler() -> None:
     script = (
-        "import sys; from raybench.training.deepspeed_ops import _import_engine; _import_engine();"
+        "import sys; from raybench.training.engines.deepspeed_ops import _import_engine; _import_engine();"
         "print('deepspeed' in sys.modules, *{'mlflow', 'torch._inductor', 'scipy.stats'} & set(sys.modules));"
         "import mlflow.version"  # for whoever wants it later
     )

@@ -9,8 +9,8 @@ from raybench.declare.plan import build_plan
 from raybench.declare.space import Space
 from raybench.ledger.outcome import Measurement
 from raybench.training.leg import run_leg
+from raybench.training.node.sampling import Telemetry
 from raybench.training.ranks import Ranks
-from raybench.training.telemetry import Telemetry
 
 
 def measured(deterministic: bool) -> list[Measurement]:

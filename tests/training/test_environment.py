@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from raybench.machine.variables import WORKING_TREE
-from raybench.training import machine
-from raybench.training.environment import differences, environment, gather_environment
+from raybench.training.node import machine
+from raybench.training.node.environment import differences, environment, gather_environment
 from raybench.training.ranks import Ranks
 
 CPU = torch.device("cpu")

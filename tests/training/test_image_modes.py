@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from raybench.errors import BadData
-from raybench.training.datasets import _read_image
+from raybench.training.tasks.images import _read_image
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 EIGHT_BITS = (RAMP * 255).round()

@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy
 from raybench.declare.setting import Setting
 from raybench.errors import BadData, InvalidConfig
 from raybench.training import facts
-from raybench.training.blocks import blocks_of
 from raybench.training.evaluation import Evaluator
 from raybench.training.loader import Batches
+from raybench.training.models.layers import blocks_of
 from raybench.training.ranks import Ranks
 from raybench.training.tasks import build_task
 from raybench.training.tasks.adapt import adapt

@@ -11,29 +11,29 @@ import torch
 import torch.distributed as dist
 
 from raybench.analysis import analyse
-from raybench.show import explanations
-from raybench.training import links
+from raybench.show import sections
+from raybench.training.node import link_rates
 from raybench.training.ranks import Ranks
 from tests.analysis.ledgers import leg, paired, write
 
 
 def test_one_process_without_an_accelerator_has_no_link() -> None:
-    assert links.measured_links(Ranks(0, 1, torch.device("cpu"), None)) is None
+    assert link_rates.measured_links(Ranks(0, 1, torch.device("cpu"), None)) is None
 
 
 def test_collectives_are_measured_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "BYTES", (1 << 10, 1 << 16))
+    monkeypatch.setattr(link_rates, "BYTES", (1 << 10, 1 << 16))
     store = dist.FileStore(str(tmp_path / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        room = links._buffers(Ranks(0, 1, torch.device("cpu"), None))
+        room = link_rates._buffers(Ranks(0, 1, torch.device("cpu"), None))
         # Of one rank nothing crosses a link: the collectives are called as those of two are, for their arithmetic.
-        calls = links._calls(room, Ranks(0, 2, torch.device("cpu"), None))
+        calls = link_rates._calls(room, Ranks(0, 2, torch.device("cpu"), None))
         assert {name: share for name, (_, share) in calls.items()} == {
             "all_reduce": 1.0, "all_gather": 0.5, "reduce_scatter": 0.5,
         }  # fmt: skip
         alone = Ranks(0, 1, torch.device("cpu"), None)
-        found = links._measured(calls["all_reduce"][0], 1 << 16, 1.0, alone)
+        found = link_rates._measured(calls["all_reduce"][0], 1 << 16, 1.0, alone)
         assert found.busbw == pytest.approx((1 << 16) / found.seconds)
     finally:
         dist.destroy_process_group()
@@ -45,7 +45,7 @@ def told(tmp_path: Path, facts: dict[str, Any], **columns: Any) -> list[str]:
     profile = json.dumps({"parts": {"communication": 0.5, "optimizer": 0.5}, "links": {**rates, "missing": []}})
     rows = paired([1.0] * 3)
     rows += [leg(arm, 0, 9, profile=profile, profiled=True, facts=facts, **columns) for arm in ("ddp", "zero1")]
-    return explanations.sentences(analyse([write(tmp_path / "ledger.parquet", rows)]))
+    return sections.explanations_in_words(analyse([write(tmp_path / "ledger.parquet", rows)]))
 
 
 def test_the_least_that_a_step_must_wait_for_its_links(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
 from raybench.ledger.reading import read_ledger
-from raybench.training.lowering import lower_parameters, lower_statistics
+from raybench.training.engines.lowering import lower_parameters, lower_statistics
 from tests.training.torchrun import torchrun
 
 SPACE = """

@@ -15,8 +15,8 @@ from raybench.declare import catalog
 from raybench.declare.setting import Setting
 from raybench.declare.small_images import PATCHED, STEMS
 from raybench.errors import InvalidConfig
-from raybench.training import models
-from raybench.training.models import build_model, inspect_model, work_facts
+from raybench.training.models import named
+from raybench.training.models.named import build_model, inspect_model, work_facts
 from tests.training.datafiles import write_folder
 
 
@@ -55,19 +55,19 @@ def test_flops_are_those_of_the_layers() -> None:
 
 def test_what_a_model_is_found_to_be_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    models._inspected.cache_clear()
+    named._inspected.cache_clear()
     one = setting("lenet", dataset="digits")
     found = inspect_model(one)
     assert found.flops
     [file] = (tmp_path / "raybench").glob("model-*.json")
     file.write_text(json.dumps({"sized": False, "flops": 7, "problem": "kept"}))  # another process finds it there
-    models._inspected.cache_clear()
+    named._inspected.cache_clear()
     assert inspect_model(one).problem == "kept"
     assert inspect_model(one.model_copy(update={"image_size": 28})).problem == ""  # another question
     file.write_text("{")
-    models._inspected.cache_clear()
+    named._inspected.cache_clear()
     assert inspect_model(one) == found
-    models._inspected.cache_clear()
+    named._inspected.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_model_whose_batch_is_still_sought_is_tried_with_two_images() -> None:
 
 
 def test_cvt_without_transformers_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raybench.training.cvt.find_spec", lambda name: None)
+    monkeypatch.setattr("raybench.training.models.cvt.find_spec", lambda name: None)
     with pytest.raises(InvalidConfig, match=r"^cvt_21 comes from transformers.*pip install 'raybench\[run\]'$"):
         build_model(setting("cvt_21", 64))
 

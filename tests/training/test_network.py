@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from raybench.training.network import interface_of_this_node, interface_with, measured_network
+from raybench.training.node.network import interface_of_this_node, interface_with, measured_network
 from raybench.training.ranks import Ranks
 
 

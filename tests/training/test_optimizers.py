@@ -10,9 +10,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from raybench.declare.setting import Optimizer, Schedule
-from raybench.training.blocks import blocks_of, checkpoint_activations, num_checkpointed
-from raybench.training.lenets import LeNet
-from raybench.training.optimizers import (
+from raybench.training.engines.optimizers import (
     StepCounter,
     build_optimizer,
     build_scheduler,
@@ -20,6 +18,8 @@ from raybench.training.optimizers import (
     schedule_facts,
     state_dtypes,
 )
+from raybench.training.models.layers import blocks_of, checkpoint_activations, num_checkpointed
+from raybench.training.models.lenets import LeNet
 
 
 def built(**choice: object) -> torch.optim.Optimizer:

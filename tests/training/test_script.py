@@ -13,9 +13,9 @@ import torch
 from raybench.declare.plan import build_plan
 from raybench.declare.space import Space
 from raybench.ledger.outcome import Failure, Measurement, Outcome
+from raybench.training.node.sampling import Telemetry
 from raybench.training.ranks import Ranks
-from raybench.training.script import run_script
-from raybench.training.telemetry import Telemetry
+from raybench.training.script_leg import run_script
 
 PLAIN = """
 import sys

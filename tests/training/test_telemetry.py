@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from raybench.telemetry.window import NodeReading
-from raybench.training.ranks import Ranks
-from raybench.training.telemetry import (
+from raybench.training.node.sampling import (
     SamplerProcess,
     SamplerReport,
     Telemetry,
@@ -22,6 +21,7 @@ from raybench.training.telemetry import (
     combined,
     node_name,
 )
+from raybench.training.ranks import Ranks
 from tests.telemetry.test_contamination import CLEAN_GPU, CLEAN_HOST
 
 ALONE = Ranks(0, 1, torch.device("cpu"), None)
@@ -115,7 +115,7 @@ def test_a_sampler_samples_ten_times_a_second_and_idles_for_nothing() -> None:
 
 def test_a_sampler_ends_with_its_rank() -> None:
     script = (
-        "import os, signal; from raybench.training.telemetry import SamplerProcess;"
+        "import os, signal; from raybench.training.node.sampling import SamplerProcess;"
         "print(SamplerProcess([os.getpid()], []).pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

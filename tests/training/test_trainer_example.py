@@ -10,9 +10,9 @@ import torch
 from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
 from raybench.ledger.outcome import Measurement
+from raybench.training.node.sampling import Telemetry
 from raybench.training.ranks import Ranks
-from raybench.training.script import run_script
-from raybench.training.telemetry import Telemetry
+from raybench.training.script_leg import run_script
 from tests.conftest import ROOT
 
 RANKS = Ranks(0, 1, torch.device("cpu"), None)

@@ -22,13 +22,13 @@ from raybench.declare.plan import Leg
 from raybench.declare.setting import Setting
 from raybench.errors import InvalidConfig, Unsupported
 from raybench.training import memory
-from raybench.training.blocks import checkpoint_activations
-from raybench.training.deepspeed_ops import import_deepspeed
 from raybench.training.engines import Engine, build_engine
+from raybench.training.engines.deepspeed_ops import import_deepspeed
 from raybench.training.firststep import gradient_norm
 from raybench.training.leg import seed_everything, set_kernels
 from raybench.training.loader import Batches
 from raybench.training.loop import run_steps
+from raybench.training.models.layers import checkpoint_activations
 from raybench.training.ranks import Ranks
 from raybench.training.stopwatch import HostClock
 from raybench.training.tasks import build_task

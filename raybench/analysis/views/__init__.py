@@ -1,1 +1,1 @@
-"""Further questions about the same legs and comparisons: settings, rungs, versions, two sweeps, costs, causes."""
+"""Further questions about the same legs and comparisons: settings, rungs, costs, causes."""

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from raybench.analysis.columns import Coded, code_of, dense, parse_array, parse_object, rows_by_group
+from raybench.analysis.arrays import Coded, code_of, dense, parse_array, parse_object, rows_by_group
 from raybench.analysis.legs import Legs
 from raybench.statistics.inference import Floats, Integers
 

@@ -14,9 +14,9 @@ from typing import Final
 
 import numpy as np
 
-from raybench.analysis.columns import code_of, parse_object
+from raybench.analysis.arrays import code_of, parse_object
 from raybench.analysis.legs import Legs
-from raybench.analysis.views.links import LinkFloor, link_floor
+from raybench.analysis.views.traffic import LinkFloor, link_floor
 from raybench.ledger.parts import COMMUNICATION, OTHER, PARTS, WAITING, Kind
 from raybench.text import in_percent
 

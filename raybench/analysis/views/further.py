@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybench.analysis.columns import dense, parse_object, rows_by_group
+from raybench.analysis.arrays import dense, parse_object, rows_by_group
 from raybench.analysis.legs import Legs
 from raybench.ledger.quantities import QUANTITIES
 

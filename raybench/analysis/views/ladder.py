@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from raybench.analysis.columns import dense, parse_object
+from raybench.analysis.arrays import dense, parse_object
 from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import Pairs, log_speedup, mean_by
 from raybench.errors import UserError

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybench.analysis.columns import dense, parse_object, rows_by_group
+from raybench.analysis.arrays import dense, parse_object, rows_by_group
 from raybench.analysis.legs import Legs
 from raybench.analysis.tradeoffs import training_flops
-from raybench.analysis.views.links import smallest_element
+from raybench.analysis.views.traffic import smallest_element
 from raybench.statistics.inference import Integers
 
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from scipy import special
 
-from raybench.analysis.columns import dense, parse_object
+from raybench.analysis.arrays import dense, parse_object
 from raybench.analysis.legs import Legs
 from raybench.analysis.pairs import mean_by
 from raybench.statistics.estimate import Estimate, ratio_estimate

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from raybench.analysis import Analysis
-from raybench.show.figures.style import COLOURS, Plot, arm_style, legend, new_figure, shorten
+from raybench.show.figures.style import COLOURS, arm_style, legend, new_figure, shorten
+from raybench.show.plot import Plot
 
 COLUMNS: Final = ("step_losses", "epoch_seconds", "epoch_accuracy", "protocol")
 _MOST_POINTS: Final = 200

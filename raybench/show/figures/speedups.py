@@ -17,8 +17,6 @@ from raybench.show.figures.style import (
     COLOURS,
     VERDICT_STYLE,
     WIDEST,
-    WIDTH,
-    Plot,
     arm_style,
     heading,
     is_hollow,
@@ -28,6 +26,7 @@ from raybench.show.figures.style import (
     shorten,
     two_lines,
 )
+from raybench.show.plot import WIDTH, Plot
 from raybench.statistics.estimate import Estimate
 
 MOST_ROWS: Final = 60  # with a name for each

@@ -12,7 +12,6 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from html import escape
 from itertools import accumulate
 from typing import Any, Final, Literal
@@ -23,6 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from raybench.show.plot import WIDTH
 
 # Verdicts differ by a colour difference of 15 or more, also for colour-blind readers, with 4.5:1 contrast on the page's
 # paper (tests/show/test_palette.py). Arms have a marker each, and verdicts differ in shape as well as colour.
@@ -92,8 +93,6 @@ _TICKS: Final = (
     *(1, 10, 0.1, 100, 0.01, 1000, 0.001, 2, 0.5, 5, 0.2, 20, 0.05, 50, 0.02),
     *(1.5, 0.7, 3, 0.3, 1.2, 0.8, 1.1, 0.9, 1.3, 0.6, 1.05, 0.95, 1.4, 1.02, 0.98, 1.01, 0.99),
 )
-# Inches: a telephone draws a figure at about this size, so that its text is readable without scrolling.
-WIDTH: Final = 5.0
 WIDEST: Final = 8.0  # for a figure with many columns, which a telephone scrolls
 _SETTINGS: Final[dict[str, Any]] = {
     "font.size": 9.5,
@@ -118,23 +117,6 @@ _SETTINGS: Final[dict[str, Any]] = {
     "pdf.fonttype": 42,
     "savefig.transparent": True,
 }
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure, what to see in it and how it was computed; its files are named `name`."""
-
-    name: str
-    title: str
-    section: str  # `found`, `why` or `sure`
-    figure: Figure
-    caption: str
-    tips: Mapping[str, str] = field(default_factory=dict)  # text shown when hovering over an artist, by its gid
-
-    @property
-    def is_wide(self) -> bool:
-        """Whether a telephone's page must scroll to make its text readable."""
-        return bool(self.figure.get_figwidth() > WIDTH)
 
 
 _Place = Literal["outside lower left", "outside upper right"]

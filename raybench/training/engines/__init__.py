@@ -68,7 +68,7 @@ def engine_class(arm: Arm) -> Any:
         return FsdpEngine
     from raybench.training.engines.torch_engine import TorchEngine
 
-    assert isinstance(arm, TorchArm), "a script has no engine; raybench.training.script runs it"
+    assert isinstance(arm, TorchArm), "a script has no engine; raybench.training.script_leg runs it"
     if arm.zero_redundancy_optimizer:
         importlib.import_module("torch.distributed.optim")  # 0.2 s, and few arms want it
     return TorchEngine

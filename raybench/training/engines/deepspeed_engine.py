@@ -14,11 +14,9 @@ from raybench.declare.deepspeed_config import added_config, deepspeed_config, of
 from raybench.declare.setting import LossScale, Schedule, Setting
 from raybench.errors import InvalidConfig, NotReadable, Unsupported
 from raybench.training import memory
-from raybench.training.deepspeed_ops import build_communication, build_operators
-from raybench.training.facts import dtype_names
-from raybench.training.gradients import Gradients
-from raybench.training.lowering import lower_statistics
-from raybench.training.optimizers import (
+from raybench.training.engines.deepspeed_ops import build_communication, build_operators
+from raybench.training.engines.lowering import lower_statistics
+from raybench.training.engines.optimizers import (
     StepCounter,
     build_optimizer,
     build_scheduler,
@@ -28,6 +26,8 @@ from raybench.training.optimizers import (
     state_tensors,
     stepped_tensors,
 )
+from raybench.training.facts import dtype_names
+from raybench.training.gradients import Gradients
 from raybench.training.tasks.trees import cast
 
 _BUCKETS = ("reduce_bucket_size", "allgather_bucket_size")

@@ -12,11 +12,11 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 
 from raybench.declare.setting import Setting
 from raybench.errors import InvalidConfig, Unsupported
-from raybench.training.blocks import blocks_of
+from raybench.training.engines.lowering import lower_statistics
+from raybench.training.engines.optimizers import build_optimizer
 from raybench.training.engines.torch_engine import DTYPES, TorchEngine
 from raybench.training.facts import dtype_names
-from raybench.training.lowering import lower_statistics
-from raybench.training.optimizers import build_optimizer
+from raybench.training.models.layers import blocks_of
 
 _REDUCE_DTYPES = {**DTYPES, "fp32": torch.float32}
 

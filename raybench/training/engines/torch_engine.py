@@ -16,10 +16,8 @@ from raybench.declare.arms import FsdpArm, TorchArm
 from raybench.declare.setting import Setting
 from raybench.errors import Unsupported
 from raybench.training import memory
-from raybench.training.facts import dtype_names
-from raybench.training.gradients import Gradients
-from raybench.training.lowering import lower_parameters, lower_statistics
-from raybench.training.optimizers import (
+from raybench.training.engines.lowering import lower_parameters, lower_statistics
+from raybench.training.engines.optimizers import (
     StepCounter,
     build_optimizer,
     build_scheduler,
@@ -30,6 +28,8 @@ from raybench.training.optimizers import (
     state_tensors,
     stepped_tensors,
 )
+from raybench.training.facts import dtype_names
+from raybench.training.gradients import Gradients
 from raybench.training.tasks.trees import cast
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

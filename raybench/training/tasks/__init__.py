@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from raybench.declare.setting import Setting
 from raybench.errors import InvalidConfig
+from raybench.training.models.user_code import load_own
 from raybench.training.tasks.task import Forward, Task
-from raybench.training.user_code import load_own
 
 __all__ = ["Forward", "Task", "build_task"]
 

@@ -12,10 +12,11 @@ from torch.utils.data import Dataset, Sampler
 
 from raybench.declare.datasets import facts_of
 from raybench.declare.setting import Augmentation, Setting
-from raybench.training import datasets, models
+from raybench.training.models import named
+from raybench.training.models.torchvision_ops import declare_missing
+from raybench.training.tasks import images
 from raybench.training.tasks.task import Forward, Task, logits_of
-from raybench.training.torchvision_ops import declare_missing
-from raybench.training.transforms import Mixing, SeededOrder
+from raybench.training.tasks.transforms import Mixing, SeededOrder
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images (batch, channels, side, side) float32; labels (batch,) int64, or (batch, classes) float32 where mixed."""
@@ -36,11 +37,11 @@ class Classification(Task):
         return facts_of(self.setting.dataset, self.setting.data_root).classes
 
     def build_model(self) -> nn.Module:
-        model, self.model_options = models.build_model(self.setting)
+        model, self.model_options = named.build_model(self.setting)
         return model
 
     def dataset(self, *, train: bool) -> Dataset[Any]:
-        return datasets.training_data(self.setting) if train else datasets.evaluation_data(self.setting)
+        return images.training_data(self.setting) if train else images.evaluation_data(self.setting)
 
     def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
         """Cross entropy in fp32, whatever the engine computes in, outside any autocast: the same in every arm."""
@@ -95,16 +96,16 @@ class Classification(Task):
         return Mixing(self.setting.augmentation, self.classes)
 
     def fetch(self) -> None:
-        datasets.fetch(self.setting)
+        images.fetch(self.setting)
 
     def check_data(self, *, test_too: bool, rank: int = 0, world: int = 1) -> None:
-        datasets.check_data(self.setting, test_too=test_too, rank=rank, world=world)
+        images.check_data(self.setting, test_too=test_too, rank=rank, world=world)
 
     def problem(self) -> str:
-        return models.inspect_model(self.setting).problem
+        return named.inspect_model(self.setting).problem
 
     def data_digest(self) -> str:
-        return datasets.data_digest(self.setting)
+        return images.data_digest(self.setting)
 
     def batch_facts(self, batch: Batch) -> dict[str, Any]:
         return {
@@ -113,4 +114,4 @@ class Classification(Task):
         }
 
     def work_facts(self, model: nn.Module, model_facts: dict[str, Any]) -> dict[str, Any]:
-        return models.work_facts(self.setting, model_facts["num_parameters"])
+        return named.work_facts(self.setting, model_facts["num_parameters"])

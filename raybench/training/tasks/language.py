@@ -17,16 +17,16 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, Sampler
 
 from raybench.declare import catalog, texts
-from raybench.declare.memory import Shape
+from raybench.declare.memory_need import Shape
 from raybench.declare.setting import Setting
 from raybench.errors import BadData, InvalidConfig
 from raybench.machine.kept import kept, name_of
-from raybench.training.models import versions
+from raybench.training.models.named import versions
+from raybench.training.models.user_code import load_own
 from raybench.training.tasks import tokens, transformers_models
 from raybench.training.tasks.task import Forward, Task, logits_of
+from raybench.training.tasks.transforms import SeededOrder
 from raybench.training.tasks.trees import Tree
-from raybench.training.transforms import SeededOrder
-from raybench.training.user_code import load_own
 
 
 class Language(Task):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler, default_collate
 
-from raybench.declare.memory import Shape
+from raybench.declare.memory_need import Shape
 from raybench.declare.setting import Setting
 from raybench.errors import BadData
 from raybench.training.tasks import trees

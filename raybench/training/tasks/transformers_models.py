@@ -16,7 +16,7 @@ from raybench.declare import catalog
 from raybench.declare.setting import Setting
 from raybench.errors import InvalidConfig
 from raybench.text import suggest
-from raybench.training.torchvision_ops import declare_missing
+from raybench.training.models.torchvision_ops import declare_missing
 
 Options = dict[str, Any]
 _ATTENTION = "attn_implementation"

@@ -11,8 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from raybench.declare.setting import Adam, Lamb, Schedule, Sgd
 from raybench.errors import InvalidConfig, Unsupported
-from raybench.training.deepspeed_ops import build_optimizer_kernel
-from raybench.training.torchvision_ops import declare_missing
+from raybench.training.engines.deepspeed_ops import build_optimizer_kernel
+from raybench.training.models.torchvision_ops import declare_missing
 
 Choice = Sgd | Adam | Lamb
 

@@ -14,11 +14,12 @@ from raybench.analysis import Analysis
 from raybench.errors import UserError
 from raybench.show import answer, findings
 from raybench.show.document import Document, Figure, Items
-from raybench.show.figures import explanations, legs, speedups, tradeoffs
+from raybench.show.figures import components, diagnostics, speedups, step_parts
 from raybench.show.figures.learning import learning
-from raybench.show.figures.steps import Steps, read_steps
-from raybench.show.figures.style import Plot, add_note, drawing, on_white, save, settle
+from raybench.show.figures.series import Steps, read_steps
+from raybench.show.figures.style import add_note, drawing, on_white, save, settle
 from raybench.show.page import render_page
+from raybench.show.plot import Plot
 from raybench.show.tables import MOST_ROWS, to_csv, to_markdown
 from raybench.show.words import also_differ, how_obtained
 from raybench.stores.storage import AnyPath
@@ -35,16 +36,16 @@ def draw_all(analysis: Analysis, steps: Steps) -> list[Plot]:
             speedups.heat_map(analysis),
             speedups.forest(analysis),
             speedups.distribution(analysis),
-            tradeoffs.profile(analysis),
-            explanations.parts(analysis),
-            legs.phases(analysis, steps),
+            components.profile(analysis),
+            step_parts.parts(analysis),
+            diagnostics.phases(analysis, steps),
             learning(analysis, steps.curves),
-            tradeoffs.memory_and_speed(analysis),
-            tradeoffs.ladder(analysis),
-            tradeoffs.scaling(analysis),
-            legs.traces(analysis, steps),
-            legs.order_and_drift(analysis),
-            legs.failures(analysis),
+            components.memory_and_speed(analysis),
+            components.ladder(analysis),
+            components.scaling(analysis),
+            diagnostics.traces(analysis, steps),
+            diagnostics.order_and_drift(analysis),
+            diagnostics.failures(analysis),
         )
         drawn = [plot for plot in plots if plot is not None]
         for plot in drawn:

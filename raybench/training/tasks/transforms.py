@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, DistributedSampler, Sampler, default_colla
 
 from raybench.declare.datasets import DatasetFacts
 from raybench.declare.setting import Augmentation
-from raybench.training.torchvision_ops import import_v2
+from raybench.training.models.torchvision_ops import import_v2
 
 Key = tuple[int, int]  # index of a sample, and the seed of its random transforms
 Drawn = tuple[torch.Tensor, int, int]  # image, label, seed

@@ -18,13 +18,13 @@ from raybench.declare.datasets import facts_of
 from raybench.declare.setting import Setting
 from raybench.declare.small_images import patch_size
 from raybench.errors import InvalidConfig
+from raybench.machine.installed import own_versions
 from raybench.machine.kept import kept, name_of
-from raybench.machine.versions import own_versions
-from raybench.training.cvt import build_cvt
-from raybench.training.lenets import LENETS
-from raybench.training.stems import open_stem
-from raybench.training.torchvision_ops import declare_missing
-from raybench.training.user_code import load_own
+from raybench.training.models.cvt import build_cvt
+from raybench.training.models.lenets import LENETS
+from raybench.training.models.stems import open_stem
+from raybench.training.models.torchvision_ops import declare_missing
+from raybench.training.models.user_code import load_own
 
 Options = dict[str, Any]
 # In training these also return logits of auxiliary classifiers, which no loss here handles.

@@ -1,6 +1,6 @@
 """The rates of this machine's links and of its host's Adam steps, as one JSON object on the last line printed.
 
-    python -m raybench.training.links_probe
+    python -m raybench.training.probes.links_probe
 
 A child process of `raybench.doctor --links`. One process for each GPU over NCCL, else two over gloo.
 """
@@ -23,9 +23,9 @@ import torch.distributed as dist
 
 from raybench.machine.answers import AdamRate
 from raybench.training.command import end_with_parent
-from raybench.training.deepspeed_ops import build_adam, extensions_cache
-from raybench.training.links import measured_links
-from raybench.training.machine import gpu_links
+from raybench.training.engines.deepspeed_ops import build_adam, extensions_cache
+from raybench.training.node.link_rates import measured_links
+from raybench.training.node.machine import gpu_links
 from raybench.training.ranks import Ranks
 
 _ELEMENTS: Final = 10_000_000  # of the parameter that Adam steps: larger than caches

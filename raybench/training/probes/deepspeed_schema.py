@@ -1,6 +1,6 @@
 """Every key that the installed DeepSpeed reads from a config, as one JSON object on the last line of stdout.
 
-    python -m raybench.training.deepspeed_schema
+    python -m raybench.training.probes.deepspeed_schema
 
 A child process of commands that plan (`declare.schema`), which import neither torch nor deepspeed. Nothing is listed
 by hand: sections that are DeepSpeed's pydantic models are read from their fields; for all others `DeepSpeedConfig`

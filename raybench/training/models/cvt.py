@@ -10,7 +10,7 @@ from torch import nn
 
 from raybench.declare.datasets import DatasetFacts
 from raybench.errors import InvalidConfig
-from raybench.training.torchvision_ops import declare_missing
+from raybench.training.models.torchvision_ops import declare_missing
 
 _DEPTHS = {"cvt_13": [1, 2, 10], "cvt_21": [1, 4, 16]}  # blocks in each stage, table 2 of the paper
 

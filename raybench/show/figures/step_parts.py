@@ -6,7 +6,8 @@ from typing import Final
 
 from raybench.analysis import Analysis
 from raybench.ledger.parts import PARTS
-from raybench.show.figures.style import COLOURS, Plot, after_bar, heading, legend, new_figure, shorten
+from raybench.show.figures.style import COLOURS, after_bar, heading, legend, new_figure, shorten
+from raybench.show.plot import Plot
 from raybench.show.units import cost
 
 _MOST_BARS: Final = 40

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from raybench.machine.installed import installed_version, own_versions
 from raybench.machine.places import RankPlace, RankReport
 from raybench.machine.variables import WORKING_TREE
-from raybench.machine.versions import installed_version, own_versions
-from raybench.training import machine
+from raybench.training.node import machine
 from raybench.training.ranks import Ranks
 
 _PACKAGES = (

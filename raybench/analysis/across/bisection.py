@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from raybench.analysis.views.upgrade import VersionInSetting, is_worse
+from raybench.analysis.across.upgrade import VersionInSetting, is_worse
 
 Side = Literal["good", "bad", "unknown"]
 _SETTLED: Final = ("helps", "no effect", "hurts")

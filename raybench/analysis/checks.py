@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from raybench.analysis.columns import hardware_of, parse_object, versions_of
+from raybench.analysis.arrays import hardware_of, parse_object, versions_of
 from raybench.analysis.comparability import unequal_steps
 from raybench.analysis.pairs import Pairs, distinct_by, group_moments, mean_by
 from raybench.analysis.scripts import script_caveats

@@ -176,7 +176,7 @@ class SamplerProcess:
     def _start(self) -> None:
         self._rest, self.lost = b"", None
         command = [sys.executable, "-m", "raybench.telemetry", self._request]
-        source = str(Path(__file__).parents[2])  # the same raybench as this process's
+        source = str(Path(__file__).parents[3])  # the same raybench as this process's
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         try:
             self._process = subprocess.Popen(

@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from raybench.analysis import Analysis
-from raybench.analysis.caveats import INPUT_BOUND_SHARE
+from raybench.analysis.checks import INPUT_BOUND_SHARE
 from raybench.analysis.pairs import mean_by
-from raybench.show.figures.steps import PHASES, Steps
-from raybench.show.figures.style import COLOURS, Plot, after_bar, arm_style, heading, legend, new_figure, shorten
+from raybench.show.figures.series import PHASES, Steps
+from raybench.show.figures.style import COLOURS, after_bar, arm_style, heading, legend, new_figure, shorten
+from raybench.show.plot import Plot
 from raybench.show.units import cost, count, percent
 
 _MOST_POINTS = 1000

@@ -23,8 +23,8 @@ from torch.utils.data import Dataset, TensorDataset
 from raybench.declare.datasets import DATASETS, DatasetFacts, check_present, data_folder, facts_of
 from raybench.declare.setting import Augmentation, Setting
 from raybench.errors import BadData
-from raybench.training.torchvision_ops import import_datasets
-from raybench.training.transforms import Augmented, build_transform
+from raybench.training.models.torchvision_ops import import_datasets
+from raybench.training.tasks.transforms import Augmented, build_transform
 
 Sample = tuple[torch.Tensor, torch.Tensor]  # image (channels, side, side) float32; label () int64
 

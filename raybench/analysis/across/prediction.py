@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from raybench.analysis.analysis import Analysis
-from raybench.analysis.columns import parse_object
+from raybench.analysis.arrays import parse_object
 from raybench.analysis.results import Comparison
 from raybench.statistics.estimate import number, ratio
 from raybench.statistics.inference import Floats

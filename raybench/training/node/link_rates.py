@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from raybench.machine.links import LinkRate, Links
 from raybench.training.failures import describe, print_traceback
-from raybench.training.network import timed
+from raybench.training.node.network import timed
 from raybench.training.ranks import Ranks
 
 BYTES: Final = (1 << 16, 1 << 20, 1 << 25)  # a layer's gradient, a small network's, a bucket of DDP

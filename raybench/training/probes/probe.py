@@ -1,6 +1,6 @@
 """What torch and DeepSpeed report about this machine, as one JSON object on the last line of standard output.
 
-    python -m raybench.training.probe [--build-ops]
+    python -m raybench.training.probes.probe [--build-ops]
 
 A child process of `raybench.doctor`. `--build-ops` first builds DeepSpeed's operators as a sweep's first trial would,
 after removing locks of killed builds.
@@ -51,7 +51,7 @@ def _torch() -> Library:
 
 
 def _torchvision() -> Library:
-    from raybench.training.torchvision_ops import declare_missing
+    from raybench.training.models.torchvision_ops import declare_missing
 
     declare_missing()
     import torchvision
@@ -61,7 +61,7 @@ def _torchvision() -> Library:
 
 def _cache() -> ExtensionsCache:
     """torch's folder of built extensions, and its build locks: held by a process, or left by a dead one."""
-    from raybench.training.deepspeed_ops import extensions_cache, is_held
+    from raybench.training.engines.deepspeed_ops import extensions_cache, is_held
 
     cache = extensions_cache()
     locks = {str(lock): is_held(lock) for lock in sorted(cache.glob("*/lock"))}
@@ -71,7 +71,7 @@ def _cache() -> ExtensionsCache:
 def _build() -> Library:
     import torch
 
-    from raybench.training.deepspeed_ops import build_adam, import_deepspeed
+    from raybench.training.engines.deepspeed_ops import build_adam, import_deepspeed
     from raybench.training.ranks import Ranks
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -90,7 +90,7 @@ def _deepspeed() -> Library:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     import deepspeed
 
-    from raybench.training.deepspeed_ops import extensions_cache
+    from raybench.training.engines.deepspeed_ops import extensions_cache
 
     names = ["cpu_adam", "fused_adam"] if on_gpu else ["deepspeed_shm_comm", "cpu_adam"]
     cache = extensions_cache()

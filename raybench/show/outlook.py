@@ -13,7 +13,7 @@ from raybench.cluster.placement import Place, find_cluster
 from raybench.declare.arms import DeepSpeedArm
 from raybench.declare.audit import declared_options, differences
 from raybench.declare.deepspeed_config import resolve
-from raybench.declare.memory import Need, needs
+from raybench.declare.memory_need import Need, needs
 from raybench.declare.plan import Leg, Plan, Trial
 from raybench.declare.protocol import Protocol, Train
 from raybench.declare.setting import Setting

@@ -31,8 +31,8 @@ from raybench.redaction import without_secrets
 from raybench.statistics.steady import steady_from_step
 from raybench.text import counted
 from raybench.training.command import Ended, Request, asked, signal_name
+from raybench.training.node.sampling import Telemetry
 from raybench.training.ranks import Ranks
-from raybench.training.telemetry import Telemetry
 
 WHOLE_COMMAND: Final = "the whole command"
 OWN_STEPS: Final = "its own steps"

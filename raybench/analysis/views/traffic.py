@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from raybench.analysis.columns import parse_object
+from raybench.analysis.arrays import parse_object
 from raybench.analysis.legs import Legs
 
 _BYTES_OF: Final = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}

@@ -23,7 +23,7 @@ _COLLECTIVES: Final = {"all_reduce": "all-reduce", "all_gather": "all-gather", "
 
 def measured() -> list[Finding]:
     """Links between processes, copies to and from an accelerator, the rate of CPU Adam."""
-    return told(cast("LinksAnswer", ask_child(["raybench.training.links_probe"], _SECONDS)))
+    return told(cast("LinksAnswer", ask_child(["raybench.training.probes.links_probe"], _SECONDS)))
 
 
 def told(answer: LinksAnswer) -> list[Finding]:

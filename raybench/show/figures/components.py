@@ -12,10 +12,9 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from raybench.analysis import Analysis
 from raybench.analysis.views.scaling import Profile
 from raybench.show import units, words
-from raybench.show.figures.legs import arms_of
+from raybench.show.figures.diagnostics import arms_of
 from raybench.show.figures.style import (
     COLOURS,
-    Plot,
     arm_style,
     is_hollow,
     legend,
@@ -24,6 +23,7 @@ from raybench.show.figures.style import (
     shorten,
     two_lines,
 )
+from raybench.show.plot import Plot
 from raybench.show.words import MIN_SETTINGS
 
 _MOST_MARKS: Final = 1000  # drawn as vectors; more become a bitmap, which a page loads faster

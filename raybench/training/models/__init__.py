@@ -1,0 +1,1 @@
+"""Models by name, and what is done to them before they train: no task and no engine here."""
