@@ -163,7 +163,7 @@ def _sides(pairs: Pairs, metric: Metric, memory: tradeoffs.Memory) -> tuple[list
             _numbers(num_bytes),
             tradeoffs.memory_parts(pairs, example),
             *tradeoffs.predicted_memory(pairs, example),
-            *tradeoffs.achieved(pairs, example, _numbers(rates)),
+            *tradeoffs.achieved(pairs, example, _numbers(rates), of_arm=log_cost is pairs.log_arm),
         )
         sides.append([Side(*row) for row in zip(*columns, strict=True)])
     return sides[0], sides[1]

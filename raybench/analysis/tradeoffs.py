@@ -203,19 +203,26 @@ TRAINING_OVER_FORWARD: Final = 3
 
 
 def flops_and_peaks(pairs: Pairs) -> tuple[list[float | None], list[str | None]]:
-    """By comparison: FLOPs of a training step per sample, and a text saying which peak the shares refer to."""
-    return _flops(pairs, pairs.example), [peak.name for peak in _peaks(pairs)]
+    """By comparison: FLOPs of a training step per sample, and a text saying which peak the shares refer to.
+
+    Sides of different precisions have a peak each.
+    """
+    names = [
+        arm.name if arm is base or base.name is None else f"{arm.name} (baseline: {base.name})"
+        for base, arm in zip(*_peaks(pairs), strict=True)
+    ]
+    return _flops(pairs, pairs.example), names
 
 
 def achieved(
-    pairs: Pairs, example: Integers, rates: Sequence[float | None]
+    pairs: Pairs, example: Integers, rates: Sequence[float | None], *, of_arm: bool
 ) -> tuple[list[float | None], list[float | None], list[float | None]]:
     """By comparison: (TFLOP/s of all workers together, its share of the devices' peak, its share of a matrix product).
 
-    `example` is a leg of the side in question, (k,); `rates` its samples a second, all workers together.
+    Of one side: `example` is a leg of each comparison, (k,), `rates` are its samples a second, all workers together.
     """
     workers = pairs.legs.number["workers"][pairs.example].tolist()
-    flops, peaks = _flops(pairs, example), _peaks(pairs)
+    flops, peaks = _flops(pairs, example), _peaks(pairs)[of_arm]
     tflops = [None if f is None or r is None else f * r / 1e12 for f, r in zip(flops, rates, strict=True)]
 
     def shares(most: Sequence[float | None]) -> list[float | None]:
@@ -248,15 +255,24 @@ class _Peak:
     name: str | None  # which peak, in words
 
 
-def _peaks(pairs: Pairs) -> list[_Peak]:
-    """The peak of each comparison's devices at its precision."""
-    gpus = _of_each(pairs, "environment", pairs.example, lambda environment: str(environment.get("gpu") or ""))
+def _peaks(pairs: Pairs) -> tuple[list[_Peak], list[_Peak]]:
+    """The peaks of each comparison's devices, for the baseline and for the arm; one peak where the precision is one."""
+    base = _peaks_of(pairs, pairs.base_example, pairs.base_leg)
+    arm = _peaks_of(pairs, pairs.example, pairs.arm_leg)
+    precision = pairs.legs.text["precision"]
+    same = [precision[a] == precision[b] for a, b in zip(pairs.example, pairs.base_example, strict=True)]
+    return base, [b if is_same else a for a, b, is_same in zip(arm, base, same, strict=True)]
+
+
+def _peaks_of(pairs: Pairs, example: Integers, leg: Integers) -> list[_Peak]:
+    """The peak of each comparison's devices at the precision of one side's legs: `example` (k,), `leg` of rounds."""
+    gpus = _of_each(pairs, "environment", example, lambda environment: str(environment.get("gpu") or ""))
     reached = pairs.legs.number["matmul_tflops"]
     reached = np.log(np.where(reached > 0, reached, np.nan))
-    measured = np.exp(pairs.moments(pairs.by_trial(reached[pairs.base_leg]))[0])
+    measured = np.exp(pairs.moments(pairs.by_trial(reached[leg]))[0])
     found = []
-    for leg, gpu, value in zip(pairs.example.tolist(), gpus, measured.tolist(), strict=True):
-        precision = pairs.legs.text["precision"][leg]
+    for row, gpu, value in zip(example.tolist(), gpus, measured.tolist(), strict=True):
+        precision = pairs.legs.text["precision"][row]
         datasheet, matmul = datasheet_tflops(gpu, precision), value if np.isfinite(value) else None
         product = "" if matmul is None else f"a {precision} matrix product, {matmul:.3g} TFLOP/s a worker as measured"
         if datasheet is not None:

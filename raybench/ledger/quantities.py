@@ -327,7 +327,7 @@ class Measurement(Circumstances):
         metric="skipped_steps",
     )  # fmt: skip
     matmul_tflops: float | None = measured(
-        "float64", "what a worker reached in a matrix product of the setting's precision",
+        "float64", "what a worker reached in a matrix product of the leg's precision",
         unit="TFLOP/s", analysis="number",
     )  # fmt: skip
     copy_bytes_per_second: float | None = measured(

@@ -148,10 +148,11 @@ def run_legs(
             sought = any(leg.setting.batch_size == "max" for leg in legs)
             known = (batches or {}).get(trial.setting_id)
             largest = LargestSearch(trial, ranks, fingerprint(environment), known) if sought else None
-            precision = trial.setting.precision
-            if trial.protocol.telemetry and precision not in tflops:
-                set_kernels(trial.setting)
-                tflops[precision] = measured_tflops(ranks, precision)
+            if trial.protocol.telemetry:
+                for setting in {leg.setting.precision: leg.setting for leg in legs}.values():
+                    if setting.precision not in tflops:
+                        set_kernels(setting)
+                        tflops[setting.precision] = measured_tflops(ranks, setting.precision)
             shared = _Shared(ranks, telemetry, InitialModel(), largest, unfit)
             run = functools.partial(_run_leg, shared=shared)
             choice = None
@@ -165,8 +166,8 @@ def run_legs(
                 outcome = run(with_steps(trial.as_measured(leg), choice), leg)
                 outcome = replace(outcome, environment=environment, steps_choice=choice)
                 if isinstance(outcome, Measurement):
-                    rates = replace(outcome, matmul_tflops=tflops.get(precision), copy_bytes_per_second=copied)
-                    outcome = replace(rates, network=network)
+                    rates = replace(outcome, matmul_tflops=tflops.get(leg.setting.precision))
+                    outcome = replace(rates, copy_bytes_per_second=copied, network=network)
                 if ranks.rank == 0:
                     record(leg, outcome)
                 ranks.barrier()

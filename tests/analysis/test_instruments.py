@@ -155,6 +155,23 @@ def test_without_a_datasheet_the_measured_peak_stands_and_says_so(tmp_path: Path
     assert work_done(found) is None
 
 
+def test_each_side_is_held_against_the_peak_of_its_own_precision(tmp_path: Path) -> None:
+    facts, environment = {"training_flops_per_sample": 5e11}, {"gpu": "NVIDIA H100 80GB HBM3"}
+    rows = paired(
+        [2.0] * 3, base=0.5, facts=facts, environment=environment, matmul_tflops=50.0, differs='["precision"]'
+    )
+    for row in rows:
+        if row["arm"] == "zero1":
+            row |= {"precision": "bf16", "matmul_tflops": 600.0}
+    _, found = of(tmp_path, rows)
+    assert found.baseline.peak_share == pytest.approx(8 / (2 * 67))
+    assert found.baseline.matmul_share == pytest.approx(8 / (2 * 50))
+    assert found.treated.peak_share == pytest.approx(16 / (2 * 989.5))
+    assert found.treated.matmul_share == pytest.approx(16 / (2 * 600))
+    arm, _, base = (found.peak or "").partition(" (baseline: ")
+    assert ("bf16 dense, 989.5" in arm, "fp32 dense, 67" in base) == (True, True)
+
+
 @pytest.mark.parametrize(
     ("gpu", "precision", "tflops"),
     [

@@ -46,6 +46,16 @@ def test_the_floor_is_the_longer_of_operations_and_bytes(tmp_path: Path) -> None
     assert first.floor_seconds == first.memory_seconds == pytest.approx(2.0)
 
 
+def test_an_arm_of_another_precision_has_a_floor_of_its_own(tmp_path: Path) -> None:
+    rates = {"matmul_tflops": 0.1, "copy_bytes_per_second": 1e10, "memory_parts": STATES}
+    rows = paired([0.5] * 3, facts=FACTS, differs='["precision"]', **rates)
+    for row in rows:
+        if row["arm"] == "zero1":
+            row |= {"precision": "bf16", "matmul_tflops": 0.8}
+    ddp, zero1 = analyse([write(tmp_path / "a.parquet", rows)]).rooflines
+    assert (ddp.compute_seconds, zero1.compute_seconds) == (pytest.approx(0.2), pytest.approx(0.025))
+
+
 def test_without_rates_and_energy_there_is_no_table(tmp_path: Path) -> None:
     found = analyse([write(tmp_path / "a.parquet", paired([0.5] * 3, facts=FACTS, matmul_tflops=0.1))])
     assert found.rooflines == ()

@@ -100,3 +100,12 @@ def test_what_small_images_did_is_recorded(trials: dict[str, list[tuple[Trial, d
     (trial, rows), *_ = trials["cnns"]
     assert trial.setting.small_images == "stem"
     assert "stride 1" in json.loads(rows["ddp"]["facts"])["model_options"]["stem"]
+
+
+def test_each_precision_has_the_rate_of_its_own_matrix_product(
+    trials: dict[str, list[tuple[Trial, dict[str, dict[str, Any]]]]],
+) -> None:
+    (_, rows), *_ = trials["ladder"]
+    rates = {(row["precision"], row["matmul_tflops"]) for row in rows.values() if row["status"] == "ok"}
+    assert {precision for precision, _ in rates} == {"fp32", "bf16"}
+    assert len({rate for _, rate in rates}) == len(rates) == 2

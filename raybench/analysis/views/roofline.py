@@ -31,7 +31,7 @@ class Roofline:
     step_seconds: float  # geometric mean over legs
     compute_seconds: float | None  # the step's operations, at the rate of a matrix product
     memory_seconds: float | None  # the step's least bytes, at the rate of a copy
-    floor_seconds: float | None  # the longer of the two; equal for all arms
+    floor_seconds: float | None  # the longer of the two; equal for all arms of one precision and batch
     floor_share: float | None  # of the step's time
     joules_per_sample: float | None  # of the GPUs, in the measured steps
 
@@ -48,8 +48,10 @@ def rooflines(legs: Legs, baseline: str) -> tuple[Roofline, ...]:
             continue
         arms = sorted({legs.text["arm"][row] for row in measured}, key=lambda arm: (arm != baseline, arm))
         of_arm = {arm: measured[[legs.text["arm"][row] == arm for row in measured]] for arm in arms}
-        compute, memory = _floors(legs, of_arm[arms[0]])
+        floors: dict[tuple[str, float], tuple[float | None, float | None]] = {}
         for arm, own in of_arm.items():
+            work = legs.text["precision"][own[0]], legs.number["samples_per_step"][own[0]]
+            compute, memory = floors.setdefault(work, _floors(legs, own))  # the baseline's, where an arm has its work
             found.append(_roofline(legs, own, arm, compute, memory))
     return tuple(found)
 
