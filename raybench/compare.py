@@ -20,7 +20,7 @@ from rich.console import Console
 
 from raybench.analysis import analyse
 from raybench.analysis.across.changes import VERDICTS, changes
-from raybench.analysis.question import find_question
+from raybench.analysis.question import declared_beside
 from raybench.cli import parse_arguments, run_command
 from raybench.errors import UserError
 from raybench.show.differences import changes_document, changes_in_words
@@ -36,7 +36,8 @@ def main(argv: list[str]) -> int:
     fail_on = _fail_on(arguments.options.get("fail-on", ()))
 
     paths = [to_path(path) for path in arguments.positionals]
-    margin, alpha = find_question(paths, arguments.number("margin"), arguments.number("alpha"))
+    declared = declared_beside(paths)
+    margin, alpha = declared.margin(arguments.number("margin")), declared.alpha(arguments.number("alpha"))
     baseline, metric = arguments.values.get("baseline"), arguments.values.get("metric", "step_seconds")
     a, b = (analyse([path], margin=margin, alpha=alpha, baseline=baseline, metric=metric) for path in paths)
     if a.baseline != b.baseline:

@@ -14,16 +14,7 @@ from raybench.analysis.comparisons import build_comparisons
 from raybench.analysis.legs import Legs, read_legs
 from raybench.analysis.order import CarryOver, Dependence, carry_over, dependence
 from raybench.analysis.pairs import Pairs, pair_trials
-from raybench.analysis.question import (
-    find_baseline,
-    find_looks,
-    find_metric,
-    find_quality_margin,
-    find_question,
-    find_rule,
-    log_cost,
-    unshared_questions,
-)
+from raybench.analysis.question import declared_beside, find_metric, log_cost
 from raybench.analysis.results import ArmSummary, Comparison, GroupSummary
 from raybench.analysis.summaries import GROUPINGS, summarize_arms, summarize_groups
 from raybench.analysis.views.costs import Costs, account
@@ -126,17 +117,18 @@ def analyse(
     """
     asked = {"margin": margin, "alpha": alpha, "quality_margin": quality_margin, "multiplicity": multiplicity}
     given = {name for name, value in asked.items() if value is not None}
-    margin, alpha = find_question(paths, margin, alpha)
-    rule = find_rule(paths, margin, alpha, multiplicity, variance)
-    quality_margin = find_quality_margin(paths, quality_margin)
+    declared = declared_beside(paths)
+    margin, alpha = declared.margin(margin), declared.alpha(alpha)
+    rule = declared.rule(margin, alpha, multiplicity, variance)
+    quality_margin = declared.quality_margin(quality_margin)
     by = "global_batch" if by in ("batch", "batch_size") else by
     if by is not None and by not in GROUPINGS:
         raise UserError(f"by={by}: {suggest(by, GROUPINGS)}")
     chosen = find_metric(metric)
     every_leg = read_legs(paths)
-    looks = find_looks(paths) if looks is None else looks
+    looks = declared.looks() if looks is None else looks
     legs = every_leg.take(np.flatnonzero(~profiled(every_leg)))
-    baseline = find_baseline(legs, baseline, paths)
+    baseline = declared.baseline(legs, baseline)
     chain = find_chain(legs, ladder) if ladder else declared_chain(legs)
     cost = chosen.cost(legs)
     logs = log_cost(legs, cost, chosen)
@@ -175,7 +167,7 @@ def analyse(
         caveats=(
             *_caveats(legs, comparisons),
             *_order_caveats(follows, alike, margin, alpha),
-            *unshared_questions(paths, given),
+            *declared.unshared(given),
         ),
         ledgers=tuple(str(path) for path in paths),
         sweeps=_present(legs.text["sweep"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,83 +26,112 @@ ALPHA: Final = 0.05
 QUALITY_MARGIN: Final = 0.01  # an accuracy: one point
 
 
-def find_question(paths: Sequence[AnyPath], margin: float | None, alpha: float | None) -> tuple[float, float]:
-    """(margin, alpha): as given, else from the `_space.yaml` beside the ledgers, else 0.03 and 0.05.
+@dataclass(frozen=True)
+class Declared:
+    """What the spaces beside ledgers declare: by folder, the resolved space; empty where there is none.
 
-    Raises UserError for a value out of range, and where ledgers were made for different questions.
+    What a user gives goes before what is declared, and that before the default. Methods raise UserError for a value out
+    of range, and where ledgers were made for different questions.
     """
-    told = [question for folder in _folders(paths) if isinstance(question := _space(folder).get("question"), dict)]
-    return (
-        _checked("margin", margin if margin is not None else _agreed_number("margin", told, MARGIN), 1.0),
-        _checked("alpha", alpha if alpha is not None else _agreed_number("alpha", told, ALPHA), 0.5),
-    )
+
+    spaces: Mapping[AnyPath, Mapping[str, Any]]
+
+    def margin(self, given: float | None) -> float:
+        """The margin, a ratio: 0.03 is 3 %."""
+        return self._number("margin", given, MARGIN, 1.0)
+
+    def alpha(self, given: float | None) -> float:
+        """The error rate."""
+        return self._number("alpha", given, ALPHA, 0.5)
+
+    def quality_margin(self, given: float | None) -> float:
+        """The quality margin, an accuracy."""
+        return self._number("quality_margin", given, QUALITY_MARGIN, 1.0)
+
+    def rule(self, margin: float, alpha: float, multiplicity: str | None, variance: str | None) -> Rule:
+        """The rule that judges comparisons."""
+        chosen = {}
+        for name, given, known in (("multiplicity", multiplicity, MULTIPLICITIES), ("variance", variance, VARIANCES)):
+            chosen[name] = given if given is not None else self._agreed(name, known[0])
+            if chosen[name] not in known:
+                raise UserError(f"{name}={chosen[name]}: {suggest(chosen[name], known)}")
+        return Rule(float(np.log1p(margin)), alpha, **chosen)  # type: ignore[arg-type]
+
+    def looks(self) -> tuple[Look, ...] | None:
+        """The looks taken at the ledgers; None where their sweeps have a fixed number of trials.
+
+        Raises UserError for an unreadable record, too.
+        """
+        taken = {folder: read_looks(folder) for folder in self.spaces}
+        found = {
+            tuple(Look(one.trials, one.share) for one in looks)
+            if looks or isinstance(self.spaces[folder].get("repeats"), dict)
+            else None
+            for folder, looks in taken.items()
+        }
+        if len(found) > 1:
+            raise UserError("the ledgers were looked at after different numbers of trials; analyse them one at a time")
+        return found.pop() if found else None
+
+    def baseline(self, legs: Legs, wanted: str | None) -> str:
+        """The baseline's arm name: `wanted`, else the one that the ledger marks, else the declared one.
+
+        Raises UserError where there is none, or more than one.
+        """
+        arm = legs.text["arm"]
+        present = [arm.names[code] for code in np.unique(arm.codes)]
+        if wanted is not None:
+            if wanted not in present:
+                raise UserError(f"baseline={wanted}: no leg of that arm; the arms are: {', '.join(present)}")
+            return wanted
+        marked = [arm.names[code] for code in np.unique(arm.codes[legs.number["is_baseline"] == 1])]
+        if len(marked) > 1:
+            raise UserError(f"several arms are marked as the baseline, {' and '.join(marked)}; give baseline=ARM")
+        declared = {str(space["baseline"]) for space in self.spaces.values() if space.get("baseline")}
+        if not marked and len(declared) != 1:
+            raise UserError(f"no leg is marked as the baseline's; give baseline=ARM, one of: {', '.join(present)}")
+        return marked[0] if marked else declared.pop()
+
+    def unshared(self, given: Collection[str]) -> list[Caveat]:
+        """Settings of the question that only some of the ledgers have, except those `given` for all."""
+        caveats = []
+        for name in sorted({"margin", "alpha", "quality_margin", "multiplicity", "variance"} - set(given)):
+            named = [folder.name for folder, question in self._questions() if name in question]
+            if named and len(named) < len(self.spaces):
+                caveats.append(
+                    caveat("question_of_some", what=name, named=len(named), ledgers=len(self.spaces), names=named)
+                )
+        return caveats
+
+    def _questions(self) -> list[tuple[AnyPath, Mapping[str, Any]]]:
+        questions = ((folder, space.get("question")) for folder, space in self.spaces.items())
+        return [(folder, question) for folder, question in questions if isinstance(question, dict)]
+
+    def _agreed(self, name: str, default: str) -> str:
+        values = {str(question[name]) for _, question in self._questions() if name in question}
+        if len(values) > 1:
+            both = " and ".join(sorted(values))
+            raise UserError(f"the ledgers were made for different questions, {name} {both}; give {name}=")
+        return values.pop() if values else default
+
+    def _number(self, name: str, given: float | None, default: float, most: float) -> float:
+        text = self._agreed(name, str(default)) if given is None else given
+        try:
+            value = float(text)
+        except ValueError:
+            raise UserError(f"{name}: {text!r} in the ledger's _space.yaml is no number; give {name}=") from None
+        if not 0 < value < most:
+            raise UserError(f"{name}={value:g} must lie between 0 and {most:g}")
+        return value
 
 
-def unshared_questions(paths: Sequence[AnyPath], given: Collection[str] = ()) -> list[Caveat]:
-    """Settings of the question that only some of the ledgers have, except those `given` for all."""
-    folders = _folders(paths)
-    told = [_space(folder).get("question") for folder in folders]
-    caveats = []
-    for name in sorted({"margin", "alpha", "quality_margin", "multiplicity", "variance"} - set(given)):
-        named = [folder.name for folder, question in zip(folders, told, strict=True) if name in (question or {})]
-        if named and len(named) < len(folders):
-            caveats.append(caveat("question_of_some", what=name, named=len(named), ledgers=len(folders), names=named))
-    return caveats
-
-
-def find_rule(
-    paths: Sequence[AnyPath], margin: float, alpha: float, multiplicity: str | None, variance: str | None
-) -> Rule:
-    """The rule that judges comparisons; its options as given, else from the ledgers' `_space.yaml`, else by default.
-
-    Raises UserError as `find_question` does.
-    """
-    told = [question for folder in _folders(paths) if isinstance(question := _space(folder).get("question"), dict)]
-    chosen = {}
-    for name, value, known in (("multiplicity", multiplicity, MULTIPLICITIES), ("variance", variance, VARIANCES)):
-        chosen[name] = value if value is not None else _agreed(name, told, known[0])
-        if chosen[name] not in known:
-            raise UserError(f"{name}={chosen[name]}: {suggest(chosen[name], known)}")
-    return Rule(float(np.log1p(margin)), alpha, **chosen)  # type: ignore[arg-type]
-
-
-def find_looks(paths: Sequence[AnyPath]) -> tuple[Look, ...] | None:
-    """The looks taken at the ledgers; None where their sweeps have a fixed number of trials.
-
-    Raises UserError for an unreadable record, and where ledgers were looked at differently.
-    """
-    found = {_looks(folder) for folder in _folders(paths)}
-    if len(found) > 1:
-        raise UserError("the ledgers were looked at after different numbers of trials; analyse them one at a time")
-    return found.pop() if found else None
-
-
-def _looks(folder: AnyPath) -> tuple[Look, ...] | None:
-    taken = read_looks(folder)
-    return tuple(Look(one.trials, one.share) for one in taken) if taken or _stops_when_settled(folder) else None
-
-
-def _stops_when_settled(folder: AnyPath) -> bool:
-    return isinstance(_space(folder).get("repeats"), dict)
-
-
-def find_quality_margin(paths: Sequence[AnyPath], quality_margin: float | None) -> float:
-    """The quality margin, an accuracy: as given, else from the `_space.yaml` beside the ledgers, else 0.01.
-
-    Raises UserError as `find_question` does.
-    """
-    if quality_margin is not None:
-        return _checked("quality_margin", quality_margin, 1.0)
-    told = [question for folder in _folders(paths) if isinstance(question := _space(folder).get("question"), dict)]
-    return _checked("quality_margin", _agreed_number("quality_margin", told, QUALITY_MARGIN), 1.0)
-
-
-def _folders(paths: Sequence[AnyPath]) -> list[AnyPath]:
-    return list(dict.fromkeys(file.parent for path in paths for file in ledger_files(path)))
+def declared_beside(paths: Sequence[AnyPath]) -> Declared:
+    """What the `_space.yaml` beside each of the ledgers declares. Raises UserError for one that cannot be read."""
+    folders = dict.fromkeys(file.parent for path in paths for file in ledger_files(path))
+    return Declared({folder: _space(folder) for folder in folders})
 
 
 def _space(folder: AnyPath) -> dict[str, Any]:
-    """The resolved space beside a ledger's files; empty where there is none."""
     path = folder / "_space.yaml"
     if not path.is_file():
         return {}
@@ -112,51 +141,6 @@ def _space(folder: AnyPath) -> dict[str, Any]:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as YAML ({reason}); mend it or take it away") from None
     return content if isinstance(content, dict) else {}
-
-
-def _agreed(name: str, told: Iterable[dict[str, Any]], default: str) -> str:
-    values = {str(question[name]) for question in told if name in question}
-    if len(values) > 1:
-        both = " and ".join(sorted(values))
-        raise UserError(f"the ledgers were made for different questions, {name} {both}; give {name}=")
-    return values.pop() if values else default
-
-
-def _agreed_number(name: str, told: Iterable[dict[str, Any]], default: float) -> float:
-    return _number(name, _agreed(name, told, str(default)))
-
-
-def _number(name: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise UserError(f"{name}: {value!r} in the ledger's _space.yaml is no number; give {name}=") from None
-
-
-def _checked(name: str, value: float, most: float) -> float:
-    if not 0 < value < most:
-        raise UserError(f"{name}={value:g} must lie between 0 and {most:g}")
-    return float(value)
-
-
-def find_baseline(legs: Legs, wanted: str | None, paths: Sequence[AnyPath] = ()) -> str:
-    """The baseline's arm name: `wanted`, else the one that the ledger marks, else the space's.
-
-    Raises UserError where there is none, or more than one.
-    """
-    arm = legs.text["arm"]
-    present = [arm.names[code] for code in np.unique(arm.codes)]
-    if wanted is not None:
-        if wanted not in present:
-            raise UserError(f"baseline={wanted}: no leg of that arm; the arms are: {', '.join(present)}")
-        return wanted
-    marked = [arm.names[code] for code in np.unique(arm.codes[legs.number["is_baseline"] == 1])]
-    if len(marked) > 1:
-        raise UserError(f"several arms are marked as the baseline, {' and '.join(marked)}; give baseline=ARM")
-    declared = {str(one["baseline"]) for folder in _folders(paths) if (one := _space(folder)).get("baseline")}
-    if not marked and len(declared) != 1:
-        raise UserError(f"no leg is marked as the baseline's; give baseline=ARM, one of: {', '.join(present)}")
-    return marked[0] if marked else declared.pop()
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ import numpy as np
 
 from raybench.analysis import Analysis
 from raybench.analysis.arrays import parse_object
-from raybench.analysis.question import find_quality_margin
+from raybench.analysis.question import declared_beside
 from raybench.analysis.views.ladder import declared_chain
 from raybench.caveats import Weight
+from raybench.errors import UserError
 from raybench.ledger.reading import ledger_files
 from raybench.stores.storage import AnyPath
 
@@ -174,7 +175,11 @@ def commands(analysis: Analysis, paths: Sequence[AnyPath]) -> list[str]:
     question = [f"margin={analysis.margin:g}", f"alpha={analysis.alpha:g}", f"baseline={analysis.baseline}"]
     if analysis.metric != "step_seconds":
         question.append(f"metric={analysis.metric}")
-    if analysis.quality_margin != find_quality_margin(paths, None):
+    try:
+        declared = declared_beside(paths).quality_margin(None)
+    except UserError:  # the ledgers declare different ones
+        declared = None
+    if analysis.quality_margin != declared:
         question.append(f"quality_margin={analysis.quality_margin:g}")
     if analysis.chain != declared_chain(analysis.pairs.legs):
         question.append(f"ladder={','.join(analysis.chain)}")

@@ -14,6 +14,7 @@ import pytest
 
 from raybench.analysis import analyse
 from raybench.errors import UserError
+from raybench.show.findings import commands
 from tests.analysis.ledgers import SCHEMA, leg, paired, write
 
 RATIOS = [1.10, 1.12, 1.08]
@@ -132,6 +133,12 @@ def test_questions_that_make_no_sense(tmp_path: Path) -> None:
     (other.parent / "_space.yaml").write_text("question: {margin: 0.2}")
     with pytest.raises(UserError, match=r"different questions, margin 0\.1 and 0\.2; give margin="):
         analyse([path, other])
+    for folder, most in ((path.parent, 0.01), (other.parent, 0.02)):
+        (folder / "_space.yaml").write_text(f"question: {{quality_margin: {most}}}")
+    with pytest.raises(UserError, match=r"quality_margin 0\.01 and 0\.02; give quality_margin="):
+        analyse([path, other])
+    *_, command = commands(analyse([path, other], quality_margin=0.05), [path, other])
+    assert command.endswith("quality_margin=0.05")
 
 
 def test_a_metric_that_nobody_measured(tmp_path: Path) -> None:
