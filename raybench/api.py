@@ -21,6 +21,7 @@ from raybench.declare.plan import Plan, plan_from_arguments
 from raybench.declare.space import Space
 from raybench.ledger import reading
 from raybench.stores.storage import AnyPath, to_path
+from raybench.text import dotted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,13 +155,4 @@ def _as_paths(ledgers: Ledgers) -> list[AnyPath]:
 def _words(space: str | Path, size: str, sweep: str, values: Mapping[str, Any]) -> dict[str, str]:
     """The equivalent `key=value` pairs of a command line."""
     words = {"space": str(space), **({"size": size} if size else {}), **({"sweep": sweep} if sweep else {})}
-    for key, value in values.items():
-        words |= dict(_flat(key, value))
-    return words
-
-
-def _flat(key: str, value: Any) -> list[tuple[str, str]]:
-    """A mapping's leaves by dotted key; other values as YAML text."""
-    if isinstance(value, Mapping):
-        return [leaf for name, item in value.items() for leaf in _flat(f"{key}.{name}", item)]
-    return [(key, value if isinstance(value, str) else json.dumps(value))]
+    return words | {name: value if isinstance(value, str) else json.dumps(value) for name, value in dotted(values)}

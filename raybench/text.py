@@ -1,9 +1,10 @@
-"""Text for messages: a number of things, a word that was meant, and a message in one line."""
+"""Text for messages: a number of things, a word that was meant, dotted names, a message in one line."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 _LONGEST_MESSAGE = 1500  # characters; longer messages quote an input that no person wrote
 
@@ -26,6 +27,16 @@ def suggest(word: str, known: Iterable[str], *, most: int = 12) -> str:
         return "did you mean " + " or ".join(close) + "?"
     shown = ", ".join(names[:most])
     return f"known: {shown}" + (f" ... ({len(names)} in all)" if len(names) > most else "")
+
+
+def dotted(values: Mapping[str, Any], whole: Collection[str] = (), prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as (dotted name, value): ("optimizer.lr", 0.1). Empty ones are values, and so are those of the
+    keys in `whole`."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value and key not in whole:
+            yield from dotted(value, whole, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def one_line(text: str) -> str:

@@ -20,6 +20,7 @@ from raybench.analysis.pairs import Pairs
 from raybench.caveats import Caveat, caveat
 from raybench.declare import experiment
 from raybench.statistics.inference import Floats, Integers
+from raybench.text import dotted
 
 _NUMBERS: Final = (
     "global_batch", "micro_batch", "accumulation", "workers", "samples_per_step", "seed", "warmup_steps"
@@ -130,7 +131,7 @@ def _configurations(pairs: Pairs) -> Iterator[tuple[int, str, Caveat]]:
     """Sides whose legs were configured differently: one name, several arms."""
     column = pairs.legs.text["arm_config"]
     stated = [_built(parse_object(text)) for text in column.names]
-    for k, arm, codes in _several_on_a_side(pairs, column.map(_canonical).codes, column.codes):
+    for k, arm, codes in _several_on_a_side(pairs, column.map(as_built).codes, column.codes):
         one, *others = (stated[code] for code in codes)
         for other in others:
             for key in sorted(one.keys() | other.keys()):
@@ -167,8 +168,9 @@ def _several_on_a_side(pairs: Pairs, codes: Integers, examples: Integers) -> Ite
             yield int(k), arm[legs[0]], [int(examples[leg]) for leg in np.sort(legs)]
 
 
-def _canonical(config: str) -> str:
-    """A configuration as text in which different spellings of "nothing" are equal."""
+def as_built(config: str) -> str:
+    """What an arm was built with, its configuration as JSON with dotted names, whatever its spelling: a full DeepSpeed
+    config already includes its shorthands, and nothing that is off is in it."""
     return json.dumps(_built(parse_object(config)), sort_keys=True)
 
 
@@ -197,17 +199,15 @@ def configurations_over_settings(legs: Legs) -> Iterator[tuple[str, str]]:
             yield arm.names[code], ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _leaves(value: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings as dotted names and values. Leaves out empty values, options that are off (older rows lack newer
     options) and the place in a chain, which is no property of the arm.
     """
-    leaves: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            leaves |= _leaves(item, f"{prefix}{key}.")
-        elif not (item is None or item is False or item in ([], "")) and f"{prefix}{key}" != "chain":
-            leaves[f"{prefix}{key}"] = item
-    return leaves
+    return {
+        name: item
+        for name, item in dotted(value)
+        if not (item is None or item is False or item in ([], {}, "")) and name != "chain"
+    }
 
 
 def _lasting(text: str) -> str:

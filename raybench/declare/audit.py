@@ -13,6 +13,7 @@ from raybench.declare import experiment
 from raybench.declare.arms import Arm, DeepSpeedArm, FsdpArm, TorchArm
 from raybench.declare.deepspeed_config import deepspeed_config, stated_precision
 from raybench.declare.setting import Setting
+from raybench.text import dotted
 
 # Fields of the trial, and so of all its arms.
 _THE_TRIALS = {
@@ -41,7 +42,7 @@ def declared_options(arm: Arm, setting: Setting) -> dict[str, Any]:
     """The options that an arm trains with, by dotted name, as far as they are declared: the setting, and the engine
     options and DeepSpeed sections about the same things. Buffer broadcasts, which matter to some models only, are left
     to the facts."""
-    options = _flat(setting.model_dump(mode="json", exclude=_THE_TRIALS))
+    options = dict(dotted(setting.model_dump(mode="json", exclude=_THE_TRIALS), whole={"model_options"}))
     options["communication_dtype"] = None  # gradients are sent in their own type
     if isinstance(arm, TorchArm) and arm.communication_hook != "none":
         options["communication_dtype"] = arm.communication_hook
@@ -63,7 +64,7 @@ def _written_in_config(arm: DeepSpeedArm, setting: Setting) -> dict[str, Any]:
         name = str(optimizer["type"]).lower()
         # DeepSpeed's Adam is AdamW by default.
         stated["optimizer.name"] = "adamw" if name == "adam" and parameters.get("adam_w_mode", True) else name
-        same = _flat({"optimizer": setting.optimizer.model_dump(mode="json")})
+        same = dict(dotted({"optimizer": setting.optimizer.model_dump(mode="json")}))
         stated |= {f"optimizer.{key}": v for key, v in parameters.items() if f"optimizer.{key}" in same}
     if scheduler is not None:
         stated["schedule.name"] = str(scheduler["type"])
@@ -106,16 +107,6 @@ def links(arm: Arm, setting: Setting, before: Arm, before_setting: Setting) -> l
 def known_words() -> list[str]:
     """Every word that a space may put under `differs`."""
     return sorted({*Setting.model_fields, *experiment.DECLARABLE, *experiment.COMPARED})
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value and key != "model_options":
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _shown(value: Any) -> str:

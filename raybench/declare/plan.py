@@ -23,6 +23,7 @@ from raybench.declare.protocol import Protocol, Throughput, steps_or
 from raybench.declare.setting import Setting
 from raybench.declare.space import Question, Space, load_space
 from raybench.errors import UserError
+from raybench.text import dotted
 
 PLAN_VERSION = 1
 _STEPS_BESIDE_A_PROFILE = 20  # measured without the profiler in a profiled leg, at most
@@ -273,18 +274,16 @@ def _spelt(name: str, value: str | None) -> str:
     return f" {value}" if name == "optimizer.name" else f" {name.removeprefix('optimizer.')}={value}"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(values: Mapping[str, Any]) -> dict[str, str]:
     """Nested fields by dotted name, as short texts: {"optimizer.lr": "0.001"}."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-        if isinstance(plain, Mapping) and key != "model_options":
-            flat |= _flat(plain, f"{prefix}{key}.")
-        elif isinstance(plain, Mapping):
-            flat[prefix + key] = ",".join(f"{name}={item}" for name, item in plain.items()) or "none"
-        else:
-            flat[prefix + key] = f"{plain:g}" if isinstance(plain, float) else str(plain)
-    return flat
+    plain = {key: one.model_dump(mode="json") if isinstance(one, BaseModel) else one for key, one in values.items()}
+    return {name: _short(value) for name, value in dotted(plain, whole={"model_options"})}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={item}" for name, item in value.items()) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def missing_space(values: Mapping[str, str]) -> UserError:

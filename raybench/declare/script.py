@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from raybench.declare.arms import ScriptArm
 from raybench.declare.protocol import Protocol, Throughput, steps_or
 from raybench.declare.setting import Setting
 from raybench.machine.variables import WORKING_TREE
-from raybench.text import suggest
+from raybench.text import dotted, suggest
 
 _SCRIPT = re.compile(r"[\w./~+-]+\.py")
 _NAME = re.compile(r"(?<!\$)\{([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)\}")
@@ -54,7 +54,11 @@ def _parts(arm: ScriptArm) -> list[str]:
 
 
 def _values(setting: Setting, protocol: Protocol, place: Place) -> dict[str, Any]:
-    values = dict(_flat(setting.model_dump(mode="json")))
+    values = {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in dotted(setting.model_dump(mode="json"))
+        if isinstance(value, str | int | float)
+    }
     if setting.batch_size != "max":
         values["micro_batch"] = setting.micro_batch
     values["workers_per_node"] = setting.workers_per_node
@@ -69,16 +73,6 @@ def _values(setting: Setting, protocol: Protocol, place: Place) -> dict[str, Any
         "total_steps": protocol.warmup_steps + steps,
         "lr": setting.optimizer.lr,
     }
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, bool):
-            yield prefix + key, str(value).lower()
-        elif isinstance(value, str | int | float):
-            yield prefix + key, value
 
 
 def folder_of(arm: ScriptArm) -> Path:

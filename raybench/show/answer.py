@@ -256,7 +256,7 @@ def comparison_table(analysis: Analysis, links: Mapping[tuple[str, str], str] | 
                  for side in (c.baseline, c.treated)] * tokens  # fmt: skip
         ratio = c.memory.ratio.value
         cells = [
-            Cell(setting_of(c, analysis)),
+            Cell(words.setting_of(c, analysis)),
             Cell(c.arm, link=(links or {}).get((c.where.setting_id, c.arm), "")),
             Cell(words.verdict_of(c) + (f" {MARK}" if note else ""), verdict=c.verdict, note=note),
             Cell(units.ratio(c.speedup.value), _key(c.speedup.value)),
@@ -317,12 +317,6 @@ def compact_table(analysis: Analysis) -> Table:
     numbers = tuple(names[3:])
     note = "; ".join(words.also_differ(analysis))
     return Table("comparisons", "", columns(*names, numbers=numbers), tuple(rows), note=note)
-
-
-def setting_of(c: Comparison, analysis: Analysis) -> str:
-    """A comparison's setting, with its hardware if there are several."""
-    several = len(analysis.hardware) > 1
-    return f"{c.where.setting} ({c.where.hardware or 'hardware not named'})" if several else c.where.setting
 
 
 def _key(value: float | None) -> str:
@@ -407,7 +401,7 @@ def _sure(analysis: Analysis, plots: Sequence[Plot]) -> Iterable[Block]:
     turns = turning(analysis)
     if turns:
         rows = [
-            row(f"{c.arm}, {setting_of(c, analysis)}", Cell(c.verdict, verdict=c.verdict), other.kind,
+            row(f"{c.arm}, {words.setting_of(c, analysis)}", Cell(c.verdict, verdict=c.verdict), other.kind,
                 Cell(units.ratio(other.speedup), _key(other.speedup)), Cell(other.verdict, verdict=other.verdict))
             for c, other in turns[:MOST_ROWS]
         ]  # fmt: skip

@@ -20,6 +20,7 @@ from raybench.caveats import Weight
 from raybench.errors import UserError
 from raybench.ledger.reading import ledger_files
 from raybench.stores.storage import AnyPath
+from raybench.text import dotted
 
 _MOST_PLACES = 6
 _MOST_VALUES = 5
@@ -127,7 +128,7 @@ def facts(analysis: Analysis) -> tuple[list[tuple[str, str]], list[tuple[str, li
     stated: dict[str, dict[str, str]] = {}
     trial = legs.text["trial_id"].codes[rows[0]] if len(rows) else -1
     for row in rows[legs.text["trial_id"].codes[rows] == trial]:
-        flat = dict(_flatten(parse_object(legs.text["facts"][row])))
+        flat = dict(dotted(parse_object(legs.text["facts"][row])))
         stated.setdefault(legs.text["arm"][row], {key: _one(value) for key, value in flat.items()})
     names = sorted(stated, key=lambda arm: (arm != analysis.baseline, arm))
     keys = sorted({key for one in stated.values() for key in one})
@@ -139,21 +140,12 @@ def facts(analysis: Analysis) -> tuple[list[tuple[str, str]], list[tuple[str, li
 def _values(objects: Iterator[dict[str, Any]]) -> list[tuple[str, str]]:
     found: dict[str, set[str]] = {}
     for one in objects:
-        for key, value in _flatten(one):
+        for key, value in dotted(one):
             found.setdefault(key, set()).add(_one(value))
     return [
         (key, " | ".join(sorted(values)[:_MOST_VALUES]) + (" | ..." if len(values) > _MOST_VALUES else ""))
         for key, values in sorted(found.items())
     ]
-
-
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(item, dict) and item:
-            yield from _flatten(item, f"{name}.")
-        else:
-            yield name, item
 
 
 def _one(value: Any) -> str:

@@ -58,6 +58,12 @@ class ArmAnswer:
         return f"{self.sentence}{f'; {self.counts}' if self.counts else ''}."
 
 
+def setting_of(c: Comparison, analysis: Analysis) -> str:
+    """A comparison's setting, with its hardware if there are several."""
+    several = len(analysis.hardware) > 1
+    return f"{c.where.setting} ({c.where.hardware or 'hardware not named'})" if several else c.where.setting
+
+
 def answer_in_words(analysis: Analysis) -> str:
     """A paragraph: one sentence per arm and hardware, and whether any arm helps."""
     several = len({arm.hardware for arm in analysis.arms}) > 1

@@ -34,12 +34,6 @@ _HIGHEST: Final = 11.0  # inches of a figure without names
 _LIGHT: Final = "#fffffe"  # on a dark cell, in both themes; not the page's white, which changes with the theme
 
 
-def label(c: Comparison, analysis: Analysis) -> str:
-    """A comparison's setting, with its hardware where there are several."""
-    several = len(analysis.hardware) > 1
-    return f"{c.where.setting} ({c.where.hardware or 'hardware not named'})" if several else c.where.setting
-
-
 def arms(analysis: Analysis) -> Plot | None:
     """Each arm over all its settings: its mean with the intervals for these settings, and every setting's speedup."""
     answers = [one for one in words.arm_answers(analysis) if one.interval.value is not None]
@@ -126,14 +120,14 @@ def _sorted_rows(analysis: Analysis) -> list[tuple[str, Comparison | None]]:
     found = sorted(analysis.comparisons, key=lambda c: -(c.speedup.value or 0.0))
     if len(found) > MOST_ROWS:
         return [("", c) for c in found]
-    return [row for c in found for row in ((label(c, analysis), None), ("", c))]
+    return [row for c in found for row in ((words.setting_of(c, analysis), None), ("", c))]
 
 
 def _grouped_rows(analysis: Analysis) -> list[tuple[str, Comparison | None]]:
     """A row with each setting's name, then one row for each of its arms."""
     ordered = sorted(analysis.comparisons, key=lambda c: (c.where.family, c.where.hardware))
     rows: list[tuple[str, Comparison | None]] = []
-    for (name, _), members in groupby(ordered, key=lambda c: (label(c, analysis), c.where.setting_id)):
+    for (name, _), members in groupby(ordered, key=lambda c: (words.setting_of(c, analysis), c.where.setting_id)):
         rows.append((name, None))
         rows += [(c.arm, c) for c in members]
     return rows
@@ -226,7 +220,9 @@ def heat_map(analysis: Analysis) -> Plot | None:
     ordered = sorted(analysis.comparisons, key=lambda c: (c.where.family, c.where.hardware))
     rows = [
         (key[1], key[2], {c.arm: c for c in members})
-        for key, members in groupby(ordered, key=lambda c: (c.where.setting_id, label(c, analysis), c.where.family))
+        for key, members in groupby(
+            ordered, key=lambda c: (c.where.setting_id, words.setting_of(c, analysis), c.where.family)
+        )
     ]
     if len(rows) < 2 or not 2 <= len(names) <= MOST_ARMS:
         return None
