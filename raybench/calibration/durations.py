@@ -20,7 +20,7 @@ from raybench.declare.blocks import Pace, num_starts
 from raybench.declare.plan import Plan, Trial
 from raybench.declare.protocol import INSTRUMENTS, Protocol
 from raybench.errors import UserError
-from raybench.ledger.quantities import Row
+from raybench.ledger.quantities import Row, own_seconds
 from raybench.machine.fingerprint import Fingerprint, fingerprint, this_machine
 from raybench.stores.storage import AnyPath, files_below
 
@@ -181,4 +181,4 @@ def _parts(row: Row) -> float | None:
     """Seconds of a leg by its own columns; None for a failure, which has none."""
     if row["status"] != "ok":
         return None
-    return sum(row[key] or 0.0 for key in ("setup_seconds", "train_seconds", "eval_seconds"))
+    return own_seconds(row)

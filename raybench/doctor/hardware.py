@@ -12,6 +12,7 @@ import psutil
 from raybench.cluster.surroundings import LONGEST_FOLDER, folder_problem, session_folder
 from raybench.doctor.finding import Finding
 from raybench.machine.answers import ProbeAnswer
+from raybench.machine.limits import cpu_limit, memory_left, memory_limit
 from raybench.stores.storage import AnyPath, write_problem
 
 GIB = 2**30
@@ -48,7 +49,7 @@ def accelerators(answer: ProbeAnswer) -> Finding:
 def cores() -> Finding:
     """Cores that are there, and those that this process may use: Ray counts the former."""
     there, usable = os.cpu_count() or 1, len(os.sched_getaffinity(0))
-    quota = _cgroup_cores()
+    quota = cpu_limit()
     usable_now = min(usable, quota) if quota else usable
     if usable_now < there - 0.5:
         return Finding(
@@ -58,19 +59,12 @@ def cores() -> Finding:
     return Finding("cores", "ok", str(there))
 
 
-def _cgroup_cores() -> float | None:
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
-
-
 def memory() -> Finding:
     """Memory that is free for workers and models."""
-    memory = psutil.virtual_memory()
-    found = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
-    if memory.available < _MIN_MEMORY:
+    free, total = memory_left()
+    limited = " (a container's limit)" if memory_limit() is not None else ""
+    found = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free{limited}"
+    if free < _MIN_MEMORY:
         return Finding(
             "memory", "warning", found, "end what uses it: Ray and two workers take about 1.5 GiB before any model"
         )

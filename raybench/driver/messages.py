@@ -11,7 +11,7 @@ import numpy as np
 from raybench.cluster.admission import Missed
 from raybench.cluster.placement import Cluster
 from raybench.declare.plan import Trial
-from raybench.ledger.quantities import Row
+from raybench.ledger.quantities import Row, own_seconds
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def leg_event(row: Row) -> LegEvent:
         mean_step_seconds=float(np.mean(row["step_seconds"][row["warmup_steps"] :])),
         num_steps=len(row["step_seconds"]) - row["warmup_steps"],
         samples_per_step=row["samples_per_step"],
-        seconds=sum(row[key] or 0.0 for key in ("setup_seconds", "train_seconds", "eval_seconds")),
+        seconds=own_seconds(row),
     )
 
 

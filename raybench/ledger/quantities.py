@@ -373,6 +373,11 @@ _EXTRA: Final = tuple(q for q in (*PLANNED_EXTRA, *MEASURED, *CIRCUMSTANCES) if 
 QUANTITIES: Final[Mapping[str, Quantity]] = {quantity.name: quantity for quantity in (*_CONTRACT, *_EXTRA)}
 
 
+def own_seconds(row: Row) -> float:
+    """What a leg took by its own columns: set-up, training, evaluation; 0 for a failed one."""
+    return sum(row[key] or 0.0 for key in ("setup_seconds", "train_seconds", "eval_seconds"))
+
+
 def markdown(*, contract: bool) -> list[str]:
     """The lines of the documentation's table of columns: those of the contract, or the others."""
     chosen = [q for q in QUANTITIES.values() if q.contract == contract]

@@ -30,7 +30,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils import mlflow_tags
 from sqlalchemy.exc import SQLAlchemyError
 
-from raybench.ledger.quantities import Row
+from raybench.ledger.quantities import Row, own_seconds
 from raybench.tracking import runs, views
 
 __all__ = ["TROUBLES", "SweepSummary", "Tracker", "default_tracking_uri"]
@@ -282,8 +282,7 @@ def _milliseconds(row: Row) -> int:
 
 def _end(row: Row) -> int:
     """When the leg ended, since the epoch."""
-    seconds = sum(row[key] or 0 for key in ("setup_seconds", "train_seconds", "eval_seconds"))
-    return _milliseconds(row) + int(1000 * seconds)
+    return _milliseconds(row) + int(1000 * own_seconds(row))
 
 
 def _quoted(text: str) -> str:

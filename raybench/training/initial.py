@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import psutil
 import torch
 from torch import nn
 
 from raybench.declare import catalog
 from raybench.declare.setting import Setting
+from raybench.machine.limits import memory_left
 from raybench.training.tasks.task import Task
 
 # Every process of a node keeps a copy, and offloading arms need the same memory.
@@ -57,7 +57,7 @@ class InitialModel:
         if self._built is None or self._built.question != question:
             self._built = None  # before building, to free its memory
             model = task.build_model()
-            if _num_bytes(model) > psutil.virtual_memory().available * _MOST_OF_FREE_MEMORY:
+            if _num_bytes(model) > memory_left()[0] * _MOST_OF_FREE_MEMORY:
                 return model
             self._built = _Built(
                 question, model, dict(task.model_options), (torch.get_rng_state(), np.random.get_state())

@@ -5,7 +5,6 @@ Every entry is None where the system does not tell.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from pathlib import Path
@@ -15,10 +14,10 @@ import psutil
 import torch
 
 from raybench.machine.fingerprint import cpu_model
+from raybench.machine.limits import cpu_limit, memory_limit, read_text
 from raybench.telemetry import nvml
 
 _CPUS = Path("/sys/devices/system/cpu")
-_CGROUPS = Path("/sys/fs/cgroup")
 _SECONDS_TO_GO_AWAY = 10.0  # for processes of the previous trial to end
 
 
@@ -30,11 +29,11 @@ def processors() -> dict[str, Any]:
         "cpu_cores_physical": psutil.cpu_count(logical=False),
         "cpu_cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_governor": _read(_CPUS / "cpu0/cpufreq/scaling_governor"),
-        "cpu_turbo_off": _read(_CPUS / "intel_pstate/no_turbo"),
+        "cpu_governor": read_text(_CPUS / "cpu0/cpufreq/scaling_governor"),
+        "cpu_turbo_off": read_text(_CPUS / "intel_pstate/no_turbo"),
         "numa_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or None,
         "memory_bytes": psutil.virtual_memory().total,
-        "huge_pages": _chosen(_read(Path("/sys/kernel/mm/transparent_hugepage/enabled"))),
+        "huge_pages": _chosen(read_text(Path("/sys/kernel/mm/transparent_hugepage/enabled"))),
     }
 
 
@@ -43,8 +42,8 @@ def container() -> dict[str, Any]:
     return {
         "virtual_machine": _has_flag("hypervisor"),
         "container": _container(),
-        "cpu_limit": _cpu_limit(),
-        "memory_limit_bytes": _memory_limit(),
+        "cpu_limit": cpu_limit(),
+        "memory_limit_bytes": memory_limit(),
     }
 
 
@@ -88,7 +87,7 @@ def foreign_processes(uuid: str) -> int | None:
 
 
 def _has_flag(flag: str) -> bool | None:
-    flags = [line for line in (_read(Path("/proc/cpuinfo")) or "").splitlines() if line.startswith("flags")]
+    flags = [line for line in (read_text(Path("/proc/cpuinfo")) or "").splitlines() if line.startswith("flags")]
     return flag in flags[0].split() if flags else None
 
 
@@ -100,31 +99,6 @@ def _container() -> str | None:
     return "docker" if Path("/.dockerenv").exists() else None
 
 
-def _cpu_limit() -> float | None:
-    """How many CPUs the cgroup allows; from cpu.max (version 2), or quota and period (version 1)."""
-    quota, _, period = (_read(_CGROUPS / "cpu.max") or "").partition(" ")
-    if not period:
-        quota = _read(_CGROUPS / "cpu/cpu.cfs_quota_us") or ""
-        period = _read(_CGROUPS / "cpu/cpu.cfs_period_us") or ""
-    with contextlib.suppress(ValueError, ZeroDivisionError):
-        limit = int(quota) / int(period)
-        return limit if limit > 0 else None
-    return None
-
-
-def _memory_limit() -> int | None:
-    text = _read(_CGROUPS / "memory.max") or _read(_CGROUPS / "memory/memory.limit_in_bytes") or ""
-    limit = int(text) if text.isdigit() else None
-    return limit if limit is not None and limit < psutil.virtual_memory().total else None  # "no limit" is a huge number
-
-
 def _chosen(choices: str | None) -> str | None:
     """The bracketed word in `always [madvise] never`."""
     return choices.partition("[")[2].partition("]")[0] or None if choices else None
-
-
-def _read(file: Path) -> str | None:
-    try:
-        return file.read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return None
