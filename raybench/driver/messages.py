@@ -65,7 +65,7 @@ class Group:
 
     legs: tuple[str, ...] = ()  # those without an outcome, in order; empty where nothing is left to run
     nodes: tuple[str, ...] = ()  # names of the nodes where the first trial's outcomes were measured
-    was_cut: bool = False  # whether the last processes were killed and may have left something behind
+    was_cut: bool = False  # whether the last processes were killed; Ray may not know of it yet
     packages: Mapping[str, str] = field(default_factory=dict)  # the legs' own package versions
 
 

@@ -97,7 +97,6 @@ def _run_groups(recorder: Any, block: Block, sweep: SweepConfig) -> str:
             starts_left, cuts_left, first_leg = _STARTS, _CUTS, group.legs[0]  # there was progress: reset the counters
         if group.was_cut:
             time.sleep(_DEATHS_SECONDS)
-            remove_orphaned_placement_groups()
         node_ids = _admitted(recorder, block, sweep, group.nodes if starts_left == _STARTS else ())
         if node_ids is None:
             continue  # the sweep is to stop
@@ -155,6 +154,7 @@ def _admitted(recorder: Any, block: Block, sweep: SweepConfig, wanted: tuple[str
             case Refused(why):
                 raise TrialGivenUp(why)
             case Look():
+                remove_orphaned_placement_groups()  # whichever process left them, and whenever it was killed
                 fleet = look()
             case _:
                 time.sleep(_SECONDS_BETWEEN_QUESTIONS)

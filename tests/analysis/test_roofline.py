@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from raybench.analysis import analyse
 from raybench.show import sections
+from raybench.training.node import peak
 from raybench.training.node.peak import measured_copy
 from raybench.training.ranks import Ranks
 from tests.analysis.ledgers import paired, write
@@ -68,3 +70,13 @@ def test_without_rates_and_energy_there_is_no_table(tmp_path: Path) -> None:
 def test_a_copy_is_measured() -> None:
     rate = measured_copy(Ranks(0, 1, torch.device("cpu"), None))
     assert 1e7 < rate < 1e13
+
+
+def test_the_call_that_loads_a_kernel_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak, "_SECONDS", 0.0)  # a single measured call
+    pauses = iter([0.3, 0.0])
+
+    def work(*_: torch.Tensor) -> None:
+        time.sleep(next(pauses))
+
+    assert peak._best_seconds(work, [torch.ones(1)], Ranks(0, 1, torch.device("cpu"), None)) < 0.2
