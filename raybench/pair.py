@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import contextlib
 import json
 import os
+import re
 import shlex
 import tempfile
 from pathlib import Path
@@ -47,7 +48,8 @@ def main(argv: list[str]) -> int:
         try:
             plan, space = plan_from_arguments({"space": str(file), **values})
         except UserError as error:
-            raise UserError(str(error).replace(f"{file}:", "pair:").replace(str(file), "pair")) from None
+            # Its lines are not the user's.
+            raise UserError(re.sub(rf"{re.escape(str(file))}(:\d+)?", "pair", str(error))) from None
     again = without_secrets("python -m raybench.pair " + " ".join(shlex.quote(word) for word in argv))
     request = Request(
         plan,

@@ -38,6 +38,7 @@ from raybench.stores.storage import AnyPath
 MOST_ROWS: Final = 400  # of a list, and of a table without filters
 _FEW_ARMS: Final = 6
 _MOST_NOTES: Final = 2
+_ALONE: Final = " (each interval by itself, without a correction for their number)"
 _MOST_TURNS: Final = 2  # verdict-changing caveats in the answer
 _WEIGHTS: Final = {
     Weight.CHANGES: "by which a verdict would be another, or none",
@@ -376,8 +377,8 @@ def _why(analysis: Analysis, plots: Sequence[Plot]) -> Iterable[Block]:
         "What batch would be enough": sections.enough_in_words(analysis),
         "Set-up": _said(analysis, words.break_even),
         "The largest batch": [words.largest_in_words(one) for one in analysis.largest],
-        "Best batch against best batch": [words.best_in_words(one) for one in analysis.best],
-        "Scaling": [words.scaling_in_words(one) for one in analysis.scaling],
+        f"Best batch against best batch{_ALONE}": [words.best_in_words(one) for one in analysis.best],
+        f"Scaling{_ALONE}": [words.scaling_in_words(one) for one in analysis.scaling],
     }
     figures = _figures(plots, "why")
     yield from figures

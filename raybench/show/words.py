@@ -124,18 +124,21 @@ def _arm_answer(arm: ArmSummary, members: Sequence[Comparison], analysis: Analys
     more = _settle(members) + _less_accurate(members)
     if len(members) == 1:
         judgement = members[0].judgement
-        told = f"{_judged(judgement.verdict, judgement.interval, analysis)} in the one setting"
-        return ArmAnswer(arm, judgement.verdict, judgement.interval, told, more.removeprefix("; "))
+        told = _judged(judgement.verdict, judgement.interval, members, analysis)
+        more = more.removeprefix("; ")
+        return ArmAnswer(arm, judgement.verdict, judgement.interval, f"{told} in the one setting", more)
     counts = f"by setting: {tally(arm)}{more}"
     if arm.n_compared == 0:
-        told = f"{_judged(arm.verdict, arm.fixed, analysis)}: no setting has a speedup"
+        told = f"{_judged(arm.verdict, arm.fixed, members, analysis)}: no setting has a speedup"
         return ArmAnswer(arm, arm.verdict, arm.fixed, told, counts)
     verdict, interval = arm.verdict, arm.verdict_interval
     those = f"all {arm.n_settings}" if arm.n_compared == arm.n_settings else f"{arm.n_compared} of {arm.n_settings}"
-    return ArmAnswer(arm, verdict, interval, f"{_judged(verdict, interval, analysis)} over {those} settings", counts)
+    return ArmAnswer(
+        arm, verdict, interval, f"{_judged(verdict, interval, members, analysis)} over {those} settings", counts
+    )
 
 
-def _judged(verdict: str, interval: Estimate, analysis: Analysis) -> str:
+def _judged(verdict: str, interval: Estimate, members: Sequence[Comparison], analysis: Analysis) -> str:
     """As `hurts: it takes 1.43 times as long as ddp (speedup 0.703, 0.682 to 0.724)`."""
     numbers = "" if interval.value is None else f"{ratio_name(analysis)} {units.ratio(interval.value)}"
     if numbers and (ends := units.interval(interval)):
@@ -154,7 +157,11 @@ def _judged(verdict: str, interval: Estimate, analysis: Analysis) -> str:
         case "blocked":
             return "is blocked: it has no memory where the baseline runs"
         case "failed":
-            return "failed, or its baseline did, and not for want of memory"
+            failed = {cause.arm for c in members if c.verdict == "failed" for cause in c.failure_causes}
+            if failed == {analysis.baseline}:
+                return f"has nothing to be compared with: {analysis.baseline} failed, and not for want of memory"
+            both = f" (in other settings {analysis.baseline} did)" if analysis.baseline in failed else ""
+            return f"failed, and not for want of memory{both}"
         case "both failed":
             return "failed, and so did the baseline"
     return f"is not comparable: the arms were not the same experiment{told}"

@@ -12,6 +12,7 @@ from raybench.analysis import analyse
 from raybench.show.answer import build
 from raybench.show.document import Answers, Document, Section, Table, columns, row
 from raybench.show.terminal import print_document
+from raybench.show.words import arm_answers
 from tests.analysis.ledgers import leg, paired, write
 from tests.analysis.simulation import Truth, simulate_ledger
 from tests.show.ledgers import rich_ledger
@@ -96,3 +97,21 @@ def test_no_word_of_a_table_is_cut_at_any_width(width: int) -> None:
     assert max(map(len, lines)) <= width
     told = " ".join(lines).replace(";", " ").split()
     assert [word for one in (*names[1:], *cells) for word in one.split() if word not in told] == []
+
+
+@pytest.mark.parametrize(
+    ("failing", "words"),
+    [
+        ({"zero1"}, "failed, and not for want of memory"),
+        ({"ddp"}, "has nothing to be compared with: ddp failed, and not for want of memory"),
+        ({"ddp", "zero1"}, "failed, and so did the baseline"),
+    ],
+)
+def test_who_failed_is_said(failing: set[str], words: str, tmp_path: Path) -> None:
+    rows = [
+        leg(arm, trial, **({"failure_kind": "error"} if arm in failing else {}))
+        for trial in range(3)
+        for arm in ("ddp", "zero1")
+    ]
+    (answer,) = arm_answers(analyse([write(tmp_path / "legs.parquet", rows)]))
+    assert answer.sentence.startswith(words)
