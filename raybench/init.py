@@ -5,6 +5,11 @@ python -m raybench.init mine.yaml [model=resnet18] [arms=zero1,zero3] [key=value
 
 from __future__ import annotations
 
+from raybench.cli import begin
+
+if __name__ == "__main__":
+    begin("init")
+
 import os
 import sys
 from pathlib import Path

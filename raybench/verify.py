@@ -8,7 +8,6 @@ from the rows themselves.
 
 from __future__ import annotations
 
-from raybench.analysis.comparability import as_built
 from raybench.cli import begin
 
 if __name__ == "__main__":
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from raybench.analysis import analyse
+from raybench.analysis.comparability import SPELLINGS
 from raybench.analysis.stopping import check_looks
 from raybench.cli import parse_arguments, run_command
 from raybench.declare.plan import Plan, build_plan
@@ -183,7 +183,7 @@ def check_ids(folder: AnyPath, rows: list[Row]) -> Iterator[str]:
             "is_baseline": leg.is_baseline,
             "model": leg.setting.model,
             "dataset": leg.setting.dataset,
-            "arm_config": as_built(json.dumps(leg.arm_config())),
+            "arm_config": _as_built(leg.arm_config()),
         }
         for trial, leg in plan.legs()
     }
@@ -194,7 +194,7 @@ def check_ids(folder: AnyPath, rows: list[Row]) -> Iterator[str]:
             yield f"leg {row['leg_id']} ({row['setting']}, {row['arm']}): the space has no leg of this id"
             continue
         for name, value in wanted.items():
-            found = as_built(row[name] or "") if name == "arm_config" else row[name]
+            found = _as_built(_read_json(name, row[name]) or {}) if name == "arm_config" else row[name]
             if found != value:
                 yield f"leg {row['leg_id']}: {name} is {found!r:.80}, but the space gives {value!r:.80}"
     yield from _check_positions(rows, len(space.arms))
@@ -234,6 +234,17 @@ def _check_order(plan: Plan, rows: list[Row]) -> Iterator[str]:
                 yield f"leg {leg_ids[trial_id, arm, round_]}: stands at position {position}, out of order"
         if len(set(positions.values())) < len(positions):
             yield f"trial {trial_id}: two legs stand at one position"
+
+
+def _as_built(arm_config: dict[str, Any]) -> str:
+    """What an arm was built with, whatever the spelling in its space: a DeepSpeed arm's whole config contains it all.
+
+    Options that are off are left out, because rows of earlier versions lack newer options.
+    """
+    left_out = SPELLINGS if "deepspeed_config" in arm_config else frozenset[str]()
+    off = {key for key, value in arm_config.items() if value is None or value is False or value == {}}
+    told = {key: value for key, value in arm_config.items() if key not in left_out | off}
+    return json.dumps(told, sort_keys=True)
 
 
 def check_report(folder: AnyPath, stored_file: AnyPath) -> Iterator[str]:

@@ -34,7 +34,7 @@ _OF_THE_SEED: Final = frozenset(
 _OF_THE_MACHINE: Final = frozenset(("threads", "device", "tf32"))
 
 # Keys of an arm's configuration that its full DeepSpeed config repeats, and keys that follow from the setting.
-_SPELLINGS: Final = frozenset(
+SPELLINGS: Final = frozenset(
     ("config", "zero", "offload", "overlap_comm", "reduce_bucket_size", "allgather_bucket_size", "compile")
 )
 _OF_THE_SETTING: Final = tuple(
@@ -131,7 +131,7 @@ def _configurations(pairs: Pairs) -> Iterator[tuple[int, str, Caveat]]:
     """Sides whose legs were configured differently: one name, several arms."""
     column = pairs.legs.text["arm_config"]
     stated = [_built(parse_object(text)) for text in column.names]
-    for k, arm, codes in _several_on_a_side(pairs, column.map(as_built).codes, column.codes):
+    for k, arm, codes in _several_on_a_side(pairs, column.map(_canonical).codes, column.codes):
         one, *others = (stated[code] for code in codes)
         for other in others:
             for key in sorted(one.keys() | other.keys()):
@@ -168,15 +168,14 @@ def _several_on_a_side(pairs: Pairs, codes: Integers, examples: Integers) -> Ite
             yield int(k), arm[legs[0]], [int(examples[leg]) for leg in np.sort(legs)]
 
 
-def as_built(config: str) -> str:
-    """What an arm was built with, its configuration as JSON with dotted names, whatever its spelling: a full DeepSpeed
-    config already includes its shorthands, and nothing that is off is in it."""
+def _canonical(config: str) -> str:
+    """A configuration as text in which different spellings of "nothing" are equal."""
     return json.dumps(_built(parse_object(config)), sort_keys=True)
 
 
 def _built(config: Mapping[str, Any]) -> dict[str, Any]:
     """What an arm was built with, in one spelling: a full DeepSpeed config already includes its shorthands."""
-    return _leaves({k: v for k, v in config.items() if "deepspeed_config" not in config or k not in _SPELLINGS})
+    return _leaves({k: v for k, v in config.items() if "deepspeed_config" not in config or k not in SPELLINGS})
 
 
 def configurations_over_settings(legs: Legs) -> Iterator[tuple[str, str]]:

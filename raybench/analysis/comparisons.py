@@ -83,6 +83,7 @@ def build_comparisons(
             _estimates(tradeoffs.break_even_steps(pairs, alpha), "steps", level),
             *tradeoffs.flops_and_peaks(pairs),
             causes,
+            _never_ran(pairs),
             differs,
             [tuple(others) for others in sensitivity],
             _caveats(pairs, verdicts, differs, accuracy, quality, sensitivity, unequal, margin, alpha, quality_margin),
@@ -147,9 +148,9 @@ def _judgements(
 def _sides(pairs: Pairs, metric: Metric, memory: tradeoffs.Memory) -> tuple[list[Side], list[Side]]:
     """The baseline's and the arm's side of every comparison."""
     steps, sides = pairs.legs.steps, []
-    for leg, log_cost, num_bytes, example in (
-        (pairs.base_leg, pairs.log_base, memory.base_bytes, pairs.base_example),
-        (pairs.arm_leg, pairs.log_arm, memory.arm_bytes, pairs.example),
+    for of_arm, leg, log_cost, num_bytes, example in (
+        (False, pairs.base_leg, pairs.log_base, memory.base_bytes, pairs.base_example),
+        (True, pairs.arm_leg, pairs.log_arm, memory.arm_bytes, pairs.example),
     ):
         rates = _throughput(pairs, metric, leg, log_cost)
         columns = (
@@ -163,7 +164,7 @@ def _sides(pairs: Pairs, metric: Metric, memory: tradeoffs.Memory) -> tuple[list
             _numbers(num_bytes),
             tradeoffs.memory_parts(pairs, example),
             *tradeoffs.predicted_memory(pairs, example),
-            *tradeoffs.achieved(pairs, example, _numbers(rates), of_arm=log_cost is pairs.log_arm),
+            *tradeoffs.achieved(pairs, example, _numbers(rates), of_arm=of_arm),
         )
         sides.append([Side(*row) for row in zip(*columns, strict=True)])
     return sides[0], sides[1]
@@ -244,6 +245,13 @@ def _verdicts(pairs: Pairs, found: Claims, same: Mask) -> list[Verdict]:
     ]
     names = ["unlocks", "blocked", "failed", "both failed", UNDECIDED, "not comparable"]
     return [VERDICT_OF[str(name)] for name in np.select(cases, names, found.verdict)]
+
+
+def _never_ran(pairs: Pairs) -> list[tuple[str, ...]]:
+    """Of each comparison, (k,): the arms without a measured leg."""
+    arm = [pairs.legs.text["arm"][leg] for leg in pairs.example]
+    sides = zip(arm, pairs.arm.ok.tolist(), pairs.base.ok.tolist(), strict=True)
+    return [(*([name] * (of_arm == 0)), *([pairs.baseline] * (of_base == 0))) for name, of_arm, of_base in sides]
 
 
 def _failed_by_memory_alone(pairs: Pairs) -> Mask:

@@ -1,4 +1,4 @@
-"""The results of an analysis as frozen records; `to_json` gives the open format described in the ledger's contract.
+"""The results of an analysis as frozen records. `Analysis.to_json` (in `analysis`) gives the contract's open format.
 
 Ratios are speedups (baseline over arm, above 1 the arm is faster), seconds are seconds, nothing is rounded. A missing
 number is None, never nan or infinity. The open format is flat: a record's `COLUMNS` maps each of its names to the
@@ -114,6 +114,7 @@ class Comparison:
     flops_per_sample: float | None  # of a training step: 3 x the plain model's forward pass, the same for every arm
     peak: str | None  # which peak: whose device, for which type, and the source
     failure_causes: tuple[FailureCause, ...]
+    never_ran: tuple[str, ...]  # of the two arms, those without a measured leg
     differs: tuple[str, ...]  # differences between the arms that the space declares, besides the engine
     sensitivity: tuple[Sensitivity, ...]
     caveats: tuple[Caveat, ...]

@@ -207,11 +207,14 @@ def flops_and_peaks(pairs: Pairs) -> tuple[list[float | None], list[str | None]]
 
     Sides of different precisions have a peak each.
     """
-    names = [
-        arm.name if arm is base or base.name is None else f"{arm.name} (baseline: {base.name})"
-        for base, arm in zip(*_peaks(pairs), strict=True)
-    ]
-    return _flops(pairs, pairs.example), names
+    return _flops(pairs, pairs.example), [_peak_name(base, arm) for base, arm in zip(*_peaks(pairs), strict=True)]
+
+
+def _peak_name(base: _Peak, arm: _Peak) -> str | None:
+    if arm is base:
+        return arm.name
+    named = [f"{side}: {one.name}" for side, one in (("arm", arm), ("baseline", base)) if one.name]
+    return "; ".join(named) or None
 
 
 def achieved(

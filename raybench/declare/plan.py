@@ -277,7 +277,8 @@ def _spelt(name: str, value: str | None) -> str:
 def _flat(values: Mapping[str, Any]) -> dict[str, str]:
     """Nested fields by dotted name, as short texts: {"optimizer.lr": "0.001"}."""
     plain = {key: one.model_dump(mode="json") if isinstance(one, BaseModel) else one for key, one in values.items()}
-    return {name: _short(value) for name, value in dotted(plain, whole={"model_options"})}
+    named = dotted(plain, whole={"model_options"})
+    return {name: _short(value) for name, value in named if value != {} or name.endswith("model_options")}
 
 
 def _short(value: Any) -> str:

@@ -62,12 +62,13 @@ def cores() -> Finding:
 def memory() -> Finding:
     """Memory that is free for workers and models."""
     free, total = memory_left()
-    limited = " (a container's limit)" if memory_limit() is not None else ""
+    limit = memory_limit()
+    limited = " (the limit of its control group, as a container's)" if limit is not None else ""
     found = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free{limited}"
     if free < _MIN_MEMORY:
-        return Finding(
-            "memory", "warning", found, "end what uses it: Ray and two workers take about 1.5 GiB before any model"
-        )
+        remedy = "raise the limit" if limit is not None and limit < _MIN_MEMORY else "end what uses it"
+        why = f"{remedy}: Ray and two workers take about 1.5 GiB before any model"
+        return Finding("memory", "warning", found, why)
     return Finding("memory", "ok", found)
 
 

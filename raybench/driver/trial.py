@@ -45,6 +45,7 @@ _CUTS = 3  # how often a trial's processes may be lost through no fault of a leg
 _DEATHS_SECONDS = 2.0  # time for Ray to notice which processes died with a killed one
 ON_HEAD = {HEAD_RESOURCE: 0.0001}
 _SECONDS_BETWEEN_QUESTIONS = 1.0  # while a block waits for its nodes
+_SECONDS_BETWEEN_CLEARINGS = 10.0
 # Processes on free nodes start within seconds; nodes that have to be started get the sweep's `wait`.
 _START_SECONDS = 120
 Report = Callable[[str, str], RankReport]  # makes a rank's report from its node's name and Ray's node id
@@ -142,7 +143,7 @@ def _next_group(recorder: Any, block: Block) -> Group:
 def _admitted(recorder: Any, block: Block, sweep: SweepConfig, wanted: tuple[str, ...]) -> tuple[str, ...] | None:
     """Wait for the block's turn. Returns Ray's ids of its nodes: empty where these have yet to be started, None when
     the sweep is to stop. Raises TrialGivenUp when its nodes did not come."""
-    need, fleet = need_of(block.first, sweep.cluster), None
+    need, fleet, cleared_at = need_of(block.first, sweep.cluster), None, float("-inf")
     while True:
         answer = ray.get(recorder.admit.remote(block.number, need, wanted, fleet))
         fleet = None
@@ -154,7 +155,9 @@ def _admitted(recorder: Any, block: Block, sweep: SweepConfig, wanted: tuple[str
             case Refused(why):
                 raise TrialGivenUp(why)
             case Look():
-                remove_orphaned_placement_groups()  # whichever process left them, and whenever it was killed
+                if time.monotonic() - cleared_at > _SECONDS_BETWEEN_CLEARINGS:
+                    remove_orphaned_placement_groups()  # whichever process left them, and whenever it was killed
+                    cleared_at = time.monotonic()
                 fleet = look()
             case _:
                 time.sleep(_SECONDS_BETWEEN_QUESTIONS)

@@ -1,8 +1,10 @@
-"""What a container allows of its machine: processors and memory, from its control group, version 1 or 2."""
+"""What this process may use of its machine, as its control group (version 1 or 2) allows: processors and memory.
+
+A group is looked for at its own path, and at the root of the mount, which inside a container is the container's.
+"""
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import psutil
@@ -18,33 +20,45 @@ def read_text(file: Path) -> str | None:
         return None
 
 
+def group_files(controller: str, name: str) -> list[Path]:
+    """The files of this name in this process's groups that a controller (`cpu`, `memory`) belongs to."""
+    lines = (read_text(Path("/proc/self/cgroup")) or "").splitlines()
+    folders = [CGROUPS, CGROUPS / controller]
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if not controllers or controller in controllers.split(","):
+            folders.append(CGROUPS / controllers / path.lstrip("/"))
+    return [file for folder in dict.fromkeys(folders) if (file := folder / name).is_file()]
+
+
 def cpu_limit() -> float | None:
     """How many processors may be used; None without a limit."""
-    quota, _, period = (read_text(CGROUPS / "cpu.max") or "").partition(" ")
-    if not period:
-        quota = read_text(CGROUPS / "cpu/cpu.cfs_quota_us") or ""
-        period = read_text(CGROUPS / "cpu/cpu.cfs_period_us") or ""
-    with contextlib.suppress(ValueError, ZeroDivisionError):
-        limit = int(quota) / int(period)
-        return limit if limit > 0 else None
-    return None
+    told = [(read_text(file) or "").split() for file in group_files("cpu", "cpu.max")]
+    for file in group_files("cpu", "cpu.cfs_quota_us"):
+        told.append([read_text(file) or "", read_text(file.with_name("cpu.cfs_period_us")) or ""])
+    pairs = [[int(word) for word in words] for words in told if all(word.isdigit() for word in words)]
+    return min((quota / period for quota, period in pairs if quota and period), default=None)
 
 
 def memory_limit() -> int | None:
     """Bytes of memory that may be used; None without a limit below the machine's memory."""
-    text = read_text(CGROUPS / "memory.max") or read_text(CGROUPS / "memory/memory.limit_in_bytes") or ""
-    limit = int(text) if text.isdigit() else None
-    return limit if limit is not None and limit < psutil.virtual_memory().total else None  # "no limit" is a huge number
+    return _tightest()[0]
 
 
 def memory_left() -> tuple[int, int]:
     """(bytes that are free, bytes in all) as this process may use them. Pages of files that can be dropped are free."""
-    memory, limit = psutil.virtual_memory(), memory_limit()
-    if limit is None:
+    memory, (limit, file) = psutil.virtual_memory(), _tightest()
+    if limit is None or file is None:
         return memory.available, memory.total
-    folder = CGROUPS if (CGROUPS / "memory.max").exists() else CGROUPS / "memory"
-    used = read_text(folder / "memory.current") or read_text(folder / "memory.usage_in_bytes") or ""
-    stat = dict(line.split(" ", 1) for line in (read_text(folder / "memory.stat") or "").splitlines() if " " in line)
+    used = "memory.current" if file.name == "memory.max" else "memory.usage_in_bytes"
+    stat = dict(line.split(" ", 1) for line in (read_text(file.with_name("memory.stat")) or "").splitlines())
     files = stat.get("total_inactive_file", stat.get("inactive_file", "0"))
-    taken = int(used) - int(files) if used.isdigit() and files.isdigit() else 0
+    taken = int(read_text(file.with_name(used)) or 0) - int(files)
     return min(memory.available, max(0, limit - max(0, taken))), limit
+
+
+def _tightest() -> tuple[int | None, Path | None]:
+    """The smallest limit of memory and its file. "No limit" is `max`, or a number larger than the machine's memory."""
+    files = [*group_files("memory", "memory.max"), *group_files("memory", "memory.limit_in_bytes")]
+    found = [(int(text), file) for file in files if (text := read_text(file) or "").isdigit()]
+    limit, file = min(found, default=(None, None))
+    return (limit, file) if limit is not None and limit < psutil.virtual_memory().total else (None, None)

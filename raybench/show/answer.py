@@ -38,7 +38,7 @@ from raybench.stores.storage import AnyPath
 MOST_ROWS: Final = 400  # of a list, and of a table without filters
 _FEW_ARMS: Final = 6
 _MOST_NOTES: Final = 2
-_ALONE: Final = " (each interval by itself, without a correction for their number)"
+_ALONE: Final = " (intervals are not corrected for how many there are)"
 _MOST_TURNS: Final = 2  # verdict-changing caveats in the answer
 _WEIGHTS: Final = {
     Weight.CHANGES: "by which a verdict would be another, or none",

@@ -30,7 +30,7 @@ _PARTS: Final = {
 
 def explanations_in_words(analysis: Analysis) -> list[str]:
     """Where each arm's step time goes: a sentence for each profiled arm and setting, beginning with what explains a
-    difference; then what the profiler cost, and what it could not measure."""
+    difference; then what the profiler cost, what the link allows, and what could not be measured."""
     several = len({one.setting_id for one in analysis.explanations}) > 1
     order = sorted(analysis.explanations, key=lambda one: (not one.log_ratio, one.setting, one.arm))
     told = [(f"{one.setting}: " if several else "") + one.sentence for one in order]
@@ -49,8 +49,8 @@ def explanations_in_words(analysis: Analysis) -> list[str]:
 
 
 def enough_in_words(analysis: Analysis) -> list[str]:
-    """The batch at which an arm would be within the margin: a sentence for each arm and setting that hurts or is
-    undecided at one of several batches."""
+    """The batch at which an arm would be within the margin: a sentence for each setting with several batches
+    and each arm that hurts or is undecided at one of them."""
     several = len(analysis.hardware) > 1
     return [_enough(one, analysis) + (f" ({one.hardware})" if several else "") for one in analysis.enough_batches]
 
@@ -168,7 +168,7 @@ def _gaps(costs: Costs) -> Iterator[Paragraph]:
 
 
 def cost_blocks(analysis: Analysis, price: float | None = None) -> Iterator[Block]:
-    """The blocks of that section."""
+    """The blocks of `cost_section`, without the gaps between legs."""
     costs = analysis.costs
     money = "" if price is None else f", {units.money(price * costs.wall_seconds / 3600)} at {price:g} an hour"
     machines = units.count(costs.num_machines, "machine")

@@ -157,11 +157,11 @@ def _judged(verdict: str, interval: Estimate, members: Sequence[Comparison], ana
         case "blocked":
             return "is blocked: it has no memory where the baseline runs"
         case "failed":
-            failed = {cause.arm for c in members if c.verdict == "failed" for cause in c.failure_causes}
-            if failed == {analysis.baseline}:
-                return f"has nothing to be compared with: {analysis.baseline} failed, and not for want of memory"
-            both = f" (in other settings {analysis.baseline} did)" if analysis.baseline in failed else ""
-            return f"failed, and not for want of memory{both}"
+            never = [analysis.baseline in c.never_ran for c in members if c.verdict == "failed"]
+            if all(never):
+                return f"has no verdict, because {analysis.baseline} failed (not for want of memory)"
+            others = f", or {analysis.baseline} did," if any(never) else ""
+            return f"failed{others} (not for want of memory)"
         case "both failed":
             return "failed, and so did the baseline"
     return f"is not comparable: the arms were not the same experiment{told}"

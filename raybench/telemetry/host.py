@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from raybench.machine.limits import group_files, read_text
+
 _TICK_SECONDS = 0.01  # in which Linux shows CPU times
 _MOST_FREQUENCIES = 16  # processors whose clock is read: each read interrupts the processor
 
@@ -99,20 +101,8 @@ def throttled_seconds(cpu_stat: str) -> float | None:
 
 def _cpu_stat_file() -> Path | None:
     """The cpu.stat of this process's cgroup, in a container that of the container."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    root = Path("/sys/fs/cgroup")
-    for _, controllers, path in (line.split(":", 2) for line in lines):
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        base = root / controllers if controllers else root
-        for file in (base / path.lstrip("/") / "cpu.stat", base / "cpu.stat"):
-            with contextlib.suppress(OSError):
-                if throttled_seconds(file.read_text()) is not None:
-                    return file
-    return None
+    files = reversed(group_files("cpu", "cpu.stat"))
+    return next((file for file in files if throttled_seconds(read_text(file) or "") is not None), None)
 
 
 def _frequency_files() -> list[Path]:

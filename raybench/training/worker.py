@@ -149,10 +149,9 @@ def run_legs(
             known = (batches or {}).get(trial.setting_id)
             largest = LargestSearch(trial, ranks, fingerprint(environment), known) if sought else None
             if trial.protocol.telemetry:
-                for setting in {leg.setting.precision: leg.setting for leg in legs}.values():
-                    if setting.precision not in tflops:
-                        set_kernels(setting)
-                        tflops[setting.precision] = measured_tflops(ranks, setting.precision)
+                for precision in sorted({leg.setting.precision for leg in legs} - tflops.keys()):
+                    set_kernels(trial.setting.model_copy(update={"precision": precision}))
+                    tflops[precision] = measured_tflops(ranks, precision)
             shared = _Shared(ranks, telemetry, InitialModel(), largest, unfit)
             run = functools.partial(_run_leg, shared=shared)
             choice = None

@@ -168,8 +168,10 @@ def test_each_side_is_held_against_the_peak_of_its_own_precision(tmp_path: Path)
     assert found.baseline.matmul_share == pytest.approx(8 / (2 * 50))
     assert found.treated.peak_share == pytest.approx(16 / (2 * 989.5))
     assert found.treated.matmul_share == pytest.approx(16 / (2 * 600))
-    arm, _, base = (found.peak or "").partition(" (baseline: ")
-    assert ("bf16 dense, 989.5" in arm, "fp32 dense, 67" in base) == (True, True)
+    arm, _, base = (found.peak or "").partition("; baseline: ")
+    assert (arm.startswith("arm: "), "bf16 dense, 989.5" in arm, "fp32 dense, 67" in base) == (True, True, True)
+    old = [{**row, "environment": json.dumps({"gpu": "Tesla T4"}), "matmul_tflops": None} for row in rows]
+    assert of(tmp_path, old)[1].peak == "baseline: Tesla T4, fp32 dense, 8.1 TFLOP/s by its datasheet"
 
 
 @pytest.mark.parametrize(

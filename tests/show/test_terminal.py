@@ -102,14 +102,16 @@ def test_no_word_of_a_table_is_cut_at_any_width(width: int) -> None:
 @pytest.mark.parametrize(
     ("failing", "words"),
     [
-        ({"zero1"}, "failed, and not for want of memory"),
-        ({"ddp"}, "has nothing to be compared with: ddp failed, and not for want of memory"),
-        ({"ddp", "zero1"}, "failed, and so did the baseline"),
+        ({"zero1": 3}, "failed (not for want of memory) in the one setting"),
+        ({"zero1": 3, "ddp": 1}, "failed (not for want of memory) in the one setting"),
+        ({"ddp": 3}, "has no verdict, because ddp failed (not for want of memory) in the one setting"),
+        ({"ddp": 3, "zero1": 1}, "has no verdict, because ddp failed (not for want of memory) in the one setting"),
+        ({"ddp": 3, "zero1": 3}, "failed, and so did the baseline"),
     ],
 )
-def test_who_failed_is_said(failing: set[str], words: str, tmp_path: Path) -> None:
+def test_who_failed_is_said(failing: dict[str, int], words: str, tmp_path: Path) -> None:
     rows = [
-        leg(arm, trial, **({"failure_kind": "error"} if arm in failing else {}))
+        leg(arm, trial, **({"failure_kind": "error"} if trial < failing.get(arm, 0) else {}))
         for trial in range(3)
         for arm in ("ddp", "zero1")
     ]

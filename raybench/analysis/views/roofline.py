@@ -1,4 +1,4 @@
-"""A roofline per setting: the minimum time of its step on this machine, and each arm's share of that.
+"""Rooflines: the minimum time of a setting's step on this machine at an arm's precision and batch, and the arm's share.
 
 The floor is the longer of two times: the step's floating-point operations at the rate that a matrix product reached,
 and the bytes that every arm must move at the workers' copy rate. These bytes are the weights, read in the forward and
@@ -50,9 +50,10 @@ def rooflines(legs: Legs, baseline: str) -> tuple[Roofline, ...]:
         of_arm = {arm: measured[[legs.text["arm"][row] == arm for row in measured]] for arm in arms}
         floors: dict[tuple[str, float], tuple[float | None, float | None]] = {}
         for arm, own in of_arm.items():
-            work = legs.text["precision"][own[0]], legs.number["samples_per_step"][own[0]]
-            compute, memory = floors.setdefault(work, _floors(legs, own))  # the baseline's, where an arm has its work
-            found.append(_roofline(legs, own, arm, compute, memory))
+            work = legs.text["precision"][own[0]], float(np.nan_to_num(legs.number["samples_per_step"][own[0]]))
+            if work not in floors:  # arms of the baseline's precision and batch share its floor
+                floors[work] = _floors(legs, own)
+            found.append(_roofline(legs, own, arm, *floors[work]))
     return tuple(found)
 
 

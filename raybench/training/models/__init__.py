@@ -1,1 +1,1 @@
-"""Models by name, and what is done to them before they train: no task and no engine here."""
+"""Models by name and the user's own code, and what is done to models before they train: no engine here."""

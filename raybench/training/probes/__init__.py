@@ -1,1 +1,1 @@
-"""Questions that need a process of their own: it may crash, run out of memory, or import very heavy libraries."""
+"""What a process of its own tells of libraries and links: their imports may crash or hang, and take seconds."""
