@@ -258,7 +258,7 @@ differs=[first_loss].""",
         ),
         (
             _MARGIN, _ALPHA, _MULTIPLICITY, _BASELINE, _METRIC,
-            Key("by", "family", "summaries of the arms by family, dataset, precision, model, global_batch, workers"),
+            Key("by", "family", "summaries by family, dataset, precision, model, global_batch, workers, hardware"),
             _LADDER, _QUALITY,
             Key("price", "3.06", "what a machine costs an hour, for --costs and --json", number=True),
         ),
@@ -361,15 +361,16 @@ baseline, and version against version; and whether the training is the same.""",
         "the best of an arm's knobs, judged on fresh trials",
         """
 Search an arm's knobs (ZeRO's buckets, overlap, prefetch ...; DDP's buckets; the micro-batch at an equal global batch)
-by short trials beside the arm as it is, then judge the best found against the baseline in a sweep of its own.""",
+by short trials beside the arm as it is, then judge the best found against the baseline in a sweep of its own.
+The space must have one setting: choose it with setting.x=.""",
         (
             "space=zero size=small arm=zero3 setting.model=lenet setting.batch_size=32",
-            "space=gpt arm=zero2,ddp trials=24 minutes=120",
+            "space=gpt setting.model=hf/gpt2 arm=zero2,ddp trials=24 minutes=120",
         ),
         (
             Key("arm", "zero3", "the arm to tune, or several; default: the first with a DeepSpeed engine"),
             Key("trials", "12", "choices to try of each arm, at most", number=True),
-            Key("minutes", "30", "of the search; a trial that would not fit is not started", number=True),
+            Key("minutes", "30", "of the search of all arms; a round that would not fit is not started", number=True),
             *_SPACE,
             Key("sweep", "friday", "names the sweeps; the same name again resumes them"),
             _RESULTS,
@@ -418,6 +419,7 @@ Check the ledger of a sweep, a folder or a URI, from the raw rows up, and say wh
   files     each is read whole, checksums included; a damaged or foreign file is named
   rows      one outcome a leg, values that can be true together, and each trial measured at one place
   ids       of settings, trials and legs, computed again from the space that lies beside the rows
+  looks     where the sweep stopped when settled: each look computed again
   report    every number of the stored report computed again, every file of it as it was written""",
         ("mlruns/ledger/quickstart/friday",),
         flags=(
@@ -456,8 +458,8 @@ fish, in config.fish:     raybench completion fish | source""",
 # The list of commands, in groups, as `raybench --help` shows it.
 GROUPS = {
     "before": ("doctor", "list", "init", "plan", "calibrate"),
-    "measure": ("cluster", "sweep", "pair", "tune"),
-    "read": ("analysis", "report", "open", "compare", "versions", "predict"),
+    "measure": ("cluster", "sweep", "pair", "versions", "tune"),
+    "read": ("analysis", "report", "open", "compare", "predict"),
     "keep": ("sync", "verify", "completion"),
 }
 COMMANDS = {name: MANUALS[name].summary for names in GROUPS.values() for name in names}

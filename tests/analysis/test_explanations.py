@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raybench.analysis import analyse
-from raybench.analysis.views.explanations import Explanation, shared_out
+from raybench.analysis.views.explanations import Explanation, _three, shared_out
 from raybench.show import sections
 from raybench.show.figures.step_parts import parts
 from raybench.show.figures.style import drawing
@@ -157,3 +157,13 @@ def test_a_shorter_step_is_explained_without_advice(tmp_path: Path) -> None:
 def test_shares_of_the_log_ratio_add_up_to_it_also_where_nothing_differs() -> None:
     assert shared_out({"data": 1.0}, {"optimizer": 1.0}) == {"data": -1.0, "optimizer": 1.0}
     assert shared_out({"data": 2.0}, {"data": 1.0})["data"] == pytest.approx(-log(2.0))
+
+
+def test_large_numbers_are_written_out() -> None:
+    assert [_three(number) for number in (0.1234, 11.04, 999.4, 999.7, 3200.4)] == [
+        "0.123",
+        "11",
+        "999",
+        "1,000",
+        "3,200",
+    ]

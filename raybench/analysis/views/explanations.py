@@ -224,13 +224,18 @@ def _busy(profile: _Profile) -> str:
     return "" if share is None else f"; the accelerator is busy for {in_percent(share)} of the step"
 
 
+def _three(number: float) -> str:
+    """Three digits or more: `0.123`, `11`, `3,200`."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
+
+
 def _linked(arm: str, profile: _Profile) -> str:
     """What the step moves over its link; empty where unknown."""
     floor = profile.link_floor
     if floor is None:
         return ""
     exposed = profile.parts.get(COMMUNICATION, 0.0)
-    moved, rate = f"{floor.moved_bytes / 1e6:,.3g} MB", f"{floor.bytes_per_second / 1e9:,.3g} GB/s"
+    moved, rate = f"{_three(floor.moved_bytes / 1e6)} MB", f"{_three(floor.bytes_per_second / 1e9)} GB/s"
     rate += f" ({' and '.join(floor.joined)})" if floor.joined else ""
     return (
         f"{arm} moves {moved} or more a step over a link of {rate}: at least {_ms(floor.seconds)} ms; communication "
