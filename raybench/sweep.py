@@ -244,6 +244,7 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
                     _import_meanwhile("raybench.tracking.mlflow_runs", "raybench.show.report_files")
             finally:
                 clusters.disconnect()
+            Ledger(request.folder).compact()
     except StoppedNow as stop:
         stopped = stop.exit_code
     finally:
@@ -319,9 +320,7 @@ def _finish(request: Request, console: Console, unrun: list[str], *, fresh: bool
 
     Raises NothingMeasured where no leg was measured, and Interrupted where some are missing.
     """
-    ledger = Ledger(request.folder)
-    ledger.compact()
-    rows = ledger.rows(["leg_id", "status"])
+    rows = Ledger(request.folder).rows(["leg_id", "status"])
     for line in unrun:
         console.print(f"[red]not run[/]: {escape(line)}", soft_wrap=True)
     if rows:

@@ -136,6 +136,7 @@ class Queue:
         if grant is None:
             return
         grant.node_ids, grant.placed, grant.idle_since = tuple(sorted(set(node_ids))), True, None
+        self._never_came.discard(grant.need)
         self._is_decided = False
         known = [self._nodes[node_id] for node_id in grant.node_ids if node_id in self._nodes]
         if known:
@@ -144,7 +145,7 @@ class Queue:
     def not_started(self, number: int) -> None:
         """A block's processes could not be started where it was granted: it has to ask again."""
         grant = self._grants.get(number)
-        if grant is not None and not grant.node_ids:
+        if grant is not None and not grant.node_ids and self.clock() - grant.since >= self.wait_seconds:
             self._never_came.add(grant.need)
             self._missed_since[grant.need] = self.clock() - self.wait_seconds
         self.release(number)

@@ -76,15 +76,18 @@ def look() -> list[Node]:
 
 
 def remove_orphaned_placement_groups() -> int:
-    """Free the reservations of this job's dead actors. Returns how many there were.
+    """Free the reservations of this job's dead actors, and those of this process, which has no group now. Returns how
+    many there were.
 
     Ray keeps an actor's placement group until the whole job ends, so a killed trial process's worker group would hold
-    its slot until then. Ray Train's own cleaner needs the dashboard, which a Ray of one machine does not run.
+    its slot until then. Ray Train's own cleaner needs the dashboard, which a Ray of one machine does not run. Train
+    leaves a group of a living process where a worker dies while torch's process group is made.
     """
-    job = ray.get_runtime_context().get_job_id()
+    context = ray.get_runtime_context()
+    job, own = context.get_job_id(), context.get_actor_id()
     removed = 0
     for creator, group in ray_private.placement_groups_of_actors(job):
-        if ray_private.actor_table(creator).get("State") == "DEAD":
+        if creator == own or ray_private.actor_table(creator).get("State") == "DEAD":
             remove_placement_group(group)
             removed += 1
     return removed

@@ -163,5 +163,5 @@ class News:
     events: list[LegEvent | Note] = field(default_factory=list)
     running: list[RunningLeg] = field(default_factory=list)
     missed: list[Missed] = field(default_factory=list)
-    num_active: int = 0  # blocks that have processes
+    num_active: int = 0  # blocks that run; once the sweep is to stop, those whose processes are up
     trouble: str = ""  # why nothing can be written

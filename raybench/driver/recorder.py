@@ -100,8 +100,8 @@ class Recorder:
             event = leg_event(row)
             if event.seconds is not None and not event.profiled:
                 self.pace.add_leg(event.setting_id, event.arm, event.seconds)
-        for row in self.ledger.withdrawn():
-            self.attempts[row["trial_id"]] = max(self.attempts.get(row["trial_id"], 0), row["attempt"] + 1)
+        for trial_id, attempt in self.ledger.attempts().items():
+            self.attempts[trial_id] = max(self.attempts.get(trial_id, 0), attempt)
         if self.running.incarnation == 1:
             self.mlflow.log(rows)
         else:
@@ -434,9 +434,14 @@ class Recorder:
             self.events[since if incarnation == self.running.incarnation else 0 :],
             running,
             self.queue.missed(),
-            len(self.running.active),
+            self._num_active(),
             self.running.trouble,
         )
+
+    def _num_active(self) -> int:
+        """The blocks that run; once the sweep is to stop, only those whose processes are up: others begin no leg."""
+        blocks = self.running.active.values()
+        return sum(not self.running.draining or block.placement is not None or bool(block.leg_id) for block in blocks)
 
     def finish(self) -> list[str]:
         """Write the legs that MLflow lacks. Returns MLflow's errors, if any; `publishing` handles the rest."""

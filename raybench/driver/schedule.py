@@ -6,6 +6,7 @@ and when the recorder dies and cannot be restarted, because nothing could be rec
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -120,7 +121,7 @@ def run_trials(
         )  # fmt: skip
         os._exit(1)
 
-    name = f"recorder-{plan.space}-{plan.sweep}"
+    name = f"recorder-{plan.space}-{plan.sweep}-{uuid.uuid4().hex[:8]}"  # another user's may run the same sweep here
     recorder = _recorder(name, plan, folder, space_yaml, storage, wait_seconds, cluster)
     try:
         ray.get(recorder.news.remote(0))
@@ -169,7 +170,12 @@ def run_trials(
 
     if stopping is not None:
         want()
-    searcher = BlockSearcher(next_block, _at_once(plan, cluster), more)
+
+    def given_up(number: int) -> None:
+        with contextlib.suppress(ray.exceptions.RayActorError):  # the watch notices it
+            ray.get(recorder.block_ended.remote(number))
+
+    searcher = BlockSearcher(next_block, _at_once(plan, cluster), more, given_up)
 
     def grow() -> None:
         """Let more trials start where nodes have joined."""

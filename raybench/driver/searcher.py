@@ -24,15 +24,17 @@ class BlockSearcher(Searcher):  # type: ignore[misc]
         next_block: Callable[[int], Block | None],
         most_at_once: int,
         more: Callable[[], bool] = lambda: False,
+        given_up: Callable[[int], None] = lambda number: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`next_block`: the block with a number, counted from 0; None where there is none now. `more` is called when no
-        block runs and none is left, and says whether more have appeared."""
+        block runs and none is left, and says whether more have appeared. `given_up` is called with the number of a
+        block that Tune does not restart any more."""
         super().__init__()
         self.most_at_once = most_at_once
-        self._next_block, self._more, self._clock = next_block, more, clock
+        self._next_block, self._more, self._given_up, self._clock = next_block, more, given_up, clock
         self._num_blocks = 0  # handed out
-        self._running: set[str] = set()  # Tune's ids
+        self._running: dict[str, int] = {}  # the blocks' numbers by Tune's ids
         self._asked_at = float("-inf")
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -48,12 +50,14 @@ class BlockSearcher(Searcher):  # type: ignore[misc]
             self._asked_at = self._clock()
             return None if self._running else str(Searcher.FINISHED)
         self._num_blocks += 1
-        self._running.add(trial_id)
+        self._running[trial_id] = block.number
         return {"block": block.number}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A block has ended, successfully or not."""
-        self._running.discard(trial_id)
+        number = self._running.pop(trial_id, None)
+        if error and number is not None:
+            self._given_up(number)
         self._asked_at = float("-inf")
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import uuid
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -186,6 +187,13 @@ class Ledger:
         """Every withdrawn row, of every attempt."""
         return [row for file in _withdrawn_files(self.folder) for row in read_file(file).to_pylist()]
 
+    def attempts(self) -> dict[str, int]:
+        """The number of the present attempt, by trial_id, of trials that began anew."""
+        attempts: dict[str, int] = {}
+        for row in self.withdrawn():
+            attempts[row["trial_id"]] = max(attempts.get(row["trial_id"], 0), (row["attempt"] or 0) + 1)
+        return attempts
+
     def finish_withdrawals(self) -> None:
         """Remove from the ledger the rows that are already in `_aside/`: a withdrawal was interrupted."""
         aside = {(row["leg_id"], row["attempt"] or 0) for row in self.withdrawn()}
@@ -217,7 +225,8 @@ class Ledger:
             merged[field.name] if field.name in merged.column_names else pa.nulls(len(merged), field.type)
             for field in SCHEMA
         ]
-        name = f"legs-{singles[0].stem.removeprefix('leg-')}-{len(merged)}"
+        # Not the name of an earlier one, which may begin with the same leg and be as long.
+        name = f"legs-{singles[0].stem.removeprefix('leg-')}-{uuid.uuid4().hex[:8]}-{len(merged)}"
         _write_table(self.folder, name, pa.table(columns, schema=SCHEMA))
         with ThreadPoolExecutor(num_readers(singles)) as pool:
             for _ in pool.map(lambda file: file.unlink(missing_ok=True), singles):

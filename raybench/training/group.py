@@ -64,6 +64,9 @@ def _run(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.devi
     dist.barrier()
     ranks = Ranks.joined(device, max(trial.leg_timeout_seconds for trial in trials))
     # Rank 0 writes the ledger; other nodes need not see its folder.
+    if ranks.rank == 0:
+        ledger.finish_withdrawals()
+    attempts = ledger.attempts() if ranks.rank == 0 else {}
     done, largest = ranks.gather((ledger.leg_ids(), _known_batches(ledger)) if ranks.rank == 0 else None)[0]
     for trial in trials:
         if trial.setting.workers != ranks.world and ranks.rank == 0:
@@ -81,8 +84,9 @@ def _run(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.devi
         print(f"{now} {trial.label} repeat {trial.repeat}: {leg.arm_name} round {leg.round}", flush=True)
 
     def record(leg: Leg, outcome: Outcome) -> None:
-        outcome = replace(outcome, process_group=os.environ[GROUP])
-        choices.note(ledger.add(plan.sweep, plan.space, trial_of[leg.leg_id], leg, outcome))
+        trial = trial_of[leg.leg_id]
+        outcome = replace(outcome, process_group=os.environ[GROUP], attempt=attempts.get(trial.trial_id, 0))
+        choices.note(ledger.add(plan.sweep, plan.space, trial, leg, outcome))
 
     choices = StepChoices()
     for row in ledger.rows(StepChoices.COLUMNS) if ranks.rank == 0 else ():

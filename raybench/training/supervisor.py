@@ -135,6 +135,7 @@ def _record(work: Work, store: Any, name: str, codes: list[int], kills: int) -> 
         started_at=begun.at,
         environment={"node": socket.gethostname()},
         process_group=name,
+        attempt=work.ledger.attempts().get(trial.trial_id, 0),
     )
     work.ledger.add(work.plan.sweep, work.plan.space, trial, leg, failure)
     print(f"{leg.arm_name} round {leg.round}: {message}", flush=True)

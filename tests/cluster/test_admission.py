@@ -244,11 +244,23 @@ def test_an_autoscaler_that_was_asked_in_vain_is_not_asked_again_for_each_trial(
     scaler = Autoscaler((NodeType("gpu", {"CPU": 4, SLOT: 1}, most=2),), most=2)
     fleet = Fleet(["a", "b"], scaler)
     assert fleet.ask("a", need()) == []
+    fleet.now += 600
     fleet.queue.not_started(fleet.order.index("a"))
     assert "did not become available within 10 min" in fleet.ask("a", need())
     assert "did not become available within 10 min" in fleet.ask("b", need())
     fleet.add("n1")
     assert fleet.ask("b", need()) == ["n1"]
+    fleet.start("b", ["n1"], need())
+    assert fleet.ask("a", need()) == []  # nodes come again
+
+
+def test_processes_that_end_on_a_node_that_came_do_not_end_the_asking() -> None:
+    scaler = Autoscaler((NodeType("gpu", {"CPU": 4, SLOT: 1}, most=2),), most=2)
+    fleet = Fleet(["a"], scaler)
+    assert fleet.ask("a", need()) == []
+    fleet.now += 60
+    fleet.queue.not_started(fleet.order.index("a"))
+    assert fleet.ask("a", need()) == []
 
 
 def test_what_a_vanished_trial_had_is_free_again_after_a_while() -> None:

@@ -30,6 +30,16 @@ class Recorder:
         return self.queue.ask(number, ["setting"], need, wanted, fleet)
 
 
+class Runner:
+    """A living trial process that Train left with a reservation, as when a worker dies before its group is made."""
+
+    def run(self, recorder: Any) -> tuple[str, ...] | None:
+        trial.need_of = lambda *_: NEED
+        assert placement_group([dict(NEED.resources)]).wait(30)
+        block, sweep = SimpleNamespace(number=2, first=None), SimpleNamespace(cluster=None)
+        return trial._admitted(recorder, cast(Any, block), cast(Any, sweep), ())
+
+
 class Holder:
     """A trial process that is killed while its workers' reservation stands."""
 
@@ -37,6 +47,12 @@ class Holder:
         self.group = placement_group([dict(NEED.resources)])
         assert self.group.wait(30)
         return os.getpid()
+
+
+def test_a_living_processes_own_reservation_is_freed_before_it_asks_again(ray_address: str) -> None:
+    runner, recorder = ray.remote(num_cpus=0)(Runner).remote(), ray.remote(num_cpus=0)(Recorder).remote()
+    assert ray.get(runner.run.remote(recorder), timeout=60) == (ray.nodes()[0]["NodeID"],)
+    ray.kill(runner)
 
 
 def test_a_killed_processes_reservation_is_freed_though_its_block_has_no_leg_left(

@@ -11,6 +11,7 @@ from raybench.declare.plan import build_plan
 from raybench.declare.space import load_space
 from raybench.driver import endings
 from raybench.driver.deaths import Death
+from raybench.errors import LegDied
 
 TRIAL = build_plan(*load_space("quickstart", {}), sweep="s").trials[0]
 
@@ -56,9 +57,17 @@ def test_of_several_dead_processes_the_one_whose_cause_is_known_is_told(monkeypa
 
 
 def test_beyond_its_time_a_leg_timed_out_however_its_processes_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endings, "how_died", lambda *_: pytest.fail("nobody has to be asked"))
-    failure = endings.failure_of(TRIAL, Ended(r0=ray.exceptions.ActorDiedError()), 1e6, oom_kills=1)
-    assert failure.kind == "timeout"
+    monkeypatch.setattr(endings, "how_died", lambda *_: Death("SIGABRT"))  # as NCCL ends a rank whose peer is gone
+    ended = Ended(r0=ray.exceptions.ActorDiedError(), r1=LegDied("leg", "error", "connection closed by peer"))
+    assert endings.failure_of(TRIAL, ended, 1e6, oom_kills=1).kind == "timeout"
+
+
+def test_a_leg_that_ran_out_of_memory_after_a_long_search_did_not_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endings, "how_died", lambda *_: Death(oom_killed=True))
+    ended = Ended(r0=ray.exceptions.ActorDiedError())
+    assert endings.failure_of(TRIAL, ended, 1e6, oom_kills=1).kind == "out_of_memory"
+    own = Ended(r1=LegDied("leg", "out_of_memory", "no room"))
+    assert endings.failure_of(TRIAL, own, 1e6, oom_kills=0).message == "no room"
 
 
 def test_of_a_traceback_the_exception_is_told() -> None:

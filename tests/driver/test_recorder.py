@@ -273,6 +273,16 @@ def test_other_gpus_of_the_same_node_are_another_place(recorder: Recorder, plan:
         assert recorder.attempts.get(trial.trial_id, 0) == attempt
 
 
+def test_once_the_sweep_is_to_stop_a_block_without_processes_is_not_waited_for(recorder: Recorder, plan: Plan) -> None:
+    first, second = plan.trials
+    recorder.block_began(block_of(recorder, first))
+    recorder.block_began(block_of(recorder, second))  # its nodes have yet to come
+    recorder.group_placed(block_of(recorder, first), "g1", places("n1"))
+    assert recorder.news(0).num_active == 2
+    recorder.drain()
+    assert recorder.news(0).num_active == 1
+
+
 def test_nothing_is_taken_from_a_group_that_was_left_behind(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
     trial = plan.trials[0]
     recorder.block_began(block_of(recorder, trial), "process 1")

@@ -30,14 +30,17 @@ def clock(now: list[float]) -> Callable[[], float]:
 
 def test_no_more_than_may_run_and_each_block_once() -> None:
     source = Source(3)
-    searcher = BlockSearcher(source, 2)
+    given_up: list[int] = []
+    searcher = BlockSearcher(source, 2, given_up=given_up.append)
     assert [searcher.suggest(name) for name in "abc"] == [{"block": 0}, {"block": 1}, None]
     searcher.on_trial_complete("a")
     assert searcher.suggest("c") == {"block": 2}
     searcher.most_at_once = 3  # a node has joined
     assert searcher.suggest("d") is None  # one that runs may bring more
     searcher.on_trial_complete("b")
+    assert given_up == []
     searcher.on_trial_complete("c", error=True)
+    assert given_up == [2]
     assert searcher.suggest("d") == Searcher.FINISHED
 
 

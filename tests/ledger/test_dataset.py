@@ -106,6 +106,22 @@ def test_many_single_files_become_one(tmp_path: Path) -> None:
     assert sorted(ledger.rows(), key=lambda row: row["leg_id"]) == before
 
 
+def test_a_second_merging_leaves_the_first_ones_rows(tmp_path: Path) -> None:
+    """Legs that were withdrawn and measured again may give the merged file the same first leg and number of rows."""
+    ledger = Ledger(tmp_path)
+    for number in range(4):
+        ledger.add("s", "quickstart", *first_leg(number), MEASUREMENT)
+    first = min(row["leg_id"] for row in ledger.rows())
+    assert ledger.compact(min_files=4)
+    (again,) = (number for number in range(4) if first_leg(number)[1].leg_id == first)
+    ledger.withdraw([first], "again")
+    others = [number for number in range(4, 40) if first_leg(number)[1].leg_id > first][:3]
+    for number in (again, *others):
+        ledger.add("s", "quickstart", *first_leg(number), replace(MEASUREMENT, attempt=1))
+    assert ledger.compact(min_files=4)
+    assert len(ledger.leg_ids()) == 7
+
+
 @pytest.mark.parametrize(
     ("sizes", "joined_sizes"),
     [
