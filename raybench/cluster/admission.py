@@ -142,6 +142,13 @@ class Queue:
         if known:
             self._settle(grant.setting_ids, known[0])
 
+    def restore(
+        self, number: int, setting_ids: Iterable[str], need: Need, node_ids: Collection[str], placed: bool
+    ) -> None:
+        """A block that an earlier queue granted these nodes still has them; `placed`: its processes run there."""
+        self._grants[number] = _Grant(need, frozenset(setting_ids), tuple(node_ids), self.clock(), placed)
+        self._is_decided = False
+
     def not_started(self, number: int) -> None:
         """A block's processes could not be started where it was granted: it has to ask again."""
         grant = self._grants.get(number)
@@ -181,6 +188,8 @@ class Queue:
         for number in [number for number in self._waiting if now - self._asked_at[number] > _SILENT_SECONDS]:
             del self._waiting[number]  # its process was killed
         for number, grant in list(self._grants.items()):
+            if grant.placed and grant.node_ids and grant.node_ids[0] in self._nodes:
+                self._settle(grant.setting_ids, self._nodes[grant.node_ids[0]])  # not known yet when it was restored
             if self._is_idle(grant):
                 grant.idle_since = now if grant.idle_since is None else grant.idle_since
             else:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from raybench.cluster.admission import Answer, Queue, Stop, Wait
+from raybench.cluster.admission import Answer, Granted, Queue, Stop, Wait
 from raybench.cluster.fleet import Autoscaler, Need, Node
 from raybench.declare.blocks import Blocks, Pace
 from raybench.declare.plan import Leg, Plan, Trial
@@ -115,6 +115,10 @@ class Recorder:
         """Resume after an earlier recorder's death: MLflow gets its rows at the end, the driver gets all again."""
         if self.running.wrote and not self.ledger.folder.is_dir():
             raise RuntimeError(f"the ledger {self.ledger.folder} is gone")
+        for number, state in self.running.active.items():
+            if state.need is not None:
+                settings = {trial.setting_id for trial in self._block(number).trials}
+                self.queue.restore(number, settings, state.need, state.node_ids or state.granted, bool(state.node_ids))
         self.events = [leg_event(row) for row in rows if row["leg_id"] in self.legs]
         self.events.append(Note("the recorder was killed; a new one continues from the ledger"))
 
@@ -194,12 +198,18 @@ class Recorder:
             return Stop()
         settings = {trial.setting_id for trial in self._block(number).trials}
         answer = self.queue.ask(number, settings, need, wanted, fleet)
-        if isinstance(answer, Wait) and number in self.running.active:
-            self.running.active[number].began = self.clock()  # its processes are not requested yet
+        state = self.running.active.get(number)
+        if state is not None and isinstance(answer, Wait):
+            state.began = self.clock()  # its processes are not requested yet
+        if state is not None and isinstance(answer, Granted):
+            state.need, state.granted = need, list(answer.node_ids)
+            self.running.save()
         return answer
 
     def not_started(self, number: int) -> None:
         """The processes of a block did not start on the nodes that it was granted."""
+        if (state := self.running.active.get(number)) is not None:
+            state.need, state.granted = None, []
         self.queue.not_started(number)
 
     def give_up(self, number: int, leg_id: str) -> None:
@@ -362,6 +372,7 @@ class Recorder:
             why += f"; {leg.arm_name} of round {leg.round} runs again"
         self._note(trial, why)
         state.group, state.placement, state.node_ids, state.leg_id = _NOBODY, None, [], ""
+        state.need, state.granted = None, []
         self.queue.release(number)
 
     def record(self, process_group: str, leg_id: str, outcome: Outcome) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from raybench.cluster.fleet import Need
 from raybench.declare.protocol import StepChoice
 from raybench.errors import StorageError
 from raybench.machine.places import Placement
@@ -29,6 +30,8 @@ class RunningBlock:
     last_cut: str = ""  # the last process group that was lost
     placement: Placement | None = None  # of the group in `group`
     node_ids: list[str] = field(default_factory=list)  # Ray's ids of that group's nodes
+    need: Need | None = None  # what it was granted, and the nodes (Ray's ids) where; None before
+    granted: list[str] = field(default_factory=list)
     leg_id: str = ""  # the leg that the group is running
     leg_began: float = 0.0
     start_seconds: float | None = None  # until its first leg began; kept until a row holds it

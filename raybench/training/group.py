@@ -22,16 +22,21 @@ import torch
 import torch.distributed as dist
 
 from raybench.declare.plan import Leg, Plan, Trial
-from raybench.errors import LegDied, UserError
+from raybench.errors import LegDied, StorageError, UserError
 from raybench.ledger.batches import LargestBatch, LargestBatches, note_batch
 from raybench.ledger.dataset import Ledger
 from raybench.ledger.outcome import Outcome
+from raybench.redaction import first_line
 from raybench.statistics.num_steps import StepChoices
 from raybench.training.command import end_with_parent
 from raybench.training.ranks import Ranks
-from raybench.training.supervisor import BEGUN, FAILED, GROUP, Begun, Died, part_of, store_of_torchrun
+from raybench.training.supervisor import BEGUN, FAILED, GROUP, UNWRITTEN, Begun, Died, part_of, store_of_torchrun
 from raybench.training.work import read_work
 from raybench.training.worker import run_legs
+
+
+class _Unwritten(Exception):
+    """A leg was measured, but its row could not be written."""
 
 
 def main(argv: list[str]) -> int:
@@ -53,6 +58,10 @@ def main(argv: list[str]) -> int:
     )
     try:
         _run(work.plan, work.trials, work.ledger, device, own)
+    except _Unwritten as error:
+        own.set(UNWRITTEN, str(error))
+        print(f"raybench: {error}; make room there, and start again", file=sys.stderr)
+        return 1
     except LegDied as error:  # the other ranks hang in the leg, so do not wait for them
         own.compare_set(FAILED, "", json.dumps(asdict(Died(error.kind, error.message))))
         return 1
@@ -86,7 +95,11 @@ def _run(plan: Plan, trials: Sequence[Trial], ledger: Ledger, device: torch.devi
     def record(leg: Leg, outcome: Outcome) -> None:
         trial = trial_of[leg.leg_id]
         outcome = replace(outcome, process_group=os.environ[GROUP], attempt=attempts.get(trial.trial_id, 0))
-        choices.note(ledger.add(plan.sweep, plan.space, trial, leg, outcome))
+        try:
+            row = ledger.add(plan.sweep, plan.space, trial, leg, outcome)
+        except (OSError, StorageError) as error:
+            raise _Unwritten(f"the ledger cannot be written: {first_line(error)}") from error
+        choices.note(row)
 
     choices = StepChoices()
     for row in ledger.rows(StepChoices.COLUMNS) if ranks.rank == 0 else ():

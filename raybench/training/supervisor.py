@@ -34,6 +34,7 @@ GROUP: Final = "RAYBENCH_GROUP"  # names a process's group, and the group's part
 # Keys of a group's part of the store.
 BEGUN: Final = "begun"  # a `Begun`
 FAILED: Final = "failed"  # a `Died`
+UNWRITTEN: Final = "unwritten"  # why a measured leg's row could not be written: it stays without an outcome
 _DOWN: Final = "down"  # a process of the group failed
 _SECONDS_BETWEEN_LOOKS = 1.0
 _PATIENCE = timedelta(minutes=30)  # for the others' end, which takes seconds
@@ -72,7 +73,10 @@ def supervise(work: Work, argv: list[str]) -> int:
         if not any(codes):
             return 0
         if rank == 0:
-            group.set("goes_on", str(int(_record(work, group, name, codes, oom_kills() - kills) or _more(work, held))))
+            goes_on = not group.check([UNWRITTEN]) and (
+                _record(work, group, name, codes, oom_kills() - kills) or _more(work, held)
+            )
+            group.set("goes_on", str(int(goes_on)))
         if group.get("goes_on") == b"0":
             return next(code for code in codes if code) if 2 in codes else 1
         number += 1

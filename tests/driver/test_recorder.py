@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from raybench.cluster.admission import Granted, Wait
+from raybench.cluster.fleet import Need, Node
 from raybench.declare.plan import Plan, Trial, build_plan
 from raybench.declare.space import load_space
 from raybench.driver.messages import BeginsAnew, Group, News, Note, Unfinished
@@ -206,6 +208,24 @@ def killed_and_restarted(recorder: Recorder, plan: Plan, tmp_path: Path) -> Reco
     return Recorder(
         plan.model_dump_json(), str(tmp_path / "led"), "", f"sqlite:///{tmp_path}/m.db", str(tmp_path / "a")
     )
+
+
+def test_a_recorder_begun_anew_knows_who_has_which_nodes(recorder: Recorder, plan: Plan, tmp_path: Path) -> None:
+    """The second block waits for the first, without a limit and without a word, as before the recorder was killed."""
+    need, (first, second) = Need(1, (("bench_slot", 1.0),)), [block_of(recorder, trial) for trial in plan.trials]
+    free, taken = ([Node("id of n1", "n1", {"bench_slot": 1.0}, {"bench_slot": left})] for left in (1.0, 0.0))
+    recorder.block_began(first)
+    recorder.block_began(second)
+    assert recorder.admit(first, need, (), free) == Granted(("id of n1",))
+    again = killed_and_restarted(recorder, plan, tmp_path)  # before its processes are up
+    assert again.admit(second, need, (), free) == Wait()
+    again.group_placed(first, "g1", places("n1"))
+    third = killed_and_restarted(again, plan, tmp_path)
+    assert third.admit(second, need, (), taken) == Wait()
+    assert third.news(0).missed == []
+    assert third.admit(first, need, (), taken) == Granted(("id of n1",))
+    third.block_ended(first)
+    assert third.admit(second, need, (), free) == Granted(("id of n1",))
 
 
 def run_group(recorder: Recorder, trial: Trial, group: str, nodes: list[str], num_legs: int) -> list[str]:

@@ -83,6 +83,39 @@ def test_every_leg_has_a_row_after_one_run(tmp_path: Path) -> None:
     assert rows[3]["status"] == "ok"
 
 
+FULL = """
+import errno, os
+from raybench.ledger import dataset
+
+class Full(dataset.Ledger):
+    def add(self, *arguments):
+        if len(self.leg_ids()) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().add(*arguments)
+
+dataset.Ledger = Full
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_a_row_that_cannot_be_written_ends_the_run_and_leaves_its_leg_without_an_outcome(tmp_path: Path) -> None:
+    commands = Commands(tmp_path)
+    (tmp_path / "space.yaml").write_text(SPACE.replace('"doomed:net"', "lenet").replace(", image_size: 8", ""))
+    (tmp_path / "plan.json").write_text(commands.run("plan", "space=space.yaml", "--json").stdout)
+    (tmp_path / "sitecustomize.py").write_text(FULL)
+    environment = {**commands.environment, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
+    arguments = ["--standalone", "--nproc-per-node", "2", "-m", "raybench.training", "plan.json", "ledger=led"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *arguments], cwd=tmp_path, env=environment,
+        capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "raybench: the ledger cannot be written: [Errno 28] No space left on device; make room there" in done.stderr
+    assert [row["status"] for row in pq.read_table(tmp_path / "led").to_pylist()] == ["ok"]
+
+
 @pytest.fixture
 def work(tmp_path: Path) -> Work:
     plan = build_plan(*load_space("quickstart", {"repeats": "1"}), sweep="s")
