@@ -134,6 +134,7 @@ def measure(request: Request, console: Console) -> tuple[list[str], bool]:
         with sweep_lock(request.folder):
             for line in Ledger(request.folder).set_aside():
                 console.print(f"[yellow]damaged[/]: {escape(line)}; its legs run again", soft_wrap=True)
+            _merge(request.folder)
             shutil.rmtree(hidden_folder(request.folder), ignore_errors=True)  # of a driver that was killed
             if request.retry:
                 outcomes_there(plan, Ledger(request.folder))  # raises where another plan was measured there
@@ -244,7 +245,8 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
                     _import_meanwhile("raybench.tracking.mlflow_runs", "raybench.show.report_files")
             finally:
                 clusters.disconnect()
-            Ledger(request.folder).compact()
+            if not ended.trouble and not ended.recorder_died:
+                _merge(request.folder)
     except StoppedNow as stop:
         stopped = stop.exit_code
     finally:
@@ -254,6 +256,13 @@ def _run_missing(request: Request, there: list[LegEvent], console: Console) -> l
     if stopped and _wanted(plan, stopping_of(request), _leg_ids(outcomes_there(plan, Ledger(request.folder)))):
         raise Interrupted(f"stopped; {_how_to_go_on(request)}", stopped)
     return [] if ended is None else ended.unrun
+
+
+def _merge(folder: AnyPath) -> None:
+    """Merge the ledger's many small files, under its lock. Where that fails the ledger is as good as before; what is
+    wrong with its disk or store is told by whoever needs it next."""
+    with contextlib.suppress(OSError, StorageError):
+        Ledger(folder).compact()
 
 
 def _import_meanwhile(*modules: str) -> None:

@@ -136,7 +136,6 @@ class Queue:
         if grant is None:
             return
         grant.node_ids, grant.placed, grant.idle_since = tuple(sorted(set(node_ids))), True, None
-        self._never_came.discard(grant.need)
         self._is_decided = False
         known = [self._nodes[node_id] for node_id in grant.node_ids if node_id in self._nodes]
         if known:
@@ -183,8 +182,12 @@ class Queue:
 
     def _look(self, fleet: Iterable[Node]) -> None:
         self._is_decided = False
-        now = self._looked_at = self.clock()
-        self._nodes = {node.node_id: node for node in fleet}
+        is_first, now = self._looked_at == float("-inf"), self.clock()
+        self._looked_at = now
+        there = {node.node_id: node for node in fleet}
+        joined = [node for node_id, node in there.items() if node_id not in self._nodes and not is_first]
+        self._never_came = {need for need in self._never_came if not any(need.fits(node.total) for node in joined)}
+        self._nodes = there
         for number in [number for number in self._waiting if now - self._asked_at[number] > _SILENT_SECONDS]:
             del self._waiting[number]  # its process was killed
         for number, grant in list(self._grants.items()):

@@ -33,14 +33,17 @@ def failure_of(trial: Trial, error: BaseException, seconds: float, *, oom_kills:
     own = next((cause for _, cause in sorted(causes.items()) if isinstance(cause, LegDied)), None)
     dead = {rank: cause for rank, cause in sorted(causes.items()) if isinstance(cause, ray.exceptions.RayError)}
     deaths = {rank: how_died(getattr(cause, "actor_id", None), seconds) for rank, cause in dead.items()}
-    # The seconds of a search for the largest batch, or of a pilot, are among them: memory may have run out meanwhile.
-    no_memory = (own is not None and own.kind == "out_of_memory") or any(death.oom_killed for death in deaths.values())
-    if seconds >= trial.leg_timeout_seconds and not no_memory:
+    told = {rank: _cause_of_death(dead[rank], death, 0) for rank, death in deaths.items()}
+    no_memory = [rank for rank, (kind_told, _) in told.items() if kind_told == "out_of_memory"]
+    is_late = seconds >= trial.leg_timeout_seconds  # those of a search for the largest batch, or of a pilot, included
+    if is_late and own is not None and own.kind == "out_of_memory":
+        kind, message = own.kind, own.message
+    elif is_late and not no_memory:
         limit = trial.leg_timeout_seconds
         kind, message = "timeout", f"still running after {seconds:.0f} s; the limit is {limit:.0f} s"
     elif dead:
-        known = [rank for rank, death in deaths.items() if death.signal or death.oom_killed]
-        rank = next(iter(known or dead))
+        known = [rank for rank, death in deaths.items() if death.signal or rank in no_memory]
+        rank = next(iter(no_memory if is_late else known or dead))
         kind, words = _cause_of_death(dead[rank], deaths[rank], oom_kills)
         message = f"rank {rank}: {words}"
         if deaths[rank].log:

@@ -209,7 +209,8 @@ class Recorder:
     def not_started(self, number: int) -> None:
         """The processes of a block did not start on the nodes that it was granted."""
         if (state := self.running.active.get(number)) is not None:
-            state.need, state.granted = None, []
+            state.need, state.granted, state.node_ids, state.placement = None, [], [], None
+            self.running.save()
         self.queue.not_started(number)
 
     def give_up(self, number: int, leg_id: str) -> None:

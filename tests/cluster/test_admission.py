@@ -251,7 +251,23 @@ def test_an_autoscaler_that_was_asked_in_vain_is_not_asked_again_for_each_trial(
     fleet.add("n1")
     assert fleet.ask("b", need()) == ["n1"]
     fleet.start("b", ["n1"], need())
-    assert fleet.ask("a", need()) == []  # nodes come again
+    fleet.add("n2")
+    assert fleet.ask("a", need()) == ["n2"]
+
+
+def test_what_never_came_is_asked_for_again_once_a_node_has_joined_and_not_before() -> None:
+    scaler = Autoscaler((NodeType("gpu", {"CPU": 4, SLOT: 1}, most=3),), most=3)
+    fleet = Fleet(["a", "b", "c"], scaler)
+    fleet.add("n0")
+    fleet.start("a", fleet.ask("a", need()), need())
+    assert fleet.ask("b", need()) == []
+    fleet.now += 600
+    fleet.queue.not_started(fleet.order.index("b"))
+    fleet.queue.placed(fleet.order.index("a"), [fleet.nodes["n0"].node_id])  # the next group of a, where it was
+    assert fleet.ask("b", need()) == "wait"
+    fleet.add("n1")
+    fleet.start("b", fleet.ask("b", need()), need())
+    assert fleet.ask("c", need()) == []
 
 
 def test_processes_that_end_on_a_node_that_came_do_not_end_the_asking() -> None:
