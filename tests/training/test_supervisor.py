@@ -59,20 +59,25 @@ leg_timeout_seconds: 12
 """
 
 
+def supervised(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the plan of a folder's space under torchrun, in two processes that may import what lies there."""
+    commands = Commands(folder)
+    (folder / "plan.json").write_text(commands.run("plan", "space=space.yaml", "--json").stdout)
+    environment = {**commands.environment, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = f"{folder}:{environment['PYTHONPATH']}"
+    arguments = ["--standalone", "--nproc-per-node", "2", "-m", "raybench.training", "plan.json", "ledger=led"]
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *arguments], cwd=folder, env=environment,
+        capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+
+
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_every_leg_has_a_row_after_one_run(tmp_path: Path) -> None:
-    commands = Commands(tmp_path)
     (tmp_path / "doomed.py").write_text(MODEL)
     (tmp_path / "space.yaml").write_text(SPACE)
-    (tmp_path / "plan.json").write_text(commands.run("plan", "space=space.yaml", "--json").stdout)
-    environment = {**commands.environment, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
-    arguments = ["--standalone", "--nproc-per-node", "2", "-m", "raybench.training", "plan.json", "ledger=led"]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *arguments], cwd=tmp_path, env=environment,
-        capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
+    done = supervised(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = sorted(pq.read_table(tmp_path / "led").to_pylist(), key=lambda row: row["started_at"])
     assert [row["failure_kind"] for row in rows] == ["timeout", "crashed", "error", None]
@@ -100,17 +105,9 @@ dataset.Ledger = Full
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_a_row_that_cannot_be_written_ends_the_run_and_leaves_its_leg_without_an_outcome(tmp_path: Path) -> None:
-    commands = Commands(tmp_path)
     (tmp_path / "space.yaml").write_text(SPACE.replace('"doomed:net"', "lenet").replace(", image_size: 8", ""))
-    (tmp_path / "plan.json").write_text(commands.run("plan", "space=space.yaml", "--json").stdout)
     (tmp_path / "sitecustomize.py").write_text(FULL)
-    environment = {**commands.environment, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
-    arguments = ["--standalone", "--nproc-per-node", "2", "-m", "raybench.training", "plan.json", "ledger=led"]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *arguments], cwd=tmp_path, env=environment,
-        capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
+    done = supervised(tmp_path)
     assert done.returncode == 1
     assert "raybench: the ledger cannot be written: [Errno 28] No space left on device; make room there" in done.stderr
     assert [row["status"] for row in pq.read_table(tmp_path / "led").to_pylist()] == ["ok"]
